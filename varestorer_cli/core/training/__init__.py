@@ -1,0 +1,1 @@
+"""Training of tokenizer, pre-restorer and teacher, and the one-step distillation."""

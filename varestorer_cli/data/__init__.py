@@ -1,0 +1,1 @@
+"""Bundled weights, model card and sample photographs."""
