@@ -1,0 +1,358 @@
+"""Convolutional autoencoder: image <-> continuous latent grid.
+
+One class serves the released tokenizer (GroupNorm, full-resolution stem, 110 M parameters) and small ones
+trained from scratch (no normalisation, pixel-unshuffle stem, linear shortcut); they differ by
+:class:`AutoencoderConfig` only. The quantiser between encoder and decoder lives in ``quantizer.py``.
+
+Shapes: B batch, d latent channels, h w latent grid, H W pixels, f = stride (pixels per latent cell).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  (the field's usual name)
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Shape of an :class:`Autoencoder`. Defaults are the released d=32 tokenizer.
+
+    Attributes:
+        latent_channels: d, channels of the latent and bits per code.
+        width: channels of the finest level; level i has ``width * multipliers[i]``.
+        multipliers: one per level, finest first; each level after the first halves the resolution.
+        encoder_blocks: residual blocks per level of the encoder, finest first.
+        decoder_blocks: residual blocks per level of the decoder, finest first.
+        mid_blocks: residual blocks at the coarsest resolution, in encoder and decoder alike.
+        unshuffle: pixel-unshuffle factor of the stem; 1 = full-resolution convolutions.
+        norm: ``"group"`` (GroupNorm, eps 1e-6) or ``"none"``: without normalisation no statistic depends on
+            the tile, so neighbouring tiles agree where they overlap.
+        residual_scale: factor on each residual branch; below 1 keeps deep norm-free stacks stable.
+        narrow_upsample: the convolution after each nearest x2 already reduces to the next level's width,
+            a third of the decoder's cost saved; the released decoder keeps the width.
+        linear_path: adds a stride-f convolution beside the encoder and its transpose beside the decoder, which
+            can be initialised with principal components of patches (:meth:`Autoencoder.set_linear_basis`).
+        guided: the decoder also reads the pre-restored picture and predicts a residual to it (controllable
+            feature wrapping as in StableSR, section 3.2, reduced to the finest level). Used by one-step
+            students whose codes are predicted; a plain tokenizer leaves it off.
+    """
+
+    latent_channels: int = 32
+    width: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 4, 4, 4)
+    encoder_blocks: tuple[int, ...] = (2, 2, 2, 2, 2)
+    decoder_blocks: tuple[int, ...] = (3, 3, 3, 3, 3)
+    mid_blocks: int = 2
+    unshuffle: int = 1
+    norm: Literal["group", "none"] = "group"
+    residual_scale: float = 1.0
+    narrow_upsample: bool = False
+    linear_path: bool = False
+    guided: bool = False
+
+    def __post_init__(self) -> None:
+        levels = len(self.multipliers)
+        if not levels or len(self.encoder_blocks) != levels or len(self.decoder_blocks) != levels:
+            raise ValueError(
+                f"multipliers ({levels}), encoder_blocks ({len(self.encoder_blocks)}) and decoder_blocks "
+                f"({len(self.decoder_blocks)}) must have one entry per level"
+            )
+
+    @property
+    def stride(self) -> int:
+        """Pixels per latent cell along one axis."""
+        return int(self.unshuffle * 2 ** (len(self.multipliers) - 1))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level, finest first."""
+        return tuple(self.width * m for m in self.multipliers)
+
+
+def _norm(channels: int, kind: str) -> nn.Module:
+    if kind == "none":
+        return nn.Identity()
+    # 24 groups where 32 do not divide the width: the released rule
+    groups = 32 if channels % 32 == 0 else 24 if channels % 24 == 0 else math.gcd(channels, 32)
+    return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+class ResidualBlock(nn.Module):
+    """x + scale * conv2(silu(norm2(conv1(silu(norm1 x))))), 1x1 shortcut where the width changes."""
+
+    def __init__(self, channels_in: int, channels_out: int, norm: str, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.norm1 = _norm(channels_in, norm)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.norm2 = _norm(channels_out, norm)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.shortcut = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels_in, h, w) -> (B, channels_out, h, w)."""
+        y = self.conv1(F.silu(self.norm1(x)))
+        y = self.conv2(F.silu(self.norm2(y)))
+        skip: Tensor = self.shortcut(x)
+        return torch.add(skip, y, alpha=self.scale)
+
+
+def _blocks(count: int, channels_in: int, width: int, config: AutoencoderConfig) -> tuple[list[ResidualBlock], int]:
+    """Residual blocks of one level and the channels that leave them."""
+    widths = [channels_in] + [width] * count
+    blocks = [ResidualBlock(a, b, config.norm, config.residual_scale) for a, b in zip(widths, widths[1:], strict=False)]
+    return blocks, widths[-1]
+
+
+class Downsample(nn.Module):
+    """Halves the grid: zero column right, zero row below, 3x3 convolution with stride 2."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h/2, w/2)."""
+        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
+        return out
+
+
+class Upsample(nn.Module):
+    """Doubles the grid: nearest neighbour, then a 3x3 convolution."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels_in, h, w) -> (B, channels_out, 2h, 2w)."""
+        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return out
+
+
+class _Stage(nn.Module):
+    """Residual blocks of one level, then the step to the next level where there is one."""
+
+    def __init__(self, blocks: list[ResidualBlock]) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.block:
+            x = block(x)
+        return x
+
+
+class _DownStage(_Stage):
+    def __init__(self, blocks: list[ResidualBlock], channels: int, last: bool) -> None:
+        super().__init__(blocks)
+        self.downsample = nn.Identity() if last else Downsample(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.downsample(super().forward(x))
+        return out
+
+
+class _UpStage(_Stage):
+    def __init__(self, blocks: list[ResidualBlock], upsample: Upsample | None) -> None:
+        super().__init__(blocks)
+        self.upsample = upsample or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.upsample(super().forward(x))
+        return out
+
+
+class _Mid(nn.Module):
+    def __init__(self, blocks: int, channels: int, norm: str, scale: float) -> None:
+        super().__init__()
+        self.count = blocks
+        for i in range(blocks):
+            self.add_module(f"block_{i + 1}", ResidualBlock(channels, channels, norm, scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i in range(self.count):
+            x = self.get_submodule(f"block_{i + 1}")(x)
+        return x
+
+
+class Encoder(nn.Module):
+    """Image in [-1, 1] -> latent, not normalised."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        c, widths = config, config.widths
+        self.unshuffle = c.unshuffle
+        self.conv_in = nn.Conv2d(3 * c.unshuffle**2, widths[0], 3, padding=1)
+        self.down = nn.ModuleList()
+        channels = widths[0]
+        for level, (width, blocks) in enumerate(zip(widths, c.encoder_blocks, strict=True)):
+            stage, channels = _blocks(blocks, channels, width, c)
+            self.down.append(_DownStage(stage, channels, last=level == len(widths) - 1))
+        self.mid = _Mid(c.mid_blocks, channels, c.norm, c.residual_scale)
+        self.norm_out = _norm(channels, c.norm)
+        self.conv_out = nn.Conv2d(channels, c.latent_channels, 3, padding=1)
+        self.linear = nn.Conv2d(3, c.latent_channels, c.stride, stride=c.stride) if c.linear_path else None
+
+    def forward(self, image_B3HW: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, d, H/f, W/f); H and W multiples of f."""
+        x = F.pixel_unshuffle(image_B3HW, self.unshuffle) if self.unshuffle > 1 else image_B3HW
+        x = self.conv_in(x)
+        for stage in self.down:
+            x = stage(x)
+        latent: Tensor = self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        return latent + self.linear(image_B3HW) if self.linear is not None else latent
+
+
+class Decoder(nn.Module):
+    """Latent -> image, not clamped; with a guide: guide + predicted residual."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        c, widths = config, config.widths
+        self.unshuffle = c.unshuffle
+        channels = widths[-1]
+        self.conv_in = nn.Conv2d(c.latent_channels, channels, 3, padding=1)
+        self.mid = _Mid(c.mid_blocks, channels, c.norm, c.residual_scale)
+        stages: list[nn.Module] = []
+        for level in reversed(range(len(widths))):
+            entry = channels
+            stage, channels = _blocks(c.decoder_blocks[level], channels, widths[level], c)
+            upsample = None
+            if level:
+                upsample = Upsample(channels, widths[level - 1] if c.narrow_upsample else channels)
+                channels = widths[level - 1] if c.narrow_upsample else channels
+            stages.append(_UpStage(stage, upsample))
+        self.up = nn.ModuleList(reversed(stages))  # stored finest first, as in the released files
+        self.norm_out = _norm(channels, c.norm)
+        self.conv_out = nn.Conv2d(channels, 3 * c.unshuffle**2, 3, padding=1)
+        self.linear = nn.ConvTranspose2d(c.latent_channels, 3, c.stride, stride=c.stride) if c.linear_path else None
+        if c.guided:
+            guide_channels = 3 * c.unshuffle**2
+            self.guide_in = nn.Conv2d(guide_channels, entry, 3, padding=1)
+            self.guide_out = nn.Conv2d(channels, guide_channels, 3, padding=1)
+
+    def forward(self, latent_Bdhw: Tensor, guide_B3HW: Tensor | None = None) -> Tensor:
+        """(B, d, h, w) and optionally a guide (B, 3, f h, f w) in [-1, 1] -> (B, 3, f h, f w)."""
+        x = self.mid(self.conv_in(latent_Bdhw))
+        for level in reversed(range(len(self.up))):
+            if level == 0 and guide_B3HW is not None:
+                x = x + self.guide_in(self._unshuffled(guide_B3HW))
+            x = self.up[level](x)
+        x = F.silu(self.norm_out(x))
+        if guide_B3HW is not None:
+            return guide_B3HW + self._shuffled(self.guide_out(x))
+        image = self._shuffled(self.conv_out(x))
+        return image + self.linear(latent_Bdhw) if self.linear is not None else image
+
+    def _unshuffled(self, x: Tensor) -> Tensor:
+        return F.pixel_unshuffle(x, self.unshuffle) if self.unshuffle > 1 else x
+
+    def _shuffled(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(x, self.unshuffle) if self.unshuffle > 1 else x
+
+
+class Autoencoder(nn.Module):
+    """Encoder and decoder of the image tokenizer.
+
+    Args:
+        config: sizes and variants; the default is the released d=32 layout.
+    """
+
+    def __init__(self, config: AutoencoderConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or AutoencoderConfig()
+        self.encoder = Encoder(self.config)
+        self.decoder = Decoder(self.config)
+
+    def encode(self, image_B3HW: Tensor) -> Tensor:
+        """Encode an image in [-1, 1] to its continuous latent.
+
+        Args:
+            image_B3HW: (B, 3, H, W) in [-1, 1], H and W multiples of ``config.stride``.
+
+        Returns:
+            (B, d, H/f, W/f), not normalised.
+
+        Raises:
+            ValueError: the size is no multiple of the stride.
+        """
+        height, width = image_B3HW.shape[-2:]
+        if height % self.config.stride or width % self.config.stride:
+            raise ValueError(
+                f"image is {width}x{height}, but both sides must be multiples of {self.config.stride}; pad it first"
+            )
+        latent: Tensor = self.encoder(image_B3HW)
+        return latent
+
+    def decode(self, latent_Bdhw: Tensor, guide_B3HW: Tensor | None = None, *, clamp: bool = True) -> Tensor:
+        """Decode a latent, or the accumulated codes that stand for it.
+
+        Args:
+            latent_Bdhw: (B, d, h, w).
+            guide_B3HW: pre-restored picture (B, 3, f h, f w) in [-1, 1]; needs ``config.guided``.
+            clamp: False leaves values outside [-1, 1], which losses need.
+
+        Returns:
+            (B, 3, f h, f w), in [-1, 1] when clamped.
+
+        Raises:
+            ValueError: a guide is given to a decoder without one.
+        """
+        if guide_B3HW is not None and not self.config.guided:
+            raise ValueError("this decoder takes no guide: its configuration has guided=False")
+        image: Tensor = self.decoder(latent_Bdhw, guide_B3HW)
+        return image.clamp(-1, 1) if clamp else image
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Initialise for training from scratch.
+
+        | weights | value |
+        |---|---|
+        | convolutions | normal, variance 2 / fan-in, so that ~20 layers keep the signal's size |
+        | last convolution of encoder and decoder | x0.02 beside a linear path, where training then starts |
+        | guide_out | 0: a guided decoder starts at its guide |
+        | biases | 0 |
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                fan_in = module.weight[0].numel()
+                module.weight.normal_(0, math.sqrt(2 / fan_in), generator=generator)
+                if module.bias is not None:
+                    module.bias.zero_()
+        for module in self.modules():
+            if isinstance(module, ResidualBlock) and isinstance(module.shortcut, nn.Conv2d):
+                module.shortcut.weight.mul_(math.sqrt(0.5))  # no activation before it: keep the variance
+        if self.config.linear_path:
+            self.encoder.conv_out.weight.mul_(0.02)
+            self.decoder.conv_out.weight.mul_(0.02)
+        if self.config.guided:
+            self.decoder.guide_out.weight.zero_()
+
+    @torch.no_grad()
+    def set_linear_basis(self, basis: Tensor, mean: Tensor) -> None:
+        """Initialise the linear path with an orthonormal basis of patches.
+
+        Args:
+            basis: (d, 3 f f) orthonormal rows; channel-major, then row, then column.
+            mean: (3 f f,) mean patch in [-1, 1].
+
+        Raises:
+            ValueError: no linear path, or the shapes do not fit.
+        """
+        encoder, decoder, f = self.encoder.linear, self.decoder.linear, self.config.stride
+        if encoder is None or decoder is None:
+            raise ValueError("this autoencoder has no linear path: its configuration has linear_path=False")
+        expected = (self.config.latent_channels, 3 * f * f)
+        if tuple(basis.shape) != expected or tuple(mean.shape) != expected[1:]:
+            raise ValueError(f"basis is {tuple(basis.shape)} and mean {tuple(mean.shape)}, expected {expected}")
+        encoder.weight.copy_(basis.view_as(encoder.weight))
+        decoder.weight.copy_(basis.view_as(decoder.weight))
+        assert encoder.bias is not None and decoder.bias is not None
+        encoder.bias.copy_(-basis @ mean)
+        # a transposed convolution has one bias per channel, so only the mean colour can be restored exactly
+        decoder.bias.copy_(mean.view(3, -1).mean(1))

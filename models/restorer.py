@@ -1,0 +1,254 @@
+"""The one-step restorer: degraded tile -> restored tile in a single forward pass.
+
+degraded -> pre-restorer -> encoder -> bits of all scales -> pyramid tokens -> transformer without mask -> bits ->
+accumulated codes -> decoder -> colour fix (VARestorer, section 3).
+
+Shapes: B batch, T tile side in pixels, L positions of all scales, d bits per code.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from models.color_fix import adain_fix, wavelet_fix
+from models.losses import gumbel_bits, logit_difference
+from models.quantizer import Quantized, resample, straight_through
+from models.sampler import draw_bits
+from models.tokenizer import ImageTokenizer
+from models.transformer import Condition, Transformer
+
+Sampling = Literal["argmax", "sample", "expected", "consistent"]
+ColorFix = Literal["wavelet", "adain", "none"]
+
+
+@dataclass(frozen=True)
+class RestorerConfig:
+    """Settings of a :class:`Restorer` that its parts do not hold.
+
+    Attributes:
+        scale: native factor; pictures are upscaled by it before the model sees them.
+        extra_block: append the full-resolution block of accumulated codes to the pyramid tokens (released: yes).
+        sampling: default way from logits to codes, the best on validation for the model at hand.
+        color_fix: default colour fix; ``wavelet`` takes the low band from the pre-restored picture.
+        wavelet_levels: dyadic levels counted as high band; 1 = finest detail only, 5 = all but colour and shading.
+    """
+
+    scale: int = 4
+    extra_block: bool = True
+    sampling: Sampling = "sample"
+    color_fix: ColorFix = "none"
+    wavelet_levels: int = 5
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the transformer says about one batch.
+
+    Attributes:
+        difference_BLd: logit differences (score of bit value 1 minus score of 0).
+        latent_Bdhw: predicted latent; None for a bits head.
+    """
+
+    difference_BLd: Tensor
+    latent_Bdhw: Tensor | None
+
+
+@dataclass(frozen=True)
+class RestoredTiles:
+    """Restored tiles and the pre-restored ones they were made from, both (B, 3, T, T) in [0, 1]."""
+
+    image_B3TT: Tensor
+    prerestored_B3TT: Tensor
+
+
+class Restorer(nn.Module):
+    """Pre-restorer, tokenizer and one-step student as one module.
+
+    Args:
+        config: settings.
+        prerestorer: image (B, 3, H, W) in [0, 1] -> the same size.
+        tokenizer: autoencoder, quantiser and schedule.
+        transformer: the student; its head decides how bits are predicted.
+    """
+
+    def __init__(
+        self,
+        config: RestorerConfig,
+        prerestorer: nn.Module,
+        tokenizer: ImageTokenizer,
+        transformer: Transformer,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.prerestorer = prerestorer
+        self.tokenizer = tokenizer
+        self.transformer = transformer
+
+    @classmethod
+    def from_components(cls, config: RestorerConfig, components: Mapping[str, nn.Module]) -> "Restorer":
+        """Build from modules by name.
+
+        Raises:
+            ValueError: a part is missing.
+        """
+        missing = [name for name in ("prerestorer", "tokenizer", "transformer") if name not in components]
+        if missing:
+            raise ValueError(f"a restorer needs {', '.join(missing)} too; got only {', '.join(components)}")
+        return cls(
+            config,
+            components["prerestorer"],
+            cast(ImageTokenizer, components["tokenizer"]),
+            cast(Transformer, components["transformer"]),
+        )
+
+    def components(self) -> dict[str, nn.Module]:
+        """The parts by name, as a model file stores them."""
+        return {"prerestorer": self.prerestorer, "tokenizer": self.tokenizer, "transformer": self.transformer}
+
+    @property
+    def tile(self) -> int:
+        """Side in pixels of the square tile the model works on."""
+        return self.tokenizer.config.tile
+
+    @property
+    def uniforms_shape(self) -> tuple[int, int, int]:
+        """(L, d, 2): uniform random numbers one tile needs with ``sampling="sample"``."""
+        return self.tokenizer.config.schedule.length, self.tokenizer.config.quantizer.bits, 2
+
+    def prerestore(self, degraded_B3TT: Tensor) -> Tensor:
+        """Degraded picture in [0, 1] -> pre-restored picture, about [0, 1]."""
+        out: Tensor = self.prerestorer(degraded_B3TT)
+        return out.float()
+
+    def predict(self, quantized: Quantized, latent_Bdhw: Tensor, condition: Condition | None = None) -> Prediction:
+        """One pass of the student over the pyramid of a pre-restored picture.
+
+        Args:
+            quantized: the picture's tokens.
+            latent_Bdhw: its latent before quantisation.
+            condition: text condition; the learned null condition by default.
+        """
+        schedule = self.tokenizer.config.schedule
+        if condition is None:
+            condition = self.transformer.encode_condition(None, latent_Bdhw.shape[0])
+        tokens = quantized.tokens_with_extra() if self.config.extra_block else quantized.tokens_BLd
+        out = self.transformer(tokens, schedule, condition, extra_block=self.config.extra_block)
+        if self.transformer.config.head == "bits":
+            return Prediction(logit_difference(out), None)
+        latent = latent_Bdhw.float() + self._summed(out)
+        return Prediction(self.residual_logits(self.tokenizer.quantize(latent).residuals), latent)
+
+    def residual_logits(self, residuals: tuple[Tensor, ...]) -> Tensor:
+        """Pooled residuals of every scale -> logit differences (B, L, d).
+
+        The residual over the size of the scale's code component: 0 is undecided, 2 a component as large as the code.
+        """
+        quantizer = self.tokenizer.quantizer
+        root = math.sqrt(quantizer.config.bits)
+        rows = [(r * (2 * root / quantizer.gain(k))).flatten(2).transpose(1, 2) for k, r in enumerate(residuals)]
+        return torch.cat(rows, dim=1)
+
+    def _summed(self, rows_BLd: Tensor) -> Tensor:
+        schedule, quantizer = self.tokenizer.config.schedule, self.tokenizer.quantizer
+        maps = [
+            resample(quantizer.scale_map(rows_BLd[:, rows].float(), grid), schedule.latent_grid)
+            for rows, grid in zip(schedule.slices, schedule.grids, strict=True)
+        ]
+        return torch.stack(maps).sum(0)
+
+    def codes(self, prediction: Prediction, sampling: Sampling, uniforms_BLd2: Tensor | None = None) -> Tensor:
+        """Prediction -> accumulated codes (B, d, h, w).
+
+        Args:
+            prediction: from :meth:`predict`.
+            sampling: ``argmax`` the likelier value of every bit; ``sample`` Bernoulli draws; ``expected`` mean codes
+                (smooth, no valid code); ``consistent`` bits of all scales by quantising the predicted latent, so that
+                fine bits fit the coarse ones. With a latent head ``argmax`` is consistent by construction.
+            uniforms_BLd2: uniform noise in [0, 1), needed by ``sample``.
+
+        Raises:
+            ValueError: ``sample`` without noise.
+        """
+        schedule, quantizer = self.tokenizer.config.schedule, self.tokenizer.quantizer
+        if prediction.latent_Bdhw is not None and sampling in ("argmax", "consistent"):
+            return self.tokenizer.quantize(prediction.latent_Bdhw).accumulated_Bdhw
+        difference = prediction.difference_BLd
+        if sampling in ("expected", "consistent"):
+            expected = quantizer.accumulate(torch.sigmoid(difference), schedule)
+            return expected if sampling == "expected" else self.tokenizer.quantize(expected).accumulated_Bdhw
+        if sampling == "sample" and uniforms_BLd2 is None:
+            raise ValueError("sampling='sample' needs uniforms of shape (B, L, d, 2)")
+        logits = torch.stack([torch.zeros_like(difference), difference], dim=-1)
+        bits = draw_bits(logits, uniforms_BLd2 if sampling == "sample" else None)
+        return quantizer.accumulate(bits, schedule)
+
+    def decode(self, accumulated_Bdhw: Tensor, prerestored_B3TT: Tensor, *, clamp: bool = True) -> Tensor:
+        """Accumulated codes -> picture in [-1, 1], guided by the pre-restored one where the decoder takes a guide."""
+        guide = prerestored_B3TT * 2 - 1 if self.tokenizer.config.autoencoder.guided else None
+        return self.tokenizer.decode(accumulated_Bdhw, guide, clamp=clamp)
+
+    def forward(
+        self,
+        degraded_B3TT: Tensor,
+        *,
+        condition: Condition | None = None,
+        uniforms: Tensor | None = None,
+        sampling: Sampling | None = None,
+        fidelity: float = 1.0,
+        color_fix: ColorFix | None = None,
+    ) -> RestoredTiles:
+        """Restore a batch of tiles.
+
+        Args:
+            degraded_B3TT: tiles already upscaled to the wanted size, (B, 3, T, T) in [0, 1].
+            condition: text condition; the learned null condition by default.
+            uniforms: noise for ``sampling="sample"``, (B, L, d, 2) in [0, 1).
+            sampling: overrides the model's default.
+            fidelity: 0 gives the pre-restored picture, 1 the model's; between, their mix.
+            color_fix: overrides the model's default.
+
+        Raises:
+            ValueError: the tiles have another size than the model's.
+        """
+        if tuple(degraded_B3TT.shape[-2:]) != (self.tile, self.tile):
+            raise ValueError(f"tiles are {tuple(degraded_B3TT.shape[-2:])}, the model works on {self.tile}x{self.tile}")
+        prerestored = self.prerestore(degraded_B3TT)
+        latent = self.tokenizer.encode(prerestored * 2 - 1).float()
+        prediction = self.predict(self.tokenizer.quantize(latent), latent, condition)
+        accumulated = self.codes(prediction, sampling or self.config.sampling, uniforms)
+        image = (self.decode(accumulated, prerestored).float() + 1) / 2
+        fix = color_fix or self.config.color_fix
+        if fix == "wavelet":
+            image = wavelet_fix(image, prerestored, self.config.wavelet_levels)
+        elif fix == "adain":
+            image = adain_fix(image, prerestored)
+        if fidelity != 1.0:
+            image = torch.lerp(prerestored, image, fidelity)
+        return RestoredTiles(image.clamp(0, 1), prerestored.clamp(0, 1))
+
+    def training_codes(self, prediction: Prediction, uniforms_BLd2: Tensor) -> Tensor:
+        """Accumulated codes through which image losses reach the transformer.
+
+        Bits head: straight-through hard Gumbel (tau 0.5) on every pair of logits. Latent head: straight-through over
+        the whole quantiser.
+        """
+        if prediction.latent_Bdhw is not None:
+            return straight_through(
+                prediction.latent_Bdhw, self.tokenizer.quantize(prediction.latent_Bdhw).accumulated_Bdhw
+            )
+        difference = prediction.difference_BLd
+        logits = torch.stack([torch.zeros_like(difference), difference], dim=-1)
+        return self.tokenizer.quantizer.accumulate(gumbel_bits(logits, uniforms_BLd2), self.tokenizer.config.schedule)
+
+    def with_config(self, **changes: object) -> "Restorer":
+        """The same parts under changed settings."""
+        return Restorer(
+            replace(self.config, **changes),  # type: ignore[arg-type]
+            self.prerestorer,
+            self.tokenizer,
+            self.transformer,
+        )

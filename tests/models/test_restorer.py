@@ -1,0 +1,142 @@
+"""One-step restorer: ways from logits to codes, fidelity, colour fix, both heads."""
+
+from dataclasses import replace
+from typing import Literal
+
+import pytest
+import torch
+
+from models.prerestorer import ConvRestorer
+from models.quantizer import straight_through
+from models.restorer import Restorer
+from models.tokenizer import ImageTokenizer
+from models.transformer import Transformer
+from varestorer_cli.core.presets import preset
+
+
+def build(head: Literal["bits", "latent"] = "latent", guided: bool = False, extra: bool = True) -> Restorer:
+    torch.manual_seed(0)
+    smoke = preset("smoke")
+    autoencoder = replace(smoke.tokenizer.autoencoder, guided=guided)
+    tokenizer = ImageTokenizer(replace(smoke.tokenizer, autoencoder=autoencoder))
+    tokenizer.autoencoder.reset_parameters(torch.Generator().manual_seed(0))
+    prerestorer = ConvRestorer(smoke.prerestorer)
+    prerestorer.reset_parameters(torch.Generator().manual_seed(0))
+    config = replace(smoke.restorer, extra_block=extra, color_fix="none")
+    return Restorer(config, prerestorer, tokenizer, Transformer(replace(smoke.teacher, head=head))).eval()
+
+
+def tiles(restorer: Restorer, batch: int = 2) -> torch.Tensor:
+    return torch.rand(batch, 3, restorer.tile, restorer.tile, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("head", ["bits", "latent"])
+@pytest.mark.parametrize("extra", [True, False])
+@pytest.mark.parametrize("sampling", ["argmax", "sample", "expected", "consistent"])
+def test_every_way_gives_a_finite_picture_of_the_same_size(head: str, extra: bool, sampling: str) -> None:
+    restorer = build(head, extra=extra)  # type: ignore[arg-type]
+    uniforms = torch.rand(2, *restorer.uniforms_shape, generator=torch.Generator().manual_seed(2))
+    out = restorer(tiles(restorer), sampling=sampling, uniforms=uniforms)
+    assert out.image_B3TT.shape == tiles(restorer).shape
+    assert torch.isfinite(out.image_B3TT).all()
+    assert out.image_B3TT.min() >= 0 and out.image_B3TT.max() <= 1
+
+
+def test_untrained_latent_head_copies_the_pre_restored_codes() -> None:
+    restorer = build("latent")
+    degraded = tiles(restorer)
+    pre = restorer.prerestore(degraded)
+    expected = (restorer.tokenizer(pre * 2 - 1) + 1) / 2
+    torch.testing.assert_close(restorer(degraded).image_B3TT, expected.clamp(0, 1))
+
+
+def test_latent_head_bits_of_all_scales_agree_with_one_latent() -> None:
+    restorer = build("latent")
+    torch.nn.init.normal_(restorer.transformer.head.weight, std=0.5)
+    latent = restorer.tokenizer.encode(tiles(restorer) * 2 - 1)
+    prediction = restorer.predict(restorer.tokenizer.quantize(latent), latent)
+    assert prediction.latent_Bdhw is not None
+    assert not torch.allclose(prediction.latent_Bdhw, latent)
+    again = restorer.tokenizer.quantize(prediction.latent_Bdhw)
+    assert torch.equal(prediction.difference_BLd > 0, again.bits_BLd.bool())
+    torch.testing.assert_close(restorer.codes(prediction, "argmax"), again.accumulated_Bdhw)
+
+
+def test_consistent_bits_are_a_fixed_point_of_the_quantiser() -> None:
+    restorer = build("bits")
+    torch.nn.init.normal_(restorer.transformer.head.weight, std=1.0)
+    latent = restorer.tokenizer.encode(tiles(restorer) * 2 - 1)
+    prediction = restorer.predict(restorer.tokenizer.quantize(latent), latent)
+    expected = restorer.codes(prediction, "expected")
+    consistent = restorer.codes(prediction, "consistent")
+    torch.testing.assert_close(consistent, restorer.tokenizer.quantize(expected).accumulated_Bdhw)
+    assert not torch.allclose(consistent, restorer.codes(prediction, "argmax"))
+
+
+def test_sampling_needs_noise_and_follows_it() -> None:
+    restorer = build("bits")
+    degraded = tiles(restorer)
+    with pytest.raises(ValueError, match="needs uniforms"):
+        restorer(degraded, sampling="sample")
+    noise = [torch.rand(2, *restorer.uniforms_shape, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    first, same, other = (restorer(degraded, sampling="sample", uniforms=u).image_B3TT for u in noise)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+def test_fidelity_mixes_towards_the_pre_restored_picture() -> None:
+    restorer = build()
+    degraded = tiles(restorer)
+    full, none, half = (restorer(degraded, fidelity=w) for w in (1.0, 0.0, 0.5))
+    torch.testing.assert_close(none.image_B3TT, none.prerestored_B3TT)
+    mix = (restorer.prerestore(degraded) + full.image_B3TT) / 2
+    torch.testing.assert_close(half.image_B3TT, mix.clamp(0, 1), atol=0.02, rtol=0)
+
+
+def test_wavelet_fix_keeps_the_pre_restored_colours() -> None:
+    restorer = build()
+    out = restorer(tiles(restorer), color_fix="wavelet")
+    raw = restorer(tiles(restorer), color_fix="none")
+    target = out.prerestored_B3TT.mean((2, 3))
+    assert (out.image_B3TT.mean((2, 3)) - target).abs().max() < (raw.image_B3TT.mean((2, 3)) - target).abs().max()
+
+
+def test_guided_decoder_starts_at_the_pre_restored_picture() -> None:
+    restorer = build(guided=True)
+    out = restorer(tiles(restorer))
+    torch.testing.assert_close(out.image_B3TT, out.prerestored_B3TT)
+
+
+def test_items_of_a_batch_do_not_mix() -> None:
+    restorer = build("bits")
+    degraded = tiles(restorer, 3)
+    together = restorer(degraded).image_B3TT
+    alone = torch.cat([restorer(degraded[i : i + 1]).image_B3TT for i in range(3)])
+    assert ((together - alone).abs() < 1e-4).float().mean() > 0.99
+
+
+def test_other_tile_sizes_are_refused() -> None:
+    restorer = build()
+    with pytest.raises(ValueError, match=r"tiles are \(32, 32\), the model works on 64x64"):
+        restorer(torch.zeros(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize("head", ["bits", "latent"])
+def test_picture_losses_reach_the_transformer(head: str) -> None:
+    restorer = build(head)  # type: ignore[arg-type]
+    latent = restorer.tokenizer.encode(tiles(restorer) * 2 - 1).detach()
+    prediction = restorer.predict(restorer.tokenizer.quantize(latent), latent)
+    uniforms = torch.rand(2, *restorer.uniforms_shape, generator=torch.Generator().manual_seed(0))
+    codes = restorer.training_codes(prediction, uniforms)
+    restorer.decode(codes, tiles(restorer), clamp=False).square().mean().backward()
+    gradient = restorer.transformer.head.weight.grad
+    assert gradient is not None and gradient.abs().sum() > 0
+
+
+def test_training_codes_equal_the_codes_at_inference() -> None:
+    restorer = build("latent")
+    latent = restorer.tokenizer.encode(tiles(restorer) * 2 - 1)
+    prediction = restorer.predict(restorer.tokenizer.quantize(latent), latent)
+    assert prediction.latent_Bdhw is not None
+    expected = restorer.codes(prediction, "argmax")
+    torch.testing.assert_close(straight_through(prediction.latent_Bdhw, expected), expected)
