@@ -1,0 +1,227 @@
+"""Named model sizes with the recipe that trains each of their stages."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from models.autoencoder import AutoencoderConfig
+from models.prerestorer import ConvRestorerConfig
+from models.quantizer import QuantizerConfig
+from models.restorer import RestorerConfig
+from models.schedule import ScaleSchedule
+from models.swinir import SwinIRConfig
+from models.tokenizer import TokenizerConfig
+from models.transformer import TransformerConfig
+from varestorer_cli.core.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one stage is trained.
+
+    Attributes:
+        steps: optimiser steps.
+        batch: pictures a step.
+        patch: side of the training pictures in pixels; the tile for the stages with tokens.
+        learning_rate: peak; cosine to zero after a linear warm-up.
+        losses: weight of each loss term by name; a term that is absent is not computed.
+        betas: AdamW's.
+        weight_decay: AdamW's.
+        warmup: steps of linear warm-up.
+        clip: largest gradient norm.
+        ema: decay of the averaged weights, which are the ones kept.
+        flip: largest probability of bitwise self-correction (teacher).
+        decoder: train the student's decoder too (distillation), at this fraction of the learning rate; 0 = frozen.
+    """
+
+    steps: int
+    batch: int
+    patch: int
+    learning_rate: float
+    losses: Mapping[str, float] = field(default_factory=dict)
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    warmup: int = 40
+    clip: float = 1.0
+    ema: float = 0.999
+    flip: float = 0.0
+    decoder: float = 0.0
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model size: configurations of its parts and the recipe of each stage.
+
+    Attributes:
+        name: as given to ``--preset``.
+        prerestorer: configuration of the first clean-up.
+        tokenizer: autoencoder, quantiser and schedule.
+        teacher: multi-step transformer; the student has the same shape plus ``student_head`` and adapters.
+        student_head: ``bits`` (the paper's) or ``latent``.
+        adapter_rank: rank of the student's adapters; 0 = all of its weights are trained.
+        guided: the student's decoder reads the pre-restored picture.
+        restorer: settings written into the student's file.
+        recipes: by stage name.
+        crops: training crops cut from the photographs.
+    """
+
+    name: str
+    prerestorer: ConvRestorerConfig | SwinIRConfig
+    tokenizer: TokenizerConfig
+    teacher: TransformerConfig
+    student_head: str
+    adapter_rank: int
+    guided: bool
+    restorer: RestorerConfig
+    recipes: Mapping[str, Recipe]
+    crops: int = 8000
+
+
+def _compact() -> Preset:
+    schedule = ScaleSchedule.from_sides(1, 2, 4, 8, 16, 16)
+    return Preset(
+        name="compact",
+        prerestorer=ConvRestorerConfig(width=48, blocks=8),
+        tokenizer=TokenizerConfig(
+            AutoencoderConfig(
+                latent_channels=96,
+                width=64,
+                multipliers=(1, 2, 3),
+                encoder_blocks=(1, 1, 1),
+                decoder_blocks=(4, 2, 2),
+                mid_blocks=0,
+                unshuffle=4,
+                norm="none",
+                residual_scale=0.3,
+                narrow_upsample=True,
+                linear_path=True,
+            ),
+            QuantizerConfig(bits=96, scales=len(schedule), learned_gains=True),
+            schedule,
+        ),
+        teacher=_small_transformer(width=192, depth=4, heads=4, bits=96, levels=len(schedule) + 1),
+        student_head="latent",
+        adapter_rank=0,
+        guided=True,
+        restorer=RestorerConfig(extra_block=False, sampling="argmax", color_fix="none", wavelet_levels=1),
+        recipes={
+            "prerestorer": Recipe(6000, 8, 128, 4e-4, {"l1": 1.0}),
+            "tokenizer": Recipe(4000, 2, 256, 4e-4, {"l1": 1.0, "gradient": 0.5, "codebook": 1.0, "commitment": 0.1}),
+            "teacher": Recipe(
+                800,
+                4,
+                256,
+                1e-3,
+                {"cross_entropy": 1.0},
+                betas=(0.9, 0.97),
+                weight_decay=0.05,
+                clip=5.0,
+                flip=0.3,
+            ),
+            "distill": Recipe(
+                4000,
+                2,
+                256,
+                4e-4,
+                {"l1": 1.0, "gradient": 0.25, "features": 0.15, "kl": 0.005, "commitment": 0.05},
+                ema=0.998,
+                decoder=1.0,
+            ),
+        },
+    )
+
+
+def _small_transformer(width: int, depth: int, heads: int, bits: int, levels: int) -> TransformerConfig:
+    """Own transformers: no text encoder, so a few learned null tokens; corrected positions of the extra block."""
+    return TransformerConfig.corrected(
+        width,
+        depth,
+        heads,
+        bits=bits,
+        text_width=width,
+        text_heads=heads,
+        null_tokens=4,
+        levels=levels,
+        mlp_hidden=4 * width,
+    )
+
+
+def _smoke() -> Preset:
+    schedule = ScaleSchedule.from_sides(1, 2, 4, 8)
+    return Preset(
+        name="smoke",
+        prerestorer=ConvRestorerConfig(width=8, blocks=1),
+        tokenizer=TokenizerConfig(
+            AutoencoderConfig(
+                latent_channels=16,
+                width=16,
+                multipliers=(1, 2),
+                encoder_blocks=(1, 1),
+                decoder_blocks=(1, 1),
+                mid_blocks=0,
+                unshuffle=4,
+                norm="none",
+                residual_scale=0.3,
+                narrow_upsample=True,
+                linear_path=True,
+            ),
+            QuantizerConfig(bits=16, scales=len(schedule), learned_gains=True),
+            schedule,
+        ),
+        teacher=_small_transformer(width=32, depth=2, heads=2, bits=16, levels=len(schedule) + 1),
+        student_head="bits",
+        adapter_rank=4,
+        guided=False,
+        restorer=RestorerConfig(extra_block=True, sampling="argmax", color_fix="wavelet", wavelet_levels=2),
+        recipes={
+            "prerestorer": Recipe(30, 4, 64, 1e-3, {"l1": 1.0}, warmup=5),
+            "tokenizer": Recipe(
+                30,
+                2,
+                64,
+                1e-3,
+                {"l1": 1.0, "gradient": 0.5, "codebook": 1.0, "commitment": 0.1, "entropy": 0.01},
+                warmup=5,
+            ),
+            "teacher": Recipe(30, 2, 64, 1e-3, {"cross_entropy": 1.0}, betas=(0.9, 0.97), flip=0.3, warmup=5),
+            "distill": Recipe(30, 2, 64, 1e-3, {"kl": 0.1, "texture": 0.25, "mse": 0.5}, warmup=5),
+        },
+        crops=48,
+    )
+
+
+def _2b() -> Preset:
+    schedule = ScaleSchedule.infinity("0.25M")
+    return Preset(
+        name="2b",
+        prerestorer=SwinIRConfig(),
+        tokenizer=TokenizerConfig(AutoencoderConfig(), QuantizerConfig(), schedule),
+        teacher=TransformerConfig(width=2048, depth=32, heads=16),
+        student_head="bits",
+        adapter_rank=32,
+        guided=False,
+        restorer=RestorerConfig(),
+        recipes={
+            "prerestorer": Recipe(100_000, 32, 512, 1e-4, {"mse": 1.0}),
+            "tokenizer": Recipe(
+                250_000, 32, 256, 1e-4, {"l1": 4.0, "commitment": 0.25, "entropy": 0.1, "perceptual": 1.0}
+            ),
+            "teacher": Recipe(200_000, 32, 512, 1e-4, {"cross_entropy": 1.0}, betas=(0.9, 0.97), clip=5.0, flip=0.3),
+            "distill": Recipe(10_000, 32, 512, 1e-6, {"kl": 0.1, "perceptual": 0.25, "mse": 0.5}, weight_decay=1e-2),
+        },
+        crops=80_000,
+    )
+
+
+_BUILDERS = {"compact": _compact, "smoke": _smoke, "2b": _2b}
+PRESET_NAMES = tuple(_BUILDERS)
+
+
+def preset(name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in _BUILDERS:
+        raise UsageError(f"there is no preset {name!r}; choose one of {', '.join(PRESET_NAMES)}")
+    return _BUILDERS[name]()

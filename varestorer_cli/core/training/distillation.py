@@ -1,0 +1,146 @@
+"""One-step distillation: a frozen multi-step teacher and picture losses make the student (VARestorer, section 3.2).
+
+Student input: pyramid of the pre-restored degraded picture, no mask. Teacher input: pyramid of the reference,
+teacher-forced, block-causal mask. Shapes: B batch, T tile side, L positions of all scales, d bits per code.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from models.losses import bit_cross_entropy, bit_kl, logit_difference, psnr
+from models.quantizer import Quantized, resample
+from models.restorer import Prediction, Restorer
+from models.transformer import Transformer
+from varestorer_cli.core.dataset import PairBatch
+from varestorer_cli.core.training.tasks import PictureLosses, Terms, check_terms, degraded, sharp
+
+
+class DistillTask:
+    """Teacher -> one-step student.
+
+    Args:
+        restorer: student with its pre-restorer and tokenizer; adapters or all weights are trainable.
+        teacher: frozen multi-step transformer on the same tokenizer.
+        weights: loss weights by name.
+        decoder: learning-rate factor of the student's decoder; 0 keeps it frozen.
+        device: where the pictures go.
+    """
+
+    unit = "tiles"
+    NAMES = (*PictureLosses.NAMES, "kl", "cross_entropy", "commitment", "latent")
+
+    def __init__(
+        self,
+        restorer: Restorer,
+        teacher: Transformer,
+        weights: Mapping[str, float],
+        decoder: float,
+        device: torch.device,
+    ) -> None:
+        check_terms(weights, self.NAMES, "distill")
+        self.restorer = restorer
+        self.teacher = teacher.requires_grad_(False).eval()
+        self.weights, self.decoder, self.device = weights, decoder, device
+        self.losses = PictureLosses(weights, device)
+        self.trained = self.losses.trained_with(restorer)
+        restorer.prerestorer.requires_grad_(False)
+        restorer.tokenizer.requires_grad_(False)
+        if decoder:
+            restorer.tokenizer.autoencoder.decoder.requires_grad_(True)
+            if restorer.tokenizer.config.autoencoder.guided:
+                self._freeze_unguided(restorer)
+
+    @staticmethod
+    def _freeze_unguided(restorer: Restorer) -> None:
+        """A guided decoder ends in its residual head; the plain head is unused and must not drift."""
+        decoder = restorer.tokenizer.autoencoder.decoder
+        decoder.conv_out.requires_grad_(False)
+        if decoder.linear is not None:
+            decoder.linear.requires_grad_(False)
+
+    def terms(self, batch: PairBatch, generator: torch.Generator) -> Terms:
+        """KL to the teacher over the bits of all scales, and picture terms of the decoded student."""
+        restorer, tokenizer = self.restorer, self.restorer.tokenizer
+        reference = sharp(batch, self.device)
+        with torch.no_grad():
+            prerestored = restorer.prerestore(degraded(batch, self.device))
+            latent = tokenizer.encode(prerestored * 2 - 1).float()
+            quantized = tokenizer.quantize(latent)
+            target = tokenizer.quantize(tokenizer.encode(reference).float())
+        prediction = restorer.predict(quantized, latent)
+        terms = self._bit_terms(prediction, target)
+        uniforms = torch.rand(len(batch.hq), *restorer.uniforms_shape, generator=generator).to(self.device)
+        codes = restorer.training_codes(prediction, uniforms)
+        decoded = restorer.decode(codes, prerestored, clamp=False).float()
+        return {**terms, **self.losses(decoded, reference)}
+
+    def _bit_terms(self, prediction: Prediction, target: Quantized) -> Terms:
+        terms: Terms = {}
+        schedule = self.restorer.tokenizer.config.schedule
+        difference = self._teacher_forced(prediction, target)
+        if self.weights.get("kl"):
+            with torch.no_grad():
+                condition = self.teacher.encode_condition(None, len(target.bits_BLd))
+                teacher = logit_difference(self.teacher(target.tokens_BLd, schedule, condition, causal=True))
+            per_scale = bit_kl(teacher, difference, schedule.slices)
+            terms["kl"] = per_scale.sum()
+        if self.weights.get("cross_entropy"):
+            sides = [float(h * w) ** 0.5 for h, w in schedule.grids]
+            terms["cross_entropy"] = bit_cross_entropy(difference, target.bits_BLd, schedule.slices, sides)
+        if prediction.latent_Bdhw is not None:
+            size = prediction.latent_Bdhw.detach().square().mean().clamp_min(1e-8)
+            if self.weights.get("commitment"):
+                codes = self.restorer.tokenizer.quantize(prediction.latent_Bdhw.detach()).accumulated_Bdhw
+                terms["commitment"] = (prediction.latent_Bdhw - codes).square().mean() / size
+            if self.weights.get("latent"):
+                terms["latent"] = (prediction.latent_Bdhw - target.accumulated_Bdhw).square().mean() / size
+        terms["bit_accuracy"] = ((difference > 0) == target.bits_BLd.bool()).float().mean()
+        return terms
+
+    def _teacher_forced(self, prediction: Prediction, target: Quantized) -> Tensor:
+        """Logit differences that answer the teacher's question: bits of scale k given the reference's coarser codes.
+
+        A bits head says them directly. A latent head's are the residuals its latent leaves to the reference's history.
+        """
+        if prediction.latent_Bdhw is None:
+            return prediction.difference_BLd
+        schedule, quantizer = self.restorer.tokenizer.config.schedule, self.restorer.tokenizer.quantizer
+        history = torch.zeros_like(prediction.latent_Bdhw)
+        residuals = []
+        for k, (rows, grid) in enumerate(zip(schedule.slices, schedule.grids, strict=True)):
+            residual = prediction.latent_Bdhw - history
+            if grid != schedule.latent_grid:
+                residual = nn.functional.interpolate(residual, size=grid, mode="area")
+            residuals.append(residual)
+            codes = quantizer.scale_map(quantizer.codes(target.bits_BLd[:, rows], k), grid)
+            history = history + resample(codes, schedule.latent_grid)
+        return self.restorer.residual_logits(tuple(residuals))
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """Transformer (or its adapters) and, with its own factor, the decoder."""
+        student = [p for p in self.restorer.transformer.parameters() if p.requires_grad]
+        groups: list[dict[str, object]] = [{"params": student, "scale": 1.0}]
+        if self.decoder:
+            decoder = [p for p in self.restorer.tokenizer.parameters() if p.requires_grad]
+            groups.append({"params": decoder, "scale": self.decoder})
+        return [*groups, *self.losses.parameter_groups()]
+
+    def validate(self, batch: PairBatch) -> tuple[dict[str, float], list[Tensor]]:
+        """PSNR of the student and of the pre-restorer alone over RGB, and their feature distances where a loss."""
+        reference = sharp(batch, self.device)
+        out = self.restorer(degraded(batch, self.device), sampling=None)
+        figures = {
+            "psnr": float(psnr(out.image_B3TT * 2 - 1, reference).mean()),
+            "psnr_prerestored": float(psnr(out.prerestored_B3TT * 2 - 1, reference).mean()),
+        }
+        if self.losses.features is not None:
+            figures["features"] = float(self.losses.features(out.image_B3TT * 2 - 1, reference))
+            figures["features_prerestored"] = float(self.losses.features(out.prerestored_B3TT * 2 - 1, reference))
+        bicubic = degraded(batch, self.device)
+        return figures, [bicubic, out.prerestored_B3TT, out.image_B3TT, (reference + 1) / 2]
+
+    def components(self) -> Mapping[str, nn.Module]:
+        """The whole restorer."""
+        return self.restorer.components()

@@ -1,0 +1,290 @@
+"""The training loop: steps, optimiser, averaging, checkpoints, logs. It knows no stage."""
+
+import math
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from varestorer_cli.core.dataset import PairBatch
+from varestorer_cli.core.errors import ExitCode, InterruptedRunError, VarestorerError
+from varestorer_cli.core.presets import Recipe
+from varestorer_cli.core.training.ema import WeightAverage
+from varestorer_cli.core.training.log import RunLog
+from varestorer_cli.core.training.state import CHECKPOINT, load_state, save_state
+from varestorer_cli.core.training.tasks import Task
+
+
+class DivergedError(VarestorerError):
+    """The loss is no longer finite."""
+
+
+class Batches(Protocol):
+    """A pure function from step to batch."""
+
+    def batch(self, step: int) -> PairBatch:
+        """The batch of that step."""
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How the loop runs.
+
+    Attributes:
+        folder: of the run.
+        seed: of the noise drawn in the losses.
+        resume: go on from the checkpoint there.
+        precision: dtype of autocast, None for float32.
+        device: where it runs.
+        log_every, sample_every: steps.
+        checkpoint_minutes: time between checkpoints.
+        stop_after: minutes until a pause, None for no limit.
+        quiet: no progress.
+    """
+
+    folder: Path
+    seed: int
+    resume: bool
+    precision: torch.dtype | None
+    device: torch.device
+    log_every: int
+    sample_every: int
+    checkpoint_minutes: float
+    stop_after: float | None
+    quiet: bool
+
+
+def learning_rate_factor(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then cosine to zero at the last step."""
+    if step < recipe.warmup:
+        return (step + 1) / recipe.warmup
+    progress = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
+    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+class Trainer:
+    """Runs one task from its first or last step to the end.
+
+    Args:
+        task: networks and losses.
+        recipe: optimiser settings and loss weights.
+        batches: training pictures by step.
+        validation: held-out pictures.
+        options: how to run.
+        identity: what a checkpoint must share with this run to be resumed.
+        export: writes the model file; called with the averaged weights in place and the step.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        recipe: Recipe,
+        batches: Batches,
+        validation: list[PairBatch],
+        options: LoopOptions,
+        identity: dict[str, Any],
+        export: Callable[[int, Mapping[str, float]], None],
+    ) -> None:
+        self.task, self.recipe, self.batches, self.validation = task, recipe, batches, validation
+        self.options, self.identity, self.export = options, identity, export
+        groups = task.parameter_groups()
+        self.optimizer = torch.optim.AdamW(
+            groups,
+            lr=recipe.learning_rate,
+            betas=recipe.betas,
+            weight_decay=recipe.weight_decay,
+            fused=options.device.type == "cuda",
+        )
+        self.average = WeightAverage(task.trained, recipe.ema)
+        self.step = 0
+        self._stop = threading.Event()
+        self._signal = signal.SIGTERM
+
+    def run(self) -> int:
+        """Train to the end, or to the pause asked for.
+
+        Returns:
+            Steps done so far; fewer than the recipe's where ``stop_after`` ended the run.
+
+        Raises:
+            InterruptedRunError: SIGTERM or SIGINT; a checkpoint was written first.
+            DivergedError: the loss is not finite.
+        """
+        if self.options.resume and (self.options.folder / CHECKPOINT).exists():
+            self._load()
+        started = saved = time.monotonic()
+        minutes = self.options.stop_after
+        log = RunLog(self.options.folder, self.step, self.recipe.steps, self.task.unit, self.options.quiet)
+        with log, self._signals(), self._prefetched() as stream:
+            if self.step == 0:
+                self._validate(log)
+            while self.step < self.recipe.steps:
+                self._train_step(next(stream), log)
+                now = time.monotonic()
+                paused = minutes is not None and now - started > minutes * 60
+                if self._stop.is_set() or paused or now - saved > self.options.checkpoint_minutes * 60:
+                    self._save()
+                    saved = now
+                if self._stop.is_set():
+                    raise InterruptedRunError(
+                        f"told to stop at step {self.step} of {self.recipe.steps}; a checkpoint was written, "
+                        "the same command with --resume goes on",
+                        ExitCode.TERMINATED if self._signal == signal.SIGTERM else ExitCode.INTERRUPTED,
+                    )
+                if paused:
+                    break
+                if self.step % self.options.sample_every == 0 and self.step < self.recipe.steps:
+                    self._validate(log)
+            figures = self._validate(log)
+            self._save()
+            with self.average.applied():
+                self.export(self.step, figures)
+        return self.step
+
+    def _train_step(self, batch: PairBatch, log: RunLog) -> None:
+        factor = learning_rate_factor(self.step, self.recipe)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate * group["scale"] * factor
+        generator = torch.Generator().manual_seed((self.options.seed << 32) + self.step)
+        with self._autocast():
+            terms = self.task.terms(batch, generator)
+        total = self._total(terms)
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        # each group by itself: a discriminator's large gradient must not shrink the generator's
+        norms = [
+            torch.nn.utils.clip_grad_norm_(group["params"], self.recipe.clip) for group in self.optimizer.param_groups
+        ]
+        norm = torch.stack(norms).norm()
+        if not bool(torch.isfinite(norm)):
+            raise DivergedError(
+                f"the loss or its gradient is not finite at step {self.step} (terms: "
+                f"{', '.join(f'{k} {float(v):.4g}' for k, v in terms.items())}); resume with a lower --lr"
+            )
+        self.optimizer.step()
+        self.average.update()
+        self.step += 1
+        log.advance()
+        if self.step % self.options.log_every == 0 or self.step == 1:
+            values = {name: float(value.detach()) for name, value in terms.items()}
+            log.scalars(
+                self.step,
+                {"loss": float(total.detach()), **values, "gradient_norm": float(norm)},
+                self.recipe.batch,
+            )
+
+    def _total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        weighted = [terms[name] * weight for name, weight in self.recipe.losses.items() if weight and name in terms]
+        return torch.stack([term.float() for term in weighted]).sum()
+
+    def _autocast(self) -> torch.autocast:
+        dtype = self.options.precision
+        return torch.autocast(self.options.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+
+    @torch.no_grad()
+    def _validate(self, log: RunLog) -> dict[str, float]:
+        sums: dict[str, float] = {}
+        pictures: list[list[Tensor]] = []
+        count = 0
+        was_training = self.task.trained.training
+        self.task.trained.eval()
+        with self.average.applied(), self._autocast():
+            for batch in self.validation:
+                figures, columns = self.task.validate(batch)
+                count += len(batch.hq)
+                for name, value in figures.items():
+                    sums[name] = sums.get(name, 0.0) + value * len(batch.hq)
+                pictures.append([c.float().cpu() for c in columns])
+        self.task.trained.train(was_training)
+        if not count:
+            return {}
+        means = {name: value / count for name, value in sums.items()}
+        log.validation(self.step, means)
+        log.pictures(self.step, [torch.cat(column)[:6] for column in zip(*pictures, strict=True)])
+        return means
+
+    def _save(self) -> None:
+        save_state(
+            self.options.folder / CHECKPOINT,
+            {
+                "identity": self.identity,
+                "step": self.step,
+                "weights": self.task.trained.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "average": self.average.state(),
+            },
+        )
+
+    def _load(self) -> None:
+        state = load_state(self.options.folder / CHECKPOINT, self.identity)
+        self.task.trained.load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average.load(state["average"]["steps"], state["average"]["average"])
+        self.step = int(state["step"])
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ask for a checkpoint at SIGTERM and SIGINT; a second signal acts at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def handle(number: int, frame: object) -> None:
+            self._signal = signal.Signals(number)
+            self._stop.set()
+            signal.signal(number, previous[signal.Signals(number)])
+
+        previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        for number in previous:
+            signal.signal(number, handle)
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def _prefetched(self) -> Iterator[Iterator[PairBatch]]:
+        """Batches in order, two ahead, read by a thread so that the loader never limits."""
+        ready: queue.Queue[PairBatch | BaseException] = queue.Queue(maxsize=2)
+        closed = threading.Event()
+
+        def put(item: PairBatch | BaseException) -> None:
+            while not closed.is_set():
+                try:
+                    ready.put(item, timeout=0.2)
+                    return
+                except queue.Full:
+                    continue
+
+        def read() -> None:
+            try:
+                for step in range(self.step, self.recipe.steps):
+                    if closed.is_set():
+                        return
+                    put(self.batches.batch(step))
+            except Exception as error:
+                put(error)
+
+        def stream() -> Iterator[PairBatch]:
+            while True:
+                item = ready.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+
+        thread = threading.Thread(target=read, name="batches", daemon=True)
+        thread.start()
+        try:
+            yield stream()
+        finally:
+            closed.set()
+            thread.join()

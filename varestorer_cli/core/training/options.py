@@ -1,0 +1,64 @@
+"""What a training run is asked to do; the commands and the library fill in the same objects."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+STAGES = ("tokenizer", "prerestorer", "teacher", "distill")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """One training run.
+
+    Attributes:
+        stage: one of ``STAGES``.
+        data: folder of photographs, or a text file with one path a line.
+        out: folder of the run; checkpoints, logs, pictures and the model go there.
+        preset: name of the model size.
+        steps, batch, learning_rate: override the preset's recipe where given.
+        losses: overrides of single loss weights by name; 0 switches a term off.
+        head: overrides the student's head, ``bits`` or ``latent`` (distill).
+        seed: of initialisation, data order, augmentation and noise.
+        resume: go on from the run's last checkpoint; starts anew where there is none.
+        init: model file or run whose weights the stage starts from instead of random ones.
+        tokenizer, prerestorer, teacher: earlier stages, run folders or model files; by default the folders of
+            that name beside ``out``.
+        cache: folder for crop caches, by default ``out``'s parent / ``cache``.
+        recipe: degradation recipe, by name or file.
+        crops: training crops cut from the photographs; the preset's number by default.
+        device, precision, threads: where and how to compute.
+        checkpoint_minutes: time between checkpoints.
+        log_every, sample_every: steps between log lines, and between validations with sample pictures.
+        stop_after: minutes after which the run pauses with a checkpoint; for machines lent by the piece.
+        license_text: licence written into the model file.
+        quiet: no progress on stderr.
+    """
+
+    stage: str
+    data: Path
+    out: Path
+    preset: str = "compact"
+    steps: int | None = None
+    batch: int | None = None
+    learning_rate: float | None = None
+    losses: Mapping[str, float] = field(default_factory=dict)
+    head: str | None = None
+    seed: int = 0
+    resume: bool = False
+    init: Path | None = None
+    tokenizer: Path | None = None
+    prerestorer: Path | None = None
+    teacher: Path | None = None
+    cache: Path | None = None
+    recipe: str = "moderate"
+    crops: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    checkpoint_minutes: float = 5.0
+    log_every: int = 20
+    sample_every: int = 500
+    stop_after: float | None = None
+    license_text: str = ""
+    quiet: bool = False

@@ -1,0 +1,315 @@
+"""The stages before the student: pre-restorer, tokenizer, teacher.
+
+A task knows its networks and its losses; the loop (``loop.py``) knows steps, optimiser and files. Pictures come in
+as uint8 batches and are turned into tensors here: sharp ones in [-1, 1], degraded ones upscaled in [0, 1].
+
+Shapes: B batch, P patch side in pixels, L positions of all scales, d bits per code.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from models.discriminator import FeatureDiscriminator
+from models.losses import (
+    bit_cross_entropy,
+    bit_entropies,
+    feature_distance,
+    gradient_l1,
+    logit_difference,
+    psnr,
+    texture_distance,
+)
+from models.pyramid import draw_flips
+from models.quantizer import straight_through
+from models.tokenizer import ImageTokenizer
+from models.transformer import Transformer
+from varestorer_cli.core.dataset import PairBatch
+from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.training.perceptual import LiteFeatures, PerceptualLoss, lpips_loss
+
+Terms = dict[str, Tensor]
+
+
+class Task(Protocol):
+    """What the loop needs of a stage."""
+
+    unit: str
+
+    @property
+    def trained(self) -> nn.Module:
+        """Holds the parameters that are trained, averaged and kept in checkpoints."""
+
+    def terms(self, batch: PairBatch, generator: torch.Generator) -> Terms:
+        """Loss terms by name; those with a weight are summed, the rest only logged."""
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """Optimiser groups; ``scale`` multiplies the learning rate."""
+
+    def validate(self, batch: PairBatch) -> tuple[dict[str, float], list[Tensor]]:
+        """Figures of one validation batch and columns of pictures in [0, 1]."""
+
+    def components(self) -> Mapping[str, nn.Module]:
+        """Modules by name for the model file."""
+
+
+def sharp(batch: PairBatch, device: torch.device) -> Tensor:
+    """Reference pictures (B, 3, P, P) in [-1, 1]."""
+    return _pixels(batch.hq, device).mul_(2).sub_(1)
+
+
+def degraded(batch: PairBatch, device: torch.device) -> Tensor:
+    """Degraded pictures upscaled to the reference's size, (B, 3, P, P) in [0, 1]."""
+    small = _pixels(batch.lq, device)
+    return F.interpolate(small, size=batch.hq.shape[-2:], mode="bicubic", align_corners=False).clamp_(0, 1)
+
+
+def _pixels(picture: Tensor, device: torch.device) -> Tensor:
+    moved = picture.to(device, non_blocking=True)
+    return moved.to(torch.float32, memory_format=torch.channels_last).div_(255)
+
+
+class PictureLosses:
+    """The picture terms a recipe asks for, computed on (result, reference) in [-1, 1].
+
+    Args:
+        weights: loss weights by name; terms without a weight are not computed.
+        device: of the feature networks.
+    """
+
+    NAMES = ("l1", "mse", "gradient", "texture", "features", "perceptual", "adversarial", "discriminator")
+    JUDGED = 4  # stages the discriminator sees: strides 2 to 16, texture rather than content
+
+    def __init__(self, weights: Mapping[str, float], device: torch.device) -> None:
+        if bool(weights.get("adversarial")) != bool(weights.get("discriminator")):
+            raise UsageError("the loss terms 'adversarial' and 'discriminator' only make sense together")
+        self.weights = weights
+        wanted = weights.get("features") or weights.get("adversarial")
+        self.features = LiteFeatures().to(device) if wanted else None
+        self.discriminator: FeatureDiscriminator | None = None
+        if weights.get("adversarial"):
+            self.discriminator = FeatureDiscriminator(LiteFeatures.CHANNELS[: self.JUDGED]).to(device)
+        self.perceptual: PerceptualLoss | None = lpips_loss(device) if weights.get("perceptual") else None
+
+    def trained_with(self, module: nn.Module) -> nn.Module:
+        """The module, and with it the discriminator where there is one: both are optimised and checkpointed."""
+        if self.discriminator is None:
+            return module
+        return nn.ModuleDict({"model": module, "discriminator": self.discriminator})
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """The discriminator's group, if any; low momentum, as it chases a moving target."""
+        if self.discriminator is None:
+            return []
+        return [{"params": list(self.discriminator.parameters()), "scale": 1.0, "betas": (0.5, 0.99)}]
+
+    def __call__(self, result: Tensor, reference: Tensor) -> Terms:
+        """Terms by name."""
+        terms: Terms = {}
+        if self.weights.get("l1"):
+            terms["l1"] = (result - reference).abs().mean()
+        if self.weights.get("mse"):
+            terms["mse"] = (result - reference).square().mean()
+        if self.weights.get("gradient"):
+            terms["gradient"] = gradient_l1(result, reference)
+        if self.weights.get("texture"):
+            terms["texture"] = texture_distance(result, reference)
+        if self.features is not None:
+            stages, references = self.features.pair(result, reference)
+            if self.weights.get("features"):
+                terms["features"] = feature_distance(stages, references)
+            if self.discriminator is not None:
+                seen = slice(self.JUDGED)
+                players = self.discriminator.losses(stages[seen], references[seen])
+                terms["adversarial"], terms["discriminator"] = players
+        if self.perceptual is not None:
+            terms["perceptual"] = self.perceptual(result, reference)
+        return terms
+
+
+def check_terms(weights: Mapping[str, float], known: tuple[str, ...], stage: str) -> None:
+    """Refuse loss names the stage does not have.
+
+    Raises:
+        UsageError: an unknown name, or no term at all.
+    """
+    unknown = sorted(set(weights) - set(known))
+    if unknown:
+        raise UsageError(f"stage {stage} has no loss term {unknown[0]!r}; it knows {', '.join(known)}")
+    if not any(weights.values()):
+        raise UsageError(f"stage {stage}: every loss weight is 0, there is nothing to train on")
+
+
+class PrerestorerTask:
+    """Pre-restorer on pairs (L1 or L2); frozen in every later stage."""
+
+    unit = "patches"
+
+    def __init__(self, module: nn.Module, weights: Mapping[str, float], device: torch.device) -> None:
+        check_terms(weights, PictureLosses.NAMES, "prerestorer")
+        self.module = module
+        self.device = device
+        self.losses = PictureLosses(weights, device)
+        self.trained = self.losses.trained_with(module)
+
+    def terms(self, batch: PairBatch, generator: torch.Generator) -> Terms:
+        """Picture terms of the pre-restored patch."""
+        return self.losses(self.module(degraded(batch, self.device)) * 2 - 1, sharp(batch, self.device))
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """The network; with an adversarial term the discriminator too."""
+        return [{"params": list(self.module.parameters()), "scale": 1.0}, *self.losses.parameter_groups()]
+
+    def validate(self, batch: PairBatch) -> tuple[dict[str, float], list[Tensor]]:
+        """PSNR of the result and of bicubic upscaling, over RGB."""
+        bicubic, reference = degraded(batch, self.device), (sharp(batch, self.device) + 1) / 2
+        result = self.module(bicubic).clamp(0, 1)
+        figures = {
+            "psnr": float(psnr(result, reference, 1.0).mean()),
+            "psnr_bicubic": float(psnr(bicubic, reference, 1.0).mean()),
+        }
+        return figures, [bicubic, result, reference]
+
+    def components(self) -> Mapping[str, nn.Module]:
+        """The pre-restorer."""
+        return {"prerestorer": self.module}
+
+
+class TokenizerTask:
+    """Autoencoder through the bits: reconstruction, codebook, commitment and entropy terms."""
+
+    unit = "tiles"
+    NAMES = (*PictureLosses.NAMES, "codebook", "commitment", "entropy")
+
+    def __init__(self, tokenizer: ImageTokenizer, weights: Mapping[str, float], device: torch.device) -> None:
+        check_terms(weights, self.NAMES, "tokenizer")
+        self.tokenizer = tokenizer
+        self.device = device
+        self.entropy = bool(weights.get("entropy"))
+        self.losses = PictureLosses(weights, device)
+        self.trained = self.losses.trained_with(tokenizer)
+
+    @torch.no_grad()
+    def initialise(self, pictures_B3PP: Tensor, generator: torch.Generator) -> None:
+        """Principal components of patches into the linear path, residual sizes into the gains.
+
+        A random rotation spreads the variance evenly over the bits, which all have equal weight.
+
+        Args:
+            pictures_B3PP: a sample of sharp pictures in [-1, 1].
+            generator: of the rotation and the choice of patches.
+        """
+        autoencoder, config = self.tokenizer.autoencoder, self.tokenizer.config
+        if config.autoencoder.linear_path:
+            f, d = config.autoencoder.stride, config.autoencoder.latent_channels
+            patches = F.unfold(pictures_B3PP.float(), f, stride=f).transpose(1, 2).flatten(0, 1)
+            mean = patches.mean(0)
+            covariance = (patches - mean).T @ (patches - mean) / len(patches)
+            vectors = torch.linalg.eigh(covariance).eigenvectors[:, -d:]
+            rotation = torch.linalg.qr(torch.randn(d, d, generator=generator).to(vectors.device)).Q
+            autoencoder.set_linear_basis((vectors @ rotation).T.contiguous(), mean)
+        if config.quantizer.learned_gains:
+            sample = self.tokenizer.encode(pictures_B3PP[:16])
+            self.tokenizer.quantizer.init_gains(sample, config.schedule)
+
+    def terms(self, batch: PairBatch, generator: torch.Generator) -> Terms:
+        """Picture terms of the round trip and the terms between latent and codes."""
+        reference = sharp(batch, self.device)
+        latent = self.tokenizer.encode(reference).float()
+        quantized = self.tokenizer.quantize(latent)
+        accumulated = quantized.accumulated_Bdhw
+        decoded = self.tokenizer.decode(straight_through(latent, accumulated), clamp=False).float()
+        terms = self.losses(decoded, reference)
+        size = latent.detach().square().mean().clamp_min(1e-8)  # relative, so that weights fit any latent
+        if self.tokenizer.config.quantizer.learned_gains:
+            terms["codebook"] = (accumulated - latent.detach()).square().mean() / size
+        terms["commitment"] = (latent - accumulated.detach()).square().mean() / size
+        if self.entropy:
+            root = self.tokenizer.config.quantizer.bits**0.5
+            rows = [(r * root).flatten(2).transpose(1, 2) for r in quantized.residuals]
+            single, spread = bit_entropies(torch.cat(rows, dim=1))
+            terms["entropy"] = single - spread
+        bits = quantized.bits_BLd.float().mean(dim=(0, 1))
+        terms["dead_bits"] = ((bits < 0.01) | (bits > 0.99)).float().mean()
+        return terms
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """The linear path learns at a quarter of the rate: it starts at its optimum."""
+        linear = [p for name, p in self.tokenizer.named_parameters() if ".linear." in name]
+        rest = [p for name, p in self.tokenizer.named_parameters() if ".linear." not in name and p.requires_grad]
+        groups: list[dict[str, object]] = [{"params": rest, "scale": 1.0}]
+        if linear:
+            groups.append({"params": linear, "scale": 0.25})
+        return [*groups, *self.losses.parameter_groups()]
+
+    def validate(self, batch: PairBatch) -> tuple[dict[str, float], list[Tensor]]:
+        """PSNR of the round trip over RGB: the ceiling of every restorer on this tokenizer."""
+        reference = sharp(batch, self.device)
+        result = self.tokenizer(reference)
+        return {"psnr": float(psnr(result, reference).mean())}, [(result + 1) / 2, (reference + 1) / 2]
+
+    def components(self) -> Mapping[str, nn.Module]:
+        """The tokenizer."""
+        return {"tokenizer": self.tokenizer}
+
+
+class TeacherTask:
+    """Multi-step transformer on sharp pictures: bit cross-entropy with bitwise self-correction."""
+
+    unit = "tiles"
+
+    def __init__(
+        self,
+        tokenizer: ImageTokenizer,
+        transformer: Transformer,
+        weights: Mapping[str, float],
+        flip: float,
+        device: torch.device,
+    ) -> None:
+        check_terms(weights, ("cross_entropy",), "teacher")
+        self.tokenizer = tokenizer.requires_grad_(False)
+        self.trained = self.transformer = transformer
+        self.flip = flip
+        self.device = device
+
+    def terms(self, batch: PairBatch, generator: torch.Generator) -> Terms:
+        """Cross-entropy of every bit given a history with flipped bits; scales weighted by side length."""
+        config = self.tokenizer.config
+        with torch.no_grad():
+            latent = self.tokenizer.encode(sharp(batch, self.device)).float()
+            size = len(batch.hq)
+            flips = draw_flips(size, config.quantizer.bits, config.schedule, self.flip, generator)
+            quantized = self.tokenizer.quantizer(latent, config.schedule, flips.to(self.device))
+        difference = self._difference(quantized.tokens_BLd, size)
+        sides = [float(h * w) ** 0.5 for h, w in config.schedule.grids]
+        loss = bit_cross_entropy(difference, quantized.bits_BLd, config.schedule.slices, sides)
+        accuracy = ((difference > 0) == quantized.bits_BLd.bool()).float().mean()
+        return {"cross_entropy": loss, "bit_accuracy": accuracy}
+
+    def _difference(self, tokens_BLd: Tensor, batch: int) -> Tensor:
+        condition = self.transformer.encode_condition(None, batch)
+        return logit_difference(self.transformer(tokens_BLd, self.tokenizer.config.schedule, condition, causal=True))
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """One group."""
+        return [{"params": [p for p in self.trained.parameters() if p.requires_grad], "scale": 1.0}]
+
+    def validate(self, batch: PairBatch) -> tuple[dict[str, float], list[Tensor]]:
+        """Cross-entropy and accuracy on clean histories, and pictures of the teacher-forced likelier bits."""
+        config = self.tokenizer.config
+        reference = sharp(batch, self.device)
+        quantized = self.tokenizer.quantize(self.tokenizer.encode(reference).float())
+        difference = self._difference(quantized.tokens_BLd, len(batch.hq))
+        sides = [float(h * w) ** 0.5 for h, w in config.schedule.grids]
+        loss = bit_cross_entropy(difference, quantized.bits_BLd, config.schedule.slices, sides)
+        accuracy = ((difference > 0) == quantized.bits_BLd.bool()).float().mean()
+        decoded = self.tokenizer.decode(self.tokenizer.quantizer.accumulate(difference > 0, config.schedule))
+        figures = {"cross_entropy": float(loss), "bit_accuracy": float(accuracy)}
+        return figures, [(decoded + 1) / 2, (reference + 1) / 2]
+
+    def components(self) -> Mapping[str, nn.Module]:
+        """Teacher and its tokenizer."""
+        return {"tokenizer": self.tokenizer, "transformer": self.transformer}
