@@ -50,7 +50,7 @@ parity: $(VENV)/.installed-dev  ## Only the comparison with vectors of the relea
 	$(BIN)/pytest -q -m "parity"
 
 bench: $(VENV)/.installed-dev  ## Speed of the bundled model's stages and of the whole command, as ratios
-	OMP_NUM_THREADS= $(BIN)/python -m varestorer_cli.core.benchmarks
+	OMP_NUM_THREADS= $(BIN)/python -m varestorer_cli.core.speed
 
 demo: $(VENV)/.installed  ## Install, restore the bundled sample photographs into demo-out/, say where
 	OMP_NUM_THREADS= $(BIN)/varestorer restore varestorer_cli/data/samples demo-out

@@ -102,9 +102,11 @@ class ResidualBlock(nn.Module):
 
 def _blocks(count: int, channels_in: int, width: int, config: AutoencoderConfig) -> tuple[list[ResidualBlock], int]:
     """Residual blocks of one level and the channels that leave them."""
-    widths = [channels_in] + [width] * count
-    blocks = [ResidualBlock(a, b, config.norm, config.residual_scale) for a, b in zip(widths, widths[1:], strict=False)]
-    return blocks, widths[-1]
+    blocks = [
+        ResidualBlock(width if index else channels_in, width, config.norm, config.residual_scale)
+        for index in range(count)
+    ]
+    return blocks, width if count else channels_in
 
 
 class Downsample(nn.Module):
@@ -185,7 +187,7 @@ class Encoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         c, widths = config, config.widths
-        self.unshuffle = c.unshuffle
+        self.unshuffle, self.normalised = c.unshuffle, c.norm == "group"
         self.conv_in = nn.Conv2d(3 * c.unshuffle**2, widths[0], 3, padding=1)
         self.down = nn.ModuleList()
         channels = widths[0]
@@ -199,6 +201,9 @@ class Encoder(nn.Module):
 
     def forward(self, image_B3HW: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, d, H/f, W/f); H and W multiples of f."""
+        if self.normalised:
+            # CPU GroupNorm rounds by memory layout: in channels_last the released latent moves by 2e-3
+            image_B3HW = image_B3HW.contiguous()
         x = F.pixel_unshuffle(image_B3HW, self.unshuffle) if self.unshuffle > 1 else image_B3HW
         x = self.conv_in(x)
         for stage in self.down:
@@ -237,6 +242,8 @@ class Decoder(nn.Module):
 
     def forward(self, latent_Bdhw: Tensor, guide_B3HW: Tensor | None = None) -> Tensor:
         """(B, d, h, w) and optionally a guide (B, 3, f h, f w) in [-1, 1] -> (B, 3, f h, f w)."""
+        # channels_last is the faster layout, and the one in which GroupNorm rounds as the released pictures did
+        latent_Bdhw = latent_Bdhw.contiguous(memory_format=torch.channels_last)
         x = self.mid(self.conv_in(latent_Bdhw))
         for level in reversed(range(len(self.up))):
             if level == 0 and guide_B3HW is not None:

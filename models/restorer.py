@@ -18,6 +18,7 @@ from models.color_fix import adain_fix, wavelet_fix
 from models.losses import gumbel_bits, logit_difference
 from models.quantizer import Quantized, resample, straight_through
 from models.sampler import draw_bits
+from models.schedule import ScaleSchedule
 from models.tokenizer import ImageTokenizer
 from models.transformer import Condition, Transformer
 
@@ -35,6 +36,8 @@ class RestorerConfig:
         sampling: default way from logits to codes, the best on validation for the model at hand.
         color_fix: default colour fix; ``wavelet`` takes the low band from the pre-restored picture.
         wavelet_levels: dyadic levels counted as high band; 1 = finest detail only, 5 = all but colour and shading.
+        largest_tile: the model also takes tiles up to this side, in steps of its stride, with stretched scales;
+            fewer tiles then cover a picture. 0 = its native tile only.
     """
 
     scale: int = 4
@@ -42,6 +45,7 @@ class RestorerConfig:
     sampling: Sampling = "sample"
     color_fix: ColorFix = "none"
     wavelet_levels: int = 5
+    largest_tile: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,12 @@ class Prediction:
     Attributes:
         difference_BLd: logit differences (score of bit value 1 minus score of 0).
         latent_Bdhw: predicted latent; None for a bits head.
+        schedule: scales the positions belong to.
     """
 
     difference_BLd: Tensor
     latent_Bdhw: Tensor | None
+    schedule: ScaleSchedule
 
 
 @dataclass(frozen=True)
@@ -115,8 +121,13 @@ class Restorer(nn.Module):
         return self.tokenizer.config.tile
 
     @property
+    def tile_sides(self) -> range:
+        """Sides a tile may have, the native one first."""
+        return range(self.tile, max(self.tile, self.config.largest_tile) + 1, self.tokenizer.config.autoencoder.stride)
+
+    @property
     def uniforms_shape(self) -> tuple[int, int, int]:
-        """(L, d, 2): uniform random numbers one tile needs with ``sampling="sample"``."""
+        """(L, d, 2): uniform random numbers one tile of native size needs with ``sampling="sample"``."""
         return self.tokenizer.config.schedule.length, self.tokenizer.config.quantizer.bits, 2
 
     def prerestore(self, degraded_B3TT: Tensor) -> Tensor:
@@ -132,15 +143,16 @@ class Restorer(nn.Module):
             latent_Bdhw: its latent before quantisation.
             condition: text condition; the learned null condition by default.
         """
-        schedule = self.tokenizer.config.schedule
+        height, width = latent_Bdhw.shape[-2:]
+        schedule = self.tokenizer.schedule_for((height, width))
         if condition is None:
             condition = self.transformer.encode_condition(None, latent_Bdhw.shape[0])
         tokens = quantized.tokens_with_extra() if self.config.extra_block else quantized.tokens_BLd
         out = self.transformer(tokens, schedule, condition, extra_block=self.config.extra_block)
         if self.transformer.config.head == "bits":
-            return Prediction(logit_difference(out), None)
-        latent = latent_Bdhw.float() + self._summed(out)
-        return Prediction(self.residual_logits(self.tokenizer.quantize(latent).residuals), latent)
+            return Prediction(logit_difference(out), None, schedule)
+        latent = latent_Bdhw.float() + self._summed(out, schedule)
+        return Prediction(self.residual_logits(self.tokenizer.quantize(latent).residuals), latent, schedule)
 
     def residual_logits(self, residuals: tuple[Tensor, ...]) -> Tensor:
         """Pooled residuals of every scale -> logit differences (B, L, d).
@@ -152,8 +164,8 @@ class Restorer(nn.Module):
         rows = [(r * (2 * root / quantizer.gain(k))).flatten(2).transpose(1, 2) for k, r in enumerate(residuals)]
         return torch.cat(rows, dim=1)
 
-    def _summed(self, rows_BLd: Tensor) -> Tensor:
-        schedule, quantizer = self.tokenizer.config.schedule, self.tokenizer.quantizer
+    def _summed(self, rows_BLd: Tensor, schedule: ScaleSchedule) -> Tensor:
+        quantizer = self.tokenizer.quantizer
         maps = [
             resample(quantizer.scale_map(rows_BLd[:, rows].float(), grid), schedule.latent_grid)
             for rows, grid in zip(schedule.slices, schedule.grids, strict=True)
@@ -173,7 +185,7 @@ class Restorer(nn.Module):
         Raises:
             ValueError: ``sample`` without noise.
         """
-        schedule, quantizer = self.tokenizer.config.schedule, self.tokenizer.quantizer
+        schedule, quantizer = prediction.schedule, self.tokenizer.quantizer
         if prediction.latent_Bdhw is not None and sampling in ("argmax", "consistent"):
             return self.tokenizer.quantize(prediction.latent_Bdhw).accumulated_Bdhw
         difference = prediction.difference_BLd
@@ -204,18 +216,21 @@ class Restorer(nn.Module):
         """Restore a batch of tiles.
 
         Args:
-            degraded_B3TT: tiles already upscaled to the wanted size, (B, 3, T, T) in [0, 1].
+            degraded_B3TT: tiles already upscaled to the wanted size, (B, 3, T, T) in [0, 1]; each side one of
+                ``tile_sides``.
             condition: text condition; the learned null condition by default.
-            uniforms: noise for ``sampling="sample"``, (B, L, d, 2) in [0, 1).
+            uniforms: noise for ``sampling="sample"``, (B, L, d, 2) in [0, 1); native tiles only.
             sampling: overrides the model's default.
             fidelity: 0 gives the pre-restored picture, 1 the model's; between, their mix.
             color_fix: overrides the model's default.
 
         Raises:
-            ValueError: the tiles have another size than the model's.
+            ValueError: the tiles have a size the model does not work on.
         """
-        if tuple(degraded_B3TT.shape[-2:]) != (self.tile, self.tile):
-            raise ValueError(f"tiles are {tuple(degraded_B3TT.shape[-2:])}, the model works on {self.tile}x{self.tile}")
+        sides = self.tile_sides
+        if any(side not in sides for side in degraded_B3TT.shape[-2:]):
+            known = f"{self.tile}" if len(sides) == 1 else f"{sides[0]} to {sides[-1]} in steps of {sides.step}"
+            raise ValueError(f"tiles are {tuple(degraded_B3TT.shape[-2:])}, the model works on sides of {known}")
         prerestored = self.prerestore(degraded_B3TT)
         latent = self.tokenizer.encode(prerestored * 2 - 1).float()
         prediction = self.predict(self.tokenizer.quantize(latent), latent, condition)
@@ -242,7 +257,7 @@ class Restorer(nn.Module):
             )
         difference = prediction.difference_BLd
         logits = torch.stack([torch.zeros_like(difference), difference], dim=-1)
-        return self.tokenizer.quantizer.accumulate(gumbel_bits(logits, uniforms_BLd2), self.tokenizer.config.schedule)
+        return self.tokenizer.quantizer.accumulate(gumbel_bits(logits, uniforms_BLd2), prediction.schedule)
 
     def with_config(self, **changes: object) -> "Restorer":
         """The same parts under changed settings."""

@@ -43,9 +43,20 @@ class ImageTokenizer(nn.Module):
         """Image (B, 3, H, W) in [-1, 1] -> latent (B, d, h, w)."""
         return self.autoencoder.encode(image_B3HW)
 
+    def schedule_for(self, grid: tuple[int, int]) -> ScaleSchedule:
+        """The schedule of a latent grid: the native one, its full-resolution scales stretched to the grid.
+
+        Coarse scales keep their grids; they pool over larger areas then.
+        """
+        schedule = self.config.schedule
+        if grid == schedule.latent_grid:
+            return schedule
+        return ScaleSchedule(tuple(grid if g == schedule.latent_grid else g for g in schedule.grids))
+
     def quantize(self, latent_Bdhw: Tensor) -> Quantized:
         """Latent -> bits of all scales, pyramid tokens and accumulated codes."""
-        return self.quantizer(latent_Bdhw, self.config.schedule)  # type: ignore[no-any-return]
+        height, width = latent_Bdhw.shape[-2:]
+        return self.quantizer(latent_Bdhw, self.schedule_for((height, width)))  # type: ignore[no-any-return]
 
     def decode(self, accumulated_Bdhw: Tensor, guide_B3HW: Tensor | None = None, *, clamp: bool = True) -> Tensor:
         """Accumulated codes -> image (B, 3, H, W) in [-1, 1]."""

@@ -117,8 +117,22 @@ def test_items_of_a_batch_do_not_mix() -> None:
 
 def test_other_tile_sizes_are_refused() -> None:
     restorer = build()
-    with pytest.raises(ValueError, match=r"tiles are \(32, 32\), the model works on 64x64"):
+    with pytest.raises(ValueError, match=r"tiles are \(32, 32\), the model works on sides of 64$"):
         restorer(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(ValueError, match="sides of 64 to 80 in steps of 8"):
+        restorer.with_config(largest_tile=80)(torch.zeros(1, 3, 64, 84))
+
+
+@pytest.mark.parametrize("head", ["bits", "latent"])
+def test_stretched_tiles_cover_more_with_the_same_weights(head: str) -> None:
+    restorer = build(head).with_config(largest_tile=96)  # type: ignore[arg-type]
+    assert list(restorer.tile_sides) == [64, 72, 80, 88, 96]
+    tile = torch.rand(1, 3, 72, 96, generator=torch.Generator().manual_seed(1))
+    out = restorer(tile)
+    assert out.image_B3TT.shape == tile.shape
+    schedule = restorer.tokenizer.schedule_for((9, 12))
+    assert schedule.grids == ((1, 1), (2, 2), (4, 4), (9, 12))
+    assert torch.isfinite(out.image_B3TT).all()
 
 
 @pytest.mark.parametrize("head", ["bits", "latent"])

@@ -248,6 +248,8 @@ def load_restorer(model: str | Path = "auto", device: torch.device | str = "cpu"
             f"{path}: holds only {', '.join(bundle.components)}, not a whole restorer; run varestorer distill first"
         )
     restorer = Restorer.from_components(bundle.restorer, bundle.components)
+    if restorer.tokenizer.config.autoencoder.norm == "none":  # with norms the encoder keeps the released layout
+        restorer = restorer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return LoadedModel(restorer.to(device).eval(), bundle.sha256, name, bundle.notes)
 
 

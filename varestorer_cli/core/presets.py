@@ -102,12 +102,14 @@ def _compact() -> Preset:
         student_head="latent",
         adapter_rank=0,
         guided=True,
-        restorer=RestorerConfig(extra_block=False, sampling="argmax", color_fix="none", wavelet_levels=1),
+        restorer=RestorerConfig(
+            extra_block=False, sampling="argmax", color_fix="none", wavelet_levels=1, largest_tile=320
+        ),
         recipes={
             "prerestorer": Recipe(6000, 8, 128, 4e-4, {"l1": 1.0}),
-            "tokenizer": Recipe(4000, 2, 256, 4e-4, {"l1": 1.0, "gradient": 0.5, "codebook": 1.0, "commitment": 0.1}),
+            "tokenizer": Recipe(2500, 2, 256, 4e-4, {"l1": 1.0, "gradient": 0.5, "codebook": 1.0, "commitment": 0.1}),
             "teacher": Recipe(
-                800,
+                500,
                 4,
                 256,
                 1e-3,
@@ -118,11 +120,19 @@ def _compact() -> Preset:
                 flip=0.3,
             ),
             "distill": Recipe(
-                4000,
+                3600,
                 2,
                 256,
                 4e-4,
-                {"l1": 1.0, "gradient": 0.25, "features": 0.15, "kl": 0.005, "commitment": 0.05},
+                {
+                    "l1": 1.0,
+                    "gradient": 0.25,
+                    "features": 0.1,
+                    "adversarial": 0.02,
+                    "discriminator": 1.0,
+                    "kl": 0.005,
+                    "latent": 0.05,
+                },
                 ema=0.998,
                 decoder=1.0,
             ),

@@ -12,9 +12,31 @@ from torch import Tensor, nn
 from models.losses import bit_cross_entropy, bit_kl, logit_difference, psnr
 from models.quantizer import Quantized, resample
 from models.restorer import Prediction, Restorer
+from models.schedule import ScaleSchedule
 from models.transformer import Transformer
 from varestorer_cli.core.dataset import PairBatch
 from varestorer_cli.core.training.tasks import PictureLosses, Terms, check_terms, degraded, sharp
+
+
+class BitTemperature(nn.Module):
+    """One learned factor per scale between residuals and logits.
+
+    The residuals of a latent head have the size that decodes best, not the one that says how sure it is. Without the
+    factor, the KL to an unsure teacher would shrink the latent itself.
+
+    Args:
+        schedule: whose scales get a factor, 1 at first.
+    """
+
+    def __init__(self, schedule: ScaleSchedule) -> None:
+        super().__init__()
+        self.logarithm = nn.Parameter(torch.zeros(len(schedule)))
+        self._schedule = schedule
+
+    def forward(self, difference_BLd: Tensor) -> Tensor:
+        """Logit differences of a latent head -> calibrated ones."""
+        factors = self.logarithm.exp()[self._schedule.scale_index(difference_BLd.device)]
+        return difference_BLd * factors[:, None]
 
 
 class DistillTask:
@@ -44,7 +66,11 @@ class DistillTask:
         self.teacher = teacher.requires_grad_(False).eval()
         self.weights, self.decoder, self.device = weights, decoder, device
         self.losses = PictureLosses(weights, device)
-        self.trained = self.losses.trained_with(restorer)
+        self.temperature: BitTemperature | None = None
+        if restorer.transformer.config.head == "latent" and (weights.get("kl") or weights.get("cross_entropy")):
+            self.temperature = BitTemperature(restorer.tokenizer.config.schedule).to(device)
+        parts = {"model": restorer, "discriminator": self.losses.discriminator, "temperature": self.temperature}
+        self.trained = nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
         restorer.prerestorer.requires_grad_(False)
         restorer.tokenizer.requires_grad_(False)
         if decoder:
@@ -116,7 +142,8 @@ class DistillTask:
             residuals.append(residual)
             codes = quantizer.scale_map(quantizer.codes(target.bits_BLd[:, rows], k), grid)
             history = history + resample(codes, schedule.latent_grid)
-        return self.restorer.residual_logits(tuple(residuals))
+        difference = self.restorer.residual_logits(tuple(residuals))
+        return self.temperature(difference) if self.temperature is not None else difference
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """Transformer (or its adapters) and, with its own factor, the decoder."""
@@ -125,6 +152,8 @@ class DistillTask:
         if self.decoder:
             decoder = [p for p in self.restorer.tokenizer.parameters() if p.requires_grad]
             groups.append({"params": decoder, "scale": self.decoder})
+        if self.temperature is not None:
+            groups.append({"params": list(self.temperature.parameters()), "scale": 10.0})
         return [*groups, *self.losses.parameter_groups()]
 
     def validate(self, batch: PairBatch) -> tuple[dict[str, float], list[Tensor]]:

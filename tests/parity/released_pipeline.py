@@ -1,0 +1,134 @@
+"""The released command from picture to picture around our modules, its habits included.
+
+It squashes a picture to one square tile or always pads a tiled one, truncates to 8 bits and returns BGR; none of
+that is wanted elsewhere, so it lives with the tests that compare whole pictures.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from models.autoencoder import Autoencoder
+from models.quantizer import MultiScaleQuantizer
+from models.sampler import draw_bits
+from models.schedule import ScaleSchedule
+from models.swinir import SwinIR
+from models.transformer import Condition, Transformer
+
+Picture = NDArray[np.uint8]
+
+TILE = 512
+OVERLAP = 128
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What one tile passes through, in order: (1, 3, T, T) pictures, (1, d, h, w) maps, (1, L, d) rows."""
+
+    clean: Tensor
+    latent: Tensor
+    bits_in: Tensor
+    tokens: Tensor
+    logits: Tensor
+    bits: Tensor
+    codes: Tensor
+    image: Tensor
+
+
+@dataclass(frozen=True)
+class ReleasedModels:
+    """The three networks and the schedule of the released command."""
+
+    prerestorer: SwinIR
+    autoencoder: Autoencoder
+    transformer: Transformer
+    quantizer: MultiScaleQuantizer
+    schedule: ScaleSchedule
+
+    @torch.inference_mode()
+    def restore_tile(self, tile: Picture, condition: Condition, uniforms_1Ld2: Tensor) -> Steps:
+        """One 512 x 512 tile, 8-bit RGB."""
+        image = torch.from_numpy(tile.copy()).permute(2, 0, 1)[None].float() / 255 * 2 - 1
+        clean = self.prerestorer((image + 1) / 2)
+        latent = self.autoencoder.encode(clean + clean - 1)
+        quantized = self.quantizer(latent, self.schedule)
+        tokens = quantized.tokens_with_extra()
+        logits = self.transformer(tokens, self.schedule, condition, extra_block=True)
+        bits = draw_bits(logits, uniforms_1Ld2)
+        codes = self.quantizer.accumulate(bits, self.schedule)
+        restored = self.autoencoder.decode(codes)
+        return Steps(clean, latent, quantized.bits_BLd, tokens, logits, bits, codes, restored)
+
+
+def to_bgr(image_13HW: Tensor) -> Picture:
+    """[-1, 1] -> 8-bit BGR by truncation, in float32."""
+    values = (image_13HW[0].permute(1, 2, 0) + 1) / 2 * 255
+    return values.to(torch.uint8).flip(-1).numpy()
+
+
+def restore_picture(
+    picture_rgb: Picture, sr_scale: float, *, tiled: bool, restore: Callable[[Picture], Picture]
+) -> Picture:
+    """The command's handling of a whole picture.
+
+    Args:
+        picture_rgb: 8-bit HWC.
+        sr_scale: factor of both sides.
+        tiled: overlapping tiles instead of one squashed one.
+        restore: 512 x 512 RGB tile -> BGR tile.
+
+    Returns:
+        8-bit BGR picture.
+    """
+    height, width = (max(1, round(side * sr_scale)) for side in picture_rgb.shape[:2])
+    image = Image.fromarray(picture_rgb)
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    if tiled:
+        return _restore_tiled(np.asarray(image), restore)
+    square = image if image.size == (TILE, TILE) else image.resize((TILE, TILE), Image.Resampling.LANCZOS)
+    restored = restore(np.asarray(square))
+    if (width, height) == (TILE, TILE):
+        return restored
+    return np.array(Image.fromarray(restored).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def _restore_tiled(picture: Picture, restore: Callable[[Picture], Picture]) -> Picture:
+    height, width = picture.shape[:2]
+    padded = np.pad(picture, ((OVERLAP, OVERLAP), (OVERLAP, OVERLAP), (0, 0)), mode="reflect")
+    weighted = np.zeros(padded.shape, np.float32)
+    weights = np.zeros((*padded.shape[:2], 1), np.float32)
+    window = _tile_weight()
+    for top in _positions(padded.shape[0]):
+        for left in _positions(padded.shape[1]):
+            tile = padded[top : top + TILE, left : left + TILE]
+            rows, columns = tile.shape[:2]
+            tile = np.pad(tile, ((0, TILE - rows), (0, TILE - columns), (0, 0)), mode="reflect")
+            restored = restore(tile)[:rows, :columns].astype(np.float32)
+            weight = window[:rows, :columns, None]
+            weighted[top : top + rows, left : left + columns] += restored * weight
+            weights[top : top + rows, left : left + columns] += weight
+    blended = np.rint(weighted / np.maximum(weights, 1e-8)).clip(0, 255).astype(np.uint8)
+    return blended[OVERLAP : OVERLAP + height, OVERLAP : OVERLAP + width]
+
+
+def _positions(size: int) -> Iterator[int]:
+    if size <= TILE:
+        yield 0
+        return
+    last = size - TILE
+    yield from range(0, last, TILE - OVERLAP)
+    yield last
+
+
+def _tile_weight() -> NDArray[np.float32]:
+    position = np.arange(TILE, dtype=np.float64)
+    middle = (TILE - 1) / 2
+    profile = np.exp(-((position - middle) ** 2) / TILE**2 / 0.02) / np.sqrt(2 * np.pi * 0.01)
+    window = np.outer(profile, profile).astype(np.float32)
+    return window / window.max()
