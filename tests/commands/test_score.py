@@ -1,0 +1,208 @@
+import csv
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import fakes
+import numpy as np
+import pytest
+from conftest import Ran, load, photo, save
+
+Cli = Callable[..., Ran]
+
+
+@pytest.fixture(autouse=True)
+def no_pyiqa(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The tests run as if pyiqa were absent, in an empty folder, without a data root."""
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+    monkeypatch.delenv("VARESTORER_DATA", raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Three restored images in out/, their references in gt/."""
+    for i, name in enumerate(("a", "b", "c")):
+        reference = photo(24, 24, seed=i)
+        save(tmp_path / f"gt/{name}.png", reference)
+        save(tmp_path / f"out/{name}.png", np.clip(reference.astype(int) + 4 + i, 0, 255).astype(np.uint8))
+    return tmp_path / "out"
+
+
+def test_prints_and_writes(cli: Cli, out: Path) -> None:
+    ran = cli("score", "out", "--reference", "gt")
+    assert ran.code == 0
+    assert "out against gt: 3 pairs scored, 0 failed" in ran.out
+    assert "Protocol both: PSNR and SSIM on Y of YCbCr (ITU-R BT.601, 16-235) and RGB; 8 bit, border crop 0" in ran.out
+    rows = list(csv.DictReader((out / "scores.csv").open()))
+    assert [row["name"] for row in rows] == ["a", "b", "c"]
+    content = json.loads((out / "scores.json").read_text())
+    for name in ("psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb"):
+        mean = np.mean([float(row[name]) for row in rows])
+        assert content["summary"][name]["mean"] == pytest.approx(mean, abs=1e-6)
+        label = name.upper().replace("_", "-")
+        line = next(line for line in ran.out.splitlines() if label in line)
+        assert f"{mean:.2f}" in line if name.startswith("psnr") else f"{mean:.4f}" in line
+        assert "↑" in line and "[" in line
+    assert "wrote out/scores.csv" in ran.err and "wrote" not in ran.out
+    assert "\x1b" not in ran.out + ran.err
+
+
+def test_a_second_run_replaces_its_own_files_and_takes_none_for_an_image(cli: Cli, out: Path) -> None:
+    cli("score", "out", "-r", "gt")
+    first = (out / "scores.json").read_bytes()
+    assert cli("score", "out", "-r", "gt").code == 0
+    assert (out / "scores.json").read_bytes() == first
+
+
+def test_foreign_files_stay(cli: Cli, out: Path) -> None:
+    (out / "scores.csv").write_text("name,points\n")
+    ran = cli("score", "out", "-r", "gt")
+    assert ran.code == 0 and (out / "scores.csv").read_text() == "name,points\n"
+    assert "out/scores.csv holds something else and stays as it is; --csv FILE" in ran.err
+    assert (out / "scores.json").exists()
+
+
+def test_files_as_asked(cli: Cli, out: Path) -> None:
+    assert cli("score", "out", "-r", "gt", "--csv", "new/t.csv", "--json", "new/t.json", "-q").code == 0
+    assert Path("new/t.csv").exists() and Path("new/t.json").exists()
+    assert not (out / "scores.csv").exists()
+    ran = cli("score", "out", "-r", "gt", "--csv", "out/a.png")
+    assert ran.code == 2 and "text file" in ran.err
+    (out.parent / "file").write_text("")
+    assert cli("score", "out", "-r", "gt", "--csv", "file/t.csv").code == 5
+
+
+def test_one_pair_of_files(cli: Cli, out: Path) -> None:
+    ran = cli("score", "out/a.png", "-r", "gt/a.png", "--metrics", "psnr_y")
+    assert ran.code == 0 and "1 pair scored" in ran.out
+    assert (out / "a.scores.csv").exists() and not (out / "scores.csv").exists()
+
+
+def test_quiet_prints_the_table_only(cli: Cli, out: Path) -> None:
+    ran = cli("score", "out", "-r", "gt", "-q")
+    assert ran.err == "" and "PSNR-Y" in ran.out
+
+
+def test_markdown(cli: Cli, out: Path) -> None:
+    ran = cli("score", "out", "-r", "gt", "--markdown", "--protocol", "osediff")
+    assert "| metric | mean | 95% interval |" in ran.out and "| PSNR-Y ↑ |" in ran.out
+    assert "PSNR-RGB" not in ran.out
+
+
+def test_failed_pairs_are_named_and_in_no_mean(cli: Cli, out: Path) -> None:
+    clean = cli("score", "out", "-r", "gt", "--metrics", "psnr_rgb")
+    before = json.loads((out / "scores.json").read_text())["images"]
+    assert clean.code == 0
+    (out / "b.png").write_bytes((out / "b.png").read_bytes()[:60])
+    save(out / "c.png", photo(24, 25))
+    ran = cli("score", "out", "-r", "gt", "--metrics", "psnr_rgb")
+    assert ran.code == 1
+    assert "1 pair scored, 2 failed" in ran.out
+    assert "error: b: out/b.png" in ran.err
+    assert "error: c: sizes differ: restored 25x24, reference 24x24" in ran.err
+    content = json.loads((out / "scores.json").read_text())
+    assert content["summary"]["psnr_rgb"]["mean"] == before[0]["psnr_rgb"]
+    assert [image["status"] for image in content["images"]] == ["scored", "failed", "failed"]
+
+
+def test_unpaired_files_are_refused_unless_partial(cli: Cli, out: Path) -> None:
+    (out.parent / "gt/b.png").unlink()
+    ran = cli("score", "out", "-r", "gt")
+    assert ran.code == 2 and "1 only in out: b" in ran.err and ran.out == ""
+    assert not (out / "scores.csv").exists()
+    ran = cli("score", "out", "-r", "gt", "--partial")
+    assert ran.code == 0 and "PARTIAL: 1 file without partner left out (b)" in ran.out
+
+
+def test_identical_images_are_infinite_in_print_and_empty_in_files(cli: Cli, out: Path) -> None:
+    for name in ("a", "b", "c"):
+        save(out / f"{name}.png", load(out.parent / f"gt/{name}.png"))
+    ran = cli("score", "out", "-r", "gt")
+    assert ran.code == 0 and "inf" in ran.out and "3 identical pairs (infinite) not in the mean" in ran.out
+    row = next(csv.DictReader((out / "scores.csv").open()))
+    assert row["psnr_y"] == "" and "identical" in row["note"] and float(row["ssim_y"]) == 1
+
+
+def test_a_missing_extra_is_code_3(cli: Cli, out: Path) -> None:
+    ran = cli("score", "out", "-r", "gt", "--metrics", "psnr,niqe")
+    assert ran.code == 3 and "pip install 'varestorer[score]'" in ran.err and ran.out == ""
+
+
+def test_usage_errors(cli: Cli, out: Path) -> None:
+    for words, said in (
+        (["out"], "add --reference GT"),
+        (["--reference", "gt"], "name the restored images"),
+        (["out", "-r", "nowhere"], "nowhere does not exist"),
+        (["out", "-r", "gt", "--dataset", "realsr"], "brings its own references"),
+        (["out", "-r", "gt", "--model", "compact"], "add --dataset"),
+        (["out", "-r", "gt", "--metrics", "psnr_rgb", "--protocol", "osediff"], "excludes psnr_rgb"),
+        (["out", "-r", "gt", "--protocol", "none"], "none"),
+        (["out", "-r", "gt", "--crop-border", "-1"], "crop-border"),
+    ):
+        ran = cli("score", *words)
+        assert (ran.code, ran.out) == (2, ""), words
+        assert said in ran.err, words
+
+
+def test_a_missing_test_set_is_code_3(cli: Cli, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli("score", "out", "--dataset", "div2k").code == 3
+    monkeypatch.setenv("VARESTORER_DATA", "sets")
+    ran = cli("score", "out", "--dataset", "div2k")
+    assert ran.code == 3 and "sets/StableSR_testsets/DIV2K_V2_val" in ran.err
+
+
+def dataset(root: Path) -> Path:
+    for i, name in enumerate(("a", "b")):
+        lq = photo(12, 12, seed=i)
+        save(root / f"RealSRVal_crop128/test_LR/{name}.png", lq)
+        save(root / f"RealSRVal_crop128/test_HR/{name}.png", np.repeat(np.repeat(lq, 4, 0), 4, 1))
+    return root
+
+
+def test_a_test_set_stands_beside_the_published_rows(cli: Cli, tmp_path: Path) -> None:
+    root = dataset(tmp_path / "sets")
+    for name in ("a", "b"):
+        reference = load(root / f"RealSRVal_crop128/test_HR/{name}.png")
+        save(tmp_path / f"out/{name}.png", reference // 2)
+    words = ("score", "out", "--dataset", "realsr", "--data-root", "sets")
+    ran = cli(*words)
+    assert ran.code == 0
+    line = next(line for line in ran.out.splitlines() if "PSNR-Y" in line)
+    assert line.split()[-1] == "25.15" and "published" in ran.out
+    assert "holds 2 pairs, the released realsr 100: the published values are of another set" in ran.out
+    assert "published" not in cli(*words, "--crop-border", "4", "-q").out.replace("published values are", "")
+
+
+def test_a_test_set_is_restored_first(cli: Cli, tmp_path: Path) -> None:
+    dataset(tmp_path / "sets")
+    words = ("score", "--dataset", "realsr", "--data-root", "sets", "--metrics", "psnr_rgb")
+    model = fakes.FakeModel()
+    ran = cli(*words, model=model)
+    assert ran.code == 0 and "compact on realsr: 2 pairs scored" in ran.out
+    folder = tmp_path / "scores/realsr-compact"
+    assert load(folder / "a.png").shape == (48, 48, 3)
+    assert (folder / "scores.csv").exists() and (folder / "scores.json").exists()
+    assert model.calls
+    again = fakes.FakeModel()
+    assert cli(*words, model=again).out == ran.out and not again.calls
+
+
+def test_what_cannot_be_restored_is_a_failed_pair(cli: Cli, tmp_path: Path) -> None:
+    root = dataset(tmp_path / "sets")
+    words = ("score", "--dataset", "realsr", "--data-root", "sets", "-o", "work", "--model", "compact")
+    assert cli(*words).code == 0
+    # The output of the first run is still there, but it is not this input's.
+    (root / "RealSRVal_crop128/test_LR/a.png").write_bytes(b"broken")
+    ran = cli(*words)
+    assert ran.code == 1 and "1 pair scored, 1 failed" in ran.out
+    assert "error: a: not restored:" in ran.err and (tmp_path / "work/a.png").exists()
+
+
+def test_help_names_protocols_and_examples(cli: Cli) -> None:
+    ran = cli("score", "--help")
+    assert ran.code == 0
+    for words in ("--reference", "osediff", "  varestorer score restored/ --reference originals/"):
+        assert words in ran.out

@@ -1,0 +1,280 @@
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+
+from varestorer_cli.core import metrics
+from varestorer_cli.core.errors import ExitCode, MissingDependencyError, UsageError
+
+DATA = Path(__file__).parents[1] / "data"
+STORED = json.loads((DATA / "metrics_pyiqa.json").read_text())["rows"]
+
+
+def maker() -> Any:
+    """The script that made the stored numbers; it also makes the crops."""
+    spec = importlib.util.spec_from_file_location("metrics_make", DATA / "metrics_make.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def flat(value: int, size: int = 16) -> Any:
+    return np.full((size, size, 3), value, np.uint8)
+
+
+def compute(name: str, restored: Any, reference: Any) -> float:
+    return metrics.load_metrics([name])[0].compute(restored, reference)
+
+
+# --- our own -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", STORED, ids=lambda row: "-".join(map(str, row["case"])))
+@pytest.mark.parametrize("name", metrics.OUR_METRICS)
+def test_equals_pyiqa_to_a_ten_thousandth(name: str, row: dict[str, Any]) -> None:
+    restored, reference = maker().crop(*row["case"])
+    assert compute(name, restored, reference) == pytest.approx(row["scores"][name], abs=1e-4)
+
+
+def test_the_stored_cases_are_no_trivial_ones() -> None:
+    for name in metrics.OUR_METRICS:
+        scores = [row["scores"][name] for row in STORED]
+        assert max(scores) - min(scores) > (20 if name.startswith("psnr") else 0.5)
+
+
+def test_luma_runs_from_16_to_235_and_yiq_from_0_to_255() -> None:
+    assert metrics.luma(flat(0)) == pytest.approx(16)
+    assert metrics.luma(flat(255)) == pytest.approx(235)
+    assert metrics.luma_yiq(flat(255)) == pytest.approx(255)
+    red = np.zeros((1, 1, 3), np.uint8)
+    red[..., 0] = 255
+    assert metrics.luma(red).item() == pytest.approx(16 + 65.481)
+    assert metrics.luma_yiq(red).item() == pytest.approx(0.299 * 255)
+
+
+def test_psnr_by_hand() -> None:
+    # Every sample off by 5 levels: mean squared error 25, PSNR = 20 log10(255 / 5) = 34.1514.
+    assert metrics.psnr(flat(105), flat(100), epsilon=0) == pytest.approx(20 * math.log10(51), abs=1e-9)
+    # Y is off by 5 * 219 / 255 levels.
+    restored, reference = metrics.luma(flat(105)), metrics.luma(flat(100))
+    assert metrics.psnr(restored, reference, epsilon=0) == pytest.approx(20 * math.log10(51 * 255 / 219), abs=1e-9)
+
+
+def test_psnr_of_nearly_identical_images_is_bounded_by_80_as_in_pyiqa() -> None:
+    restored = np.zeros((512, 512, 3), np.uint8)
+    reference = restored.copy()
+    reference[0, 0, 0] = 1
+    assert metrics.psnr(restored, reference) == pytest.approx(80, abs=0.05)
+    assert metrics.psnr(restored, reference, epsilon=0) > 100
+
+
+@pytest.mark.parametrize("name", metrics.OUR_METRICS)
+def test_identical_images(name: str) -> None:
+    image = maker().crop(*STORED[0]["case"])[1]
+    assert compute(name, image, image.copy()) == (math.inf if name.startswith("psnr") else 1)
+
+
+def test_ssim_of_flat_images_is_the_luminance_term() -> None:
+    c1 = (0.01 * 255) ** 2
+    expected = (2 * 100 * 150 + c1) / (100**2 + 150**2 + c1)
+    assert compute("ssim_rgb", flat(100), flat(150)) == pytest.approx(expected, abs=1e-9)
+
+
+def test_ssim_of_one_window_by_the_formula() -> None:
+    rng = np.random.default_rng(3)
+    x, y = (rng.integers(0, 256, (11, 11)).astype(float) for _ in range(2))
+    offsets = np.arange(-5, 6)
+    window = np.exp(-(offsets[:, None] ** 2 + offsets[None] ** 2) / (2 * 1.5**2))
+    window /= window.sum()
+    mean_x, mean_y = (window * x).sum(), (window * y).sum()
+    var_x, var_y = (window * (x - mean_x) ** 2).sum(), (window * (y - mean_y) ** 2).sum()
+    covariance = (window * (x - mean_x) * (y - mean_y)).sum()
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    expected = luminance * max(0.0, (2 * covariance + c2) / (var_x + var_y + c2))
+    assert expected > 0
+    assert metrics.ssim(x, y) == pytest.approx(expected, abs=1e-9)
+
+
+def test_ssim_sees_no_border() -> None:
+    # What lies within windows that stick out must not be mirrored in: one more row changes only its own windows.
+    rng = np.random.default_rng(4)
+    x, y = (rng.integers(0, 256, (20, 12)).astype(float) for _ in range(2))
+    halves = [metrics.ssim(x[:11], y[:11]), *(metrics.ssim(x[i : i + 11], y[i : i + 11]) for i in range(1, 10))]
+    assert metrics.ssim(x, y) == pytest.approx(np.mean(halves), abs=1e-9)
+
+
+def test_small_and_unequal_images_are_refused_with_their_sizes() -> None:
+    with pytest.raises(ValueError, match="at least 11x11 pixels, the image has 16x10"):
+        metrics.ssim(np.zeros((10, 16)), np.zeros((10, 16)))
+    with pytest.raises(ValueError, match=r"restored \(8, 8\), reference \(8, 9\)"):
+        metrics.psnr(np.zeros((8, 8)), np.zeros((8, 9)))
+    with pytest.raises(ValueError, match="got none"):
+        metrics.load_metrics(["psnr_y"])[0].compute(flat(1), None)
+
+
+def test_ours_need_no_pyiqa_and_keep_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+    said: list[str] = []
+    loaded = metrics.load_metrics(["ssim_rgb", "psnr_y", "ssim_rgb"], notify=said.append)
+    assert [metric.name for metric in loaded] == ["ssim_rgb", "psnr_y"]
+    assert all(metric.needs_reference and not metric.lower_better for metric in loaded)
+    assert said == []
+
+
+# --- pyiqa's -----------------------------------------------------------------------------------------------------
+
+
+class FakePyiqa(ModuleType):
+    """pyiqa with three metrics: gmsd (a difference), niqe (needs a file), wild (random)."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__("pyiqa")
+        self.error = error
+
+    def list_models(self) -> list[str]:
+        return ["fid", "gmsd", "niqe", "wild"]
+
+    def create_metric(self, name: str, device: str) -> Any:
+        import torch
+
+        sys.stdout.write("Loading pretrained model\n")
+        if self.error is not None:
+            raise self.error
+        if name == "gmsd":
+            return _metric(lambda a, b: (a - b).abs().mean(), "FR", True)
+        if name == "niqe":
+            return _metric(lambda a: a.mean(), "NR", True)
+        return _metric(lambda a: torch.rand(1), "NR", False)
+
+
+def _metric(work: Any, mode: str, lower: bool) -> Any:
+    class Call(SimpleNamespace):
+        def __call__(self, *tensors: Any) -> Any:
+            assert all(t.ndim == 4 and t.shape[1] == 3 and t.min() >= 0 and t.max() <= 1 for t in tensors)
+            sys.stdout.write("chatter\n")
+            return work(*tensors)
+
+    return Call(metric_mode=mode, lower_better=lower)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder of torch."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    return tmp_path / "hub"
+
+
+def test_pyiqa_is_wrapped(monkeypatch: pytest.MonkeyPatch, hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "pyiqa", FakePyiqa())
+    said: list[str] = []
+    gmsd, niqe = metrics.load_metrics(["gmsd", "niqe"], device="cpu", notify=said.append)
+    assert (gmsd.needs_reference, gmsd.lower_better, gmsd.label) == (True, True, "GMSD")
+    assert niqe.needs_reference is False
+    assert gmsd.library.startswith("pyiqa ") and gmsd.library.endswith(" on cpu")
+    assert gmsd.compute(flat(102), flat(51)) == pytest.approx(0.2)
+    assert niqe.compute(flat(102), None) == pytest.approx(0.4)
+    licence = [text for text in said if "PolyForm Noncommercial" in text]
+    assert len(licence) == 1 and "S-Lab" in licence[0]
+    assert f"niqe: pyiqa will try to download niqe_modelparameters.mat into {hub}." in said
+    out, err = capsys.readouterr()
+    assert out == "" and "Loading pretrained model" in err and "chatter" in err
+
+
+def test_a_random_metric_gives_one_image_one_score(monkeypatch: pytest.MonkeyPatch, hub: Path) -> None:
+    import torch
+
+    monkeypatch.setitem(sys.modules, "pyiqa", FakePyiqa())
+    (wild,) = metrics.load_metrics(["wild"])
+    torch.manual_seed(7)
+    state = torch.random.get_rng_state()
+    assert wild.compute(flat(1), None) == wild.compute(flat(1), None)
+    assert torch.equal(torch.random.get_rng_state(), state)  # and takes nothing from the program's generator
+
+
+def test_pyiqa_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+    with pytest.raises(MissingDependencyError) as caught:
+        metrics.load_metrics(["psnr_y", "niqe", "psnr_v"])
+    text = str(caught.value)
+    assert caught.value.exit_code == ExitCode.MISSING_DEPENDENCY
+    assert "pip install 'varestorer[score]'" in text and "niqe, psnr_v" in text
+    assert "Did you mean psnr_y (for psnr_v)?" in text
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ModuleNotFoundError("No module named 'timm'", name="timm"), "pip install timm"),
+        (ModuleNotFoundError("No module named 'pkg_resources'", name="pkg_resources"), "setuptools<81"),
+        (RuntimeError("operator torchvision::nms does not exist"), "torchvision::nms"),
+    ],
+)
+def test_pyiqa_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch, error: Exception, words: str) -> None:
+    class Finder:
+        def find_spec(self, name: str, *_: Any) -> None:
+            if name == "pyiqa":
+                raise error
+
+    monkeypatch.delitem(sys.modules, "pyiqa", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    with pytest.raises(MissingDependencyError, match="installed") as caught:
+        metrics.load_metrics(["niqe"])
+    assert words in str(caught.value) and "not installed, and it alone" not in str(caught.value)
+
+
+def test_a_missing_weight_file_is_named_with_its_folder(monkeypatch: pytest.MonkeyPatch, hub: Path) -> None:
+    monkeypatch.setitem(sys.modules, "pyiqa", FakePyiqa(URLError("Name or service not known")))
+    with pytest.raises(MissingDependencyError) as caught:
+        metrics.load_metrics(["niqe"])
+    text = str(caught.value)
+    assert str(hub / "pyiqa/niqe_modelparameters.mat") in text
+    assert "these files are missing" in text and "Name or service not known" in text and "TORCH_HOME" in text
+
+
+def test_a_present_weight_file_is_not_called_missing(monkeypatch: pytest.MonkeyPatch, hub: Path) -> None:
+    (hub / "pyiqa").mkdir(parents=True)
+    (hub / "pyiqa/niqe_modelparameters.mat").write_bytes(b"half")
+    monkeypatch.setitem(sys.modules, "pyiqa", FakePyiqa(ValueError("Unknown mat file type")))
+    said: list[str] = []
+    with pytest.raises(MissingDependencyError, match="may be damaged"):
+        metrics.load_metrics(["niqe"], notify=said.append)
+    assert not any("download" in text for text in said)
+
+
+def test_unknown_and_whole_folder_metrics_are_refused(monkeypatch: pytest.MonkeyPatch, hub: Path) -> None:
+    monkeypatch.setitem(sys.modules, "pyiqa", FakePyiqa())
+    with pytest.raises(UsageError, match=r"No metric is called gsmd\. Did you mean gmsd \(for gsmd\)\?"):
+        metrics.load_metrics(["gsmd"])
+    with pytest.raises(UsageError, match="whole folders"):
+        metrics.load_metrics(["fid"])
+
+
+def test_the_table_of_files_has_folders() -> None:
+    for name, files in metrics.PYIQA_FILES.items():
+        assert files and all(file.startswith(("pyiqa/", "checkpoints/", "clip/", "HF:")) for file in files), name
+
+
+@pytest.mark.weights
+def test_the_real_pyiqa_agrees() -> None:
+    pyiqa = pytest.importorskip("pyiqa")
+    for case in maker().CASES:
+        restored, reference = maker().crop(*case)
+        for name, (theirs, settings) in maker().PYIQA.items():
+            import torch
+
+            tensors = [
+                torch.from_numpy(x.astype(np.float32) / 255).permute(2, 0, 1)[None] for x in (restored, reference)
+            ]
+            expected = float(pyiqa.create_metric(theirs, device="cpu", **settings)(*tensors))
+            assert compute(name, restored, reference) == pytest.approx(expected, abs=1e-4)
+    gmsd = metrics.load_metrics(["gmsd"], device="cpu")[0]
+    assert gmsd.lower_better and gmsd.compute(reference, reference) == pytest.approx(0, abs=1e-6)
