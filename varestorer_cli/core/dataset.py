@@ -1,0 +1,390 @@
+"""Training pairs: photographs to a cache of crops on disk, and from there to batches.
+
+A crop cache holds sharp crops and ready-made degraded versions of each as flat uint8 arrays that are mapped
+into memory, so that reading a batch costs nearly nothing. Everything that is drawn hangs on the seed and on
+the photograph or the step, never on order or state: the same call builds the same bytes, and a run resumes
+exactly by asking for the batch of its next step.
+
+Crops are (side, side, 3) RGB; a degraded crop is ``scale`` times smaller and aligned with its sharp one.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from varestorer_cli.core.cropping import (
+    CropCacheConfig,
+    Source,
+    cut_crop,
+    halvings,
+    held_out,
+    list_photos,
+    load_photo,
+    name_number,
+    share_out,
+)
+from varestorer_cli.core.degradation import Bytes, DegradationConfig, degrade, load_recipe
+from varestorer_cli.core.errors import InputError, OutputError, UsageError
+
+__all__ = ["CropCache", "CropCacheConfig", "PairBatch", "PairBatches", "list_photos"]
+
+_FORMAT = 1  # raise when the same configuration gives other bytes: old caches are then not reused
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Aligned pairs: ``hq`` (B, 3, P, P) and ``lq`` (B, 3, P/scale, P/scale) uint8 RGB; rows of the cache."""
+
+    hq: torch.Tensor
+    lq: torch.Tensor
+    indices: torch.Tensor
+
+
+class CropCache:
+    """Crops on disk; build one with ``build``, or open a finished one.
+
+    Attributes:
+        path: The folder with ``hq.npy``, ``lq.npy`` and ``index.json``.
+        config: What it was built from.
+        hq: (N, crop, crop, 3) uint8, mapped read-only.
+        lq: (N, versions, crop/scale, crop/scale, 3) uint8, mapped read-only.
+        train_indices: Rows for training, int64.
+        val_indices: Rows of the held-out photographs, int64; no photograph is in both.
+        sources: One entry a photograph: name, first row, number of rows, whether held out.
+        skipped: (path, reason) of each photograph left out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a finished cache.
+
+        Raises:
+            InputError: ``path`` holds no finished cache.
+        """
+        self.path = path
+        try:
+            index = json.loads((path / "index.json").read_text(encoding="utf-8"))
+            self.config = CropCacheConfig(**index["config"])
+            self.hq: Bytes = np.load(path / "hq.npy", mmap_mode="r")
+            self.lq: Bytes = np.load(path / "lq.npy", mmap_mode="r")
+            self.sources: list[dict[str, Any]] = index["sources"]
+            self.skipped: list[tuple[str, str]] = [(name, why) for name, why in index["skipped"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} holds no finished crop cache: {error}. Build it again.") from error
+        self.train_indices = self._rows(held_out=False)
+        self.val_indices = self._rows(held_out=True)
+
+    def _rows(self, held_out: bool) -> Indices:
+        spans = [
+            np.arange(source["first"], source["first"] + source["crops"], dtype=np.int64)
+            for source in self.sources
+            if source["held_out"] is held_out
+        ]
+        return np.concatenate(spans) if spans else np.empty(0, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.train_indices) + len(self.val_indices)
+
+    def read(self, indices: Sequence[int] | Indices, version: int = 0) -> PairBatch:
+        """Whole crops, not augmented: for validation.
+
+        Args:
+            indices: Rows of the cache.
+            version: Which degraded version.
+
+        Returns:
+            The pairs in the order asked for.
+        """
+        rows = np.asarray(indices, dtype=np.int64)
+        return _batch([self.hq[row] for row in rows], [self.lq[row, version] for row in rows], rows)
+
+    @classmethod
+    def build(
+        cls,
+        data: Path,
+        cache_dir: Path,
+        config: CropCacheConfig,
+        on_progress: Callable[[int, int], None] | None = None,
+        on_warning: Callable[[str], None] | None = None,
+        workers: int | None = None,
+    ) -> "CropCache":
+        """Build the cache for ``data``, or reuse the one that the same call built before.
+
+        Args:
+            data: Folder or list file of photographs, see ``list_photos``.
+            cache_dir: Where caches live; this one gets a sub-folder named by what it holds.
+            config: What to build.
+            on_progress: Called with (crops done, crops in all).
+            on_warning: Called with one sentence for each photograph that is skipped.
+            workers: Threads; one a processor when left out.
+
+        Returns:
+            The open cache.
+
+        Raises:
+            InputError: No photographs, too many unreadable ones, or none large enough.
+            OutputError: The cache cannot be written.
+        """
+        recipe = load_recipe(config.recipe)
+        photos = _named_photos(data)
+        target = cache_dir / f"crops-{_key(config, recipe, photos)}"
+        if (target / "index.json").is_file():
+            return cls(target)
+        builder = _Builder(config, recipe, on_progress, on_warning, workers or os.cpu_count() or 1)
+        try:
+            cache_dir.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=cache_dir))
+        except OSError as error:
+            raise OutputError(f"Cannot write the crop cache to {cache_dir}: {error}.") from error
+        try:
+            builder.run(photos, scratch)
+            scratch.chmod(0o755)
+            try:
+                scratch.rename(target)
+            except OSError:
+                if not (target / "index.json").is_file():  # else another process was faster with the same
+                    raise
+        except OSError as error:
+            raise OutputError(f"Cannot write the crop cache to {target}: {error}.") from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return cls(target)
+
+
+def _named_photos(data: Path) -> dict[str, Path]:
+    """Photographs by a name that does not change when the folder moves."""
+    root = data if data.is_dir() else data.parent
+    return {
+        (path.relative_to(root) if path.is_relative_to(root) else path).as_posix(): path for path in list_photos(data)
+    }
+
+
+def _key(config: CropCacheConfig, recipe: DegradationConfig, photos: dict[str, Path]) -> str:
+    sizes = [(name, path.stat().st_size if path.is_file() else -1) for name, path in photos.items()]
+    text = json.dumps([_FORMAT, asdict(config), asdict(recipe), sizes])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class _Builder:
+    """One build: probe the photographs, share out the crops, cut and degrade them."""
+
+    def __init__(
+        self,
+        config: CropCacheConfig,
+        recipe: DegradationConfig,
+        on_progress: Callable[[int, int], None] | None,
+        on_warning: Callable[[str], None] | None,
+        workers: int,
+    ) -> None:
+        self.config = config
+        self.recipe = recipe
+        self.on_progress = on_progress or (lambda done, total: None)
+        self.on_warning = on_warning or (lambda message: None)
+        self.workers = workers
+        self.skipped: list[tuple[str, str]] = []
+        self.unreadable: list[tuple[str, str]] = []
+
+    def run(self, photos: dict[str, Path], folder: Path) -> None:
+        """Write ``hq.npy``, ``lq.npy`` and, last, ``index.json`` into ``folder``."""
+        config, side = self.config, self.config.crop // self.config.scale
+        self._check_space(folder)
+        with ThreadPoolExecutor(self.workers) as pool:
+            probed = pool.map(self._probe, photos, photos.values())
+            found = [source for source in probed if source is not None]
+            self._check_unreadable(len(photos))
+            if not found:
+                raise InputError(
+                    f"None of the {len(photos)} photographs is at least {config.crop} pixels on both sides: "
+                    "give larger ones, or ask for smaller crops."
+                )
+            sources = share_out(found, config)
+            hq = np.lib.format.open_memmap(
+                folder / "hq.npy", "w+", np.uint8, (config.crops, config.crop, config.crop, 3)
+            )
+            lq = np.lib.format.open_memmap(
+                folder / "lq.npy", "w+", np.uint8, (config.crops, config.versions, side, side, 3)
+            )
+            done, kept = 0, []
+            try:
+                for source, written in pool.map(lambda source: self._cut(source, hq, lq), sources):
+                    done += source.crops
+                    kept += [source] if written else []
+                    self.on_progress(done, config.crops)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C ends now, not after all crops
+                raise
+        self._check_unreadable(len(photos))
+        hq.flush()
+        lq.flush()
+        index = {
+            "config": asdict(config),
+            "recipe": asdict(self.recipe),
+            "sources": [
+                {"name": s.name, "first": s.first, "crops": s.crops, "held_out": held_out(s.name, config)} for s in kept
+            ],
+            "skipped": sorted(self.skipped),
+        }
+        (folder / "index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
+
+    def _check_space(self, folder: Path) -> None:
+        """Refuse now: on a full disk, writing to a mapped file would kill the process without a word."""
+        config = self.config
+        pixels = config.crop**2 + config.versions * (config.crop // config.scale) ** 2
+        need, free = 3 * config.crops * pixels, shutil.disk_usage(folder).free
+        if need > free:
+            raise OutputError(
+                f"The crop cache needs {need / 1e9:.1f} GB, {folder.parent} has {free / 1e9:.1f} GB free. "
+                "Ask for fewer crops, or choose another cache folder."
+            )
+
+    def _skip(self, path: Path, reason: str, unreadable: bool) -> None:
+        self.skipped.append((str(path), reason))
+        self.unreadable += [(str(path), reason)] if unreadable else []
+        self.on_warning(f"Skipped {path}: {reason}")
+
+    def _check_unreadable(self, total: int) -> None:
+        if len(self.unreadable) > self.config.max_unreadable * total:
+            name, reason = min(self.unreadable)
+            raise InputError(
+                f"{len(self.unreadable)} of {total} photographs cannot be read, more than the "
+                f"{self.config.max_unreadable:.0%} that may be; one is {name} ({reason}). Look at the folder."
+            )
+
+    def _probe(self, name: str, path: Path) -> Source | None:
+        """Size from the header alone; decoding waits until the crops are cut."""
+        try:
+            with Image.open(path) as image:
+                width, height = image.size
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            self._skip(path, f"cannot be read: {error}", unreadable=True)
+            return None
+        times = halvings(width, height, self.config)
+        width, height = width >> times, height >> times
+        if min(width, height) < self.config.crop:
+            reason = f"{width}x{height} is smaller than the crop {self.config.crop}"
+            self._skip(path, reason, unreadable=False)
+            return None
+        return Source(name, path, width * height / 1e6)
+
+    def _cut(self, source: Source, hq: Bytes, lq: Bytes) -> tuple[Source, bool]:
+        if source.crops == 0:
+            return source, False
+        try:
+            photo = load_photo(source.path)
+        except InputError as error:
+            # Its rows stay black and belong to no split.
+            self._skip(source.path, str(error), unreadable=True)
+            return source, False
+        for _ in range(halvings(photo.shape[1], photo.shape[0], self.config)):
+            size = (photo.shape[1] // 2, photo.shape[0] // 2)
+            photo = np.asarray(cv2.resize(photo, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        number = name_number(source.name)
+        for index in range(source.crops):
+            row = source.first + index
+            crop = cut_crop(photo, self.config, np.random.default_rng([self.config.seed, number, index, 0]))
+            hq[row] = crop
+            for version in range(self.config.versions):
+                rng = np.random.default_rng([self.config.seed, number, index, 1 + version])
+                lq[row, version] = degrade(crop, self.config.scale, self.recipe, rng)
+        return source, True
+
+
+def _batch(hq: Sequence[Bytes], lq: Sequence[Bytes], rows: Indices) -> PairBatch:
+    return PairBatch(
+        torch.from_numpy(np.stack(hq)).permute(0, 3, 1, 2).contiguous(),
+        torch.from_numpy(np.stack(lq)).permute(0, 3, 1, 2).contiguous(),
+        torch.from_numpy(rows.copy()),
+    )
+
+
+class PairBatches:
+    """Batches of training pairs as a pure function of the step: resuming needs no state.
+
+    Each epoch is its own permutation of the training crops; a batch may reach into the next epoch. Version,
+    flip, quarter turn and sub-patch are drawn for each sample.
+    """
+
+    def __init__(
+        self,
+        cache: CropCache,
+        batch_size: int,
+        seed: int,
+        world_size: int = 1,
+        rank: int = 0,
+        patch: int | None = None,
+    ) -> None:
+        """Describe the batches.
+
+        Args:
+            cache: Where the pairs are.
+            batch_size: Samples of all ranks together, a multiple of ``world_size``.
+            seed: Of order and augmentation.
+            world_size: Number of ranks; they share each batch without overlap.
+            rank: This rank, from 0.
+            patch: Side of the sharp sub-patch, a multiple of the scale; the whole crop when left out.
+
+        Raises:
+            UsageError: The numbers do not fit each other or the cache.
+        """
+        crop, scale = cache.config.crop, cache.config.scale
+        self.patch = crop if patch is None else patch
+        if self.patch % scale or not 0 < self.patch <= crop:
+            raise UsageError(f"The patch {patch} must be a multiple of the scale {scale} and at most the crop {crop}.")
+        if batch_size < 1 or batch_size % world_size:
+            raise UsageError(f"The batch size {batch_size} must be a multiple of the {world_size} ranks.")
+        if not 0 <= rank < world_size:
+            raise UsageError(f"Rank {rank} is not one of {world_size} ranks.")
+        if not len(cache.train_indices):
+            raise UsageError(f"The crop cache {cache.path} holds no training crops.")
+        self.cache = cache
+        self.batch_size = batch_size
+        self.seed = seed
+        self.world_size = world_size
+        self.rank = rank
+        self._order: tuple[int, Indices] | None = None
+
+    def batch(self, step: int) -> PairBatch:
+        """This rank's part of the batch of ``step`` (from 0): ``batch_size / world_size`` pairs."""
+        share = self.batch_size // self.world_size
+        start = step * self.batch_size + self.rank * share
+        hq, lq, rows = [], [], []
+        for position in range(start, start + share):
+            row = self._row(position)
+            sharp, degraded = self._augmented(row, np.random.default_rng([self.seed, 1, position]))
+            hq.append(sharp)
+            lq.append(degraded)
+            rows.append(row)
+        return _batch(hq, lq, np.asarray(rows, dtype=np.int64))
+
+    def _row(self, position: int) -> int:
+        epoch, place = divmod(position, len(self.cache.train_indices))
+        if self._order is None or self._order[0] != epoch:
+            rng = np.random.default_rng([self.seed, 0, epoch])
+            self._order = (epoch, rng.permutation(self.cache.train_indices))
+        return int(self._order[1][place])
+
+    def _augmented(self, row: int, rng: np.random.Generator) -> tuple[Bytes, Bytes]:
+        config = self.cache.config
+        version = rng.integers(config.versions)
+        side, scale = self.patch // config.scale, config.scale
+        top, left = rng.integers(config.crop // scale - side + 1, size=2)
+        turns, flip = int(rng.integers(4)), bool(rng.integers(2))
+        sharp = self.cache.hq[row, scale * top :, scale * left :][: self.patch, : self.patch]
+        degraded = self.cache.lq[row, version, top : top + side, left : left + side]
+        if flip:
+            sharp, degraded = sharp[:, ::-1], degraded[:, ::-1]
+        return np.rot90(sharp, turns), np.rot90(degraded, turns)
