@@ -65,7 +65,8 @@ train-compact: $(VENV)/.installed-dev  ## The bundled model from nothing: photog
 	OMP_NUM_THREADS= $(BIN)/varestorer train prerestorer $(PHOTOS) --out $(RUNS)/prerestorer --resume
 	OMP_NUM_THREADS= $(BIN)/varestorer train tokenizer $(PHOTOS) --out $(RUNS)/tokenizer --resume
 	OMP_NUM_THREADS= $(BIN)/varestorer train teacher $(PHOTOS) --out $(RUNS)/teacher --resume
-	OMP_NUM_THREADS= $(BIN)/varestorer distill $(PHOTOS) --out $(RUNS)/distill --resume
+	OMP_NUM_THREADS= $(BIN)/varestorer distill $(PHOTOS) --out $(RUNS)/distill --resume --half --license MIT
+	cp $(RUNS)/distill/model.safetensors varestorer_cli/data/compact.safetensors
 
 check: lint typecheck test  ## What continuous integration runs
 

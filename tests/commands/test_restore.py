@@ -116,15 +116,15 @@ def test_sizes(cli: Cli, options: list[str], size: tuple[int, int]) -> None:
 def test_options_reach_model_and_report(cli: Cli) -> None:
     save(Path("in/a.png"), photo(10, 14))
     model = fakes.FakeModel(tile_sides=(32, 16))
-    words = ["--tile", "16", "--overlap", "3", "--batch", "2", "--precision", "bf16", "--fidelity", "0.5"]
+    words = ["--tile", "32", "--overlap", "3", "--batch", "2", "--precision", "bf16", "--fidelity", "0.5"]
     more = ["--sampling", "sample", "--color-fix", "none", "--seed", "7", "--threads", "1", "--model", "x"]
     assert cli("restore", "in", "out", *words, *more, model=model).code == 0
     call = model.calls[0]
-    assert call["shape"] == (2, 3, 16, 16) and call["autocast"]
+    assert call["shape"] == (2, 3, 32, 32) and call["autocast"]
     assert (call["sampling"], call["color_fix"], call["fidelity"]) == ("sample", "none", 0.5)
     assert tuple(call["uniforms"].shape) == (2, 5, 4, 2)
     (row,) = rows(Path("out/metrics.csv"))
-    assert (row["tile"], row["precision"], row["seed"], row["device"]) == ("16", "bf16", "7", "cpu")
+    assert (row["tile"], row["precision"], row["seed"], row["device"]) == ("32", "bf16", "7", "cpu")
 
 
 # --- failures
@@ -465,6 +465,14 @@ def test_the_first_of_several_frames_is_said(cli: Cli) -> None:
     assert ran.code == 0
     assert "warning: in/a.gif: only the first of 3 frames is restored" in ran.err
     assert load(Path("out/a.png")).shape == (32, 32, 3)
+
+
+def test_decoders_do_not_talk_over_us(cli: Cli) -> None:
+    Path("in").mkdir()
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x09\0\x0f\x01\x02\0\xff\0\0\0\xff\xff\0\0"
+    Image.fromarray(photo(8, 8)).save("in/a.jpg", exif=exif)
+    ran = cli("restore", "in", "out", "-q")
+    assert (ran.code, ran.err) == (0, "warning: in/a.jpg: the EXIF block is damaged and was dropped\n")
 
 
 def test_provenance_is_in_the_file(cli: Cli) -> None:

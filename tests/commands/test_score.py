@@ -206,3 +206,18 @@ def test_help_names_protocols_and_examples(cli: Cli) -> None:
     assert ran.code == 0
     for words in ("--reference", "osediff", "  varestorer score restored/ --reference originals/"):
         assert words in ran.out
+
+
+def test_a_sheet_shows_degraded_restored_and_reference(cli: Cli, out: Path, tmp_path: Path) -> None:
+    save(tmp_path / "lq/a.png", photo(6, 6))
+    ran = cli("score", "out", "-r", "gt", "--sheet", "sheet.png", "--degraded", "lq")
+    assert ran.code == 0 and "wrote sheet.png" in ran.err
+    height, width = load(tmp_path / "sheet.png").shape[:2]
+    assert (width, height) == (3 * 260 + 4, 260 + 26), "one picture has a degraded input: one row of three"
+    assert cli("score", "out", "-r", "gt", "--sheet", "sheet.nothing").code == 5
+
+
+def test_a_sheet_of_nothing_is_refused(cli: Cli, out: Path, tmp_path: Path) -> None:
+    save(tmp_path / "lq/other.png", photo(6, 6))
+    ran = cli("score", "out", "-r", "gt", "--sheet", "sheet.png", "--degraded", "lq")
+    assert ran.code == 2 and "nothing to show on the sheet" in ran.err

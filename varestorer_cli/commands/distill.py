@@ -43,6 +43,7 @@ def distill(
     sample_every: shared.SampleEvery = 500,
     stop_after: shared.StopAfter = None,
     license_text: shared.License = "",
+    half: Annotated[bool, typer.Option("--half", help="Store the model in float16, half the size.")] = False,
     quiet: shared.Quiet = False,
 ) -> None:
     """Distil a teacher into one forward pass; the result is a model for 'varestorer restore --model OUT'."""
@@ -76,6 +77,7 @@ def distill(
             sample_every=sample_every,
             stop_after=stop_after,
             license_text=license_text,
+            half=half,
             quiet=quiet,
         )
     )

@@ -94,6 +94,12 @@ def score(
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The whole report. [default: RESTORED/scores.json]")
     ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Contact sheet to look at, a .jpg or .png: restored, reference.")
+    ] = None,
+    degraded: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Degraded inputs, shown first on the sheet.")
+    ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     device: Annotated[str, typer.Option(help="Where model and pyiqa compute: auto, cpu, cuda, cuda:N.")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap interval.")] = 0,
@@ -132,6 +138,9 @@ def score(
         notes=(known.note,) if known and known.note else (),
     )
     _show(report, markdown, console)
+    if sheet is not None:
+        _write_sheet(report, degraded, sheet)
+        console.info(f"wrote {sheet}")
     texts = (score_output.csv_text(report), score_output.json_text(report))
     for path, text in zip(targets, texts, strict=True):
         if path is not None:
@@ -222,6 +231,25 @@ def _targets(
         else:
             chosen.append(path)
     return chosen[0], chosen[1]
+
+
+def _write_sheet(report: "ScoreReport", degraded: Path | None, target: Path) -> None:
+    """The scored pictures side by side; degraded inputs are found by the same names."""
+    from varestorer_cli.core.scoring import find_images
+    from varestorer_cli.core.sheet import contact_sheet
+
+    inputs = find_images(degraded) if degraded is not None else {}
+    rows = []
+    for score in report.scores:
+        pair = score.pair
+        if score.failed or (degraded is not None and pair.name not in inputs):
+            continue
+        files = (inputs.get(pair.name), pair.restored, pair.reference)
+        rows.append([path for path in files if path is not None])
+    if not rows:
+        raise UsageError("there is nothing to show on the sheet: no pair was scored, or no degraded input has its name")
+    labels = ["degraded"] * bool(degraded) + ["restored", "reference"][: len(rows[0]) - bool(degraded)]
+    contact_sheet(rows, labels, target, per_line=2 if len(rows) > 4 else 1)
 
 
 def _scored(plan: "PairPlan", columns: "list[Metric]", crop_border: int, console: "Console") -> "tuple[PairScore, ...]":

@@ -120,15 +120,15 @@ def _compact() -> Preset:
                 flip=0.3,
             ),
             "distill": Recipe(
-                3600,
+                1700,
                 2,
                 256,
                 4e-4,
                 {
                     "l1": 1.0,
                     "gradient": 0.25,
-                    "features": 0.1,
-                    "adversarial": 0.02,
+                    "features": 0.15,
+                    "adversarial": 0.01,
                     "discriminator": 1.0,
                     "kl": 0.005,
                     "latent": 0.05,

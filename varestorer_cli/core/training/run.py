@@ -93,7 +93,8 @@ def train(options: TrainOptions) -> Path:
             "licence": options.license_text,
         }
         restorer = task.restorer.config if isinstance(task, DistillTask) else None
-        save_bundle(options.out / MODEL, _merged(task.components()), restorer=restorer, notes=notes)
+        dtype = torch.float16 if options.half else None
+        save_bundle(options.out / MODEL, _merged(task.components()), restorer=restorer, notes=notes, dtype=dtype)
 
     loop = LoopOptions(
         folder=options.out,

@@ -1,0 +1,89 @@
+"""Shared fixtures: pictures made on the fly, and the command with a fake model behind it."""
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import fakes
+import numpy as np
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests share the machine, and their results do not depend on it."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for variable in ("SLURM_CPUS_PER_TASK", "CUE_THREADS"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def photo(height: int = 24, width: int = 32, channels: int = 3, depth: int = 8, seed: int = 0) -> Any:
+    """A picture with smooth parts and detail, as RGB (or gray) samples."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.random((4, 5, channels))
+    smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, channels)
+    picture = np.clip(0.15 + 0.7 * smooth + 0.05 * rng.standard_normal((height, width, channels)), 0, 1)
+    kind, top = (np.uint16, 65535) if depth == 16 else (np.uint8, 255)
+    return np.floor(picture * top + 0.5).astype(kind)
+
+
+def save(path: Path, pixels: Any) -> Path:
+    """Write RGB, RGBA or gray samples with OpenCV, by suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if pixels.ndim == 3 and pixels.shape[2] >= 3:
+        pixels = pixels[..., [2, 1, 0, *range(3, pixels.shape[2])]]
+    ok, data = cv2.imencode(path.suffix, pixels)
+    assert ok
+    path.write_bytes(data.tobytes())
+    return path
+
+
+def load(path: Path) -> Any:
+    """Read a file's samples as RGB, RGBA or gray, at their own depth."""
+    pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert pixels is not None, path
+    return pixels[..., [2, 1, 0, *range(3, pixels.shape[2])]] if pixels.ndim == 3 else pixels
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a report, in the order of the file."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its bytes, without reports."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix != ".csv"
+    }
+
+
+@dataclass
+class Ran:
+    """What one call of the command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Run the command in this process, with a fake in place of the model."""
+    from varestorer_cli import app
+    from varestorer_cli.core import api
+
+    def run(*words: object, model: Any = None, name: str = "fake") -> Ran:
+        model = model if model is not None else fakes.FakeModel()
+        monkeypatch.setattr(api, "load_model", lambda wanted, device: fakes.loaded(model, name))
+        capsys.readouterr()
+        code = app.run([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return Ran(code, out, err)
+
+    return run

@@ -1,0 +1,109 @@
+import io
+import os
+import re
+import sys
+import threading
+
+import pytest
+
+from varestorer_cli.core import console as module
+from varestorer_cli.core.console import Console
+from varestorer_cli.core.options import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_lines_are_plain_and_never_fall(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(Progress.LINES)
+    console.start(40)
+    for done in (0, 1, 3.5, 2, 20, 39.9, 40):
+        console.update(done)
+    console.finish()
+    out, err = capsys.readouterr()
+    assert out == ""
+    percents = [int(p) for p in re.findall(r"^Progress: (\d+)%", err, re.MULTILINE)]
+    assert percents == sorted(percents)
+    assert percents[-1] == 100
+    assert "\x1b" not in err and "\r" not in err
+    assert err.splitlines()[-1] == "Progress: 100% (40/40 pictures)"
+
+
+def test_auto_is_lines_off_a_terminal_and_a_bar_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Console()._mode == Progress.LINES
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    assert Console()._mode == Progress.BAR
+    monkeypatch.setenv("TERM", "dumb")
+    assert Console()._mode == Progress.LINES
+    assert Console(Progress.BAR, quiet=True)._mode == Progress.NONE
+
+
+def test_the_bar_goes_to_stderr_and_messages_stay_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "60")
+    console = Console(Progress.BAR)
+    console.start(4)
+    console.update(2)
+    console.warn("in/[bold]x[/bold].png: " + "y" * 80)
+    console.finish()
+    assert capsys.readouterr().out == ""
+    text = terminal.getvalue()
+    assert "50%" in text and "2/4" in text
+    assert "warning: in/[bold]x[/bold].png: " + "y" * 80 in text
+
+
+def test_quiet_leaves_warnings_and_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(Progress.LINES, quiet=True)
+    console.start(1)
+    console.info("i")
+    console.update(1)
+    console.warn("w")
+    console.error("e")
+    console.finish()
+    assert capsys.readouterr().err == "warning: w\nerror: e\n"
+
+
+def test_details_only_with_v(capsys: pytest.CaptureFixture[str]) -> None:
+    Console(verbose=False).detail("d")
+    Console(verbose=True).detail("v")
+    assert capsys.readouterr().err == "v\n"
+
+
+def test_a_sign_of_life_without_news(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.02)
+    console = Console(Progress.LINES)
+    console.start(2, "loading the model")
+    waiting = threading.Event()
+    waiting.wait(0.3)
+    console.finish()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 2
+    assert set(lines) == {"Progress: 0% (0/2 pictures, loading the model)"}
+    waiting.wait(0.1)
+    assert capsys.readouterr().err == ""
+
+
+def test_closed_streams_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    console = Console()
+    console.info("x")
+    console.out("y")
+
+
+def test_a_reader_that_went_away_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    stream = os.fdopen(write, "w")
+    monkeypatch.setattr(sys, "stdout", stream)
+    console = Console()
+    console.out("x" * 100)
+    console.out("y")
+    stream.close()

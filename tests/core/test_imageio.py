@@ -1,0 +1,396 @@
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from conftest import photo
+from PIL import Image, ImageCms
+
+from varestorer_cli.core import metadata
+from varestorer_cli.core.errors import InputError
+from varestorer_cli.core.imageio import decode, probe, read_bytes
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def encode(image: Image.Image, format: str, **settings: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format, **settings)
+    return stream.getvalue()
+
+
+def deep(pixels: Any, suffix: str) -> bytes:
+    if pixels.shape[-1] in (3, 4):
+        pixels = pixels[..., [2, 1, 0, *range(3, pixels.shape[-1])]]
+    ok, data = cv2.imencode(suffix, pixels)
+    assert ok
+    return bytes(data.tobytes())
+
+
+RGB = photo(12, 18)
+GRAY = RGB[..., 0]
+ALPHA = photo(12, 18, 1, seed=5)[..., 0]
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP", "BMP"])
+def test_rgb(format: str) -> None:
+    picture = decode(encode(Image.fromarray(RGB), format, **({"lossless": True} if format == "WEBP" else {})))
+    np.testing.assert_array_equal(picture.color, RGB)
+    assert (picture.width, picture.height, picture.depth, picture.gray, picture.alpha) == (18, 12, 8, False, None)
+    assert picture.losses == []
+
+
+def test_jpeg() -> None:
+    picture = decode(encode(Image.fromarray(RGB), "JPEG", quality=100, subsampling=0))
+    assert np.abs(picture.color.astype(int) - RGB).mean() < 2
+    assert picture.source == "JPEG"
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "JPEG", "BMP"])
+def test_gray_stays_gray(format: str) -> None:
+    picture = decode(encode(Image.fromarray(GRAY), format))
+    assert picture.gray and picture.color.shape == (12, 18, 1)
+    if format != "JPEG":
+        np.testing.assert_array_equal(picture.color[..., 0], GRAY)
+    assert picture.model_input().shape == (12, 18, 3)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+@pytest.mark.parametrize("gray", [True, False])
+def test_alpha_is_apart(format: str, gray: bool) -> None:
+    pixels = np.dstack([GRAY if gray else RGB, ALPHA])
+    picture = decode(
+        encode(Image.fromarray(pixels, "LA" if gray else "RGBA") if gray else Image.fromarray(pixels), format)
+    )
+    np.testing.assert_array_equal(picture.alpha, ALPHA)
+    np.testing.assert_array_equal(picture.color, pixels[..., :-1])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_sixteen_bits_are_not_reduced(suffix: str, channels: int) -> None:
+    pixels = photo(12, 18, channels, depth=16)
+    picture = decode(deep(pixels if channels > 1 else pixels[..., 0], suffix))
+    assert picture.depth == 16
+    np.testing.assert_array_equal(picture.color, pixels[..., :3])
+    assert len(np.unique(picture.color)) > 150
+    if channels == 4:
+        np.testing.assert_array_equal(picture.alpha, pixels[..., 3])
+
+
+def test_sixteen_bit_gray_alpha_png() -> None:
+    pixels = photo(12, 18, 2, depth=16)
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", 18, 12, 16, 4, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    picture = decode(data)
+    assert picture.gray
+    np.testing.assert_array_equal(picture.color[..., 0], pixels[..., 0])
+    np.testing.assert_array_equal(picture.alpha, pixels[..., 1])
+
+
+def test_a_dark_sixteen_bit_picture_is_not_taken_for_eight() -> None:
+    pixels = (photo(12, 18, 3) // 2).astype(np.uint16)
+    picture = decode(deep(pixels, ".png"))
+    assert picture.depth == 16
+    np.testing.assert_array_equal(picture.color, pixels)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"photometric": "rgb", "compression": "adobe_deflate", "predictor": True},
+        {"photometric": "rgb", "planarconfig": "separate"},
+        {"photometric": "rgb", "byteorder": ">", "tile": (16, 16)},
+        {"photometric": "rgb", "bigtiff": True},
+    ],
+    ids=["deflate", "planes", "tiled", "big"],
+)
+def test_kinds_of_sixteen_bit_tiff(settings: dict[str, Any]) -> None:
+    pixels = photo(12, 18, depth=16)
+    stream = io.BytesIO()
+    data = np.moveaxis(pixels, -1, 0) if "planarconfig" in settings else pixels
+    tifffile.imwrite(stream, data, **settings)
+    np.testing.assert_array_equal(decode(stream.getvalue()).color, pixels)
+
+
+def test_sixteen_bit_lzw_tiff() -> None:
+    pixels = photo(12, 18, depth=16)
+    ok, data = cv2.imencode(".tiff", pixels[..., ::-1], [cv2.IMWRITE_TIFF_COMPRESSION, 5])
+    assert ok
+    np.testing.assert_array_equal(decode(data.tobytes()).color, pixels)
+
+
+def test_premultiplied_and_inverted_tiff() -> None:
+    alpha = np.full((12, 18, 1), 32768, np.uint16)
+    color = photo(12, 18, depth=16)
+    stream = io.BytesIO()
+    half = np.round(color * (32768 / 65535)).astype(np.uint16)
+    tifffile.imwrite(stream, np.dstack([half, alpha]), photometric="rgb", extrasamples=["assocalpha"])
+    np.testing.assert_allclose(decode(stream.getvalue()).color.astype(int), color, atol=2)
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, 65535 - color[..., 0], photometric="miniswhite")
+    np.testing.assert_array_equal(decode(stream.getvalue()).color[..., 0], color[..., 0])
+
+
+def test_palettes_are_expanded() -> None:
+    image = Image.fromarray(RGB).quantize(32)
+    picture = decode(encode(image, "PNG"))
+    np.testing.assert_array_equal(picture.color, np.asarray(image.convert("RGB")))
+    assert [(loss.name, loss.strict) for loss in picture.losses] == [("palette", False)]
+
+
+def test_a_palette_of_grays_is_gray_and_transparency_is_alpha() -> None:
+    image = Image.fromarray(GRAY).convert("P")
+    assert decode(encode(image, "PNG")).gray
+    picture = decode(encode(Image.fromarray(RGB).quantize(8), "PNG", transparency=0))
+    assert picture.alpha is not None
+    assert set(np.unique(picture.alpha)) == {0, 255}
+
+
+def test_one_bit_becomes_gray() -> None:
+    image = Image.fromarray(GRAY > 128)
+    picture = decode(encode(image, "PNG"))
+    assert picture.gray
+    np.testing.assert_array_equal(picture.color[..., 0], np.where(GRAY > 128, 255, 0))
+    assert [loss.name for loss in picture.losses] == ["bilevel"]
+
+
+@pytest.mark.parametrize("format", ["JPEG", "TIFF"])
+def test_cmyk_is_converted_and_said(format: str) -> None:
+    exact = {"quality": 100, "subsampling": 0} if format == "JPEG" else {}
+    picture = decode(encode(Image.fromarray(RGB).convert("CMYK"), format, **exact))
+    assert np.abs(picture.color.astype(int) - RGB).mean() < 4
+    assert [(loss.name, loss.strict) for loss in picture.losses] == [("cmyk", True)]
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_the_first_of_several_frames(format: str) -> None:
+    other = Image.fromarray(255 - RGB)
+    data = encode(
+        Image.fromarray(RGB), format, save_all=True, append_images=[other, Image.fromarray(photo(12, 18, seed=9))]
+    )
+    picture = decode(data)
+    near, far = (np.abs(picture.color.astype(int) - np.asarray(p)).mean() for p in (RGB, other))
+    assert near < far
+    word = "pages" if format == "TIFF" else "frames"
+    assert f"only the first of 3 {word} is restored" in [loss.text for loss in picture.losses]
+
+
+# --- orientation and metadata
+
+
+def turned(orientation: int) -> Image.Image:
+    """The picture as a camera held that way would store it."""
+    back = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    image = Image.fromarray(RGB)
+    return image if orientation == 1 else image.transpose(back[orientation])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP", "JPEG"])
+def test_orientation_is_applied(format: str, orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    exact = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}.get(format, {})
+    data = encode(turned(orientation), format, exif=exif, **exact)
+    picture = decode(data)
+    assert np.abs(picture.color.astype(int) - RGB).mean() < (2 if format == "JPEG" else 1e-9)
+    path = tmp_path / "x"
+    path.write_bytes(data)
+    assert probe(path) == (18, 12)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_orientation_of_sixteen_bit_tiff(orientation: int) -> None:
+    pixels = photo(12, 18, depth=16)
+    stored = np.rot90(pixels, {3: 2, 6: 1}[orientation])
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, stored, photometric="rgb", extratags=[(274, 3, 1, orientation, True)])
+    np.testing.assert_array_equal(decode(stream.getvalue()).color, pixels)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP", "JPEG"])
+def test_profile_exif_and_resolution_are_read(format: str) -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "Camera"
+    if format != "TIFF":  # Pillow does not write these directories to a TIFF file; the round trips do
+        exif.get_ifd(0x8769)[0x9003] = "2001:02:03 04:05:06"
+        exif.get_ifd(0x8825)[1] = "N"
+    extra = {} if format == "WEBP" else {"dpi": (300, 300)}
+    picture = decode(encode(Image.fromarray(RGB), format, icc_profile=SRGB, exif=exif, **extra))
+    assert picture.extras.icc == SRGB
+    assert picture.extras.exif is not None
+    assert picture.extras.exif.text(0x010F) == "Camera"
+    if format != "TIFF":
+        assert picture.extras.exif.photo[0x9003].value.startswith(b"2001:02:03")
+        assert picture.extras.exif.gps[1].value == b"N\0"
+    if format != "WEBP":
+        assert picture.extras.dpi == pytest.approx((300, 300), abs=0.1)
+
+
+def test_a_profile_of_other_channels_is_dropped_and_said() -> None:
+    picture = decode(encode(Image.fromarray(GRAY), "PNG", icc_profile=SRGB))
+    assert picture.extras.icc == b""
+    assert [loss.name for loss in picture.losses] == ["icc"]
+
+
+def test_damaged_exif_costs_the_exif_only() -> None:
+    picture = decode(encode(Image.fromarray(RGB), "JPEG", exif=b"Exif\0\0garbage that is no TIFF header"))
+    assert picture.extras.exif is None
+    assert [loss.name for loss in picture.losses] == ["exif"]
+
+
+# --- files that are no pictures
+
+
+def bad_header(width: int, height: int) -> bytes:
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    end = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+    idat = struct.pack(">I", 4) + b"IDATabcd" + struct.pack(">I", zlib.crc32(b"IDATabcd"))
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body)) + idat + end
+
+
+GOOD = {
+    "PNG": encode(Image.fromarray(RGB), "PNG"),
+    "deep PNG": deep(photo(12, 18, depth=16), ".png"),
+    "JPEG": encode(Image.fromarray(photo(64, 64)), "JPEG"),
+    "WebP": encode(Image.fromarray(RGB), "WEBP"),
+    "TIFF": encode(Image.fromarray(RGB), "TIFF"),
+    "deep TIFF": deep(photo(12, 18, depth=16), ".tiff"),
+    "BMP": encode(Image.fromarray(RGB), "BMP"),
+    "GIF": encode(Image.fromarray(RGB), "GIF"),
+}
+
+
+@pytest.mark.parametrize("kind", GOOD)
+@pytest.mark.parametrize("part", [0.2, 0.5, 0.8])
+def test_cut_off_files_are_refused(kind: str, part: float) -> None:
+    data = GOOD[kind]
+    with pytest.raises(InputError):
+        decode(data[: int(len(data) * part)])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "deep PNG"])
+def test_a_flipped_bit_in_a_png_is_found(kind: str) -> None:
+    data = bytearray(GOOD[kind])
+    data[len(data) // 2] ^= 4
+    with pytest.raises(InputError, match="damaged"):
+        decode(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "empty"),
+        (b"Dear diary,\n", "text, not a picture"),
+        (bytes(500), "zero bytes only"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIF, AVIF or a video"),
+        (b"\x00\x05\x16\x07\x00\x02\x00\x00", "AppleDouble"),
+        (b"%PDF-1.4\x80\x90", "first bytes 25 50 44 46"),
+        (bad_header(60000, 60000), "60000x60000 = 3600 megapixels, the limit is 268"),
+        (bad_header(0, 5), "damaged"),
+        (b"\x89PNG\r\n\x1a\n", "cut off after 8 bytes"),
+        (b"\xff\xd8\xff", "JPEG data is damaged or cut off"),
+    ],
+)
+def test_reasons(data: bytes, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        decode(data)
+
+
+def test_float_tiff_is_refused_with_its_kind() -> None:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, photo(12, 18).astype(np.float32), photometric="rgb")
+    with pytest.raises(InputError, match="32-bit floating point samples are not supported"):
+        decode(stream.getvalue())
+
+
+def test_reading_names_the_cause(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No such file"):
+        read_bytes(tmp_path / "none.png")
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(InputError, match="empty"):
+        read_bytes(tmp_path / "empty.png")
+
+
+def test_content_counts_not_the_suffix() -> None:
+    assert decode(GOOD["PNG"]).source == "PNG"  # whatever the file is called
+
+
+def test_pillows_own_limit_is_left_alone() -> None:
+    before = Image.MAX_IMAGE_PIXELS
+    decode(GOOD["PNG"])
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_bleeding_replaces_invisible_colours_only() -> None:
+    red = np.zeros((40, 40, 4), np.uint8)
+    y, x = np.mgrid[:40, :40]
+    red[(y - 20) ** 2 + (x - 20) ** 2 < 100] = (200, 10, 10, 255)
+    picture = decode(encode(Image.fromarray(red), "PNG"))
+    bled = picture.model_input()
+    np.testing.assert_array_equal(bled[red[..., 3] > 0], red[red[..., 3] > 0][:, :3])
+    np.testing.assert_allclose(bled.reshape(-1, 3), np.tile([[200, 10, 10]], (1600, 1)), atol=1)
+
+
+def test_exif_trees_survive_a_round_trip() -> None:
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "Camera", 6
+    exif.get_ifd(0x8769)[0xA002] = 18
+    exif.get_ifd(0x8769)[0x927C] = b"maker note" * 5
+    tree = metadata.parse(exif.tobytes())
+    assert tree is not None and tree.short(metadata.ORIENTATION) == 6
+    changed = tree.upright(72, 48).with_software("varestorer")
+    again = Image.Exif()
+    again.load(metadata.build(changed))
+    assert (again[0x010F], again[0x0112], again[0x0131]) == ("Camera", 1, "varestorer")
+    assert again.get_ifd(0x8769)[0xA002] == 72
+    assert again.get_ifd(0x8769)[0x927C] == b"maker note" * 5
+
+
+@pytest.mark.parametrize("data", [b"", b"II*\0", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff"])
+def test_damaged_exif_never_raises(data: bytes) -> None:
+    tree = metadata.parse(data)
+    assert tree is None or tree.main == {}
+
+
+def test_xmp_orientation_is_reset() -> None:
+    assert metadata.upright_xmp(b'<x tiff:Orientation="6"/>') == b'<x tiff:Orientation="1"/>'
+    assert metadata.upright_xmp(b"<tiff:Orientation>8</") == b"<tiff:Orientation>1</"
+
+
+def test_metadata_of_a_sixteen_bit_tiff() -> None:
+    stream = io.BytesIO()
+    tifffile.imwrite(
+        stream,
+        photo(12, 18, depth=16),
+        photometric="rgb",
+        iccprofile=SRGB,
+        resolution=(300, 150),
+        resolutionunit="inch",
+        description="a scan",
+        metadata=None,
+        extratags=[(700, 1, 5, b"<xmp>", True), (271, 2, 7, b"Camera\0", True)],
+    )
+    extras = decode(stream.getvalue()).extras
+    assert (extras.icc, extras.xmp, extras.dpi) == (SRGB, b"<xmp>", (300, 150))
+    assert extras.exif is not None
+    assert (extras.exif.text(0x010E), extras.exif.text(0x010F)) == ("a scan", "Camera")

@@ -1,0 +1,180 @@
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from conftest import photo
+from PIL import Image, ImageCms
+
+from varestorer_cli.core.errors import InputError
+from varestorer_cli.core.imageio import decode
+from varestorer_cli.core.imagewrite import Output, check_side, losses_of, write_picture
+from varestorer_cli.core.metadata import Entry, Exif
+from varestorer_cli.core.options import ImageFormat
+from varestorer_cli.core.picture import Extras
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+EXIF = Exif(
+    "<",
+    {0x010F: Entry(2, 7, b"Camera\0"), 0x010E: Entry(2, 9, b"a scan \xe9\0"), 0x8298: Entry(2, 3, b"me\0")},
+    {0x9003: Entry(2, 20, b"2001:02:03 04:05:06\0"), 0x829A: Entry(5, 1, bytes([1, 0, 0, 0, 250, 0, 0, 0]))},
+    {1: Entry(2, 2, b"N\0")},
+)
+EXTRAS = Extras(SRGB, EXIF, b"<x:xmpmeta>caf\xc3\xa9</x:xmpmeta>", (300.0, 300.0))
+LOSSLESS = [ImageFormat.PNG, ImageFormat.TIFF]
+
+
+def write(color: Any, format: ImageFormat, *, gray: bool = False, alpha: Any = None, extras: Extras = EXTRAS) -> bytes:
+    rows = (
+        None if alpha is None else lambda top, bottom: alpha[top:bottom].astype(np.float32) / np.iinfo(alpha.dtype).max
+    )
+    stream = io.BytesIO()
+    write_picture(stream, Output(color, gray, rows, extras), format, 95, "varestorer test; fingerprint 0")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("format", LOSSLESS)
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("gray", [False, True])
+@pytest.mark.parametrize("clear", [False, True])
+def test_pixels_survive(format: ImageFormat, depth: int, gray: bool, clear: bool) -> None:
+    color = photo(37, 53, 1 if gray else 3, depth)
+    alpha = photo(37, 53, 1, depth, seed=3)[..., 0] if clear else None
+    extras = Extras()
+    picture = decode(write(np.broadcast_to(color, (37, 53, 3)), format, gray=gray, alpha=alpha, extras=extras))
+    assert (picture.gray, picture.depth) == (gray, depth)
+    np.testing.assert_array_equal(picture.color, color)
+    if clear:
+        np.testing.assert_array_equal(picture.alpha, alpha)
+    else:
+        assert picture.alpha is None
+
+
+@pytest.mark.parametrize("format", LOSSLESS)
+def test_large_pictures_are_written_in_strips(format: ImageFormat, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("varestorer_cli.core.imagewrite._STRIP_BYTES", 4000)
+    color = photo(101, 67, depth=16)
+    np.testing.assert_array_equal(decode(write(color, format)).color, color)
+
+
+@pytest.mark.parametrize("format", [ImageFormat.PNG, ImageFormat.TIFF, ImageFormat.JPEG, ImageFormat.WEBP])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_metadata_survives(format: ImageFormat, order: str) -> None:
+    exif = EXIF
+    if order == ">":
+        exif = Exif(">", EXIF.main, {**EXIF.photo, 0x829A: Entry(5, 1, bytes([0, 0, 0, 1, 0, 0, 0, 250]))}, EXIF.gps)
+    extras = decode(write(photo(), format, extras=Extras(SRGB, exif, EXTRAS.xmp, EXTRAS.dpi))).extras
+    assert extras.icc == SRGB
+    assert extras.xmp == EXTRAS.xmp
+    assert extras.exif is not None
+    assert extras.exif.main[0x010F].value == b"Camera\0"
+    assert extras.exif.main[0x010E].value == EXIF.main[0x010E].value
+    assert extras.exif.text(0x8298) == "me"
+    assert extras.exif.text(0x0131) == "varestorer test; fingerprint 0"
+    assert extras.exif.photo[0x9003].value == EXIF.photo[0x9003].value
+    assert extras.exif.photo[0x829A].value == exif.photo[0x829A].value
+    assert extras.exif.gps[1].value == b"N\0"
+    if format != ImageFormat.WEBP:
+        assert extras.dpi == pytest.approx((300, 300), abs=0.1)
+
+
+@pytest.mark.parametrize("format", [ImageFormat.PNG, ImageFormat.TIFF, ImageFormat.JPEG, ImageFormat.WEBP])
+def test_other_readers_agree(format: ImageFormat) -> None:
+    color = photo(40, 60)
+    with Image.open(io.BytesIO(write(color, format))) as image:
+        exif = image.getexif()
+        assert exif[0x0131].startswith("varestorer test")
+        assert exif.get_ifd(0x8769)[0x9003] == "2001:02:03 04:05:06"
+        assert image.info["icc_profile"] == SRGB
+        assert np.abs(np.asarray(image).astype(int) - color).mean() < 12
+
+
+def test_tiff_is_one_page_that_tifffile_reads() -> None:
+    color = photo(40, 60, depth=16)
+    with tifffile.TiffFile(io.BytesIO(write(color, ImageFormat.TIFF))) as file:
+        assert len(file.pages) == 1
+        np.testing.assert_array_equal(file.pages[0].asarray(), color)
+        assert file.pages[0].tags["ExifTag"].value["DateTimeOriginal"] == "2001:02:03 04:05:06"
+
+
+def test_the_same_picture_gives_the_same_bytes() -> None:
+    for format in ImageFormat:
+        assert write(photo(), format) == write(photo(), format)
+
+
+@pytest.mark.parametrize("format", [ImageFormat.JPEG, ImageFormat.WEBP, ImageFormat.BMP])
+def test_sixteen_bits_are_rounded_for_formats_of_eight(format: ImageFormat) -> None:
+    color = photo(40, 60)
+    deep = color.astype(np.uint16) * 257
+    assert write(deep, format) == write(color, format)
+
+
+def test_png_text_and_jpeg_segments_stay_in_their_format() -> None:
+    extras = Extras(
+        png_chunks=((b"tEXt", b"Author\0me"), (b"gAMA", b"\0\0\xb1\x8f")),
+        jpeg_comment=b"hello",
+        iptc=(b"Photoshop 3.0\0x",),
+    )
+    png = decode(write(photo(), ImageFormat.PNG, extras=extras))
+    assert {(b"tEXt", b"Author\0me"), (b"gAMA", b"\0\0\xb1\x8f")} <= set(png.extras.png_chunks)
+    jpeg = decode(write(photo(), ImageFormat.JPEG, extras=extras))
+    assert (jpeg.extras.jpeg_comment, jpeg.extras.iptc) == (b"hello", (b"Photoshop 3.0\0x",))
+
+
+@pytest.mark.parametrize(
+    ("format", "names"),
+    [
+        (ImageFormat.PNG, ["iptc"]),
+        (ImageFormat.TIFF, ["iptc", "text"]),
+        (ImageFormat.JPEG, ["depth", "alpha", "text"]),
+        (ImageFormat.WEBP, ["depth", "iptc", "text"]),
+        (ImageFormat.BMP, ["depth", "alpha", "icc", "exif", "xmp", "iptc", "text"]),
+    ],
+)
+def test_every_loss_has_a_name(format: ImageFormat, names: list[str]) -> None:
+    extras = Extras(SRGB, EXIF, b"<x>", None, ((b"tEXt", b"a\0b"),), b"", (b"x",))
+    losses = losses_of(format, depth=16, alpha=True, source="PNG", extras=extras)
+    assert [loss.name for loss in losses] == names
+    assert losses_of(format, depth=8, alpha=False, source="PNG", extras=Extras()) == []
+
+
+def test_metadata_too_large_for_jpeg_is_dropped_and_said() -> None:
+    huge = Exif("<", {0x010F: Entry(2, 70000, b"x" * 70000)})
+    extras = Extras(exif=huge, xmp=b"y" * 70000)
+    names = [loss.name for loss in losses_of(ImageFormat.JPEG, depth=8, alpha=False, source="JPEG", extras=extras)]
+    assert names == ["exif", "xmp"]
+    picture = decode(write(photo(), ImageFormat.JPEG, extras=extras))
+    assert picture.extras.exif is not None and picture.extras.exif.text(0x0131)
+
+
+def test_sides_too_long_for_a_format() -> None:
+    check_side(ImageFormat.PNG, 100000, 5)
+    with pytest.raises(InputError, match="20000x5 does not fit WebP, whose sides end at 16383; use --format png"):
+        check_side(ImageFormat.WEBP, 20000, 5)
+    with pytest.raises(InputError, match="JPEG"):
+        check_side(ImageFormat.JPEG, 5, 70000)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_directories_are_added_to_big_tiff_too(order: Any) -> None:
+    from varestorer_cli.core.imagewrite import _append_directories
+
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, photo(), photometric="rgb", bigtiff=True, byteorder=order, metadata=None)
+    _append_directories(stream, [(0x8825, {1: Entry(2, 2, b"N\0")})], order)
+    with tifffile.TiffFile(io.BytesIO(stream.getvalue())) as file:
+        assert file.is_bigtiff and len(file.pages) == 1
+        np.testing.assert_array_equal(file.pages[0].asarray(), photo())
+        assert file.pages[0].tags["GPSTag"].value == {"GPSLatitudeRef": "N"}
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_big_tiff_metadata_is_read_back(order: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("varestorer_cli.core.imagewrite._LARGE_TIFF", 100)
+    exif = Exif(order, EXIF.main, {0x9003: EXIF.photo[0x9003]}, EXIF.gps)
+    data = write(photo(), ImageFormat.TIFF, extras=Extras(exif=exif))
+    assert data[2:4] in (b"+\0", b"\0+")
+    read = decode(data).extras.exif
+    assert read is not None
+    assert read.photo == exif.photo and read.gps == exif.gps and read.text(0x010F) == "Camera"

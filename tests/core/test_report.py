@@ -1,0 +1,190 @@
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from conftest import rows
+
+from varestorer_cli.core.errors import ExitCode, UsageError
+from varestorer_cli.core.options import FailureLimit, Shard
+from varestorer_cli.core.report import (
+    COLUMNS,
+    DONE,
+    FAILED,
+    IGNORED,
+    SKIPPED,
+    BatchReport,
+    ReportFile,
+    Row,
+    clock,
+    read_rows,
+    report_name,
+    write_failed_list,
+)
+
+CONTRACT = [
+    "input",
+    "output",
+    "status",
+    "reason",
+    "width",
+    "height",
+    "out_width",
+    "out_height",
+    "depth",
+    "icc",
+    "alpha",
+    "scale",
+    "tile",
+    "tiles",
+    "retries",
+    "device",
+    "precision",
+    "seconds",
+    "peak_mb",
+    "mean_colour_error",
+    "consistency_psnr",
+    "input_sha256",
+    "output_sha256",
+    "model_sha256",
+    "settings_sha256",
+    "seed",
+    "version",
+    "host",
+    "shard",
+]
+
+
+def test_the_columns_are_a_stable_interface() -> None:
+    assert list(COLUMNS[: len(CONTRACT)]) == CONTRACT
+    assert COLUMNS[len(CONTRACT) :] == ("warnings", "oom_split")
+
+
+def test_not_measured_is_empty_never_zero_or_nan() -> None:
+    row = Row(input="a", seconds=float("nan"), retries=0, consistency_psnr=38.123456789, host="h")
+    cells = dict(zip(COLUMNS, row.cells(), strict=True))
+    assert (cells["seconds"], cells["width"], cells["retries"], cells["consistency_psnr"]) == ("", "", "0", "38.1235")
+    values = json.loads(json.dumps(row.values()))
+    assert (values["seconds"], values["output"], values["retries"]) == (None, None, 0)
+
+
+def test_rows_are_in_the_file_at_once_and_unique_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    report = ReportFile(path)
+    report.open()
+    report.add(Row(input="b", output="b.png", status=FAILED, reason='it said "no",\nreally'))
+    report.add(Row(input="a", output="a.png", status=DONE))
+    assert [row["input"] for row in rows(path)] == ["b", "a"]
+    again = ReportFile(path)
+    again.open()
+    again.add(Row(input="b", output="b.png", status=DONE))
+    assert [row["status"] for row in rows(path)] == [FAILED, DONE, DONE]  # a kill now loses nothing
+    again.close()
+    assert [(row["input"], row["status"]) for row in rows(path)] == [("a", DONE), ("b", DONE)]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_half_written_last_line_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    report = ReportFile(path)
+    report.open()
+    report.add(Row(input="a", output="a.png", status=DONE, output_sha256="1"))
+    report.add(Row(input="b", output="b.png", status=DONE, output_sha256="2"))
+    path.write_bytes(path.read_bytes()[:-20])
+    again = ReportFile(path)
+    assert again.witness("a.png") is not None and again.witness("b.png") is None
+    again.close()
+    assert [row["input"] for row in rows(path)] == ["a"]
+
+
+def test_values_survive_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    report = ReportFile(path)
+    report.open()
+    row = Row(
+        "ü\udcff.png", "o", DONE, "", 3, 4, 12, 16, 8, "no", "yes", 4.0, 32, 1, 0, "cpu", "fp32", 0.5, 10.0, 1.5, 40.0
+    )
+    report.add(row)
+    assert read_rows(path) == [row]
+
+
+def test_ignored_rows_of_earlier_runs_do_not_pile_up(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    for name in ("x.txt", "y.txt"):
+        report = ReportFile(path)
+        report.open()
+        report.add(Row(input=name, status=IGNORED))
+        report.close()
+    assert [row["input"] for row in rows(path)] == ["y.txt"]
+
+
+def test_a_foreign_csv_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("name,price\n")
+    with pytest.raises(
+        UsageError, match="exists and is not a varestorer report; move it, or choose another --metrics-csv"
+    ):
+        ReportFile(path)
+    assert path.read_text() == "name,price\n"
+
+
+def test_reports_of_other_shards_are_witnesses_and_stay_theirs(tmp_path: Path) -> None:
+    other = tmp_path / "metrics.1-of-2.csv"
+    report = ReportFile(other)
+    report.open()
+    report.add(Row(input="b", output="b.png", status=DONE, output_sha256="2"))
+    mine = ReportFile(tmp_path / "metrics.0-of-2.csv", [other])
+    assert mine.witness("b.png") is not None
+    mine.close()
+    assert rows(tmp_path / "metrics.0-of-2.csv") == []
+
+
+def test_names_carry_the_shard() -> None:
+    assert report_name(None) == "metrics.csv"
+    assert report_name(Shard(3, 16)) == "metrics.3-of-16.csv"
+    assert report_name(Shard(3, 16), "failed", ".txt") == "failed.3-of-16.txt"
+
+
+def test_counts_summary_and_exit_code_step_by_step() -> None:
+    report = BatchReport()
+    assert report.summary() == "0 pictures restored, 0 failed"
+    assert report.exit_code() == ExitCode.OK
+    report.rows.append(Row(input="a", status=DONE))
+    report.seconds, report.megapixels = 2.0, 4.0
+    assert report.summary() == "1 picture restored, 0 failed in 2.0 s (0.50 images/s, 2.00 MP/s)"
+    report.rows += [Row(input="b", status=SKIPPED), Row(input="c", status=SKIPPED), Row(input="x", status=IGNORED)]
+    report.kept.append(report.rows[2])
+    assert report.summary().startswith(
+        "1 picture restored, 1 already up to date, 1 existing file kept, 0 failed, 1 ignored"
+    )
+    assert report.exit_code() == ExitCode.OK
+    report.rows.append(Row(input="d", status=FAILED))
+    assert report.exit_code() == ExitCode.SOME_FAILED
+    assert report.exit_code(FailureLimit(1)) == ExitCode.OK
+    assert report.exit_code(FailureLimit(25, True)) == ExitCode.OK
+    report.internal = True
+    assert report.exit_code(FailureLimit(9)) == ExitCode.INTERNAL
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (9.94, "9.9 s"), (75, "1:15"), (3725, "1:02:05")])
+def test_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+def test_the_failed_list_comes_and_goes_and_spares_foreign_files(tmp_path: Path) -> None:
+    path = tmp_path / "failed.txt"
+    assert write_failed_list(path, ["in/./a.png"]) == path
+    assert path.read_text().splitlines()[1:] == ["in/./a.png"]
+    assert write_failed_list(path, []) is None
+    assert not path.exists()
+    path.write_text("my own notes\n")
+    assert write_failed_list(path, ["b"]) is None
+    assert path.read_text() == "my own notes\n"
+
+
+def test_the_file_is_plain_csv(tmp_path: Path) -> None:
+    report = ReportFile(tmp_path / "m.csv")
+    report.open()
+    report.add(Row(input="a,b", output="o", status=DONE, host="h"))
+    with (tmp_path / "m.csv").open(newline="") as stream:
+        assert len({len(line) for line in csv.reader(stream)}) == 1

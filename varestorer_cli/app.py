@@ -1,0 +1,160 @@
+"""The command: registers the subcommands and turns every failure into an exit code, in one place."""
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from varestorer_cli import __version__
+from varestorer_cli.core.errors import ExitCode, InterruptedRunError, VarestorerError
+
+# In the order of --help. Each module has register(app); none may import torch or another heavy package at its top.
+COMMANDS = ("restore", "score", "train", "distill", "weights", "doctor", "photos")
+
+_EPILOG = (
+    "Exit codes: 0 done, 1 some inputs failed, 2 bad usage, 3 something is not installed, 4 damaged model, "
+    "5 output not writable, 6 out of memory, 70 a bug, 130/143 stopped (run again for the rest)."
+)
+
+
+def build_app() -> typer.Typer:
+    """The Typer application with every subcommand."""
+    app = typer.Typer(
+        name="varestorer",
+        help="Restore folders of degraded photographs: one forward pass per tile, x4 by default.",
+        epilog=_EPILOG,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for name in COMMANDS:
+        module = f"varestorer_cli.commands.{name}"
+        if find_spec(module) is not None:
+            import_module(module).register(app)
+    return app
+
+
+def _version(value: bool) -> None:
+    if not value:
+        return
+    typer.echo(f"varestorer {__version__}")
+    try:
+        import torch
+    except ImportError as error:
+        typer.echo(f"torch cannot be imported: {error}")
+    else:
+        typer.echo(f"torch {torch.__version__}, {'CUDA' if torch.cuda.is_available() else 'no CUDA'}")
+    raise typer.Exit()
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version and torch."),
+    ] = False,
+) -> None:
+    pass
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: without the program's name; those of the process by default.
+
+    Returns:
+        The exit code.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    verbose = "-v" in words or "--verbose" in words
+    _tolerant_streams()
+    restore_handler = _raise_on_sigterm()
+    _quiet_libraries()
+    try:
+        code = build_app()(args=words, prog_name="varestorer", standalone_mode=False)
+        return int(code) if isinstance(code, int) else ExitCode.OK
+    except VarestorerError as error:
+        return _failed(error, str(error), error.exit_code, verbose)
+    except KeyboardInterrupt as error:
+        return _failed(error, "interrupted; run the same command again for the rest", ExitCode.INTERRUPTED, verbose)
+    except BrokenPipeError:
+        _silence_stdout()
+        return ExitCode.OK
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else ExitCode.OK
+    except Exception as error:
+        if hasattr(error, "show") and hasattr(error, "exit_code"):  # the option parser's own errors
+            error.show()
+            return int(error.exit_code)
+        if type(error).__name__ == "Abort":
+            return _failed(error, "interrupted", ExitCode.INTERRUPTED, verbose)
+        text = f"unexpected {type(error).__name__}: {error}; this is a bug, run again with -v and report the traceback"
+        return _failed(error, text, ExitCode.INTERNAL, verbose)
+    finally:
+        restore_handler()
+
+
+def _failed(error: BaseException, text: str, code: ExitCode, verbose: bool) -> int:
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            if verbose:
+                import traceback
+
+                traceback.print_exception(error)
+            sys.stderr.write(f"error: {text}\n")
+            sys.stderr.flush()
+    return int(code)
+
+
+def _tolerant_streams() -> None:
+    """File names need not be valid in the locale's encoding; writing one must not end a run."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _quiet_libraries() -> None:
+    """Decoders talk about damaged metadata in their own words; what matters of it is said in ours."""
+    import logging
+    import os
+    import warnings
+
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+
+
+def _silence_stdout() -> None:
+    import os
+
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _raise_on_sigterm() -> Callable[[], None]:
+    """Make SIGTERM an exception, so that whatever runs can tidy up.
+
+    Returns:
+        puts the former handler back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        raise InterruptedRunError("told to stop; run the same command again for the rest", ExitCode.TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, on_signal)
+
+    def put_back() -> None:
+        signal.signal(signal.SIGTERM, before)
+
+    return put_back

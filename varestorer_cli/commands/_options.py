@@ -1,0 +1,80 @@
+"""Option types shared by commands."""
+
+from typing import Annotated
+
+import typer
+
+from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.options import ColorFix, Existing, ImageFormat, Precision, Progress, Sampling
+
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", "-m", help="auto, compact, or a model file. auto takes the best one installed."),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+PrecisionOption = Annotated[
+    Precision,
+    typer.Option("--precision", help="Arithmetic of the model; auto: what the device computes natively."),
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", help="CPU threads; by default OMP_NUM_THREADS, the scheduler's share, or all."),
+]
+BatchOption = Annotated[int | None, typer.Option("--batch", help="Tiles per model call; chosen by device by default.")]
+TileOption = Annotated[int | None, typer.Option("--tile", help="Tile side in output pixels; the model's by default.")]
+OverlapOption = Annotated[
+    int | None,
+    typer.Option("--overlap", help="Pixels neighbouring tiles share; an eighth of the tile by default."),
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the noise that --sampling sample draws.")]
+SamplingOption = Annotated[
+    Sampling, typer.Option("--sampling", help="From predicted bits to picture; auto: the model's own choice.")
+]
+ColorFixOption = Annotated[
+    ColorFix, typer.Option("--color-fix", help="Where colours come from; auto: the model's own choice.")
+]
+FidelityOption = Annotated[
+    float, typer.Option("--fidelity", help="0: only cleaned up, 1: the model's detail; between: a mix.")
+]
+FormatOption = Annotated[
+    str | None, typer.Option("--format", help="png, jpg, webp, tif or bmp; each input's own by default.")
+]
+QualityOption = Annotated[int, typer.Option("--quality", help="Of JPEG and WebP, 1 to 100.")]
+ExistingOption = Annotated[
+    Existing,
+    typer.Option(
+        "--existing",
+        help="Outputs that exist: skip those up to date and foreign files and redo stale ones, overwrite all, or "
+        "stop with an error.",
+    ),
+]
+ProgressOption = Annotated[
+    Progress, typer.Option("--progress", help="auto: a bar on a terminal, percentage lines elsewhere.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Every file, and tracebacks.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per picture on stdout.")]
+
+_FORMATS: dict[str, ImageFormat] = {
+    "png": ImageFormat.PNG,
+    "jpg": ImageFormat.JPEG,
+    "jpeg": ImageFormat.JPEG,
+    "webp": ImageFormat.WEBP,
+    "tif": ImageFormat.TIFF,
+    "tiff": ImageFormat.TIFF,
+    "bmp": ImageFormat.BMP,
+}
+
+
+def parse_format(text: str | None) -> ImageFormat | None:
+    """Read a format's name.
+
+    Raises:
+        UsageError: unknown.
+    """
+    if text is None:
+        return None
+    found = _FORMATS.get(text.lower().lstrip("."))
+    if found is None:
+        raise UsageError(f"--format {text}: possible are png, jpg, webp, tif and bmp")
+    return found

@@ -1,0 +1,111 @@
+"""``varestorer restore``: folders and files of degraded pictures -> restored ones and a report."""
+
+from typing import Annotated
+
+import typer
+
+from varestorer_cli.commands import _options as opt
+from varestorer_cli.core.options import (
+    ColorFix,
+    Existing,
+    FailureLimit,
+    Precision,
+    Progress,
+    RestoreOptions,
+    Sampling,
+    Shard,
+    Sizing,
+    parse_size,
+)
+
+_HELP = """Restore pictures: files, folders (with their structure), patterns, lists.
+
+\b
+  varestorer restore scans/ restored/
+  varestorer restore photo.jpg photo-x4.png
+  varestorer restore in/ out/ --shard 3/16 -q
+  find scans -name '*.tif' -print0 | varestorer restore -0 - restored/
+
+The same command again does what is missing, failed or stale. OUTPUT/metrics.csv tells what happened to each input,
+OUTPUT/failed.txt names the failed ones.
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("restore", help=_HELP, no_args_is_help=True)(restore)
+
+
+def restore(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT", help="Files, folders, 'patterns*', @list.txt, or - (a list on stdin)."),
+    ],
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="A folder, or a file name for a single picture.")],
+    model: opt.ModelOption = "auto",
+    scale: Annotated[float | None, typer.Option("--scale", "-s", help="Factor on both sides, 4 by default.")] = None,
+    size: Annotated[str | None, typer.Option("--size", metavar="WxH", help="Exact output size in pixels.")] = None,
+    long_side: Annotated[int | None, typer.Option("--long-side", help="Pixels of the output's longer side.")] = None,
+    short_side: Annotated[int | None, typer.Option("--short-side", help="Pixels of its shorter side.")] = None,
+    megapixels: Annotated[float | None, typer.Option("--megapixels", help="Millions of output pixels.")] = None,
+    tile: opt.TileOption = None,
+    overlap: opt.OverlapOption = None,
+    batch: opt.BatchOption = None,
+    device: opt.DeviceOption = "auto",
+    precision: opt.PrecisionOption = Precision.AUTO,
+    threads: opt.ThreadsOption = None,
+    color_fix: opt.ColorFixOption = ColorFix.AUTO,
+    fidelity: opt.FidelityOption = 1.0,
+    sampling: opt.SamplingOption = Sampling.AUTO,
+    seed: opt.SeedOption = 0,
+    format: opt.FormatOption = None,
+    quality: opt.QualityOption = 95,
+    existing: opt.ExistingOption = Existing.SKIP,
+    shard: Annotated[
+        str | None, typer.Option("--shard", metavar="I/N", help="Do part I of N (0 <= I < N) of the inputs.")
+    ] = None,
+    max_failed: Annotated[
+        str,
+        typer.Option("--max-failed", metavar="N|P%", help="Failed pictures that still end with exit code 0."),
+    ] = "0",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Lost depth, alpha, profile or metadata makes a picture fail.")
+    ] = False,
+    metrics_csv: Annotated[
+        str | None,
+        typer.Option("--metrics-csv", metavar="FILE|none", help="Report file; OUTPUT/metrics.csv by default."),
+    ] = None,
+    nul_lists: Annotated[bool, typer.Option("-0", "--null", help="Lists are separated by NUL, not newlines.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    json: opt.JsonOption = False,
+    progress: opt.ProgressOption = Progress.AUTO,
+    quiet: opt.QuietOption = False,
+    verbose: opt.VerboseOption = False,
+) -> None:
+    """Check the options, then run."""
+    options = RestoreOptions(
+        model=model,
+        sizing=Sizing(scale, parse_size(size) if size is not None else None, long_side, short_side, megapixels),
+        tile=tile,
+        overlap=overlap,
+        batch=batch,
+        device=device,
+        precision=precision,
+        color_fix=color_fix,
+        fidelity=fidelity,
+        sampling=sampling,
+        seed=seed,
+        format=opt.parse_format(format),
+        quality=quality,
+        existing=existing,
+        shard=Shard.parse(shard) if shard is not None else None,
+        max_failed=FailureLimit.parse(max_failed),
+        strict=strict,
+        threads=threads,
+    )
+    from varestorer_cli.core.api import Job, run_restore
+    from varestorer_cli.core.console import Console
+
+    job = Job(tuple(inputs), output, metrics_csv, nul_lists, dry_run, json)
+    report = run_restore(job, options, Console(progress, quiet=quiet, verbose=verbose))
+    raise typer.Exit(report.exit_code(options.max_failed))

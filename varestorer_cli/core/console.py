@@ -1,0 +1,171 @@
+"""What people and scripts see: messages and progress on stderr, data on stdout.
+
+Progress is a bar on a terminal and plain percentage lines elsewhere (logs of farms and batch systems): flushed,
+English, decimals with a point, never falling, and at least one a minute as a sign of life.
+"""
+
+import os
+import sys
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+from varestorer_cli.core.options import Progress
+from varestorer_cli.core.report import clock
+
+HEARTBEAT_SECONDS = 60.0
+_STEP_PERCENT = 5
+
+
+class Console:
+    """Messages, data and progress of one run.
+
+    Args:
+        progress: how progress is shown.
+        quiet: no progress and no information; warnings and errors remain.
+        verbose: details and tracebacks.
+    """
+
+    def __init__(self, progress: Progress = Progress.AUTO, *, quiet: bool = False, verbose: bool = False) -> None:
+        self.quiet = quiet
+        self.verbose = verbose
+        self._mode = Progress.NONE if quiet else _resolved(progress)
+        self._lock = threading.RLock()
+        self._bar: Any = None
+        self._task: Any = None
+        self._total = 0
+        self._done = 0.0
+        self._note = ""
+        self._started = time.monotonic()
+        self._last_line = self._started
+        self._last_percent = -1
+        self._beat: threading.Timer | None = None
+        self._stdout_open = True
+
+    # --- messages
+
+    def info(self, text: str) -> None:
+        """Say something that is not a problem."""
+        if not self.quiet:
+            self._write(text)
+
+    def detail(self, text: str) -> None:
+        """Say something only with ``-v``."""
+        if self.verbose:
+            self._write(text)
+
+    def warn(self, text: str) -> None:
+        """Say something that should be known in any case."""
+        self._write(f"warning: {text}")
+
+    def error(self, text: str) -> None:
+        """Say what went wrong."""
+        self._write(f"error: {text}")
+
+    def out(self, text: str) -> None:
+        """One line of data on stdout. A reader that went away is no error: the work goes on."""
+        if sys.stdout is None or not self._stdout_open:
+            return
+        try:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+        except (BrokenPipeError, ValueError):
+            self._stdout_open = False
+            # Python would complain about the pipe again when it flushes stdout at exit.
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def _write(self, text: str) -> None:
+        with self._lock:
+            if self._bar is not None:
+                self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+                return
+            if sys.stderr is None:
+                return
+            with suppress(OSError, ValueError):
+                sys.stderr.write(text + "\n")
+                sys.stderr.flush()
+
+    # --- progress
+
+    def start(self, total: int, note: str = "") -> None:
+        """Begin to show progress over ``total`` pictures."""
+        with self._lock:
+            self._total, self._done, self._note = total, 0.0, note
+            self._started = time.monotonic()
+            if self._mode == Progress.BAR and self._bar is None:
+                from rich.console import Console as RichConsole
+                from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+                from rich.progress import Progress as RichProgress
+
+                self._bar = RichProgress(
+                    BarColumn(None),
+                    TextColumn("{task.percentage:>3.0f}%"),
+                    MofNCompleteColumn(),
+                    TextColumn("ETA"),
+                    TimeRemainingColumn(),
+                    console=RichConsole(stderr=True),
+                    transient=True,
+                )
+                self._bar.start()
+                self._task = self._bar.add_task("", total=total)
+            elif self._mode == Progress.LINES and self._beat is None:
+                self._schedule()
+
+    def update(self, done: float, note: str = "") -> None:
+        """Show that ``done`` pictures (with the fraction of the current one) are finished."""
+        with self._lock:
+            self._done, self._note = max(self._done, done), note
+            if self._bar is not None:
+                # A count such as 3/20 beside the bar must not run ahead of the files on the disk.
+                self._bar.update(self._task, completed=self._done)
+            elif self._mode == Progress.LINES:
+                percent = self._percent()
+                if percent >= self._last_percent + _STEP_PERCENT or (percent == 100 and self._last_percent < 100):
+                    self._line()
+
+    def finish(self) -> None:
+        """Take the bar away and end the sign of life."""
+        with self._lock:
+            if self._bar is not None:
+                self._bar.stop()
+                self._bar = None
+            if self._beat is not None:
+                self._beat.cancel()
+                self._beat = None
+
+    def _percent(self) -> int:
+        return max(self._last_percent, int(100 * self._done / self._total)) if self._total else 0
+
+    def _line(self) -> None:
+        percent = self._percent()
+        self._last_percent = percent
+        self._last_line = time.monotonic()
+        elapsed = self._last_line - self._started
+        text = f"Progress: {percent}% ({int(self._done)}/{self._total} pictures"
+        if 0 < self._done < self._total and elapsed > 1:
+            text += f", ETA {clock(elapsed / self._done * (self._total - self._done))}"
+        if self._note:
+            text += f", {self._note}"
+        self._write(text + ")")
+
+    def _schedule(self) -> None:
+        self._beat = threading.Timer(HEARTBEAT_SECONDS / 2, self._on_beat)
+        self._beat.daemon = True
+        self._beat.start()
+
+    def _on_beat(self) -> None:
+        with self._lock:
+            if self._beat is None:
+                return
+            if time.monotonic() - self._last_line >= HEARTBEAT_SECONDS / 2:
+                self._line()
+            self._schedule()
+
+
+def _resolved(progress: Progress) -> Progress:
+    if progress != Progress.AUTO:
+        return progress
+    terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "")
+    return Progress.BAR if terminal else Progress.LINES

@@ -1,0 +1,403 @@
+"""Array in, restored array out: upscale, tiles, batches, model, blend. Knows no file and no path.
+
+Shapes: B tiles of a batch, T tile side.
+
+Memory is bounded by one band of tiles across the picture's shorter side; the result array belongs to the caller,
+who may keep it on disk. Each tile is cut from the virtually upscaled picture (see :mod:`core.resample`), so the
+upscaled picture never exists as a whole.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from varestorer_cli.core.errors import InputError, InterruptedRunError, OutOfMemoryError, UsageError
+from varestorer_cli.core.resample import Pixels, Resampler, to_depth
+from varestorer_cli.core.runtime import autocast_type
+from varestorer_cli.core.tiling import Tile, TileGrid, fewest_tiles
+
+Floats = npt.NDArray[np.float32]
+Allocate = Callable[[tuple[int, ...], npt.DTypeLike], Any]
+
+
+class TileModel(Protocol):
+    """What the engine needs of a model; :class:`models.restorer.Restorer` has it.
+
+    A model that works on several tile sides lists them in ``tile_sides``, its native one (``tile``) first; a tile may
+    have two different ones of them. ``config.sampling`` is its default sampling, ``config.upscale_filter`` (where
+    present) the filter that it was trained with.
+    """
+
+    @property
+    def tile(self) -> int:
+        """Preferred tile side in output pixels."""
+
+    @property
+    def uniforms_shape(self) -> tuple[int, int, int]:
+        """Noise of one tile."""
+
+    @property
+    def config(self) -> Any:
+        """The model's own settings."""
+
+    def __call__(
+        self,
+        degraded_B3TT: Tensor,
+        *,
+        uniforms: Tensor | None = None,
+        sampling: Any = None,
+        fidelity: float = 1.0,
+        color_fix: Any = None,
+    ) -> Any:
+        """Restore tiles; returns an object with ``image_B3TT``."""
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Settings of a :class:`RestoreEngine`.
+
+    Attributes:
+        device: torch device string.
+        precision: ``fp32``, ``bf16`` or ``fp16`` (autocast).
+        tile: tile side in output pixels, None is the model's.
+        overlap: pixels shared by neighbours, None is an eighth of the native tile.
+        batch: tiles per call, None chooses by device.
+        sampling: None is the model's default.
+        color_fix: None is the model's default.
+        fidelity: 0 = pre-restored, 1 = model.
+        seed: of the noise for ``sample``.
+    """
+
+    device: str = "cpu"
+    precision: str = "fp32"
+    tile: int | None = None
+    overlap: int | None = None
+    batch: int | None = None
+    sampling: str | None = None
+    color_fix: str | None = None
+    fidelity: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Restored:
+    """One restored picture.
+
+    Attributes:
+        image: (H, W, 3), in the type asked for.
+        tiles: tiles it was made of.
+        retries: tiles that were computed again because their first result was unusable.
+        tile: longer side of the tiles used.
+        batch: tiles per call at the end.
+        split: what an out-of-memory error changed for this picture, "" if nothing.
+    """
+
+    image: Any
+    tiles: int
+    retries: int
+    tile: int
+    batch: int
+    split: str
+
+
+class _TileTooLargeError(Exception):
+    """Even one tile does not fit in memory."""
+
+
+class RestoreEngine:
+    """Restores arrays with one model; remembers the batch and the tile that fit in memory.
+
+    Args:
+        model: the restorer, on the device, in eval mode.
+        options: settings.
+
+    Raises:
+        UsageError: a tile the model does not work on, or an overlap above half a tile.
+    """
+
+    def __init__(self, model: TileModel, options: EngineOptions) -> None:
+        self.model = model
+        self.options = options
+        self.sampling = str(options.sampling or getattr(model.config, "sampling", "argmax"))
+        self.tile = options.tile or model.tile
+        self._sides = tuple(getattr(model, "tile_sides", ())) or (model.tile,)
+        self._filter: str = getattr(model.config, "upscale_filter", "bicubic")
+        if self.sampling == "sample":
+            self._sides = (model.tile,)  # noise has the shape of native tiles
+        if self.tile not in self._sides:
+            raise UsageError(f"--tile {self.tile}: this model works on tiles of {_listed(self._sides)}; leave it out")
+        overlap = options.overlap if options.overlap is not None else self.tile // 8
+        if overlap > self.tile // 2:
+            raise UsageError(f"--overlap {overlap}: at most half a tile is possible, {self.tile // 2} here")
+        self._overlap = overlap
+        # Learned from out-of-memory errors, for all pictures that follow.
+        self._largest_side = max(self._sides)
+        self._most_pixels: int | None = None
+
+    @property
+    def overlap(self) -> int:
+        """Least number of pixels that neighbouring tiles share."""
+        return self._overlap
+
+    def batch_for(self, sides: tuple[int, int]) -> int:
+        """Tiles of these sides that one call takes."""
+        pixels = sides[0] * sides[1]
+        gpu = not self.options.device.startswith("cpu")
+        batch = self.options.batch or (max(1, min(16, 1024 * 1024 // pixels)) if gpu else 1)
+        return batch if self._most_pixels is None else max(1, min(batch, self._most_pixels // pixels))
+
+    def grid(self, width: int, height: int) -> TileGrid:
+        """Tiles for an output of this size.
+
+        Where the model takes several sides and none was asked for, those are chosen that need the fewest tiles.
+        """
+        possible = [side for side in self._sides if side <= self._largest_side]
+        native = self.tile if self.tile in possible else max(possible)
+        sides = [native] if self.options.tile else sorted(side for side in possible if side >= native)
+        overlap = native // 8 if self.options.overlap is None else min(self._overlap, native // 2)
+        chosen = fewest_tiles(height, sides, overlap), fewest_tiles(width, sides, overlap)
+        return TileGrid.cover(height, width, chosen, overlap)
+
+    def restore(
+        self,
+        picture: Pixels,
+        size: tuple[int, int],
+        *,
+        key: str = "",
+        dtype: npt.DTypeLike = np.float32,
+        allocate: Allocate = np.zeros,
+        on_tiles: Callable[[int, int], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> Restored:
+        """Restore one picture.
+
+        Args:
+            picture: (H, W, 3) RGB; uint8, uint16, or float32 in [0, 1].
+            size: (width, height) of the result.
+            key: seeds the noise; the same key and seed give the same result.
+            dtype: uint8, uint16 or float32 ([0, 1]).
+            allocate: makes the result array from shape and type.
+            on_tiles: told (done, all) tiles as they are finished.
+            should_stop: asked between batches.
+
+        Raises:
+            InputError: a tile stays unusable (not finite, constant or black) in fp32 too.
+            OutOfMemoryError: one tile of the smallest size does not fit.
+            InterruptedRunError: ``should_stop`` said so.
+        """
+        image = allocate((size[1], size[0], 3), dtype)
+        first: tuple[TileGrid, int] | None = None
+        while True:
+            grid = self.grid(*size)
+            first = first or (grid, self.batch_for(grid.sides))
+            run = _Run(self, picture, grid, key, on_tiles, should_stop)
+            try:
+                for top, left, block in run.blocks():
+                    height, width = block.shape[:2]
+                    image[top : top + height, left : left + width] = to_depth(block, dtype)
+            except _TileTooLargeError as error:
+                self._shrink(grid.sides, str(error))
+                continue
+            batch = self.batch_for(grid.sides)
+            changes = (("batch", first[1], batch), ("tile", max(first[0].sides), max(grid.sides)))
+            split = ", ".join(f"{name} {a}->{b}" for name, a, b in changes if a != b)
+            return Restored(image, len(grid), run.retries, max(grid.sides), batch, split)
+
+    def _shrink(self, sides: tuple[int, int], reason: str) -> None:
+        """Go on with smaller tiles: three quarters of the side or less, or the next smaller one there is.
+
+        Raises:
+            OutOfMemoryError: there is none.
+        """
+        failed = max(sides)
+        smaller = [side for side in self._sides if side < failed]
+        if not smaller:
+            raise OutOfMemoryError(
+                f"one tile of {sides[0]}x{sides[1]} does not fit in the memory of {self.options.device} ({reason}); "
+                "use --device cpu, --precision bf16, or a larger machine"
+            )
+        self._largest_side = max([side for side in smaller if side <= 0.75 * failed] or smaller)
+        self._most_pixels = self._largest_side**2
+
+    def halve(self, sides: tuple[int, int]) -> bool:
+        """Go on with half as many tiles a call; False where it is one already."""
+        batch = self.batch_for(sides)
+        if batch == 1:
+            return False
+        self._most_pixels = batch // 2 * sides[0] * sides[1]
+        return True
+
+    def infer(self, degraded: Floats, uniforms: Sequence[Tensor] | None, *, precision: str) -> Floats:
+        """One call of the model, always with a full batch: the last tiles are repeated to fill it.
+
+        Args:
+            degraded: (n, T, T, 3), n at most the batch size; the two sides may differ.
+            uniforms: noise of each tile, or None.
+            precision: arithmetic of this call.
+        """
+        n, batch = len(degraded), self.batch_for((degraded.shape[1], degraded.shape[2]))
+        fill = [*range(n), *([n - 1] * (batch - n))]
+        tiles = torch.from_numpy(np.ascontiguousarray(degraded[fill].transpose(0, 3, 1, 2))).to(self.options.device)
+        noise = torch.stack([uniforms[i] for i in fill]).to(self.options.device) if uniforms is not None else None
+        with torch.inference_mode(), self._autocast(precision):
+            out = self.model(
+                tiles,
+                uniforms=noise,
+                sampling=self.options.sampling,
+                fidelity=self.options.fidelity,
+                color_fix=self.options.color_fix,
+            )
+        image: Floats = out.image_B3TT[:n].float().cpu().numpy().transpose(0, 2, 3, 1)
+        return image
+
+    def _autocast(self, precision: str) -> AbstractContextManager[Any]:
+        kind = autocast_type(precision)
+        if kind is None:
+            return nullcontext()
+        return torch.autocast(torch.device(self.options.device).type, kind)
+
+    def draw(self, key: str, tile: int, attempt: int) -> Tensor:
+        """Noise of one tile from (seed, key, tile, attempt), drawn on the CPU: the same on every machine."""
+        text = f"{self.options.seed}\0{key}\0{tile}\0{attempt}".encode("utf-8", "surrogateescape")
+        seed = int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
+        return torch.rand(self.model.uniforms_shape, generator=torch.Generator().manual_seed(seed))
+
+
+class _Run:
+    """One pass over one picture with a fixed tile size."""
+
+    def __init__(
+        self,
+        engine: RestoreEngine,
+        picture: Pixels,
+        grid: TileGrid,
+        key: str,
+        on_tiles: Callable[[int, int], None] | None,
+        should_stop: Callable[[], bool] | None,
+    ) -> None:
+        self.engine = engine
+        self.picture = picture
+        self.grid = grid
+        self.key = key
+        self.on_tiles = on_tiles
+        self.should_stop = should_stop
+        self.retries = 0
+        self.done = 0
+        target = (grid.vertical.length, grid.horizontal.length)
+        self.resampler = Resampler((picture.shape[0], picture.shape[1]), target, engine._filter)
+        self.rows = [grid.vertical.weights(i) for i in range(len(grid.vertical.starts))]
+        self.columns = [grid.horizontal.weights(i) for i in range(len(grid.horizontal.starts))]
+
+    def blocks(self) -> Iterator[tuple[int, int, Floats]]:
+        """Finished parts of the picture: (top, left, block), each pixel once."""
+        grid, by_rows = self.grid, self.grid.by_rows
+        along = grid.vertical if by_rows else grid.horizontal
+        across = grid.horizontal if by_rows else grid.vertical
+        depth = min(along.side, along.length)
+        # The band holds the sum of weighted tiles from the first pixel that is not final yet.
+        band = np.zeros((depth, across.length, 3) if by_rows else (across.length, depth, 3), np.float32)
+        for number, tiles in enumerate(grid.bands()):
+            start = along.starts[number]
+            for tile, pixels in self._restored(tiles):
+                weights = self.rows[tile.row][:, None, None] * self.columns[tile.column][None, :, None]
+                if by_rows:
+                    band[: tile.bottom - tile.top, tile.left : tile.right] += pixels * weights
+                else:
+                    band[tile.top : tile.bottom, : tile.right - tile.left] += pixels * weights
+            final = along.done_before(number) - start
+            if by_rows:
+                yield start, 0, band[:final]
+                band = np.concatenate([band[final:], np.zeros_like(band[:final])])
+            else:
+                yield 0, start, band[:, :final]
+                band = np.concatenate([band[:, final:], np.zeros_like(band[:, :final])], axis=1)
+
+    def _restored(self, tiles: Sequence[Tile]) -> Iterator[tuple[Tile, Floats]]:
+        """Tiles of a band with their restored pixels, cut to the picture."""
+        at = 0
+        while at < len(tiles):
+            if self.should_stop is not None and self.should_stop():
+                raise InterruptedRunError("stopped")
+            chunk = tiles[at : at + self.engine.batch_for(self.grid.sides)]
+            degraded = np.stack([self._degraded(tile) for tile in chunk])
+            restored, shortage = None, ""
+            try:
+                restored = self._checked(chunk, degraded)
+            except Exception as error:
+                if not _is_out_of_memory(error):
+                    raise
+                shortage = str(error).partition("\n")[0]
+            if restored is None:  # outside the except block, whose traceback would keep the tensors alive
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                if not self.engine.halve(self.grid.sides):
+                    raise _TileTooLargeError(shortage)
+                continue
+            for tile, pixels in zip(chunk, restored, strict=True):
+                yield tile, pixels[: tile.bottom - tile.top, : tile.right - tile.left]
+            at += len(chunk)
+            self.done += len(chunk)
+            if self.on_tiles is not None:
+                self.on_tiles(self.done, len(self.grid))
+
+    def _degraded(self, tile: Tile) -> Floats:
+        """A tile of the upscaled picture in [0, 1]; a picture smaller than the tile is padded by reflection."""
+        pixels = self.resampler.window(self.picture, tile.top, tile.left, tile.bottom, tile.right).clip(0, 1)
+        missing = (self.grid.vertical.side - pixels.shape[0], self.grid.horizontal.side - pixels.shape[1])
+        if any(missing):
+            pixels = np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect")
+        return pixels
+
+    def _checked(self, tiles: Sequence[Tile], degraded: Floats) -> list[Floats]:
+        """Restored tiles; unusable ones are computed again in fp32 with fresh noise."""
+        engine = self.engine
+        restored = list(engine.infer(degraded, self._noise(tiles, 0), precision=engine.options.precision))
+        for i, tile in enumerate(tiles):
+            if _fault(restored[i], degraded[i]) is None:
+                continue
+            self.retries += 1
+            again = engine.infer(degraded[i : i + 1], self._noise([tile], 1), precision="fp32")[0]
+            fault = _fault(again, degraded[i])
+            if fault is not None:
+                raise InputError(
+                    f"the model's result for tile {tile.index + 1} of {len(self.grid)} is {fault}, in fp32 too; "
+                    "nothing was written; try another --tile or --model"
+                )
+            restored[i] = again
+        return restored
+
+    def _noise(self, tiles: Sequence[Tile], attempt: int) -> list[Tensor] | None:
+        if self.engine.sampling != "sample":
+            return None
+        return [self.engine.draw(self.key, tile.index, attempt) for tile in tiles]
+
+
+def _listed(sides: Sequence[int]) -> str:
+    if len(sides) > 3:
+        return f"{sides[0]} to {sides[-1]} pixels"
+    return f"{', '.join(str(side) for side in sides)} pixels"
+
+
+def _fault(restored: Floats, degraded: Floats) -> str | None:
+    """What is wrong with a restored tile, or None. A flat or dark input may give a flat or dark result."""
+    if not np.isfinite(restored).all():
+        return "not finite"
+    if degraded.mean() > 16 / 255 and restored.mean() < 1 / 255:
+        return "black"
+    if degraded.std() > 4 / 255 and restored.std() < 0.5 / 255:
+        return "constant"
+    return None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)

@@ -1,0 +1,73 @@
+"""File types: which suffixes are looked for, what a file's first bytes say, what can be written."""
+
+from pathlib import PurePath
+
+from varestorer_cli.core.options import ImageFormat
+
+HEAD_BYTES = 32
+
+# Suffix -> format written under it; a format of None is read only, and its outputs become PNG.
+SUFFIXES: dict[str, ImageFormat | None] = {
+    ".png": ImageFormat.PNG,
+    ".jpg": ImageFormat.JPEG,
+    ".jpeg": ImageFormat.JPEG,
+    ".jpe": ImageFormat.JPEG,
+    ".jfif": ImageFormat.JPEG,
+    ".webp": ImageFormat.WEBP,
+    ".tif": ImageFormat.TIFF,
+    ".tiff": ImageFormat.TIFF,
+    ".bmp": ImageFormat.BMP,
+    ".gif": None,
+}
+# Picture types a user may name as OUTPUT and that cannot be written.
+UNWRITABLE = frozenset({".gif", ".heic", ".heif", ".avif", ".exr", ".jp2", ".jxl", ".dng", ".psd", ".mp4", ".mov"})
+
+
+def sniff(head: bytes) -> str | None:
+    """Name of the picture format that a file's first bytes announce, else None."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WebP"
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "TIFF"
+    if head[:2] == b"BM":
+        return "BMP"
+    if head[:6] in (b"GIF87a", b"GIF89a"):
+        return "GIF"
+    return None
+
+
+def describe_unknown(head: bytes) -> str:
+    """What a file that is no readable picture seems to be, for its failure reason."""
+    if not head:
+        return "the file is empty (0 bytes)"
+    if head[4:8] == b"ftyp":
+        return "HEIF, AVIF or a video by its content; convert it to PNG, JPEG or TIFF first"
+    if head.startswith(b"\x76\x2f\x31\x01"):
+        return "OpenEXR by its content, which this version cannot read; convert it to 16-bit TIFF first"
+    if not head.strip(b"\0"):
+        return "the file starts with zero bytes only: it was never written completely"
+    if head[:4] == b"\x00\x05\x16\x07":
+        return "an AppleDouble file (macOS metadata), not a picture"
+    if all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in head):
+        return "text, not a picture"
+    return f"not a picture by its content (first bytes {head[:8].hex(' ')})"
+
+
+def output_name(name: str, chosen: ImageFormat | None) -> str:
+    """Name of the output for an input's name: the suffix is kept where it can be written and is not overridden."""
+    path = PurePath(name)
+    suffix = path.suffix.lower()
+    own = SUFFIXES.get(suffix)
+    if own is not None and chosen in (None, own):
+        return name
+    stem = name[: len(name) - len(path.suffix)] if suffix in SUFFIXES else name
+    return f"{stem}.{(chosen or ImageFormat.PNG).value}"
+
+
+def output_format(name: str) -> ImageFormat | None:
+    """Format written under a file name, None where its suffix is not one of ours."""
+    return SUFFIXES.get(PurePath(name).suffix.lower())

@@ -1,0 +1,110 @@
+"""Separable resampling of any window of a picture, to any size, without seams.
+
+Each output pixel depends on its global position only, so windows computed apart are the same as cut from the whole.
+The filters are the usual ones with pixel centres aligned; a reduction widens them (antialiasing), and at the border
+the weights that fall outside are dropped and the rest scaled to one (as Pillow does).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Pixels = npt.NDArray[Any]  # uint8, uint16, or float32 in [0, 1]
+
+
+def _cubic(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Keys' cubic with a = -0.5 (Keys 1981), the one that reproduces quadratics."""
+    x = np.abs(x)
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+def _lanczos(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0.0)
+
+
+FILTERS: dict[str, tuple[Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]], float]] = {
+    "bicubic": (_cubic, 2.0),
+    "lanczos": (_lanczos, 3.0),
+}
+
+
+def to_float(pixels: Pixels) -> Floats:
+    """Samples in [0, 1]: 8 and 16 bit are divided by their largest value, floats are taken as they are."""
+    if pixels.dtype == np.uint8:
+        return pixels.astype(np.float32) / np.float32(255)
+    if pixels.dtype == np.uint16:
+        return pixels.astype(np.float32) / np.float32(65535)
+    return pixels.astype(np.float32, copy=False)
+
+
+def to_depth(pixels: Floats, dtype: npt.DTypeLike) -> Pixels:
+    """Samples in [0, 1] rounded to the nearest value of ``dtype``; values outside are clipped."""
+    kind = np.dtype(dtype)
+    if kind.kind == "f":
+        return pixels
+    top = np.iinfo(kind).max
+    out: Pixels = np.floor(np.clip(pixels, 0, 1) * np.float32(top) + np.float32(0.5)).astype(kind)
+    return out
+
+
+@lru_cache(maxsize=128)
+def _matrix(source: int, target: int, start: int, stop: int, name: str) -> tuple[int, int, Floats]:
+    """Rows of the resampling matrix for target pixels start .. stop.
+
+    Returns:
+        first and last (exclusive) source pixel needed, and the weights (stop - start, last - first).
+    """
+    kernel, radius = FILTERS[name]
+    step = source / target
+    widen = max(step, 1.0)
+    centre = (np.arange(start, stop) + 0.5) * step - 0.5
+    reach = radius * widen
+    first = max(0, math.ceil(centre[0] - reach))
+    last = min(source, math.floor(centre[-1] + reach) + 1)
+    weights = kernel((np.arange(first, last)[None, :] - centre[:, None]) / widen)
+    weights /= weights.sum(1, keepdims=True)
+    return first, last, weights.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Resampler:
+    """Resamples windows of pictures of one size to another.
+
+    Attributes:
+        source: (height, width) of the picture.
+        target: (height, width) it is resampled to.
+        filter: a key of :data:`FILTERS`.
+    """
+
+    source: tuple[int, int]
+    target: tuple[int, int]
+    filter: str = "bicubic"
+
+    def window(self, picture: Pixels, top: int, left: int, bottom: int, right: int) -> Floats:
+        """One window of the resampled picture.
+
+        Args:
+            picture: (H, W, C), any supported sample type.
+            top: first row of the window in the target.
+            left: first column.
+            bottom: row after the last.
+            right: column after the last.
+
+        Returns:
+            (bottom - top, right - left, C) float32, not clipped.
+        """
+        y0, y1, rows = _matrix(self.source[0], self.target[0], top, bottom, self.filter)
+        x0, x1, columns = _matrix(self.source[1], self.target[1], left, right, self.filter)
+        part = to_float(picture[y0:y1, x0:x1])
+        height, width, channels = part.shape
+        part = (rows @ part.reshape(height, width * channels)).reshape(-1, width, channels)
+        out: Floats = np.ascontiguousarray(np.einsum("xw,ywc->yxc", columns, part, optimize=True))
+        return out

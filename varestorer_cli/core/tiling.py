@@ -1,0 +1,156 @@
+"""Tile geometry in integers and the weights that blend tiles; knows no pixels and no model.
+
+Tiles of one fixed size cover the picture, are spread evenly, lie inside it (a picture smaller than a tile is one
+tile, padded by the caller), and share at least ``overlap`` pixels with each neighbour. Weights ramp linearly across
+the overlap and are normalised per pixel, so they sum to one whatever the geometry.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Weights = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile: its place in the grid, its window in the picture, and its running number.
+
+    ``bottom`` and ``right`` are exclusive; the window is smaller than the tile's side only where the picture is.
+    """
+
+    index: int
+    row: int
+    column: int
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Tiles along one axis.
+
+    Attributes:
+        length: pixels of the picture.
+        side: pixels of a tile.
+        overlap: least number of pixels two neighbours share.
+        starts: first pixel of each tile.
+    """
+
+    length: int
+    side: int
+    overlap: int
+    starts: tuple[int, ...]
+
+    @classmethod
+    def split(cls, length: int, side: int, overlap: int) -> "Axis":
+        """Spread as few tiles as possible evenly over ``length`` pixels.
+
+        Raises:
+            ValueError: a length or side below 1, or an overlap outside 0 .. side // 2.
+        """
+        if length < 1 or side < 1 or not 0 <= overlap <= side // 2:
+            raise ValueError(f"length {length}, side {side} and overlap {overlap} do not fit together")
+        if length <= side:
+            return cls(length, side, overlap, (0,))
+        count = -(-(length - overlap) // (side - overlap))
+        room = length - side
+        return cls(length, side, overlap, tuple(i * room // (count - 1) for i in range(count)))
+
+    def window(self, tile: int) -> tuple[int, int]:
+        """First pixel and the one after the last of a tile, inside the picture."""
+        return self.starts[tile], min(self.starts[tile] + self.side, self.length)
+
+    def done_before(self, tile: int) -> int:
+        """Pixels below this are final once tiles up to and including ``tile`` are in."""
+        return self.starts[tile + 1] if tile + 1 < len(self.starts) else self.length
+
+    def weights(self, tile: int) -> Weights:
+        """Blend weights of a tile's pixels along this axis; over all tiles they sum to one at every pixel."""
+        start, stop = self.window(tile)
+        total = np.zeros(stop - start, np.float64)
+        for other in range(len(self.starts)):
+            first, last = self.window(other)
+            if first < stop and last > start:
+                total += self._ramp(other, start, stop)
+        return (self._ramp(tile, start, stop) / total).astype(np.float32)
+
+    def _ramp(self, tile: int, start: int, stop: int) -> npt.NDArray[np.float64]:
+        """Height of a tile's trapezoid over the pixels start .. stop; 0 outside the tile."""
+        first, last = self.window(tile)
+        position = np.arange(start, stop) + 0.5
+        height = np.ones(stop - start)
+        # At the picture's own border there is nothing to blend with: no ramp.
+        ramp = max(self.overlap, 1)
+        if first > 0:
+            height = np.minimum(height, (position - first) / ramp)
+        if last < self.length:
+            height = np.minimum(height, (last - position) / ramp)
+        height[(position < first) | (position > last)] = 0
+        return np.clip(height, 0, 1)
+
+
+def fewest_tiles(length: int, sides: Sequence[int], overlap: int) -> int:
+    """The shortest side with which the fewest tiles cover a length.
+
+    Args:
+        length: pixels of the picture.
+        sides: possible sides, shortest first.
+        overlap: least number of pixels two neighbours share.
+    """
+    if length <= sides[0]:
+        return sides[0]
+
+    def count(side: int) -> int:
+        return max(1, -(-(length - overlap) // (side - overlap)))
+
+    return next(side for side in sides if count(side) == count(sides[-1]))
+
+
+@dataclass(frozen=True)
+class TileGrid:
+    """Tiles over a picture, in rows and columns."""
+
+    vertical: Axis
+    horizontal: Axis
+
+    @classmethod
+    def cover(cls, height: int, width: int, sides: tuple[int, int], overlap: int) -> "TileGrid":
+        """Grid of tiles with these (vertical, horizontal) sides over a picture.
+
+        Raises:
+            ValueError: see :meth:`Axis.split`.
+        """
+        return cls(Axis.split(height, sides[0], overlap), Axis.split(width, sides[1], overlap))
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """(vertical, horizontal) side of every tile."""
+        return self.vertical.side, self.horizontal.side
+
+    def __len__(self) -> int:
+        return len(self.vertical.starts) * len(self.horizontal.starts)
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether bands run along rows; they are laid across the picture's shorter side, which bounds memory."""
+        return self.vertical.length >= self.horizontal.length
+
+    def bands(self) -> list[list[Tile]]:
+        """Tiles grouped into bands across the shorter side, in the order they are finished.
+
+        A tile's ``index`` is its number in row-major order, whatever the order of the bands.
+        """
+        rows, columns = range(len(self.vertical.starts)), range(len(self.horizontal.starts))
+        if self.by_rows:
+            return [[self._tile(row, column) for column in columns] for row in rows]
+        return [[self._tile(row, column) for row in rows] for column in columns]
+
+    def _tile(self, row: int, column: int) -> Tile:
+        top, bottom = self.vertical.window(row)
+        left, right = self.horizontal.window(column)
+        return Tile(row * len(self.horizontal.starts) + column, row, column, top, left, bottom, right)
