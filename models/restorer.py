@@ -38,6 +38,8 @@ class RestorerConfig:
         wavelet_levels: dyadic levels counted as high band; 1 = finest detail only, 5 = all but colour and shading.
         largest_tile: the model also takes tiles up to this side, in steps of its stride, with stretched scales;
             fewer tiles then cover a picture. 0 = its native tile only.
+        upscale_filter: what the model's input is upscaled with before tiles are cut, as in its training: ``lanczos``
+            (released), ``bicubic`` (a = -0.5) or ``bicubic_sharp`` (a = -0.75, as OpenCV and PyTorch have it).
     """
 
     scale: int = 4
@@ -46,6 +48,7 @@ class RestorerConfig:
     color_fix: ColorFix = "none"
     wavelet_levels: int = 5
     largest_tile: int = 0
+    upscale_filter: Literal["lanczos", "bicubic", "bicubic_sharp"] = "lanczos"
 
 
 @dataclass(frozen=True)

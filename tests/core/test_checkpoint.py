@@ -54,7 +54,10 @@ def rewrite(path: Path, change: dict[str, torch.Tensor | None], **metadata: str)
 def test_round_trip_gives_the_same_picture(restorer: Restorer, model_file: Path) -> None:
     loaded = load_restorer(model_file)
     tile = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(loaded.restorer(tile).image_B3TT, restorer(tile).image_B3TT)
+    stored, expected = loaded.restorer.state_dict(), restorer.state_dict()
+    assert stored.keys() == expected.keys() and all(torch.equal(stored[key], expected[key]) for key in expected)
+    # another memory layout rounds differently: close, not equal
+    torch.testing.assert_close(loaded.restorer(tile).image_B3TT, restorer(tile).image_B3TT, atol=1e-3, rtol=0)
     assert loaded.restorer.config == restorer.config
     assert loaded.metadata["licence"] == "MIT"
     assert len(loaded.sha256) == 64

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from conftest import photo
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -52,3 +53,13 @@ def test_depth_round_trip_is_exact_and_rounds(kind: type) -> None:
     np.testing.assert_array_equal(to_depth(to_float(every), kind), every)
     assert to_depth(np.float32([1.7, -0.2]), kind).tolist() == [np.iinfo(kind).max, 0]
     assert to_depth(np.float32([0.5 / 255 + 1e-4]), np.uint8)[0] == 1
+
+
+@pytest.mark.parametrize(("name", "antialias"), [("bicubic_sharp", False), ("bicubic", True)])
+def test_the_two_cubics_are_those_of_the_libraries(name: str, antialias: bool) -> None:
+    picture = np.random.default_rng(0).random((12, 17, 3), dtype=np.float32)
+    ours = Resampler((12, 17), (48, 68), name).window(picture, 0, 0, 48, 68)
+    batch = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    theirs = torch.nn.functional.interpolate(batch, size=(48, 68), mode="bicubic", antialias=antialias)
+    inside = (slice(8, 40), slice(8, 60))  # borders are treated differently
+    np.testing.assert_allclose(ours[inside], theirs[0].permute(1, 2, 0).numpy()[inside], atol=1e-5)

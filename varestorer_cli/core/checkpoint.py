@@ -204,7 +204,8 @@ def _component(path: Path, name: str, entry: Mapping[str, Any], state: dict[str,
             raise CheckpointError(f"{path}: unexpected tensor {prefix + key!r}")
         if tensor.shape != expected[key].shape:
             raise CheckpointError(
-                f"{path}: {prefix + key!r} is {tuple(tensor.shape)}, the configuration says {tuple(expected[key].shape)}"
+                f"{path}: {prefix + key!r} is {tuple(tensor.shape)}, "
+                f"the configuration says {tuple(expected[key].shape)}"
             )
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{path}: {prefix + key!r} holds values that are not finite; the file is damaged")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from models.autoencoder import AutoencoderConfig
 from models.prerestorer import ConvRestorerConfig
@@ -12,6 +13,9 @@ from models.swinir import SwinIRConfig
 from models.tokenizer import TokenizerConfig
 from models.transformer import TransformerConfig
 from varestorer_cli.core.errors import UsageError
+
+UPSCALE: Literal["bicubic_sharp"] = "bicubic_sharp"
+"""How training upscales its degraded pictures (PyTorch's bicubic); written into every model trained here."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,9 @@ def _smoke() -> Preset:
         student_head="bits",
         adapter_rank=4,
         guided=False,
-        restorer=RestorerConfig(extra_block=True, sampling="argmax", color_fix="wavelet", wavelet_levels=2),
+        restorer=RestorerConfig(
+            extra_block=True, sampling="argmax", color_fix="wavelet", wavelet_levels=2, upscale_filter=UPSCALE
+        ),
         recipes={
             "prerestorer": Recipe(30, 4, 64, 1e-3, {"l1": 1.0}, warmup=5),
             "tokenizer": Recipe(
@@ -209,7 +215,7 @@ def _2b() -> Preset:
         student_head="bits",
         adapter_rank=32,
         guided=False,
-        restorer=RestorerConfig(),
+        restorer=RestorerConfig(upscale_filter=UPSCALE),
         recipes={
             "prerestorer": Recipe(100_000, 32, 512, 1e-4, {"mse": 1.0}),
             "tokenizer": Recipe(

@@ -18,12 +18,17 @@ Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[Any]  # uint8, uint16, or float32 in [0, 1]
 
 
-def _cubic(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Keys' cubic with a = -0.5 (Keys 1981), the one that reproduces quadratics."""
+def _cubic(x: npt.NDArray[np.float64], a: float = -0.5) -> npt.NDArray[np.float64]:
+    """Keys' cubic (Keys 1981); with a = -0.5 it reproduces quadratics."""
     x = np.abs(x)
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
     return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+def _sharp_cubic(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The cubic of OpenCV and PyTorch, a = -0.75."""
+    return _cubic(x, -0.75)
 
 
 def _lanczos(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -32,6 +37,7 @@ def _lanczos(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 FILTERS: dict[str, tuple[Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]], float]] = {
     "bicubic": (_cubic, 2.0),
+    "bicubic_sharp": (_sharp_cubic, 2.0),
     "lanczos": (_lanczos, 3.0),
 }
 

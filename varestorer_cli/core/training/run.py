@@ -26,7 +26,7 @@ from varestorer_cli.core.dataset import CropCache, CropCacheConfig, PairBatches
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, OutputError, UsageError
 from varestorer_cli.core.options import Precision
 from varestorer_cli.core.presets import Preset, Recipe, preset
-from varestorer_cli.core.runtime import autocast_type, choose
+from varestorer_cli.core.runtime import autocast_type, choose, keep_freed_memory
 from varestorer_cli.core.training.distillation import DistillTask
 from varestorer_cli.core.training.loop import LoopOptions, Trainer
 from varestorer_cli.core.training.options import STAGES, TrainOptions
@@ -61,6 +61,7 @@ def train(options: TrainOptions) -> Path:
     runtime = choose(options.device, Precision(options.precision), options.threads)
     if runtime.precision == "fp16":
         raise UsageError("--precision fp16: training needs the range of bf16 or fp32; choose one of them")
+    keep_freed_memory()
     device = torch.device(runtime.device)
     say = _speaker(options.quiet)
     cache = _cache(options, chosen, recipe, say)
