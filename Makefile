@@ -1,7 +1,7 @@
 # Every task of the project by name; continuous integration calls the same targets.
 PYTHON ?= python3
 VENV ?= .venv
-# The tested torch. Machines with a CUDA GPU get its CUDA build from the index, others may name a CPU build here.
+# The tested torch. On Linux the default index serves its CUDA build; TORCH="torch==2.13.0 --index-url URL" picks another.
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 PHOTOS ?= photos
@@ -19,7 +19,7 @@ help:  ## List the targets
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q "$(TORCH)"
+	$(BIN)/python -m pip install -q $(TORCH)
 	$(BIN)/python -m pip install -q -e .
 	@touch $@
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from models.restorer import Restorer
+from varestorer_cli.app import run
 from varestorer_cli.core.checkpoint import load_bundle, load_restorer
 from varestorer_cli.core.cropping import CropCacheConfig, held_out
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, UsageError
@@ -217,3 +218,16 @@ def test_broken_photograph_is_named_and_skipped(
     (folder / "torn.png").write_bytes(next(photos.glob("*.png")).read_bytes()[:200])
     train(options("prerestorer", folder, tmp_path, steps=1, quiet=False))
     assert "torn.png" in capsys.readouterr().err
+
+
+def test_smoke_preset_from_photographs_to_a_restored_picture(photos: Path, tmp_path: Path) -> None:
+    """The four stages with the preset's own steps, then ``restore``: everything a user types, in one process."""
+    runs = tmp_path / "runs"
+    common = ["--preset", "smoke", "--crops", "24", "--threads", "1", "--device", "cpu", "-q"]
+    for stage in ("prerestorer", "tokenizer", "teacher"):
+        assert run(["train", stage, str(photos), "--out", str(runs / stage), *common]) == 0
+    assert run(["distill", str(photos), "--out", str(runs / "distill"), "--half", *common]) == 0
+    words = ["restore", str(photos), str(tmp_path / "out"), "--scale", "1", "--model", str(runs / "distill"), "-q"]
+    assert run(words) == 0
+    restored = cv2.imread(str(next((tmp_path / "out").glob("training_*.png"))))
+    assert restored.shape == (160, 200, 3) and restored.std() > 5

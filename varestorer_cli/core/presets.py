@@ -124,7 +124,7 @@ def _compact() -> Preset:
                 flip=0.3,
             ),
             "distill": Recipe(
-                1700,
+                1450,
                 2,
                 256,
                 4e-4,
@@ -132,7 +132,7 @@ def _compact() -> Preset:
                     "l1": 1.0,
                     "gradient": 0.25,
                     "features": 0.15,
-                    "adversarial": 0.01,
+                    "adversarial": 0.0015,
                     "discriminator": 1.0,
                     "kl": 0.005,
                     "latent": 0.05,

@@ -98,7 +98,7 @@ def no_cuda_reason() -> str:
     if torch.version.cuda is None and getattr(torch.version, "hip", None) is None:
         return (
             f"torch {torch.__version__} is built without CUDA; install a CUDA build "
-            "(pip install torch --index-url https://download.pytorch.org/whl/cu126)"
+            "(pytorch.org, Get Started, says how)"
         )
     return (
         f"torch {torch.__version__} finds no GPU; check the driver (nvidia-smi) and CUDA_VISIBLE_DEVICES="
