@@ -36,8 +36,8 @@ class AutoencoderConfig:
         linear_path: adds a stride-f convolution beside the encoder and its transpose beside the decoder, which
             can be initialised with principal components of patches (:meth:`Autoencoder.set_linear_basis`).
         guided: the decoder also reads the pre-restored picture and predicts a residual to it (controllable
-            feature wrapping as in StableSR, section 3.2, reduced to the finest level). Used by one-step
-            students whose codes are predicted; a plain tokenizer leaves it off.
+            feature wrapping as in StableSR, section 3.2, reduced to the finest level); it has no linear path
+            then. Used by one-step students whose codes are predicted; a plain tokenizer leaves it off.
     """
 
     latent_channels: int = 32
@@ -233,12 +233,12 @@ class Decoder(nn.Module):
             stages.append(_UpStage(stage, upsample))
         self.up = nn.ModuleList(reversed(stages))  # stored finest first, as in the released files
         self.norm_out = _norm(channels, c.norm)
-        self.conv_out = nn.Conv2d(channels, 3 * c.unshuffle**2, 3, padding=1)
-        self.linear = nn.ConvTranspose2d(c.latent_channels, 3, c.stride, stride=c.stride) if c.linear_path else None
+        pixels = 3 * c.unshuffle**2
+        self.conv_out = nn.Conv2d(channels, pixels, 3, padding=1)
+        linear_path = c.linear_path and not c.guided  # the guide takes its place
+        self.linear = nn.ConvTranspose2d(c.latent_channels, 3, c.stride, stride=c.stride) if linear_path else None
         if c.guided:
-            guide_channels = 3 * c.unshuffle**2
-            self.guide_in = nn.Conv2d(guide_channels, entry, 3, padding=1)
-            self.guide_out = nn.Conv2d(channels, guide_channels, 3, padding=1)
+            self.guide_in = nn.Conv2d(pixels, entry, 3, padding=1)
 
     def forward(self, latent_Bdhw: Tensor, guide_B3HW: Tensor | None = None) -> Tensor:
         """(B, d, h, w) and optionally a guide (B, 3, f h, f w) in [-1, 1] -> (B, 3, f h, f w)."""
@@ -247,12 +247,13 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(latent_Bdhw))
         for level in reversed(range(len(self.up))):
             if level == 0 and guide_B3HW is not None:
-                x = x + self.guide_in(self._unshuffled(guide_B3HW))
+                # bounded: norm-free features of the coarse levels can drift without limit, and would silence this level
+                x = torch.tanh(x) + self.guide_in(self._unshuffled(guide_B3HW))
             x = self.up[level](x)
         x = F.silu(self.norm_out(x))
-        if guide_B3HW is not None:
-            return guide_B3HW + self._shuffled(self.guide_out(x))
         image = self._shuffled(self.conv_out(x))
+        if guide_B3HW is not None:
+            return guide_B3HW + image
         return image + self.linear(latent_Bdhw) if self.linear is not None else image
 
     def _unshuffled(self, x: Tensor) -> Tensor:
@@ -307,10 +308,12 @@ class Autoencoder(nn.Module):
             (B, 3, f h, f w), in [-1, 1] when clamped.
 
         Raises:
-            ValueError: a guide is given to a decoder without one.
+            ValueError: a guide is given to a decoder without one, or none to a guided one.
         """
         if guide_B3HW is not None and not self.config.guided:
             raise ValueError("this decoder takes no guide: its configuration has guided=False")
+        if guide_B3HW is None and self.config.guided:
+            raise ValueError("this decoder needs a guide: it predicts a residual to the pre-restored picture")
         image: Tensor = self.decoder(latent_Bdhw, guide_B3HW)
         return image.clamp(-1, 1) if clamp else image
 
@@ -320,25 +323,25 @@ class Autoencoder(nn.Module):
 
         | weights | value |
         |---|---|
-        | convolutions | normal, variance 2 / fan-in, so that ~20 layers keep the signal's size |
+        | convolutions behind an activation | normal, variance 2 / fan-in: ~20 layers keep the signal's size |
+        | the others (first ones, changes of resolution, shortcuts) | normal, variance 1 / fan-in, for the same reason |
         | last convolution of encoder and decoder | x0.02 beside a linear path, where training then starts |
-        | guide_out | 0: a guided decoder starts at its guide |
+        | last convolution of a guided decoder | 0: it starts at its guide |
         | biases | 0 |
         """
+        activated = {id(c) for m in self.modules() if isinstance(m, ResidualBlock) for c in (m.conv1, m.conv2)}
+        activated |= {id(self.encoder.conv_out), id(self.decoder.conv_out)}
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                fan_in = module.weight[0].numel()
-                module.weight.normal_(0, math.sqrt(2 / fan_in), generator=generator)
+                variance = (2.0 if id(module) in activated else 1.0) / module.weight[0].numel()
+                module.weight.normal_(0, math.sqrt(variance), generator=generator)
                 if module.bias is not None:
                     module.bias.zero_()
-        for module in self.modules():
-            if isinstance(module, ResidualBlock) and isinstance(module.shortcut, nn.Conv2d):
-                module.shortcut.weight.mul_(math.sqrt(0.5))  # no activation before it: keep the variance
         if self.config.linear_path:
             self.encoder.conv_out.weight.mul_(0.02)
             self.decoder.conv_out.weight.mul_(0.02)
         if self.config.guided:
-            self.decoder.guide_out.weight.zero_()
+            self.decoder.conv_out.weight.zero_()
 
     @torch.no_grad()
     def set_linear_basis(self, basis: Tensor, mean: Tensor) -> None:
@@ -353,7 +356,7 @@ class Autoencoder(nn.Module):
         """
         encoder, decoder, f = self.encoder.linear, self.decoder.linear, self.config.stride
         if encoder is None or decoder is None:
-            raise ValueError("this autoencoder has no linear path: its configuration has linear_path=False")
+            raise ValueError("this autoencoder has no linear path in both directions: check linear_path and guided")
         expected = (self.config.latent_channels, 3 * f * f)
         if tuple(basis.shape) != expected or tuple(mean.shape) != expected[1:]:
             raise ValueError(f"basis is {tuple(basis.shape)} and mean {tuple(mean.shape)}, expected {expected}")

@@ -79,8 +79,25 @@ def test_guided_decoder_starts_at_its_guide_and_reads_the_codes_once_trained() -
     guide = torch.rand(1, 3, 16, 16) * 2 - 1
     latent = torch.randn(1, 6, 4, 4)
     torch.testing.assert_close(module.decode(latent, guide), guide)
-    torch.nn.init.normal_(module.decoder.guide_out.weight, std=0.1)
+    torch.nn.init.normal_(module.decoder.conv_out.weight, std=0.1)
     assert not torch.equal(module.decode(latent, guide), module.decode(-latent, guide))
+
+
+def test_guided_decoder_is_not_silenced_by_runaway_codes() -> None:
+    module = build(replace(SMALL, guided=True))
+    torch.nn.init.normal_(module.decoder.conv_out.weight, std=0.1)
+    guide = torch.rand(1, 3, 16, 16) * 2 - 1
+    out = module.decode(torch.full((1, 6, 4, 4), -1e4), guide)
+    assert (out - guide).abs().max() < 2
+    module.zero_grad()
+    module.decode(torch.full((1, 6, 4, 4), -1e4), guide, clamp=False).sum().backward()
+    gradient = module.decoder.guide_in.weight.grad
+    assert gradient is not None and gradient.abs().sum() > 0
+
+
+def test_guided_decoder_needs_its_guide() -> None:
+    with pytest.raises(ValueError, match="needs a guide"):
+        build(replace(SMALL, guided=True)).decode(torch.zeros(1, 6, 4, 4))
 
 
 def test_unguided_decoder_refuses_a_guide() -> None:

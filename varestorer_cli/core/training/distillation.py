@@ -75,16 +75,6 @@ class DistillTask:
         restorer.tokenizer.requires_grad_(False)
         if decoder:
             restorer.tokenizer.autoencoder.decoder.requires_grad_(True)
-            if restorer.tokenizer.config.autoencoder.guided:
-                self._freeze_unguided(restorer)
-
-    @staticmethod
-    def _freeze_unguided(restorer: Restorer) -> None:
-        """A guided decoder ends in its residual head; the plain head is unused and must not drift."""
-        decoder = restorer.tokenizer.autoencoder.decoder
-        decoder.conv_out.requires_grad_(False)
-        if decoder.linear is not None:
-            decoder.linear.requires_grad_(False)
 
     def terms(self, batch: PairBatch, generator: torch.Generator) -> Terms:
         """KL to the teacher over the bits of all scales, and picture terms of the decoded student."""

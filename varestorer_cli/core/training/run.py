@@ -14,7 +14,6 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from models.autoencoder import Autoencoder
 from models.lora import add_adapters, merge_adapters, train_adapters_only
 from models.prerestorer import ConvRestorer
 from models.restorer import Restorer
@@ -292,14 +291,17 @@ def _head(name: str) -> Literal["bits", "latent"]:
 
 
 def _guided(tokenizer: ImageTokenizer, generator: torch.Generator) -> ImageTokenizer:
-    """The same tokenizer with a decoder that also reads the pre-restored picture."""
+    """The same encoder and quantiser with a new decoder that also reads the pre-restored picture.
+
+    The tokenizer's own decoder is no start: beside its linear path its features have gone quiet, and a quiet
+    norm-free layer passes no gradient.
+    """
     if tokenizer.config.autoencoder.guided:
         return tokenizer
     config = replace(tokenizer.config, autoencoder=replace(tokenizer.config.autoencoder, guided=True))
     guided = ImageTokenizer(config)
-    fresh = Autoencoder(config.autoencoder)
-    fresh.reset_parameters(generator)
-    guided.autoencoder.load_state_dict({**fresh.state_dict(), **tokenizer.autoencoder.state_dict()})
+    guided.autoencoder.reset_parameters(generator)
+    guided.autoencoder.encoder.load_state_dict(tokenizer.autoencoder.encoder.state_dict())
     guided.quantizer.load_state_dict(tokenizer.quantizer.state_dict())
     return guided.requires_grad_(False)
 
