@@ -143,6 +143,9 @@ def save_bundle(
         save_file(tensors, temporary, metadata=metadata)
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # the library writes for the owner alone
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

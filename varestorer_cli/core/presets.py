@@ -107,7 +107,12 @@ def _compact() -> Preset:
         adapter_rank=0,
         guided=True,
         restorer=RestorerConfig(
-            extra_block=False, sampling="argmax", color_fix="none", wavelet_levels=1, largest_tile=320
+            extra_block=False,
+            sampling="argmax",
+            color_fix="none",
+            wavelet_levels=1,
+            largest_tile=320,
+            upscale_filter=UPSCALE,
         ),
         recipes={
             "prerestorer": Recipe(6000, 8, 128, 4e-4, {"l1": 1.0}),
