@@ -65,8 +65,10 @@ train-compact: $(VENV)/.installed-dev  ## The bundled model from nothing: photog
 	OMP_NUM_THREADS= $(BIN)/varestorer train prerestorer $(PHOTOS) --out $(RUNS)/prerestorer --resume
 	OMP_NUM_THREADS= $(BIN)/varestorer train tokenizer $(PHOTOS) --out $(RUNS)/tokenizer --resume
 	OMP_NUM_THREADS= $(BIN)/varestorer train teacher $(PHOTOS) --out $(RUNS)/teacher --resume
-	OMP_NUM_THREADS= $(BIN)/varestorer distill $(PHOTOS) --out $(RUNS)/distill --resume --half --license MIT
-	cp $(RUNS)/distill/model.safetensors varestorer_cli/data/compact.safetensors
+	OMP_NUM_THREADS= $(BIN)/varestorer distill $(PHOTOS) --out $(RUNS)/distill --resume
+	OMP_NUM_THREADS= $(BIN)/varestorer distill $(PHOTOS) --out $(RUNS)/distill2 --init $(RUNS)/distill --steps 430 \
+		--loss features=0.4 --resume --half --license MIT
+	cp $(RUNS)/distill2/model.safetensors varestorer_cli/data/compact.safetensors
 
 check: lint typecheck test  ## What continuous integration runs
 

@@ -19,7 +19,6 @@ from varestorer_cli.app import run
 from varestorer_cli.core.checkpoint import load_bundle, load_restorer
 from varestorer_cli.core.cropping import CropCacheConfig, held_out
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, UsageError
-from varestorer_cli.core.presets import PRESET_NAMES, preset
 from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.run import train
 
@@ -80,10 +79,6 @@ def test_chain_ends_in_a_restorer_that_runs(chain: Path) -> None:
     assert torch.isfinite(out.image_B3TT).all()
     assert loaded.metadata["stage"] == "distill"
     assert loaded.metadata["steps"] == "6"
-
-
-def test_every_preset_upscales_as_training_does() -> None:
-    assert {preset(name).restorer.upscale_filter for name in PRESET_NAMES} == {"bicubic_sharp"}
 
 
 def test_runs_leave_logs_and_pictures(chain: Path) -> None:
