@@ -15,7 +15,7 @@ from models.transformer import TransformerConfig
 from varestorer_cli.core.errors import UsageError
 
 UPSCALE: Literal["bicubic_sharp"] = "bicubic_sharp"
-"""How training upscales its degraded pictures (PyTorch's bicubic); written into every model trained here."""
+"""How training upscales its degraded pictures (PyTorch's bicubic), and what a model should be given back."""
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def sharp(batch: PairBatch, device: torch.device) -> Tensor:
 def degraded(batch: PairBatch, device: torch.device) -> Tensor:
     """Degraded pictures upscaled to the reference's size, (B, 3, P, P) in [0, 1].
 
-    The filter is what the presets' ``RestorerConfig.upscale_filter`` calls ``bicubic_sharp``.
+    The filter is what ``RestorerConfig.upscale_filter`` calls ``bicubic_sharp``.
     """
     small = _pixels(batch.lq, device)
     return F.interpolate(small, size=batch.hq.shape[-2:], mode="bicubic", align_corners=False).clamp_(0, 1)
