@@ -17,7 +17,8 @@ import pytest
 from conftest import Ran, load, photo, rows, save, tree
 
 from varestorer_cli.core import batch as module
-from varestorer_cli.core.batch import Setup, run_batch
+from varestorer_cli.core import finishing
+from varestorer_cli.core.batch import run_batch
 from varestorer_cli.core.budget import PixelBudget
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.engine import EngineOptions, RestoreEngine
@@ -26,6 +27,7 @@ from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.report import BatchReport, ReportFile, Row
 from varestorer_cli.core.sources import make_plan
 from varestorer_cli.core.stopping import StopFlag, stop_on_signals
+from varestorer_cli.core.work import Setup
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -97,14 +99,14 @@ def test_what_was_finished_before_is_reported(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = module.write_picture
+    plain = finishing.write_picture
 
     def full(stream: Any, output: Any, *more: Any) -> None:
         plain(stream, output, *more)
         if output.height == 40:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "write_picture", full)
+    monkeypatch.setattr(finishing, "write_picture", full)
     with pytest.raises(OutputError, match=r"02.png: cannot be written \(No space left on device\)"):
         run(folder(tmp_path / "in"), tmp_path / "out")
     assert {"00.png", "01.png"} <= set(tree(tmp_path / "out"))

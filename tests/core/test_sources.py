@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from conftest import photo, save
 
+from varestorer_cli.core.discovery import REPORT_HEADER
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.options import ImageFormat, Shard
 from varestorer_cli.core.report import COLUMNS
-from varestorer_cli.core.sources import REPORT_HEADER, Plan, make_plan
+from varestorer_cli.core.sources import Plan, make_plan
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from varestorer_cli import __version__
-from varestorer_cli.core.batch import Setup, run_batch
+from varestorer_cli.core.batch import run_batch
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import InputError, MissingDependencyError, UsageError, VarestorerError
 from varestorer_cli.core.files import check_writable, remove_stale_parts
@@ -22,6 +22,7 @@ from varestorer_cli.core.picture import Samples
 from varestorer_cli.core.report import BatchReport, ReportFile, Row, report_name, write_failed_list
 from varestorer_cli.core.sources import Plan, make_plan
 from varestorer_cli.core.stopping import stop_on_signals
+from varestorer_cli.core.work import Setup
 
 if TYPE_CHECKING:
     from varestorer_cli.core.engine import RestoreEngine

@@ -1,0 +1,47 @@
+"""What a batch of pictures has in common, and one picture on its way through it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from varestorer_cli.core import provenance
+from varestorer_cli.core.options import ImageFormat
+from varestorer_cli.core.picture import Picture
+from varestorer_cli.core.report import Row
+from varestorer_cli.core.sources import Job
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run has in common for all pictures.
+
+    Attributes:
+        model: name of the model.
+        model_sha256: of its file.
+        device: torch device string, for the report.
+        precision: for the report.
+        peak_mb: largest memory use since it was asked last, or None.
+        encoders: threads that encode.
+    """
+
+    model: str
+    model_sha256: str
+    device: str = "cpu"
+    precision: str = "fp32"
+    peak_mb: Callable[[], float | None] = lambda: None
+    encoders: int = 1
+
+
+@dataclass
+class Item:
+    """One picture on its way."""
+
+    job: Job
+    row: Row
+    identity: provenance.Identity | None = None
+    picture: Picture | None = None
+    size: tuple[int, int] = (0, 0)
+    format: ImageFormat = ImageFormat.PNG
+    pixels: int = 0
+    error: BaseException | None = None
+    kept: bool = False
+    warnings: list[str] = field(default_factory=list)
