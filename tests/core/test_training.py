@@ -18,7 +18,10 @@ from models.restorer import Restorer
 from varestorer_cli.app import run
 from varestorer_cli.core.checkpoint import load_bundle, load_restorer
 from varestorer_cli.core.cropping import CropCacheConfig, held_out
+from varestorer_cli.core.dataset import CropCache, PairBatch
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, UsageError
+from varestorer_cli.core.labels import make_labels
+from varestorer_cli.core.training.distillation import DistillTask
 from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.run import train
 
@@ -177,6 +180,36 @@ def test_both_heads_train(head: str, photos: Path, chain: Path, tmp_path: Path) 
     )
     train(run)
     assert load_restorer(run.out).restorer.transformer.config.head == head
+
+
+def test_labels_are_the_target_of_distillation(photos: Path, chain: Path, tmp_path: Path) -> None:
+    """Another target gives other losses; labels that do not fit the run are refused."""
+    other = options("distill", photos, tmp_path, prerestorer=chain / "prerestorer", teacher=chain / "teacher", steps=2)
+    cache = CropCache(next((chain / "cache").glob("crops-*")))
+    make_labels(cache, tmp_path / "labels", 5, lambda picture: 255 - picture.repeat(4, 0).repeat(4, 1))
+    plain = losses(train(replace(other, cache=chain / "cache")).parent)
+    labelled = replace(other, out=tmp_path / "labelled", cache=chain / "cache", labels=tmp_path / "labels")
+    folder = train(labelled).parent
+    assert losses(folder) != plain
+    assert json.loads((folder / "run.json").read_text())["labels"] == 5
+    with pytest.raises(UsageError, match="only distillation"):
+        train(options("tokenizer", photos, tmp_path, labels=tmp_path / "labels"))
+    (tmp_path / "labels" / "labels.json").write_text(json.dumps({"cache": "crops-0"}))
+    with pytest.raises(UsageError, match="crops-0"):
+        train(replace(labelled, out=tmp_path / "again"))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_label_share_mixes_label_and_pre_restored_picture(share: float, chain: Path) -> None:
+    restorer = load_restorer(chain / "distill" / "model.safetensors").restorer
+    task = DistillTask(restorer, restorer.transformer, {"mse": 1.0}, 0.0, torch.device("cpu"), share)
+    picture = torch.full((1, 3, 64, 64), 51, dtype=torch.uint8)
+    batch = PairBatch(picture, picture[..., ::4, ::4], torch.zeros(1, dtype=torch.int64), picture)
+    prerestored = torch.full((1, 3, 64, 64), 0.6)
+    target = task._reference(batch, prerestored)
+    torch.testing.assert_close(target, torch.full_like(target, 2 * (0.6 + share * (0.2 - 0.6)) - 1))
+    without = replace(batch, label=None)
+    torch.testing.assert_close(task._reference(without, prerestored), torch.full_like(target, -0.6))
 
 
 def test_a_used_run_folder_is_refused_without_resume(chain: Path, photos: Path) -> None:

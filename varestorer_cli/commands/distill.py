@@ -23,6 +23,9 @@ def distill(
     prerestorer: Annotated[
         Path | None, typer.Option(help="Pre-restorer run or file [default: 'prerestorer' beside --out].")
     ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Labels made by 'varestorer labels': a sharper target than the photograph.")
+    ] = None,
     head: Annotated[Head | None, typer.Option(help="bits (the paper's) or latent, instead of the preset's.")] = None,
     preset: shared.PresetName = "compact",
     steps: shared.Steps = None,
@@ -63,6 +66,7 @@ def distill(
             head=head.value if head else None,
             teacher=teacher,
             prerestorer=prerestorer,
+            labels=labels,
             seed=seed,
             resume=resume,
             init=init,

@@ -38,6 +38,7 @@ from varestorer_cli.core.cropping import (
 )
 from varestorer_cli.core.degradation import Bytes, DegradationConfig, degrade, load_recipe
 from varestorer_cli.core.errors import InputError, OutputError, UsageError
+from varestorer_cli.core.labels import Labels
 
 __all__ = ["CropCache", "CropCacheConfig", "PairBatch", "PairBatches", "list_photos"]
 
@@ -48,11 +49,15 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Aligned pairs: ``hq`` (B, 3, P, P) and ``lq`` (B, 3, P/scale, P/scale) uint8 RGB; rows of the cache."""
+    """Aligned pairs: ``hq`` (B, 3, P, P) and ``lq`` (B, 3, P/scale, P/scale) uint8 RGB; rows of the cache.
+
+    ``label``, where there are labels, is what another restorer makes of ``lq``, of ``hq``'s shape.
+    """
 
     hq: torch.Tensor
     lq: torch.Tensor
     indices: torch.Tensor
+    label: torch.Tensor | None = None
 
 
 class CropCache:
@@ -303,12 +308,11 @@ class _Builder:
         return source, True
 
 
-def _batch(hq: Sequence[Bytes], lq: Sequence[Bytes], rows: Indices) -> PairBatch:
-    return PairBatch(
-        torch.from_numpy(np.stack(hq)).permute(0, 3, 1, 2).contiguous(),
-        torch.from_numpy(np.stack(lq)).permute(0, 3, 1, 2).contiguous(),
-        torch.from_numpy(rows.copy()),
-    )
+def _batch(hq: Sequence[Bytes], lq: Sequence[Bytes], rows: Indices, label: Sequence[Bytes] = ()) -> PairBatch:
+    def planes(pictures: Sequence[Bytes]) -> torch.Tensor:
+        return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+
+    return PairBatch(planes(hq), planes(lq), torch.from_numpy(rows.copy()), planes(label) if label else None)
 
 
 class PairBatches:
@@ -326,6 +330,7 @@ class PairBatches:
         world_size: int = 1,
         rank: int = 0,
         patch: int | None = None,
+        labels: Labels | None = None,
     ) -> None:
         """Describe the batches.
 
@@ -336,6 +341,7 @@ class PairBatches:
             world_size: Number of ranks; they share each batch without overlap.
             rank: This rank, from 0.
             patch: Side of the sharp sub-patch, a multiple of the scale; the whole crop when left out.
+            labels: What another restorer made of the degraded crops; only labelled crops are then drawn.
 
         Raises:
             UsageError: The numbers do not fit each other or the cache.
@@ -351,6 +357,8 @@ class PairBatches:
         if not len(cache.train_indices):
             raise UsageError(f"The crop cache {cache.path} holds no training crops.")
         self.cache = cache
+        self.labels = labels
+        self.rows = cache.train_indices if labels is None else labels.rows
         self.batch_size = batch_size
         self.seed = seed
         self.world_size = world_size
@@ -361,30 +369,33 @@ class PairBatches:
         """This rank's part of the batch of ``step`` (from 0): ``batch_size / world_size`` pairs."""
         share = self.batch_size // self.world_size
         start = step * self.batch_size + self.rank * share
-        hq, lq, rows = [], [], []
+        hq, lq, label, rows = [], [], [], []
         for position in range(start, start + share):
             row = self._row(position)
-            sharp, degraded = self._augmented(row, np.random.default_rng([self.seed, 1, position]))
+            sharp, degraded, labelled = self._augmented(row, np.random.default_rng([self.seed, 1, position]))
             hq.append(sharp)
             lq.append(degraded)
+            label += [] if labelled is None else [labelled]
             rows.append(row)
-        return _batch(hq, lq, np.asarray(rows, dtype=np.int64))
+        return _batch(hq, lq, np.asarray(rows, dtype=np.int64), label)
 
     def _row(self, position: int) -> int:
-        epoch, place = divmod(position, len(self.cache.train_indices))
+        epoch, place = divmod(position, len(self.rows))
         if self._order is None or self._order[0] != epoch:
             rng = np.random.default_rng([self.seed, 0, epoch])
-            self._order = (epoch, rng.permutation(self.cache.train_indices))
+            self._order = (epoch, rng.permutation(self.rows))
         return int(self._order[1][place])
 
-    def _augmented(self, row: int, rng: np.random.Generator) -> tuple[Bytes, Bytes]:
+    def _augmented(self, row: int, rng: np.random.Generator) -> tuple[Bytes, Bytes, Bytes | None]:
         config = self.cache.config
-        version = rng.integers(config.versions)
+        version = int(rng.integers(config.versions)) if self.labels is None else Labels.VERSION
         side, scale = self.patch // config.scale, config.scale
         top, left = rng.integers(config.crop // scale - side + 1, size=2)
         turns, flip = int(rng.integers(4)), bool(rng.integers(2))
-        sharp = self.cache.hq[row, scale * top :, scale * left :][: self.patch, : self.patch]
-        degraded = self.cache.lq[row, version, top : top + side, left : left + side]
-        if flip:
-            sharp, degraded = sharp[:, ::-1], degraded[:, ::-1]
-        return np.rot90(sharp, turns), np.rot90(degraded, turns)
+
+        def oriented(picture: Bytes, factor: int) -> Bytes:
+            cut = picture[factor * top :, factor * left :][: factor * side, : factor * side]
+            return np.rot90(cut[:, ::-1] if flip else cut, turns)
+
+        label = None if self.labels is None else oriented(self.labels.picture(row), scale)
+        return oriented(self.cache.hq[row], scale), oriented(self.cache.lq[row, version], 1), label

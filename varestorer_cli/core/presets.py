@@ -1,7 +1,7 @@
 """Named model sizes with the recipe that trains each of their stages."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from models.autoencoder import AutoencoderConfig
@@ -35,6 +35,8 @@ class Recipe:
         ema: decay of the averaged weights, which are the ones kept.
         flip: largest probability of bitwise self-correction (teacher).
         decoder: train the student's decoder too (distillation), at this fraction of the learning rate; 0 = frozen.
+        label_share: where there are labels, the target of distillation is this share of the label and the rest of the
+            pre-restored picture: a definite picture, where the true one is one of many.
     """
 
     steps: int
@@ -49,6 +51,7 @@ class Recipe:
     ema: float = 0.999
     flip: float = 0.0
     decoder: float = 0.0
+    label_share: float = 0.7
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ class Preset:
         teacher: multi-step transformer; the student has the same shape plus ``student_head`` and adapters.
         student_head: ``bits`` (the paper's) or ``latent``.
         adapter_rank: rank of the student's adapters; 0 = all of its weights are trained.
-        guided: the student's decoder reads the pre-restored picture.
+        student_autoencoder: the student's, with a new decoder that is guided by the pre-restored picture; None = the
+            tokenizer's own.
         restorer: settings written into the student's file.
         recipes: by stage name.
         crops: training crops cut from the photographs.
@@ -74,7 +78,7 @@ class Preset:
     teacher: TransformerConfig
     student_head: str
     adapter_rank: int
-    guided: bool
+    student_autoencoder: AutoencoderConfig | None
     restorer: RestorerConfig
     recipes: Mapping[str, Recipe]
     crops: int = 8000
@@ -82,37 +86,36 @@ class Preset:
 
 def _compact() -> Preset:
     schedule = ScaleSchedule.from_sides(1, 2, 4, 8, 16, 16)
+    autoencoder = AutoencoderConfig(
+        latent_channels=96,
+        width=64,
+        multipliers=(1, 2, 3),
+        encoder_blocks=(1, 1, 1),
+        decoder_blocks=(4, 2, 2),
+        mid_blocks=0,
+        unshuffle=4,
+        norm="none",
+        residual_scale=0.3,
+        narrow_upsample=True,
+        linear_path=True,
+    )
     return Preset(
         name="compact",
         prerestorer=ConvRestorerConfig(width=48, blocks=8),
         tokenizer=TokenizerConfig(
-            AutoencoderConfig(
-                latent_channels=96,
-                width=64,
-                multipliers=(1, 2, 3),
-                encoder_blocks=(1, 1, 1),
-                decoder_blocks=(4, 2, 2),
-                mid_blocks=0,
-                unshuffle=4,
-                norm="none",
-                residual_scale=0.3,
-                narrow_upsample=True,
-                linear_path=True,
-            ),
-            QuantizerConfig(bits=96, scales=len(schedule), learned_gains=True),
-            schedule,
+            autoencoder, QuantizerConfig(bits=96, scales=len(schedule), learned_gains=True), schedule
         ),
         teacher=_small_transformer(width=192, depth=4, heads=4, bits=96, levels=len(schedule) + 1),
         student_head="latent",
         adapter_rank=0,
-        guided=True,
+        student_autoencoder=replace(autoencoder, guided=True, guide_channels=6, decoder_blocks=(6, 2, 2)),
         restorer=RestorerConfig(
             extra_block=False,
             sampling="argmax",
             color_fix="none",
             wavelet_levels=1,
             largest_tile=320,
-            upscale_filter="lanczos",  # not UPSCALE: the trained model gives firmer texture from the sharper input
+            upscale_filter=UPSCALE,
         ),
         recipes={
             "prerestorer": Recipe(6000, 8, 128, 4e-4, {"l1": 1.0}),
@@ -129,7 +132,7 @@ def _compact() -> Preset:
                 flip=0.3,
             ),
             "distill": Recipe(
-                620,
+                2600,
                 2,
                 256,
                 4e-4,
@@ -141,7 +144,7 @@ def _compact() -> Preset:
                     "latent": 0.05,
                 },
                 ema=0.998,
-                decoder=0.5,
+                decoder=1.0,
             ),
         },
     )
@@ -187,7 +190,7 @@ def _smoke() -> Preset:
         teacher=_small_transformer(width=32, depth=2, heads=2, bits=16, levels=len(schedule) + 1),
         student_head="bits",
         adapter_rank=4,
-        guided=False,
+        student_autoencoder=None,
         restorer=RestorerConfig(
             extra_block=True, sampling="argmax", color_fix="wavelet", wavelet_levels=2, upscale_filter=UPSCALE
         ),
@@ -217,7 +220,7 @@ def _2b() -> Preset:
         teacher=TransformerConfig(width=2048, depth=32, heads=16),
         student_head="bits",
         adapter_rank=32,
-        guided=False,
+        student_autoencoder=None,
         restorer=RestorerConfig(upscale_filter=UPSCALE),
         recipes={
             "prerestorer": Recipe(100_000, 32, 512, 1e-4, {"mse": 1.0}),

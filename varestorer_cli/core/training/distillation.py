@@ -15,7 +15,7 @@ from models.restorer import Prediction, Restorer
 from models.schedule import ScaleSchedule
 from models.transformer import Transformer
 from varestorer_cli.core.dataset import PairBatch
-from varestorer_cli.core.training.tasks import PictureLosses, Terms, check_terms, degraded, sharp
+from varestorer_cli.core.training.tasks import PictureLosses, Terms, check_terms, degraded, pixels, sharp
 
 
 class BitTemperature(nn.Module):
@@ -48,6 +48,7 @@ class DistillTask:
         weights: loss weights by name.
         decoder: learning-rate factor of the student's decoder; 0 keeps it frozen.
         device: where the pictures go.
+        label_share: of the label in the target of a labelled batch.
     """
 
     unit = "tiles"
@@ -60,8 +61,10 @@ class DistillTask:
         weights: Mapping[str, float],
         decoder: float,
         device: torch.device,
+        label_share: float = 0.0,
     ) -> None:
         check_terms(weights, self.NAMES, "distill")
+        self.label_share = label_share
         self.restorer = restorer
         self.teacher = teacher.requires_grad_(False).eval()
         self.weights, self.decoder, self.device = weights, decoder, device
@@ -79,9 +82,10 @@ class DistillTask:
     def terms(self, batch: PairBatch, generator: torch.Generator) -> Terms:
         """KL to the teacher over the bits of all scales, and picture terms of the decoded student."""
         restorer, tokenizer = self.restorer, self.restorer.tokenizer
-        reference = sharp(batch, self.device)
+        upscaled = degraded(batch, self.device)
         with torch.no_grad():
-            prerestored = restorer.prerestore(degraded(batch, self.device))
+            prerestored = restorer.prerestore(upscaled)
+            reference = self._reference(batch, prerestored)
             latent = tokenizer.encode(prerestored * 2 - 1).float()
             quantized = tokenizer.quantize(latent)
             target = tokenizer.quantize(tokenizer.encode(reference).float())
@@ -89,8 +93,15 @@ class DistillTask:
         terms = self._bit_terms(prediction, target)
         uniforms = torch.rand(len(batch.hq), *restorer.uniforms_shape, generator=generator).to(self.device)
         codes = restorer.training_codes(prediction, uniforms)
-        decoded = restorer.decode(codes, prerestored, clamp=False).float()
+        decoded = restorer.decode(codes, prerestored, upscaled, clamp=False).float()
         return {**terms, **self.losses(decoded, reference)}
+
+    def _reference(self, batch: PairBatch, prerestored_B3TT: Tensor) -> Tensor:
+        """What the student shall make, in [-1, 1]: the true picture, or a definite one made from the label."""
+        if batch.label is None:
+            return sharp(batch, self.device)
+        target = torch.lerp(prerestored_B3TT.clamp(0, 1), pixels(batch.label, self.device), self.label_share)
+        return target * 2 - 1
 
     def _bit_terms(self, prediction: Prediction, target: Quantized) -> Terms:
         terms: Terms = {}

@@ -24,6 +24,7 @@ class TrainOptions:
         init: model file or run whose weights the stage starts from instead of random ones.
         tokenizer, prerestorer, teacher: earlier stages, run folders or model files; by default the folders of
             that name beside ``out``.
+        labels: folder of labels made by ``varestorer labels``; only labelled crops are then used (distill).
         cache: folder for crop caches, by default ``out``'s parent / ``cache``.
         recipe: degradation recipe, by name or file.
         crops: training crops cut from the photographs; the preset's number by default.
@@ -51,6 +52,7 @@ class TrainOptions:
     tokenizer: Path | None = None
     prerestorer: Path | None = None
     teacher: Path | None = None
+    labels: Path | None = None
     cache: Path | None = None
     recipe: str = "moderate"
     crops: int | None = None

@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
+from models.autoencoder import AutoencoderConfig
 from models.lora import add_adapters, merge_adapters, train_adapters_only
 from models.prerestorer import ConvRestorer
 from models.restorer import Restorer
@@ -23,6 +24,7 @@ from models.transformer import Transformer
 from varestorer_cli.core.checkpoint import load_bundle, save_bundle
 from varestorer_cli.core.dataset import CropCache, CropCacheConfig, PairBatches
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, OutputError, UsageError
+from varestorer_cli.core.labels import Labels, NcnnLabeller, make_labels
 from varestorer_cli.core.options import Precision
 from varestorer_cli.core.presets import Preset, Recipe, preset
 from varestorer_cli.core.runtime import autocast_type, choose, keep_freed_memory
@@ -64,6 +66,7 @@ def train(options: TrainOptions) -> Path:
     device = torch.device(runtime.device)
     say = _speaker(options.quiet)
     cache = _cache(options, chosen, recipe, say)
+    labels = _labels(options, cache)
     torch.manual_seed(options.seed)
     task, identity = _task(options, chosen, recipe, device, cache)
     identity |= {
@@ -71,6 +74,7 @@ def train(options: TrainOptions) -> Path:
         "preset": options.preset,
         "seed": options.seed,
         "cache": cache.path.name,
+        "labels": 0 if labels is None else len(labels),
         "recipe": json.loads(json.dumps(asdict(recipe))),
     }
     (options.out / "run.json").write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
@@ -108,12 +112,40 @@ def train(options: TrainOptions) -> Path:
         stop_after=options.stop_after,
         quiet=options.quiet,
     )
-    batches = PairBatches(cache, recipe.batch, options.seed, patch=recipe.patch)
+    batches = PairBatches(cache, recipe.batch, options.seed, patch=recipe.patch, labels=labels)
     steps = Trainer(task, recipe, batches, _validation(cache, recipe), loop, identity, export).run()
     if steps < recipe.steps:
         say(f"paused at step {steps} of {recipe.steps}; the same command with --resume goes on")
     say(f"model: {options.out / MODEL}")
     return options.out / MODEL
+
+
+def label(options: TrainOptions, count: int) -> bool:
+    """Make labels for the crop cache that a run with these options would use.
+
+    Args:
+        options: data, preset, recipe and folders; ``out`` gets the labels.
+        count: crops to label.
+
+    Returns:
+        Whether all are made; else the same call goes on.
+
+    Raises:
+        MissingDependencyError: the labeller is not installed.
+        UsageError: ``out`` holds labels of another kind.
+    """
+    chosen = preset(options.preset)
+    say = _speaker(options.quiet)
+    labeller = NcnnLabeller(options.threads or 1)
+    cache = _cache(options, chosen, _recipe(chosen, options), say)
+    last = [0.0]
+
+    def progress(done: int, total: int) -> None:
+        if time.monotonic() - last[0] > 30 or done == total:
+            last[0] = time.monotonic()
+            say(f"labels: {done}/{total}")
+
+    return make_labels(cache, options.out, count, labeller, options.seed, options.stop_after, progress)
 
 
 def _speaker(quiet: bool) -> Callable[[str], None]:
@@ -166,6 +198,20 @@ def _cache(options: TrainOptions, chosen: Preset, recipe: Recipe, say: Callable[
             say(f"cutting crops: {done}/{total}")
 
     return CropCache.build(options.data, folder, config, on_progress=progress, on_warning=say, workers=options.threads)
+
+
+def _labels(options: TrainOptions, cache: CropCache) -> Labels | None:
+    if options.labels is None:
+        return None
+    if options.stage != "distill":
+        raise UsageError(f"--labels: stage {options.stage} has no use for labels, only distillation has")
+    labels = Labels(options.labels)
+    if labels.cache != cache.path.name:
+        raise UsageError(
+            f"{options.labels}: labels of the crop cache {labels.cache}, but this run uses {cache.path.name}; "
+            "give the photographs, crops and recipe they were made with"
+        )
+    return labels
 
 
 def _validation(cache: CropCache, recipe: Recipe) -> list[Any]:
@@ -257,7 +303,8 @@ def _distill(
         raise CheckpointError(
             f"{teacher_path}: holds no teacher and tokenizer; train one with varestorer train teacher"
         )
-    tokenizer = _guided(tokenizer, generator) if chosen.guided else tokenizer
+    if chosen.student_autoencoder is not None:
+        tokenizer = _with_decoder(tokenizer, chosen.student_autoencoder, generator)
     head = _head(options.head or chosen.student_head)
     student = Transformer(replace(teacher.config, head=head))
     student.reset_parameters(generator)
@@ -277,7 +324,7 @@ def _distill(
     restorer = restorer.to(device)
     restorer.prerestorer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     restorer.tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    task = DistillTask(restorer, teacher.to(device), recipe.losses, recipe.decoder, device)
+    task = DistillTask(restorer, teacher.to(device), recipe.losses, recipe.decoder, device, recipe.label_share)
     identity = {"model": _plain(student.config), "teacher": teacher_bundle.sha256, "head": head}
     return task, identity
 
@@ -290,16 +337,15 @@ def _head(name: str) -> Literal["bits", "latent"]:
     raise UsageError(f"there is no head {name!r}; choose bits or latent")
 
 
-def _guided(tokenizer: ImageTokenizer, generator: torch.Generator) -> ImageTokenizer:
-    """The same encoder and quantiser with a new decoder that also reads the pre-restored picture.
+def _with_decoder(
+    tokenizer: ImageTokenizer, autoencoder: AutoencoderConfig, generator: torch.Generator
+) -> ImageTokenizer:
+    """The same encoder and quantiser with a new decoder.
 
     The tokenizer's own decoder is no start: beside its linear path its features have gone quiet, and a quiet
     norm-free layer passes no gradient.
     """
-    if tokenizer.config.autoencoder.guided:
-        return tokenizer
-    config = replace(tokenizer.config, autoencoder=replace(tokenizer.config.autoencoder, guided=True))
-    guided = ImageTokenizer(config)
+    guided = ImageTokenizer(replace(tokenizer.config, autoencoder=autoencoder))
     guided.autoencoder.reset_parameters(generator)
     guided.autoencoder.encoder.load_state_dict(tokenizer.autoencoder.encoder.state_dict())
     guided.quantizer.load_state_dict(tokenizer.quantizer.state_dict())

@@ -58,7 +58,7 @@ class Task(Protocol):
 
 def sharp(batch: PairBatch, device: torch.device) -> Tensor:
     """Reference pictures (B, 3, P, P) in [-1, 1]."""
-    return _pixels(batch.hq, device).mul_(2).sub_(1)
+    return pixels(batch.hq, device).mul_(2).sub_(1)
 
 
 def degraded(batch: PairBatch, device: torch.device) -> Tensor:
@@ -66,11 +66,12 @@ def degraded(batch: PairBatch, device: torch.device) -> Tensor:
 
     The filter is what ``RestorerConfig.upscale_filter`` calls ``bicubic_sharp``.
     """
-    small = _pixels(batch.lq, device)
+    small = pixels(batch.lq, device)
     return F.interpolate(small, size=batch.hq.shape[-2:], mode="bicubic", align_corners=False).clamp_(0, 1)
 
 
-def _pixels(picture: Tensor, device: torch.device) -> Tensor:
+def pixels(picture: Tensor, device: torch.device) -> Tensor:
+    """uint8 pictures (B, 3, H, W) -> float32 in [0, 1]."""
     moved = picture.to(device, non_blocking=True)
     return moved.to(torch.float32, memory_format=torch.channels_last).div_(255)
 
