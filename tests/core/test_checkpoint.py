@@ -15,14 +15,17 @@ from models.swinir import SwinIRConfig
 from models.tokenizer import ImageTokenizer
 from models.transformer import Transformer
 from varestorer_cli.core.checkpoint import (
+    StoredText,
     config_from_dict,
     config_to_dict,
     load_bundle,
     load_restorer,
+    read_text,
     resolve_model,
     save_bundle,
+    write_text,
 )
-from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
+from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, OutputError
 from varestorer_cli.core.presets import PRESET_NAMES, preset
 
 
@@ -158,11 +161,47 @@ def test_a_failed_write_leaves_the_old_file(
 ) -> None:
     before = model_file.read_bytes()
 
-    def full(*_: object, **__: object) -> None:
+    def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("varestorer_cli.core.checkpoint.save_file", full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OutputError, match="No space"):
         save_bundle(model_file, restorer.components(), restorer=replace(restorer.config, scale=2))
     assert model_file.read_bytes() == before
     assert not list(model_file.parent.glob(".*part"))
+
+
+def test_the_default_prompt_travels_in_the_file(restorer: Restorer, model_file: Path) -> None:
+    assert read_text(model_file) is None and load_restorer(model_file).text is None
+    before = load_bundle(model_file).components["transformer"].state_dict()
+    width = restorer.transformer.config.text_width
+    rows = torch.randn(3, width, generator=torch.Generator().manual_seed(2))
+    write_text(model_file, StoredText("a sharp photograph", rows, "t5 0123"))
+    stored, loaded = read_text(model_file), load_restorer(model_file)
+    for text in (stored, loaded.text):
+        assert text is not None and torch.equal(text.rows, rows)
+        assert (text.prompt, text.encoder) == ("a sharp photograph", "t5 0123")
+    after = loaded.restorer.transformer.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert loaded.metadata["licence"] == "MIT"
+    write_text(model_file, None)
+    assert read_text(model_file) is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (torch.zeros(3, 31), r"'text.rows' is \(3, 31\), its transformer takes \(n, 32\)"),
+        (torch.zeros(0, 32), "n at least 1"),
+        (torch.full((1, 32), float("inf")), "not finite"),
+    ],
+)
+def test_text_that_does_not_fit_is_refused(model_file: Path, rows: torch.Tensor, words: str) -> None:
+    before = model_file.read_bytes()
+    with pytest.raises(CheckpointError, match=words):
+        write_text(model_file, StoredText("x", rows))
+    assert model_file.read_bytes() == before
+    rewrite(model_file, {"text.rows": rows})
+    for read in (read_text, load_bundle):
+        with pytest.raises(CheckpointError, match=words):
+            read(model_file)

@@ -8,7 +8,6 @@ Whatever the shapes cannot tell is read from there, nothing is guessed, and load
 import dataclasses
 import hashlib
 import json
-import os
 import types
 import typing
 from collections.abc import Mapping
@@ -18,7 +17,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.autoencoder import Autoencoder, AutoencoderConfig
@@ -28,8 +26,15 @@ from models.swinir import SwinIR, SwinIRConfig
 from models.tokenizer import ImageTokenizer, TokenizerConfig
 from models.transformer import Transformer, TransformerConfig
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
+from varestorer_cli.core.tensorfile import Entry, mapped_entries, write_tensors
 
 FORMAT = "varestorer/1"
+TEXT_ROWS = "text.rows"
+TEXT_PROMPT = "text.prompt"
+TEXT_ENCODER = "text.encoder"
+_UNREADABLE = (
+    "{path}: cannot be read as a model file ({error}); it is damaged or not a safetensors file: fetch it again"
+)
 COMPONENTS: dict[str, tuple[type[Any], type[nn.Module]]] = {
     "Autoencoder": (AutoencoderConfig, Autoencoder),
     "ConvRestorer": (ConvRestorerConfig, ConvRestorer),
@@ -50,6 +55,7 @@ class Bundle:
         restorer: settings of the whole restorer, where the file is one.
         notes: free metadata (licence, training data, steps ...), strings.
         sha256: of the file's bytes.
+        text: features of the default prompt, None where the model uses its learned null condition.
     """
 
     path: Path
@@ -57,6 +63,22 @@ class Bundle:
     restorer: RestorerConfig | None
     notes: dict[str, str]
     sha256: str
+    text: "StoredText | None" = None
+
+
+@dataclass(frozen=True)
+class StoredText:
+    """The default prompt and what a text encoder made of it, so that no encoder is needed to use it.
+
+    Attributes:
+        prompt: the text.
+        rows: (n, T) features of its n tokens, without padding.
+        encoder: which encoder made them, "" where not known.
+    """
+
+    prompt: str
+    rows: Tensor
+    encoder: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +89,7 @@ class LoadedModel:
     sha256: str
     name: str
     metadata: dict[str, str]
+    text: StoredText | None = None
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -115,6 +138,7 @@ def save_bundle(
     restorer: RestorerConfig | None = None,
     notes: Mapping[str, str] | None = None,
     dtype: torch.dtype | None = None,
+    text: StoredText | None = None,
 ) -> None:
     """Write components into one file, atomically.
 
@@ -124,31 +148,115 @@ def save_bundle(
         restorer: settings, when the components are a whole restorer.
         notes: free metadata.
         dtype: floating tensors are stored in this type (float16 halves the file), by default as they are.
+        text: features of the default prompt.
+
+    Raises:
+        OutputError: the file cannot be written.
     """
-    tensors: dict[str, Tensor] = {}
+    entries: dict[str, Entry] = {}
     header: dict[str, Any] = {}
     for name, module in components.items():
         header[name] = {"class": type(module).__name__, "config": config_to_dict(module.config)}
         for key, tensor in module.state_dict().items():
-            stored = tensor.detach().to("cpu")
-            if dtype is not None and stored.is_floating_point():
-                stored = stored.to(dtype)
-            tensors[f"{name}.{key}"] = stored.contiguous()
+            entries[f"{name}.{key}"] = Entry.of(tensor, dtype if tensor.is_floating_point() else None)
+    write_tensors(path, *with_text(entries, bundle_metadata(header, restorer, notes), text))
+
+
+def bundle_metadata(
+    header: Mapping[str, Any], restorer: RestorerConfig | None, notes: Mapping[str, str] | None
+) -> dict[str, str]:
+    """Metadata of a model file.
+
+    Args:
+        header: class and configuration of each component by name.
+        restorer: settings, when the components are a whole restorer.
+        notes: free metadata.
+    """
     metadata = {"format": FORMAT, "components": json.dumps(header)}
     if restorer is not None:
         metadata["restorer"] = json.dumps(config_to_dict(restorer))
-    metadata["notes"] = json.dumps(dict(notes or {}))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    return metadata | {"notes": json.dumps(dict(notes or {}))}
+
+
+def with_text(
+    entries: Mapping[str, Entry], metadata: Mapping[str, str], text: StoredText | None
+) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Tensors and metadata of a model file with the features of a default prompt; None takes them out."""
+    tensors = {name: entry for name, entry in entries.items() if name != TEXT_ROWS}
+    notes = {key: value for key, value in metadata.items() if key not in (TEXT_PROMPT, TEXT_ENCODER)}
+    if text is None:
+        return tensors, notes
+    rows = Entry.of(text.rows, torch.float32)
+    return {**tensors, TEXT_ROWS: rows}, {**notes, TEXT_PROMPT: text.prompt, TEXT_ENCODER: text.encoder}
+
+
+def write_text(path: Path, text: StoredText | None) -> None:
+    """Put the features of a default prompt into a model file, or take them out; the file is replaced atomically.
+
+    Raises:
+        MissingDependencyError: there is no such file.
+        CheckpointError: it is no model file, or the features are not (n, T) of its transformer's text width.
+        OutputError: it cannot be written.
+    """
+    metadata = read_metadata(path)
+    _check_text(path, text, json.loads(metadata["components"]))
+    write_tensors(path, *with_text(mapped_entries(path), metadata, text))
+
+
+def read_text(path: Path) -> StoredText | None:
+    """The default prompt's features in a model file, None where it has none.
+
+    Raises:
+        MissingDependencyError: there is no such file.
+        CheckpointError: it is no model file, or the features do not fit its transformer.
+    """
+    metadata = read_metadata(path)
+    with safe_open(path, framework="pt") as reader:
+        if TEXT_ROWS not in reader.keys():  # noqa: SIM118  (not a dict)
+            return None
+        text = _stored_text(metadata, reader.get_tensor(TEXT_ROWS))
+    _check_text(path, text, json.loads(metadata["components"]))
+    return text
+
+
+def _stored_text(metadata: Mapping[str, str], rows: Tensor) -> StoredText:
+    return StoredText(metadata.get(TEXT_PROMPT, ""), rows.float(), metadata.get(TEXT_ENCODER, ""))
+
+
+def _check_text(path: Path, text: StoredText | None, header: Mapping[str, Any]) -> None:
+    if text is None:
+        return
+    width = header.get("transformer", {}).get("config", {}).get("text_width")
+    if text.rows.ndim != 2 or not len(text.rows) or text.rows.shape[1] != width:
+        raise CheckpointError(
+            f"{path}: {TEXT_ROWS!r} is {tuple(text.rows.shape)}, its transformer takes (n, {width}) with n at least 1"
+        )
+    if not bool(torch.isfinite(text.rows).all()):
+        raise CheckpointError(f"{path}: {TEXT_ROWS!r} holds values that are not finite; the file is damaged")
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Metadata of a model file; its tensors are not read.
+
+    Raises:
+        MissingDependencyError: there is no such file.
+        CheckpointError: it is not a safetensors file, or of another format.
+    """
+    if not path.is_file():
+        raise MissingDependencyError(
+            f"{path}: no such model file; check the path or train one (varestorer train --help)"
+        )
     try:
-        save_file(tensors, temporary, metadata=metadata)
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # the library writes for the owner alone
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        with safe_open(path, framework="pt") as reader:
+            metadata = dict(reader.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(_UNREADABLE.format(path=path, error=error)) from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: its format is {metadata.get('format', 'not stated')!r}, expected {FORMAT!r}; "
+            "this file was not written by varestorer"
+        )
+    return metadata
 
 
 def load_bundle(path: Path, device: torch.device | str = "cpu") -> Bundle:
@@ -162,33 +270,25 @@ def load_bundle(path: Path, device: torch.device | str = "cpu") -> Bundle:
         MissingDependencyError: there is no such file.
         CheckpointError: not a safetensors file, another format, damaged, or tensors that do not fit.
     """
-    if not path.is_file():
-        raise MissingDependencyError(
-            f"{path}: no such model file; check the path or train one (varestorer train --help)"
-        )
+    metadata = read_metadata(path)
     try:
+        header = json.loads(metadata["components"])
         with safe_open(path, framework="pt") as reader:
-            metadata = reader.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise CheckpointError(
-                    f"{path}: its format is {metadata.get('format', 'not stated')!r}, expected {FORMAT!r}; "
-                    "this file was not written by varestorer"
-                )
-            header = json.loads(metadata["components"])
             state = {key: reader.get_tensor(key) for key in reader.keys()}  # noqa: SIM118  (not a dict)
         restorer = metadata.get("restorer")
         settings = config_from_dict(RestorerConfig, json.loads(restorer)) if restorer else None
         notes = {str(k): str(v) for k, v in json.loads(metadata.get("notes", "{}")).items()}
     except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be read as a model file ({error}); it is damaged or not a safetensors file: fetch it again"
-        ) from error
+        raise CheckpointError(_UNREADABLE.format(path=path, error=error)) from error
+    rows = state.pop(TEXT_ROWS, None)
+    text = None if rows is None else _stored_text(metadata, rows)
+    _check_text(path, text, header)
     components = {name: _component(path, name, entry, state) for name, entry in header.items()}
     if state:
         raise CheckpointError(f"{path}: unexpected tensor {next(iter(state))!r} ({len(state)} in all)")
     for module in components.values():
         module.to(device)
-    return Bundle(path, components, settings, notes, file_sha256(path))
+    return Bundle(path, components, settings, notes, file_sha256(path), text)
 
 
 def _component(path: Path, name: str, entry: Mapping[str, Any], state: dict[str, Tensor]) -> nn.Module:
@@ -254,7 +354,7 @@ def load_restorer(model: str | Path = "auto", device: torch.device | str = "cpu"
     restorer = Restorer.from_components(bundle.restorer, bundle.components)
     if restorer.tokenizer.config.autoencoder.norm == "none":  # with norms the encoder keeps the released layout
         restorer = restorer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return LoadedModel(restorer.to(device).eval(), bundle.sha256, name, bundle.notes)
+    return LoadedModel(restorer.to(device).eval(), bundle.sha256, name, bundle.notes, bundle.text)
 
 
 def file_sha256(path: Path) -> str:
