@@ -1,40 +1,96 @@
-"""Options that ``train`` and ``distill`` share."""
+"""Options that the training commands share, written once: names, types, defaults and help."""
 
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from varestorer_cli.core.errors import UsageError
 
-Data = Annotated[Path, typer.Argument(help="Folder of photographs, or a text file with one path a line.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run: checkpoints, logs, pictures, model.")]
-PresetName = Annotated[str, typer.Option("--preset", help="Model size: compact, smoke or 2b.")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps instead of the preset's.")]
-BatchSize = Annotated[int | None, typer.Option("--batch", min=1, help="Pictures a step instead of the preset's.")]
-LearningRate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate instead of the preset's.")]
-Loss = Annotated[
-    list[str] | None,
-    typer.Option("--loss", metavar="NAME=WEIGHT", help="Weight of a loss term; repeat for several, 0 drops one."),
-]
-Seed = Annotated[int, typer.Option(help="Seed of initialisation, data order and noise.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on exactly from the run's last checkpoint.")]
-Init = Annotated[Path | None, typer.Option(help="Run folder or model file whose weights to start from.")]
-Cache = Annotated[Path | None, typer.Option(help="Folder for crop caches [default: 'cache' beside the run].")]
-Recipe = Annotated[
-    str,
-    typer.Option("--degradation", help="moderate, realesrgan, mild, released, or a file with the known keys."),
-]
-Crops = Annotated[int | None, typer.Option(min=1, help="Training crops to cut instead of the preset's number.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-Precision = Annotated[str, typer.Option(help="auto, fp32 or bf16.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads [default: what the machine gives].")]
-CheckpointMinutes = Annotated[float, typer.Option(help="Minutes between checkpoints.")]
-LogEvery = Annotated[int, typer.Option(min=1, help="Steps between log lines.")]
-SampleEvery = Annotated[int, typer.Option(min=1, help="Steps between validations with sample pictures.")]
-StopAfter = Annotated[float | None, typer.Option("--stop-after", help="Pause with a checkpoint after so many minutes.")]
-License = Annotated[str, typer.Option("--license", help="Licence to write into the model file.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+Command = Callable[..., None]
+"""(shared fields of ``TrainOptions``, own arguments by name) -> None."""
+
+
+@dataclass(frozen=True)
+class SharedOptions:
+    """Every field is one option and the field of ``TrainOptions`` of the same name."""
+
+    data: Annotated[Path, typer.Argument(help="Folder of photographs, or a text file with one path a line.")]
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run: checkpoints, logs, pictures, model.")]
+    preset: Annotated[str, typer.Option("--preset", help="Model size: compact, smoke or 2b.")] = "compact"
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps instead of the preset's.")] = None
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Pictures a step, of all processes together.")] = (
+        None
+    )
+    learning_rate: Annotated[float | None, typer.Option("--lr", help="Peak learning rate instead of the preset's.")] = (
+        None
+    )
+    losses: Annotated[
+        list[str] | None,
+        typer.Option("--loss", metavar="NAME=WEIGHT", help="Weight of a loss term; repeat for several, 0 drops one."),
+    ] = None
+    seed: Annotated[int, typer.Option(help="Seed of initialisation, data order and noise.")] = 0
+    resume: Annotated[bool, typer.Option("--resume", help="Go on exactly from the run's last checkpoint.")] = False
+    init: Annotated[Path | None, typer.Option(help="Run folder or model file whose weights to start from.")] = None
+    cache: Annotated[Path | None, typer.Option(help="Folder for crop caches [default: 'cache' beside the run].")] = None
+    recipe: Annotated[
+        str,
+        typer.Option("--degradation", help="moderate, realesrgan, mild, released, or a file with the known keys."),
+    ] = "moderate"
+    crops: Annotated[int | None, typer.Option(min=1, help="Training crops to cut instead of the preset's number.")] = (
+        None
+    )
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto"
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads [default: what the machine gives].")] = None
+    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 5.0
+    log_every: Annotated[int, typer.Option(min=1, help="Steps between log lines.")] = 20
+    sample_every: Annotated[int, typer.Option(min=1, help="Steps between validations with sample pictures.")] = 500
+    stop_after: Annotated[
+        float | None, typer.Option("--stop-after", help="Pause with a checkpoint after so many minutes.")
+    ] = None
+    license_text: Annotated[str, typer.Option("--license", help="Licence to write into the model file.")] = ""
+    half: Annotated[bool, typer.Option("--half", help="Store the model in float16, half the size.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False
+
+
+def shared_options(*names: str) -> Callable[[Command], Callable[..., None]]:
+    """Add shared options behind a command's own; it gets theirs as its first argument, fields of ``TrainOptions``.
+
+    Args:
+        names: which of :class:`SharedOptions`; all by default.
+    """
+    chosen = {f.name: f for f in dataclasses.fields(SharedOptions) if not names or f.name in names}
+
+    def add(command: Command) -> Callable[..., None]:
+        hints = get_type_hints(command, include_extras=True) | get_type_hints(SharedOptions, include_extras=True)
+        own = list(inspect.signature(command).parameters.values())[1:]
+        defaults = {
+            name: inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+            for name, field in chosen.items()
+        } | {parameter.name: parameter.default for parameter in own}
+
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            fields = {name: values.pop(name) for name in chosen}
+            if "losses" in fields:
+                fields["losses"] = loss_weights(fields["losses"])
+            command(fields, **values)
+
+        kind = inspect.Parameter.KEYWORD_ONLY
+        order = [parameter.name for parameter in own] + list(chosen)
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [inspect.Parameter(name, kind, default=defaults[name], annotation=hints[name]) for name in order]
+        )
+        run.__annotations__ = {name: hints[name] for name in order}
+        return run
+
+    return add
 
 
 def loss_weights(entries: list[str] | None) -> dict[str, float]:

@@ -1,34 +1,22 @@
 """``varestorer labels``: let a larger restorer label training crops for ``distill --labels``."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from varestorer_cli.commands import _training as shared
+from varestorer_cli.commands._training import shared_options
 
 
+@shared_options("data", "out", "preset", "cache", "recipe", "crops", "seed", "threads", "stop_after", "quiet")
 def labels(
-    data: shared.Data,
-    out: shared.Out,
+    fields: dict[str, Any],
     count: Annotated[int, typer.Option(min=1, help="Crops to label.")] = 1200,
-    preset: shared.PresetName = "compact",
-    cache: shared.Cache = None,
-    degradation: shared.Recipe = "moderate",
-    crops: shared.Crops = None,
-    seed: shared.Seed = 0,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
-    stop_after: Annotated[float | None, typer.Option("--stop-after", help="Pause after so many minutes.")] = None,
-    quiet: shared.Quiet = False,
 ) -> None:
     """Label crops with Real-ESRGAN x4plus (extra 'label'), 1.3 CPU seconds each; run again to go on."""
     from varestorer_cli.core.training.options import TrainOptions
     from varestorer_cli.core.training.run import label
 
-    options = TrainOptions(
-        stage="distill", data=data, out=out, preset=preset, cache=cache, recipe=degradation, crops=crops, seed=seed,
-        threads=threads, stop_after=stop_after, quiet=quiet,
-    )  # fmt: skip
-    label(options, count)
+    label(TrainOptions(stage="distill", **fields), count)
 
 
 def register(app: typer.Typer) -> None:

@@ -1,0 +1,199 @@
+"""The networks of a stage: new ones from the preset, those of earlier stages from their files."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+
+from models.autoencoder import AutoencoderConfig
+from models.lora import add_adapters, train_adapters_only
+from models.prerestorer import ConvRestorer
+from models.restorer import Restorer
+from models.swinir import SwinIR, SwinIRConfig
+from models.tokenizer import ImageTokenizer
+from models.transformer import Transformer
+from varestorer_cli.core.checkpoint import load_bundle
+from varestorer_cli.core.dataset import CropCache
+from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, UsageError
+from varestorer_cli.core.presets import Preset, Recipe
+from varestorer_cli.core.training.distillation import DistillTask
+from varestorer_cli.core.training.options import TrainOptions
+from varestorer_cli.core.training.tasks import PrerestorerTask, Task, TeacherTask, TokenizerTask, sharp
+
+MODEL = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class StageBuilder:
+    """Builds the task of one stage.
+
+    Attributes:
+        options: what was asked for.
+        preset, recipe: sizes of the networks; the stage's recipe with the options' changes.
+        device: where the networks go.
+        cache: training crops; the tokenizer starts from their statistics.
+        generator: of all initial weights.
+    """
+
+    options: TrainOptions
+    preset: Preset
+    recipe: Recipe
+    device: torch.device
+    cache: CropCache
+    generator: torch.Generator
+
+    def build(self) -> tuple[Task, dict[str, Any]]:
+        """The task, and what a checkpoint must share with it to be resumed.
+
+        Raises:
+            MissingDependencyError: an earlier stage or an optional package is missing.
+            CheckpointError: a model file that does not fit.
+            UsageError: contradictory options.
+        """
+        stages: dict[str, Callable[[], tuple[Task, dict[str, Any]]]] = {
+            "prerestorer": self._prerestorer,
+            "tokenizer": self._tokenizer,
+            "teacher": self._teacher,
+            "distill": self._distill,
+        }
+        return stages[self.options.stage]()
+
+    def _prerestorer(self) -> tuple[Task, dict[str, Any]]:
+        config = self.preset.prerestorer
+        module = SwinIR(config) if isinstance(config, SwinIRConfig) else ConvRestorer(config)
+        if isinstance(module, ConvRestorer):
+            module.reset_parameters(self.generator)
+        if self.options.init is not None:
+            _start_from(module, self.options.init, "prerestorer")
+        module = module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return PrerestorerTask(module, self.recipe.losses, self.device), {"model": _plain(config)}
+
+    def _tokenizer(self) -> tuple[Task, dict[str, Any]]:
+        tokenizer = ImageTokenizer(self.preset.tokenizer)
+        tokenizer.autoencoder.reset_parameters(self.generator)
+        tokenizer = tokenizer.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        task = TokenizerTask(tokenizer, self.recipe.losses, self.device)
+        if self.options.init is not None:
+            _start_from(tokenizer, self.options.init, "tokenizer")
+        else:
+            rows = self.cache.train_indices
+            chosen_rows = torch.randperm(len(rows), generator=self.generator)[:256].numpy()
+            task.initialise(sharp(self.cache.read(rows[chosen_rows]), self.device), self.generator)
+        return task, {"model": _plain(self.preset.tokenizer)}
+
+    def _teacher(self) -> tuple[Task, dict[str, Any]]:
+        tokenizer = cast(ImageTokenizer, _earlier(self.options, "tokenizer", self.options.tokenizer)).to(self.device)
+        transformer = Transformer(self.preset.teacher)
+        transformer.reset_parameters(self.generator)
+        if self.options.init is not None:
+            _start_from(transformer, self.options.init, "transformer")
+        task = TeacherTask(tokenizer, transformer.to(self.device), self.recipe.losses, self.recipe.flip, self.device)
+        return task, {"model": _plain(self.preset.teacher), "tokenizer": _plain(tokenizer.config)}
+
+    def _distill(self) -> tuple[Task, dict[str, Any]]:
+        prerestorer = _earlier(self.options, "prerestorer", self.options.prerestorer)
+        teacher_path = _folder(self.options, "teacher", self.options.teacher)
+        teacher_bundle = load_bundle(_model_file(teacher_path))
+        teacher = teacher_bundle.components.get("transformer")
+        tokenizer = teacher_bundle.components.get("tokenizer")
+        if not isinstance(teacher, Transformer) or not isinstance(tokenizer, ImageTokenizer):
+            raise CheckpointError(
+                f"{teacher_path}: holds no teacher and tokenizer; train one with varestorer train teacher"
+            )
+        if self.preset.student_autoencoder is not None:
+            tokenizer = _with_decoder(tokenizer, self.preset.student_autoencoder, self.generator)
+        head = _head(self.options.head or self.preset.student_head)
+        student = Transformer(replace(teacher.config, head=head))
+        student.reset_parameters(self.generator)
+        same = {k: v for k, v in teacher.state_dict().items() if head == "bits" or not k.startswith("head.")}
+        student.load_state_dict({**student.state_dict(), **same})
+        restorer = Restorer(self.preset.restorer, prerestorer, tokenizer, student)
+        if self.options.init is not None:
+            for name, module in restorer.components().items():
+                _start_from(module, self.options.init, name)
+        if self.preset.adapter_rank:
+            add_adapters(student, self.preset.adapter_rank)
+            train_adapters_only(student)
+            if head == "latent":
+                student.head.requires_grad_(True)  # a new head: adapters of the teacher's attention cannot teach it
+        else:
+            student.requires_grad_(True)
+        restorer = restorer.to(self.device)
+        restorer.prerestorer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        restorer.tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        task = DistillTask(
+            restorer,
+            teacher.to(self.device),
+            self.recipe.losses,
+            self.recipe.decoder,
+            self.device,
+            self.recipe.label_share,
+        )
+        identity = {"model": _plain(student.config), "teacher": teacher_bundle.sha256, "head": head}
+        return task, identity
+
+
+def _head(name: str) -> Literal["bits", "latent"]:
+    if name == "bits":
+        return "bits"
+    if name == "latent":
+        return "latent"
+    raise UsageError(f"there is no head {name!r}; choose bits or latent")
+
+
+def _with_decoder(
+    tokenizer: ImageTokenizer, autoencoder: AutoencoderConfig, generator: torch.Generator
+) -> ImageTokenizer:
+    """The same encoder and quantiser with a new decoder.
+
+    The tokenizer's own decoder is no start: beside its linear path its features have gone quiet, and a quiet
+    norm-free layer passes no gradient.
+    """
+    guided = ImageTokenizer(replace(tokenizer.config, autoencoder=autoencoder))
+    guided.autoencoder.reset_parameters(generator)
+    guided.autoencoder.encoder.load_state_dict(tokenizer.autoencoder.encoder.state_dict())
+    guided.quantizer.load_state_dict(tokenizer.quantizer.state_dict())
+    return guided.requires_grad_(False)
+
+
+def _folder(options: TrainOptions, stage: str, given: Path | None) -> Path:
+    path = given or options.out.parent / stage
+    if not path.exists():
+        raise MissingDependencyError(
+            f"stage {options.stage} needs a trained {stage}, but {path} does not exist; "
+            f"run varestorer train {stage} first or give --{stage}"
+        )
+    return path
+
+
+def _model_file(path: Path) -> Path:
+    return path / MODEL if path.is_dir() else path
+
+
+def _earlier(options: TrainOptions, stage: str, given: Path | None) -> nn.Module:
+    path = _folder(options, stage, given)
+    bundle = load_bundle(_model_file(path))
+    if stage not in bundle.components:
+        raise CheckpointError(f"{path}: holds {', '.join(bundle.components)}, no {stage}")
+    return bundle.components[stage]
+
+
+def _start_from(module: nn.Module, path: Path, component: str) -> None:
+    """Load weights to start a stage from; configurations must agree."""
+    bundle = load_bundle(_model_file(path))
+    source = bundle.components.get(component)
+    if source is None:
+        raise CheckpointError(f"{path}: holds {', '.join(bundle.components)}, no {component}")
+    try:
+        module.load_state_dict(source.state_dict())
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: its {component} does not fit this preset ({error})") from error
+
+
+def _plain(config: Any) -> Any:
+    """A configuration as a checkpoint stores it: lists for tuples, nothing but JSON types."""
+    return json.loads(json.dumps(asdict(config)))
