@@ -484,3 +484,65 @@ def test_provenance_is_in_the_file(cli: Cli) -> None:
                 r"varestorer \S+; model fake [0-9a-f]{12}; scale 4; tile 32; seed 0; fingerprint [0-9a-f]{64}$",
                 image.getexif()[0x0131],
             )
+
+
+class Inverting(fakes.FakeModel):
+    """Returns bright tiles as their negative, which is another picture."""
+
+    def restore(self, degraded: Any, settings: dict[str, Any]) -> Any:
+        return 1 - degraded if float(degraded.mean()) > 0.8 else degraded
+
+
+class Darkening(fakes.FakeModel):
+    """Takes 20 steps from bright tiles: too little for a fault."""
+
+    def restore(self, degraded: Any, settings: dict[str, Any]) -> Any:
+        return (degraded - 20 / 255).clamp(0, 1) if float(degraded.mean()) > 0.8 else degraded
+
+
+def test_a_tile_of_another_picture_is_never_written(cli: Cli) -> None:
+    save(Path("in/a.png"), photo(8, 8))
+    save(Path("in/b.png"), np.clip(photo(8, 8) / 8 + 220, 0, 255).astype(np.uint8))
+    ran = cli("restore", "in", "out", model=Inverting())
+    assert ran.code == 1
+    assert sorted(tree(Path("out"))) == ["a.png", "failed.txt"]
+    assert "in/b.png: the model's result for tile 1 of 1 is unlike its input, in fp32 too" in ran.err
+
+
+def test_pictures_unlike_the_rest_are_named_in_the_summary(cli: Cli) -> None:
+    for i in range(9):
+        save(Path(f"in/{i}.png"), photo(8, 8, seed=i))
+    save(Path("in/bright.png"), np.clip(photo(8, 8) / 8 + 220, 0, 255).astype(np.uint8))
+    ran = cli("restore", "in", "out", model=Darkening())
+    assert ran.code == 0
+    assert "1 came out unlike the rest of the run" in ran.err
+    assert re.search(r"  bright\.png: 20\.0 8-bit steps of mean colour shift, the median is 0\.\d", ran.err)
+
+
+def test_quality_does_not_make_a_png_stale(cli: Cli) -> None:
+    save(Path("in/a.png"), photo(8, 8))
+    save(Path("in/b.jpg"), photo(8, 8))
+    cli("restore", "in", "out")
+    before = tree(Path("out"))
+    ran = cli("restore", "in", "out", "--quality", "50")
+    assert "1 picture restored, 1 already up to date" in ran.err
+    after = tree(Path("out"))
+    assert before["a.png"] == after["a.png"] and before["b.jpg"] != after["b.jpg"]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+def test_strip_leaves_what_decides_the_look(cli: Cli, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "Camera", 6
+    exif.get_ifd(0x8825)[1] = "N"
+    Path("in").mkdir()
+    xmp = b"<x:xmpmeta>secret</x:xmpmeta>"
+    Image.fromarray(photo(8, 12)).save(f"in/a.{suffix}", exif=exif, icc_profile=SRGB, dpi=(300, 300), xmp=xmp)
+    assert cli("restore", "in", "out", "--strip").code == 0
+    data = Path(f"out/a.{suffix}").read_bytes()
+    extras = decode(data).extras
+    assert b"secret" not in data and b"Camera" not in data and extras.xmp == b""
+    assert extras.exif is None or (extras.exif.gps, set(extras.exif.main) - {0x0131}) == ({}, set())
+    assert extras.icc == SRGB
+    assert load(Path(f"out/a.{suffix}")).shape == (48, 32, 3)
+    assert "1 already up to date" in cli("restore", "in", "out", "--strip").err

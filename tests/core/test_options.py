@@ -1,7 +1,7 @@
 import pytest
 
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.options import ColorFix, FailureLimit, RestoreOptions, Shard, Sizing, parse_size
+from varestorer_cli.core.options import ColorFix, FailureLimit, ImageFormat, RestoreOptions, Shard, Sizing, parse_size
 
 
 @pytest.mark.parametrize(
@@ -100,14 +100,27 @@ def test_bad_failure_limits_are_refused(text: str) -> None:
 
 
 def test_settings_hash_tells_what_changes_pixels_and_nothing_else() -> None:
-    def of(**values: object) -> str:
-        return RestoreOptions(**values).settings_sha256(overlap=4, sampling="argmax")  # type: ignore[arg-type]
+    def of(format: ImageFormat = ImageFormat.PNG, **values: object) -> str:
+        options = RestoreOptions(**values)  # type: ignore[arg-type]
+        return options.settings_sha256(overlap=4, sampling="argmax", format=format)
 
     base = of()
     assert base == of(sizing=Sizing(scale=4)) == of(device="cuda", batch=3, threads=2, strict=True, seed=9)
-    assert len({base, of(sizing=Sizing(scale=2)), of(fidelity=0.5), of(quality=90), of(color_fix=ColorFix.NONE)}) == 5
+    assert len({base, of(sizing=Sizing(scale=2)), of(fidelity=0.5), of(strip=True), of(color_fix=ColorFix.NONE)}) == 5
+
+
+@pytest.mark.parametrize("format", ImageFormat)
+def test_the_quality_counts_only_for_formats_that_have_one(format: ImageFormat) -> None:
+    hashes = {
+        RestoreOptions(quality=quality).settings_sha256(overlap=4, sampling="argmax", format=format)
+        for quality in (80, 90)
+    }
+    assert len(hashes) == (2 if format in (ImageFormat.JPEG, ImageFormat.WEBP) else 1)
 
 
 def test_the_seed_counts_only_where_noise_is_drawn() -> None:
-    hashes = [RestoreOptions(seed=seed).settings_sha256(overlap=4, sampling="sample") for seed in (0, 1)]
+    hashes = [
+        RestoreOptions(seed=seed).settings_sha256(overlap=4, sampling="sample", format=ImageFormat.PNG)
+        for seed in (0, 1)
+    ]
     assert hashes[0] != hashes[1]

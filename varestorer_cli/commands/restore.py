@@ -71,6 +71,9 @@ def restore(
     strict: Annotated[
         bool, typer.Option("--strict", help="Lost depth, alpha, profile or metadata makes a picture fail.")
     ] = False,
+    strip: Annotated[
+        bool, typer.Option("--strip", help="Leave out EXIF, XMP, IPTC, comments; profile and resolution stay.")
+    ] = False,
     metrics_csv: Annotated[
         str | None,
         typer.Option("--metrics-csv", metavar="FILE|none", help="Report file; OUTPUT/metrics.csv by default."),
@@ -101,6 +104,7 @@ def restore(
         shard=Shard.parse(shard) if shard is not None else None,
         max_failed=FailureLimit.parse(max_failed),
         strict=strict,
+        strip=strip,
         threads=threads,
     )
     from varestorer_cli.core.api import Job, run_restore

@@ -18,6 +18,7 @@ from varestorer_cli.core.errors import InputError, MissingDependencyError, Usage
 from varestorer_cli.core.files import check_writable, remove_stale_parts
 from varestorer_cli.core.imageio import probe
 from varestorer_cli.core.options import DEFAULT_SCALE, Existing, Progress, RestoreOptions, Sizing
+from varestorer_cli.core.outliers import outliers
 from varestorer_cli.core.picture import Samples
 from varestorer_cli.core.report import BatchReport, ReportFile, Row, report_name, write_failed_list
 from varestorer_cli.core.sources import Plan, make_plan
@@ -253,6 +254,7 @@ def _say_end(
     if report_file.path is not None:
         text += f"; report: {report_file.path}"
     console.info(text)
+    _say_outliers(report, console)
     if failed:
         names = [row for row in report.rows if row.status == "failed"]
         console.info(f"{len(failed)} failed:")
@@ -262,6 +264,17 @@ def _say_end(
             console.info(f"  and {len(names) - _NAMED_AT_MOST} more, all in the report")
         if listed is not None:
             console.info(f"to try only these again: give @{listed} as the input")
+
+
+def _say_outliers(report: BatchReport, console: Console) -> None:
+    found = outliers(report.rows)
+    if not found:
+        return
+    console.info(f"{len(found)} came out unlike the rest of the run, worth a look (faces and text first):")
+    for one in found[:_NAMED_AT_MOST]:
+        console.info(f"  {one.row.output}: {one.reason}")
+    if len(found) > _NAMED_AT_MOST:
+        console.info(f"  and {len(found) - _NAMED_AT_MOST} more; sort the report by consistency_psnr")
 
 
 def _json(row: Row) -> str:

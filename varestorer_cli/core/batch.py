@@ -112,7 +112,10 @@ class _Batch:
         self.on_row = on_row
         self.report = report if report is not None else BatchReport()
         self.budget = PixelBudget(_BUDGET_PIXELS, stop.requested)
-        settings = options.settings_sha256(overlap=engine.overlap, sampling=engine.sampling)
+        settings = {
+            format: options.settings_sha256(overlap=engine.overlap, sampling=engine.sampling, format=format)
+            for format in ImageFormat
+        }
         self.preparer = Preparer(plan.folder, setup, options, settings, report_file, self.budget, stop.requested)
         self.finisher = Finisher(setup, options, self.budget)
 

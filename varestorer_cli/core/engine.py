@@ -21,6 +21,7 @@ from torch import Tensor
 from varestorer_cli.core.errors import InputError, InterruptedRunError, OutOfMemoryError, UsageError
 from varestorer_cli.core.resample import Pixels, Resampler, to_depth
 from varestorer_cli.core.runtime import autocast_type
+from varestorer_cli.core.tilecheck import fault
 from varestorer_cli.core.tiling import Tile, TileGrid, fewest_tiles
 
 Floats = npt.NDArray[np.float32]
@@ -188,7 +189,7 @@ class RestoreEngine:
             should_stop: asked between batches.
 
         Raises:
-            InputError: a tile stays unusable (not finite, constant or black) in fp32 too.
+            InputError: a tile stays unusable (see :mod:`core.tilecheck`) in fp32 too.
             OutOfMemoryError: one tile of the smallest size does not fit.
             InterruptedRunError: ``should_stop`` said so.
         """
@@ -360,14 +361,14 @@ class _Run:
         engine = self.engine
         restored = list(engine.infer(degraded, self._noise(tiles, 0), precision=engine.options.precision))
         for i, tile in enumerate(tiles):
-            if _fault(restored[i], degraded[i]) is None:
+            if fault(restored[i], degraded[i]) is None:
                 continue
             self.retries += 1
             again = engine.infer(degraded[i : i + 1], self._noise([tile], 1), precision="fp32")[0]
-            fault = _fault(again, degraded[i])
-            if fault is not None:
+            wrong = fault(again, degraded[i])
+            if wrong is not None:
                 raise InputError(
-                    f"the model's result for tile {tile.index + 1} of {len(self.grid)} is {fault}, in fp32 too; "
+                    f"the model's result for tile {tile.index + 1} of {len(self.grid)} is {wrong}, in fp32 too; "
                     "nothing was written; try another --tile or --model"
                 )
             restored[i] = again
@@ -383,17 +384,6 @@ def _listed(sides: Sequence[int]) -> str:
     if len(sides) > 3:
         return f"{sides[0]} to {sides[-1]} pixels"
     return f"{', '.join(str(side) for side in sides)} pixels"
-
-
-def _fault(restored: Floats, degraded: Floats) -> str | None:
-    """What is wrong with a restored tile, or None. A flat or dark input may give a flat or dark result."""
-    if not np.isfinite(restored).all():
-        return "not finite"
-    if degraded.mean() > 16 / 255 and restored.mean() < 1 / 255:
-        return "black"
-    if degraded.std() > 4 / 255 and restored.std() < 0.5 / 255:
-        return "constant"
-    return None
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -20,7 +20,7 @@ from PIL import Image, PngImagePlugin
 from varestorer_cli.core import metadata
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.options import ImageFormat
-from varestorer_cli.core.picture import Extras, Loss, Samples
+from varestorer_cli.core.picture import Extras, Loss, Samples, is_text
 
 _STRIP_BYTES = 1 << 23
 _DEFLATE_LEVEL = 4
@@ -105,7 +105,7 @@ def losses_of(format: ImageFormat, *, depth: int, alpha: bool, source: str, extr
                 losses.append(Loss(what, f"{what.upper()} is dropped, BMP has no place for it"))
     if extras.iptc and format != ImageFormat.JPEG:
         losses.append(Loss("iptc", f"IPTC data is dropped, it is copied from JPEG to JPEG only, not to {name}"))
-    if source == "PNG" and format != ImageFormat.PNG and any(t[1:] in (b"EXt", b"TXt") for t, _ in extras.png_chunks):
+    if source == "PNG" and format != ImageFormat.PNG and any(is_text(t) for t, _ in extras.png_chunks):
         losses.append(Loss("text", f"PNG text is dropped, {name} has no place for it"))
     if format == ImageFormat.JPEG:
         if extras.exif and len(metadata.build(extras.exif)) > _LARGEST_EXIF:
@@ -164,7 +164,7 @@ def _write_png(stream: BinaryIO, output: Output, software: str) -> None:
 
     stream.write(b"\x89PNG\r\n\x1a\n")
     chunk(b"IHDR", struct.pack(">IIBBBBB", output.width, output.height, depth, kind, 0, 0, 0))
-    colour = [(t, d) for t, d in extras.png_chunks if t[1:] not in (b"EXt", b"TXt")]
+    colour = [(t, d) for t, d in extras.png_chunks if not is_text(t)]
     if extras.icc:
         chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(extras.icc))
         colour = [(t, d) for t, d in colour if t != b"sRGB"]
@@ -174,7 +174,7 @@ def _write_png(stream: BinaryIO, output: Output, software: str) -> None:
         chunk(b"pHYs", struct.pack(">IIB", *(round(d / 0.0254) for d in extras.dpi), 1))
     chunk(b"tEXt", b"Software\0" + software.encode("latin-1", "replace"))
     for name, body in extras.png_chunks:
-        if name[1:] in (b"EXt", b"TXt"):
+        if is_text(name):
             chunk(name, body)
     if extras.xmp:
         chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + extras.xmp)

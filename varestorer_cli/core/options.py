@@ -74,6 +74,9 @@ class ImageFormat(StrEnum):
     BMP = "bmp"
 
 
+LOSSY = frozenset({ImageFormat.JPEG, ImageFormat.WEBP})  # their bytes depend on --quality
+
+
 @dataclass(frozen=True)
 class Sizing:
     """Output size of a picture: a factor, or one target.
@@ -232,6 +235,7 @@ class RestoreOptions:
         shard: the part of the inputs this process does.
         max_failed: failures that still end with exit code 0.
         strict: a named loss (depth, alpha, profile ...) makes the picture fail.
+        strip: leave out EXIF, XMP, IPTC, comments and text; profile and resolution stay.
         threads: CPU threads; None asks the environment.
     """
 
@@ -252,6 +256,7 @@ class RestoreOptions:
     shard: Shard | None = None
     max_failed: FailureLimit = field(default_factory=FailureLimit)
     strict: bool = False
+    strip: bool = False
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -266,7 +271,7 @@ class RestoreOptions:
         if self.overlap is not None and self.overlap < 0:
             raise UsageError(f"--overlap {self.overlap}: at least 0 is needed")
 
-    def settings_sha256(self, *, overlap: int, sampling: str) -> str:
+    def settings_sha256(self, *, overlap: int, sampling: str, format: ImageFormat) -> str:
         """Hash of what decides an output's bytes beside input and model.
 
         Device, batch and threads are left out: they change at most the last bit of rounding, and a folder begun
@@ -275,6 +280,7 @@ class RestoreOptions:
         Args:
             overlap: resolved overlap.
             sampling: resolved sampling; only ``sample`` depends on the seed.
+            format: format of the output; only JPEG and WebP depend on the quality.
         """
         rule = self.sizing if self.sizing != Sizing() else Sizing(scale=DEFAULT_SCALE)
         settings = {
@@ -293,7 +299,8 @@ class RestoreOptions:
             "fidelity": float(self.fidelity),
             "sampling": sampling,
             "seed": self.seed if sampling == "sample" else None,
-            "format": self.format.value if self.format else None,
-            "quality": self.quality,
+            "format": format.value,
+            "quality": self.quality if format in LOSSY else None,
+            "strip": self.strip,
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -49,6 +49,16 @@ class Extras:
     jpeg_comment: bytes = b""
     iptc: tuple[bytes, ...] = ()
 
+    def stripped(self) -> "Extras":
+        """Only what decides how the picture looks and prints: profile, colour chunks, resolution."""
+        colour = tuple((name, body) for name, body in self.png_chunks if not is_text(name))
+        return Extras(icc=self.icc, dpi=self.dpi, png_chunks=colour)
+
+
+def is_text(chunk: bytes) -> bool:
+    """Whether a PNG chunk type is one of the three that hold text."""
+    return chunk in (b"tEXt", b"zTXt", b"iTXt")
+
 
 @dataclass
 class Picture:

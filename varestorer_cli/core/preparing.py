@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ class Preparer:
         folder: output folder; outputs are named relative to it in the report.
         setup: model and device.
         options: as given by the user.
-        settings: hash of what decides an output's bytes beside input and model.
+        settings: per output format, hash of what decides an output's bytes beside input and model.
         report_file: knows what earlier runs wrote.
         budget: bounds the pixels in memory.
         should_stop: whether the run was told to stop.
@@ -38,7 +38,7 @@ class Preparer:
         folder: Path,
         setup: Setup,
         options: RestoreOptions,
-        settings: str,
+        settings: Mapping[ImageFormat, str],
         report_file: ReportFile,
         budget: PixelBudget,
         should_stop: Callable[[], bool],
@@ -53,16 +53,17 @@ class Preparer:
 
     def prepare(self, job: Job) -> Item:
         """Read, hash, decide what to do, decode. Never raises: the error travels with the item."""
+        format = output_format(job.output.name) or ImageFormat.PNG
         row = Row(
             input=job.input,
             output=self._name(job.output),
             model_sha256=self.setup.model_sha256,
-            settings_sha256=self.settings,
+            settings_sha256=self.settings[format],
             seed=self.options.seed,
             version=__version__,
             shard=str(self.options.shard or ""),
         )
-        item = Item(job, row)
+        item = Item(job, row, format)
         if self.should_stop():
             return item
         started = time.monotonic()
@@ -77,7 +78,7 @@ class Preparer:
         job, row, options = item.job, item.row, self.options
         data = read_bytes(job.input)
         row.input_sha256 = hashlib.sha256(data).hexdigest()
-        item.identity = provenance.Identity(row.input_sha256, self.setup.model_sha256, self.settings)
+        item.identity = provenance.Identity(row.input_sha256, self.setup.model_sha256, row.settings_sha256)
         if options.existing != Existing.OVERWRITE:
             reason = provenance.verdict(job.output, item.identity, lambda: self.report_file.witness(row.output))
             if reason is not None:
@@ -85,7 +86,8 @@ class Preparer:
                 return
         picture = decode(data)
         del data
-        item.format = output_format(job.output.name) or ImageFormat.PNG
+        if options.strip:
+            picture = replace(picture, extras=picture.extras.stripped())
         item.size = options.sizing.target(picture.width, picture.height)
         row.width, row.height = picture.width, picture.height
         row.out_width, row.out_height = item.size

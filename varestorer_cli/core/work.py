@@ -37,10 +37,10 @@ class Item:
 
     job: Job
     row: Row
+    format: ImageFormat
     identity: provenance.Identity | None = None
     picture: Picture | None = None
     size: tuple[int, int] = (0, 0)
-    format: ImageFormat = ImageFormat.PNG
     pixels: int = 0
     error: BaseException | None = None
     kept: bool = False

@@ -1,0 +1,56 @@
+"""Is a restored tile a picture of its input? What a broken model, a lost device or an overflow leaves is not.
+
+Each check compares with the degraded tile, so that a flat or dark input may give a flat or dark result. The limits
+are wide: a tile that fails twice costs the whole picture. Measured with the bundled model on 16 photographs, the
+reduced tiles differ by 0.02 at most and keep 0.9 or more of the structure; the limits are 0.15 and 0.15.
+"""
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+_BLOCK = 16  # output pixels; noise has averaged out at this size, content has not
+_LARGEST_DIFFERENCE = 0.15
+_STRUCTURE = 10 / 255
+_LEAST_STRUCTURE = 0.15
+
+
+def fault(restored: Floats, degraded: Floats) -> str | None:
+    """What is wrong with a restored tile, in words that follow "is", or None.
+
+    Args:
+        restored: (H, W, 3), nominally in [0, 1].
+        degraded: the model's input for it, of the same shape.
+    """
+    if not np.isfinite(restored).all():
+        return "not finite"
+    if degraded.mean() > 16 / 255 and restored.mean() < 1 / 255:
+        return "black"
+    if degraded.std() > 4 / 255 and restored.std() < 0.5 / 255:
+        return "constant"
+    got, given = _reduced(restored.clip(0, 1), _BLOCK), _reduced(degraded, _BLOCK)
+    if float(np.sqrt(np.mean((got - given) ** 2))) > _LARGEST_DIFFERENCE:
+        return "unlike its input"
+    if min(restored.shape[:2]) >= 8 * _BLOCK:
+        structure = _band(given)
+        energy = float(np.mean(structure**2))
+        if energy > _STRUCTURE**2 and float(np.mean(structure * _band(got))) < _LEAST_STRUCTURE * energy:
+            return "blurred"
+    return None
+
+
+def _reduced(picture: Floats, factor: int) -> Floats:
+    height, width = picture.shape[:2]
+    size = (max(1, width // factor), max(1, height // factor))
+    out: Floats = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).reshape(size[1], size[0], -1)
+    return out
+
+
+def _band(blocks: Floats) -> Floats:
+    """Structure of one to two blocks: the blocks without their own coarser version."""
+    height, width = blocks.shape[:2]
+    coarse = cv2.resize(_reduced(blocks, 2), (width, height), interpolation=cv2.INTER_LINEAR)
+    out: Floats = blocks - coarse.reshape(blocks.shape)
+    return out
