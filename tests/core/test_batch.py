@@ -190,7 +190,7 @@ def test_only_what_is_stale_is_redone(tmp_path: Path, with_report: bool) -> None
 
 
 @pytest.mark.parametrize("with_report", [True, False])
-@pytest.mark.parametrize("changed", [{"fidelity": 0.5}, {"quality": 80}])
+@pytest.mark.parametrize("changed", [{"fidelity": 0.5}, {"strip": True}])
 def test_changed_settings_redo(tmp_path: Path, with_report: bool, changed: dict[str, Any]) -> None:
     source, out = folder(tmp_path / "in", 2), tmp_path / "out"
     run(source, out)

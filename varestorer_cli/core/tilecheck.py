@@ -44,8 +44,8 @@ def fault(restored: Floats, degraded: Floats) -> str | None:
 def _reduced(picture: Floats, factor: int) -> Floats:
     height, width = picture.shape[:2]
     size = (max(1, width // factor), max(1, height // factor))
-    out: Floats = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).reshape(size[1], size[0], -1)
-    return out
+    out: Floats = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.float32)
+    return out.reshape(size[1], size[0], -1)
 
 
 def _band(blocks: Floats) -> Floats:
