@@ -66,8 +66,10 @@ train-compact: $(VENV)/.installed-dev  ## The bundled model from nothing: photog
 	OMP_NUM_THREADS= $(BIN)/varestorer train tokenizer $(PHOTOS) --out $(RUNS)/tokenizer --resume
 	OMP_NUM_THREADS= $(BIN)/varestorer train teacher $(PHOTOS) --out $(RUNS)/teacher --resume
 	$(BIN)/varestorer labels $(PHOTOS) --out $(RUNS)/labels
+	OMP_NUM_THREADS= $(BIN)/varestorer distill $(PHOTOS) --out $(RUNS)/decoder --labels $(RUNS)/labels --resume \
+		--decoder-only
 	OMP_NUM_THREADS= $(BIN)/varestorer distill $(PHOTOS) --out $(RUNS)/distill --labels $(RUNS)/labels --resume \
-		--half --license MIT
+		--init $(RUNS)/decoder --half --license MIT
 	cp $(RUNS)/distill/model.safetensors varestorer_cli/data/compact.safetensors
 
 check: lint typecheck test  ## What continuous integration runs

@@ -199,6 +199,21 @@ def test_labels_are_the_target_of_distillation(photos: Path, chain: Path, tmp_pa
         train(replace(labelled, out=tmp_path / "again"))
 
 
+def test_warm_up_trains_the_decoder_and_nothing_else(photos: Path, chain: Path, tmp_path: Path) -> None:
+    folders = {"prerestorer": chain / "prerestorer", "teacher": chain / "teacher", "cache": chain / "cache"}
+    warm = options("distill", photos, tmp_path, decoder_only=True, steps=3, **folders)
+    trained = load_bundle(train(warm)).components
+    before = load_bundle(chain / "teacher" / "model.safetensors").components
+    for name in ("transformer", "tokenizer"):
+        old = before[name].state_dict()
+        for key, value in trained[name].state_dict().items():
+            changes = ".decoder." in key and key.endswith("weight")
+            if changes or ".decoder." not in key:
+                assert torch.equal(value, old[key]) is not changes, key
+    with pytest.raises(UsageError, match="no recipe for the decoder"):
+        train(replace(warm, preset="2b", out=tmp_path / "2b"))
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_label_share_mixes_label_and_pre_restored_picture(share: float, chain: Path) -> None:
     restorer = load_restorer(chain / "distill" / "model.safetensors").restorer

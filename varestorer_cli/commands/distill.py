@@ -26,6 +26,9 @@ def distill(
     labels: Annotated[
         Path | None, typer.Option(help="Labels made by 'varestorer labels': a sharper target than the photograph.")
     ] = None,
+    decoder_only: Annotated[
+        bool, typer.Option("--decoder-only", help="Warm-up: train the student's decoder alone, on pixel losses.")
+    ] = False,
     head: Annotated[Head | None, typer.Option(help="bits (the paper's) or latent, instead of the preset's.")] = None,
 ) -> None:
     """Distil a teacher into one forward pass; the result is a model for 'varestorer restore --model OUT'."""
@@ -36,6 +39,7 @@ def distill(
         "teacher": teacher,
         "prerestorer": prerestorer,
         "labels": labels,
+        "decoder_only": decoder_only,
         "head": head.value if head else None,
     }
     run(TrainOptions(stage="distill", **own, **fields))

@@ -34,7 +34,8 @@ class Recipe:
         clip: largest gradient norm.
         ema: decay of the averaged weights, which are the ones kept.
         flip: largest probability of bitwise self-correction (teacher).
-        decoder: train the student's decoder too (distillation), at this fraction of the learning rate; 0 = frozen.
+        student, decoder: distillation trains transformer and decoder at these fractions of the learning rate; 0 =
+            frozen.
         label_share: where there are labels, the target of distillation is this share of the label and the rest of the
             pre-restored picture: a definite picture, where the true one is one of many.
     """
@@ -50,6 +51,7 @@ class Recipe:
     clip: float = 1.0
     ema: float = 0.999
     flip: float = 0.0
+    student: float = 1.0
     decoder: float = 0.0
     label_share: float = 0.7
 
@@ -68,7 +70,7 @@ class Preset:
         student_autoencoder: the student's, with a new decoder that is guided by the pre-restored picture; None = the
             tokenizer's own.
         restorer: settings written into the student's file.
-        recipes: by stage name.
+        recipes: by stage name; ``decoder`` is the warm-up of the student's decoder before ``distill``.
         crops: training crops cut from the photographs.
     """
 
@@ -131,8 +133,9 @@ def _compact() -> Preset:
                 clip=5.0,
                 flip=0.3,
             ),
+            "decoder": Recipe(1500, 2, 256, 4e-4, {"l1": 1.0, "gradient": 0.25}, ema=0.998, student=0.0, decoder=1.0),
             "distill": Recipe(
-                2600,
+                1100,
                 2,
                 256,
                 4e-4,
@@ -205,6 +208,7 @@ def _smoke() -> Preset:
                 warmup=5,
             ),
             "teacher": Recipe(30, 2, 64, 1e-3, {"cross_entropy": 1.0}, betas=(0.9, 0.97), flip=0.3, warmup=5),
+            "decoder": Recipe(30, 2, 64, 1e-3, {"l1": 1.0, "gradient": 0.25}, warmup=5, student=0.0, decoder=1.0),
             "distill": Recipe(30, 2, 64, 1e-3, {"kl": 0.1, "texture": 0.25, "mse": 0.5}, warmup=5),
         },
         crops=48,

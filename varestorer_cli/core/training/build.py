@@ -132,6 +132,7 @@ class StageBuilder:
             self.recipe.decoder,
             self.device,
             self.recipe.label_share,
+            self.recipe.student,
         )
         identity = {"model": _plain(student.config), "teacher": teacher_bundle.sha256, "head": head}
         return task, identity

@@ -47,6 +47,7 @@ class DistillTask:
         teacher: frozen multi-step transformer on the same tokenizer.
         weights: loss weights by name.
         decoder: learning-rate factor of the student's decoder; 0 keeps it frozen.
+        student: learning-rate factor of the transformer; 0 keeps it frozen.
         device: where the pictures go.
         label_share: of the label in the target of a labelled batch.
     """
@@ -62,6 +63,7 @@ class DistillTask:
         decoder: float,
         device: torch.device,
         label_share: float = 0.0,
+        student: float = 1.0,
     ) -> None:
         check_terms(weights, self.NAMES, "distill")
         self.label_share = label_share
@@ -76,6 +78,9 @@ class DistillTask:
         self.trained = nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
         restorer.prerestorer.requires_grad_(False)
         restorer.tokenizer.requires_grad_(False)
+        self.student = student
+        if not student:
+            restorer.transformer.requires_grad_(False)
         if decoder:
             restorer.tokenizer.autoencoder.decoder.requires_grad_(True)
 
@@ -149,7 +154,7 @@ class DistillTask:
     def parameter_groups(self) -> list[dict[str, object]]:
         """Transformer (or its adapters) and, with its own factor, the decoder."""
         student = [p for p in self.restorer.transformer.parameters() if p.requires_grad]
-        groups: list[dict[str, object]] = [{"params": student, "scale": 1.0}]
+        groups: list[dict[str, object]] = [{"params": student, "scale": self.student}] if student else []
         if self.decoder:
             decoder = [p for p in self.restorer.tokenizer.parameters() if p.requires_grad]
             groups.append({"params": decoder, "scale": self.decoder})

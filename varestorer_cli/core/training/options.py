@@ -24,6 +24,7 @@ class TrainOptions:
         init: model file or run whose weights the stage starts from instead of random ones.
         tokenizer, prerestorer, teacher: earlier stages, run folders or model files; by default the folders of
             that name beside ``out``.
+        decoder_only: distillation trains only the student's decoder, by the preset's recipe ``decoder``: a warm-up.
         labels: folder of labels made by ``varestorer labels``; only labelled crops are then used (distill).
         cache: folder for crop caches, by default ``out``'s parent / ``cache``.
         recipe: degradation recipe, by name or file.
@@ -52,6 +53,7 @@ class TrainOptions:
     tokenizer: Path | None = None
     prerestorer: Path | None = None
     teacher: Path | None = None
+    decoder_only: bool = False
     labels: Path | None = None
     cache: Path | None = None
     recipe: str = "moderate"

@@ -153,7 +153,10 @@ def _speaker(quiet: bool) -> Callable[[str], None]:
 
 
 def _recipe(chosen: Preset, options: TrainOptions) -> Recipe:
-    recipe = chosen.recipes[options.stage]
+    name = "decoder" if options.decoder_only else options.stage
+    recipe = chosen.recipes.get(name)
+    if recipe is None:
+        raise UsageError(f"preset {chosen.name} has no recipe for the decoder alone; leave --decoder-only out")
     return replace(
         recipe,
         steps=options.steps or recipe.steps,
