@@ -5,7 +5,7 @@ and 1; logit differences (B, L, d) are score of 1 minus score of 0.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -74,15 +74,21 @@ def gumbel_bits(logits_BLd2: Tensor, uniforms_BLd2: Tensor, tau: float = 0.5) ->
     return hard - soft.detach() + soft
 
 
-def bit_entropies(difference_BLd: Tensor) -> tuple[Tensor, Tensor]:
+def bit_entropies(
+    difference_BLd: Tensor, over_all: Callable[[Tensor], Tensor] = lambda mean: mean
+) -> tuple[Tensor, Tensor]:
     """Per-bit entropies of soft bits, the O(d) form of the entropy penalty (BSQ, arXiv 2406.07548, section 3.3).
+
+    Args:
+        difference_BLd: logit differences.
+        over_all: each bit's mean over this batch -> over all parts of a batch that several processes share.
 
     Returns:
         (mean entropy of single bits, mean entropy of each bit's average over batch and positions), in nats.
         A tokenizer wants the first small (decided bits) and the second large (every bit used).
     """
     p = torch.sigmoid(difference_BLd.float())
-    return _binary_entropy(p).mean(), _binary_entropy(p.mean(dim=(0, 1))).mean()
+    return _binary_entropy(p).mean(), _binary_entropy(over_all(p.mean(dim=(0, 1)))).mean()
 
 
 def _binary_entropy(p: Tensor) -> Tensor:

@@ -138,7 +138,7 @@ class ScaleSchedule:
     def scale_index(self, device: torch.device | str | None = None) -> Tensor:
         """The scale of every position, long (L,)."""
         lengths = torch.tensor(self.lengths, device=device)
-        return torch.repeat_interleave(torch.arange(len(self), device=device), lengths)
+        return torch.repeat_interleave(torch.arange(len(self), device=device), lengths, output_size=self.length)
 
     def block_causal_mask(self, device: torch.device | str | None = None) -> Tensor:
         """Who may attend to whom in the teacher, bool (L, L), [query, key], True = may attend.

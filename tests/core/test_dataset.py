@@ -448,7 +448,7 @@ def test_reading_gives_whole_crops_as_they_are(cache):
         ({"patch": 18}, "patch 18 must be a multiple of the scale 4"),
         ({"patch": 36}, "at most the crop 32"),
         ({"patch": 0}, "patch 0"),
-        ({"batch_size": 5, "world_size": 2}, "batch size 5 must be a multiple of the 2 ranks"),
+        ({"batch_size": 1, "world_size": 2}, "batch size 1 must give each of the 2 ranks a sample"),
         ({"world_size": 2, "rank": 2}, "Rank 2 is not one of 2 ranks"),
     ],
 )

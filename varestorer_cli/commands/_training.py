@@ -27,6 +27,9 @@ class SharedOptions:
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Pictures a step, of all processes together.")] = (
         None
     )
+    accumulate: Annotated[
+        int, typer.Option(min=1, help="Parts in which a process computes its share of a batch, to save memory.")
+    ] = 1
     learning_rate: Annotated[float | None, typer.Option("--lr", help="Peak learning rate instead of the preset's.")] = (
         None
     )

@@ -9,13 +9,14 @@ Crops are (side, side, 3) RGB; a degraded crop is ``scale`` times smaller and al
 """
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,42 @@ Indices = npt.NDArray[np.int64]
 class PairBatch:
     """Aligned pairs: ``hq`` (B, 3, P, P) and ``lq`` (B, 3, P/scale, P/scale) uint8 RGB; rows of the cache.
 
-    ``label``, where there are labels, is what another restorer makes of ``lq``, of ``hq``'s shape.
+    ``label``, where there are labels, is what another restorer makes of ``lq``, of ``hq``'s shape. Where a step's
+    batch is shared out, ``first`` is the place of the first pair in the whole batch of ``whole`` pairs.
     """
 
     hq: torch.Tensor
     lq: torch.Tensor
     indices: torch.Tensor
     label: torch.Tensor | None = None
+    first: int = 0
+    whole: int = 0
+
+    def __len__(self) -> int:
+        return len(self.hq)
+
+    def parts(self, count: int) -> "list[PairBatch]":
+        """The batch in ``count`` parts in order, none empty where there are enough pairs, sizes at most one apart."""
+        cuts = [len(self) * part // count for part in range(count + 1)]
+        return [
+            PairBatch(
+                self.hq[a:b],
+                self.lq[a:b],
+                self.indices[a:b],
+                None if self.label is None else self.label[a:b],
+                self.first + a,
+                self.whole or len(self),
+            )
+            for a, b in itertools.pairwise(cuts)
+        ]
+
+    def drawn(self, draw: Callable[[int], torch.Tensor]) -> torch.Tensor:
+        """This part's rows of numbers drawn for the whole batch, so that they do not hang on how it is shared out.
+
+        Args:
+            draw: number of pairs -> one row of numbers each.
+        """
+        return draw(self.whole or len(self))[self.first : self.first + len(self)]
 
 
 class CropCache:
@@ -336,9 +366,9 @@ class PairBatches:
 
         Args:
             cache: Where the pairs are.
-            batch_size: Samples of all ranks together, a multiple of ``world_size``.
+            batch_size: Samples of all ranks together, at least one each.
             seed: Of order and augmentation.
-            world_size: Number of ranks; they share each batch without overlap.
+            world_size: Number of ranks; they share each batch without overlap, in parts at most one apart in size.
             rank: This rank, from 0.
             patch: Side of the sharp sub-patch, a multiple of the scale; the whole crop when left out.
             labels: What another restorer made of the degraded crops; only labelled crops are then drawn.
@@ -350,8 +380,8 @@ class PairBatches:
         self.patch = crop if patch is None else patch
         if self.patch % scale or not 0 < self.patch <= crop:
             raise UsageError(f"The patch {patch} must be a multiple of the scale {scale} and at most the crop {crop}.")
-        if batch_size < 1 or batch_size % world_size:
-            raise UsageError(f"The batch size {batch_size} must be a multiple of the {world_size} ranks.")
+        if batch_size < world_size:
+            raise UsageError(f"The batch size {batch_size} must give each of the {world_size} ranks a sample.")
         if not 0 <= rank < world_size:
             raise UsageError(f"Rank {rank} is not one of {world_size} ranks.")
         if not len(cache.train_indices):
@@ -366,18 +396,19 @@ class PairBatches:
         self._order: tuple[int, Indices] | None = None
 
     def batch(self, step: int) -> PairBatch:
-        """This rank's part of the batch of ``step`` (from 0): ``batch_size / world_size`` pairs."""
-        share = self.batch_size // self.world_size
-        start = step * self.batch_size + self.rank * share
+        """This rank's part of the batch of ``step`` (from 0)."""
+        first, last = (self.batch_size * rank // self.world_size for rank in (self.rank, self.rank + 1))
+        start = step * self.batch_size
         hq, lq, label, rows = [], [], [], []
-        for position in range(start, start + share):
+        for position in range(start + first, start + last):
             row = self._row(position)
             sharp, degraded, labelled = self._augmented(row, np.random.default_rng([self.seed, 1, position]))
             hq.append(sharp)
             lq.append(degraded)
             label += [] if labelled is None else [labelled]
             rows.append(row)
-        return _batch(hq, lq, np.asarray(rows, dtype=np.int64), label)
+        pairs = _batch(hq, lq, np.asarray(rows, dtype=np.int64), label)
+        return replace(pairs, first=first, whole=self.batch_size)
 
     def _row(self, position: int) -> int:
         epoch, place = divmod(position, len(self.rows))

@@ -15,6 +15,7 @@ from models.restorer import Prediction, Restorer
 from models.schedule import ScaleSchedule
 from models.transformer import Transformer
 from varestorer_cli.core.dataset import PairBatch
+from varestorer_cli.core.training.parallel import batch_mean
 from varestorer_cli.core.training.tasks import PictureLosses, Terms, check_terms, degraded, pixels, sharp
 
 
@@ -96,8 +97,8 @@ class DistillTask:
             target = tokenizer.quantize(tokenizer.encode(reference).float())
         prediction = restorer.predict(quantized, latent)
         terms = self._bit_terms(prediction, target)
-        uniforms = torch.rand(len(batch.hq), *restorer.uniforms_shape, generator=generator).to(self.device)
-        codes = restorer.training_codes(prediction, uniforms)
+        uniforms = batch.drawn(lambda whole: torch.rand(whole, *restorer.uniforms_shape, generator=generator))
+        codes = restorer.training_codes(prediction, uniforms.to(self.device))
         decoded = restorer.decode(codes, prerestored, upscaled, clamp=False).float()
         return {**terms, **self.losses(decoded, reference)}
 
@@ -122,7 +123,8 @@ class DistillTask:
             sides = [float(h * w) ** 0.5 for h, w in schedule.grids]
             terms["cross_entropy"] = bit_cross_entropy(difference, target.bits_BLd, schedule.slices, sides)
         if prediction.latent_Bdhw is not None:
-            size = prediction.latent_Bdhw.detach().square().mean().clamp_min(1e-8)
+            mean = batch_mean(prediction.latent_Bdhw.detach().square().mean(), len(target.bits_BLd))
+            size = mean.clamp_min(1e-8)
             if self.weights.get("commitment"):
                 codes = self.restorer.tokenizer.quantize(prediction.latent_Bdhw.detach()).accumulated_Bdhw
                 terms["commitment"] = (prediction.latent_Bdhw - codes).square().mean() / size

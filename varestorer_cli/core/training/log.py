@@ -22,14 +22,19 @@ class RunLog:
         first_step, steps: where the run begins and ends.
         unit: what is counted per second beside steps ("tiles").
         quiet: no progress bar.
+        writing: whether this process writes at all; of several, one does.
     """
 
-    def __init__(self, folder: Path, first_step: int, steps: int, unit: str, quiet: bool) -> None:
+    def __init__(
+        self, folder: Path, first_step: int, steps: int, unit: str, quiet: bool, *, writing: bool = True
+    ) -> None:
+        self.writing = writing
+        quiet = quiet or not writing
         self.folder = folder
         self.unit = unit
         self._csv_path = folder / "log.csv"
         self._columns: dict[str, list[str]] = {}
-        self._events = _event_writer(folder)
+        self._events = _event_writer(folder) if writing else None
         self._bar = tqdm(
             total=steps,
             initial=first_step,
@@ -79,7 +84,7 @@ class RunLog:
         if self._lines:
             sys.stderr.write(f"step {step}  validation: {text}\n")
             sys.stderr.flush()
-        else:
+        elif self.writing:
             self._bar.write(f"step {step}  validation: {text}", file=sys.stderr)
 
     def pictures(self, step: int, columns: list[Tensor]) -> None:
@@ -89,6 +94,8 @@ class RunLog:
             step: names the file ``samples/step_000000.png``.
             columns: (B, 3, H, W) in [0, 1], all of one size.
         """
+        if not self.writing:
+            return
         rows = torch.cat([torch.cat(list(c), dim=1) for c in columns], dim=2)
         image = (rows.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
         target = self.folder / "samples" / f"step_{step:06d}.png"
@@ -100,6 +107,8 @@ class RunLog:
             self._events.add_image("samples", image, step, dataformats="HWC")
 
     def _append(self, kind: str, step: int, values: dict[str, float]) -> None:
+        if not self.writing:
+            return
         if self._events is not None:
             for name, value in values.items():
                 self._events.add_scalar(f"{kind}/{name}", value, step)

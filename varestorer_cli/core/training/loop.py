@@ -6,19 +6,20 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from varestorer_cli.core.dataset import PairBatch
 from varestorer_cli.core.errors import ExitCode, InterruptedRunError, VarestorerError
 from varestorer_cli.core.presets import Recipe
 from varestorer_cli.core.training.ema import WeightAverage
 from varestorer_cli.core.training.log import RunLog
+from varestorer_cli.core.training.parallel import World, replicate, unsynchronised
 from varestorer_cli.core.training.state import CHECKPOINT, load_state, save_state
 from varestorer_cli.core.training.tasks import Task
 
@@ -48,6 +49,8 @@ class LoopOptions:
         checkpoint_minutes: time between checkpoints.
         stop_after: minutes until a pause, None for no limit.
         quiet: no progress.
+        accumulate: parts in which each process computes its share of a batch, to save memory.
+        world: this process's place among those of the run.
     """
 
     folder: Path
@@ -60,6 +63,31 @@ class LoopOptions:
     checkpoint_minutes: float
     stop_after: float | None
     quiet: bool
+    accumulate: int = 1
+    world: World = field(default_factory=World)
+
+
+class _Losses(nn.Module):
+    """The weighted loss and its terms as one module, so that gradients can be averaged over processes.
+
+    Args:
+        task: computes the terms.
+        weights: of the terms; those without one are only logged.
+        autocast: context of the arithmetic asked for.
+    """
+
+    def __init__(self, task: Task, weights: Mapping[str, float], autocast: Callable[[], torch.autocast]) -> None:
+        super().__init__()
+        self.trained = task.trained
+        self._task, self._weights, self._autocast = task, weights, autocast
+
+    def forward(self, batch: PairBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss with gradient, and every term without."""
+        with self._autocast():
+            terms = self._task.terms(batch, generator)
+        weighted = [terms[name] * weight for name, weight in self._weights.items() if weight and name in terms]
+        total = torch.stack([term.float() for term in weighted]).sum()
+        return total, {"loss": total.detach(), **{name: term.detach() for name, term in terms.items()}}
 
 
 def learning_rate_factor(step: int, recipe: Recipe) -> float:
@@ -104,6 +132,7 @@ class Trainer:
             fused=options.device.type == "cuda",
         )
         self.average = WeightAverage(task.trained, recipe.ema)
+        self.losses = replicate(_Losses(task, recipe.losses, self._autocast), options.world)
         self.step = 0
         self._stop = threading.Event()
         self._signal = signal.SIGTERM
@@ -118,22 +147,27 @@ class Trainer:
             InterruptedRunError: SIGTERM or SIGINT; a checkpoint was written first.
             DivergedError: the loss is not finite.
         """
-        if self.options.resume and (self.options.folder / CHECKPOINT).exists():
+        options, world = self.options, self.options.world
+        if options.resume and (options.folder / CHECKPOINT).exists():
             self._load()
         started = saved = time.monotonic()
-        minutes = self.options.stop_after
-        log = RunLog(self.options.folder, self.step, self.recipe.steps, self.task.unit, self.options.quiet)
+        minutes = options.stop_after
+        log = RunLog(options.folder, self.step, self.recipe.steps, self.task.unit, options.quiet, writing=world.main)
         with log, self._signals(), self._prefetched() as stream:
             if self.step == 0:
                 self._validate(log)
             while self.step < self.recipe.steps:
                 self._train_step(next(stream), log)
                 now = time.monotonic()
-                paused = minutes is not None and now - started > minutes * 60
-                if self._stop.is_set() or paused or now - saved > self.options.checkpoint_minutes * 60:
+                stop, paused, due = world.agree(
+                    self._stop.is_set(),
+                    minutes is not None and now - started > minutes * 60,
+                    now - saved > options.checkpoint_minutes * 60,
+                )
+                if stop or paused or due:
                     self._save()
                     saved = now
-                if self._stop.is_set():
+                if stop:
                     raise InterruptedRunError(
                         f"told to stop at step {self.step} of {self.recipe.steps}; a checkpoint was written, "
                         "the same command with --resume goes on",
@@ -141,24 +175,21 @@ class Trainer:
                     )
                 if paused:
                     break
-                if self.step % self.options.sample_every == 0 and self.step < self.recipe.steps:
+                if self.step % options.sample_every == 0 and self.step < self.recipe.steps:
                     self._validate(log)
             figures = self._validate(log)
             self._save()
             with self.average.applied():
                 self.export(self.step, figures)
+        world.wait()
         return self.step
 
     def _train_step(self, batch: PairBatch, log: RunLog) -> None:
         factor = learning_rate_factor(self.step, self.recipe)
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate * group["scale"] * factor
-        generator = torch.Generator().manual_seed((self.options.seed << 32) + self.step)
-        with self._autocast():
-            terms = self.task.terms(batch, generator)
-        total = self._total(terms)
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        terms = self._gradients(batch)
         # each group by itself: a discriminator's large gradient must not shrink the generator's
         norms = [
             torch.nn.utils.clip_grad_norm_(group["params"], self.recipe.clip) for group in self.optimizer.param_groups
@@ -174,16 +205,26 @@ class Trainer:
         self.step += 1
         log.advance()
         if self.step % self.options.log_every == 0 or self.step == 1:
-            values = {name: float(value.detach()) for name, value in terms.items()}
-            log.scalars(
-                self.step,
-                {"loss": float(total.detach()), **values, "gradient_norm": float(norm)},
-                self.recipe.batch,
-            )
+            share = len(batch) / (batch.whole or len(batch))
+            values = self.options.world.mean({name: float(value) for name, value in terms.items()}, share)
+            log.scalars(self.step, {**values, "gradient_norm": float(norm)}, self.recipe.batch)
 
-    def _total(self, terms: Mapping[str, Tensor]) -> Tensor:
-        weighted = [terms[name] * weight for name, weight in self.recipe.losses.items() if weight and name in terms]
-        return torch.stack([term.float() for term in weighted]).sum()
+    def _gradients(self, batch: PairBatch) -> dict[str, Tensor]:
+        """Gradients of the mean over the whole batch; returns the terms' means over this process's share of it."""
+        world, parts = self.options.world, batch.parts(self.options.accumulate)
+        means: dict[str, Tensor] = {}
+        for number, part in enumerate(parts):
+            last = number == len(parts) - 1
+            generator = torch.Generator().manual_seed((self.options.seed << 32) + self.step)
+            with nullcontext() if last else unsynchronised(self.losses):
+                total, terms = self.losses(part, generator)
+                # processes are averaged with equal weight, whatever their shares
+                weight = world.size * len(part) / (batch.whole or len(batch))
+                (total if weight == 1 else total * weight).backward()
+            for name, term in terms.items():
+                portion = term if len(parts) == 1 else term * (len(part) / len(batch))
+                means[name] = means[name] + portion if name in means else portion
+        return means
 
     def _autocast(self) -> torch.autocast:
         dtype = self.options.precision
@@ -212,6 +253,11 @@ class Trainer:
         return means
 
     def _save(self) -> None:
+        if self.options.world.main:
+            self._write()
+        self.options.world.wait()  # a process that leaves before the checkpoint is whole would take the writer along
+
+    def _write(self) -> None:
         save_state(
             self.options.folder / CHECKPOINT,
             {
@@ -232,7 +278,10 @@ class Trainer:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Ask for a checkpoint at SIGTERM and SIGINT; a second signal acts at once."""
+        """Ask for a checkpoint at SIGTERM and SIGINT; a second signal acts at once.
+
+        Not among several processes: those who start them send the signal again and again.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -240,7 +289,8 @@ class Trainer:
         def handle(number: int, frame: object) -> None:
             self._signal = signal.Signals(number)
             self._stop.set()
-            signal.signal(number, previous[signal.Signals(number)])
+            if self.options.world.size == 1:
+                signal.signal(number, previous[signal.Signals(number)])
 
         previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         for number in previous:

@@ -34,6 +34,7 @@ class TrainOptions:
         log_every, sample_every: steps between log lines, and between validations with sample pictures.
         stop_after: minutes after which the run pauses with a checkpoint; for machines lent by the piece.
         license_text: licence written into the model file.
+        accumulate: parts in which each process computes its share of a batch, to save memory.
         half: store the model file in float16, half the size.
         quiet: no progress on stderr.
     """
@@ -66,5 +67,6 @@ class TrainOptions:
     sample_every: int = 500
     stop_after: float | None = None
     license_text: str = ""
+    accumulate: int = 1
     half: bool = False
     quiet: bool = False

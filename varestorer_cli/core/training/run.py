@@ -4,12 +4,10 @@ import copy
 import json
 import os
 import platform
-import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,19 +15,20 @@ from torch import nn
 from models.lora import merge_adapters
 from models.transformer import Transformer
 from varestorer_cli.core.checkpoint import save_bundle
-from varestorer_cli.core.dataset import CropCache, CropCacheConfig, PairBatches
+from varestorer_cli.core.dataset import CropCache, PairBatches
 from varestorer_cli.core.errors import OutputError, UsageError
-from varestorer_cli.core.labels import Labels, NcnnLabeller, make_labels
+from varestorer_cli.core.labels import NcnnLabeller, make_labels
 from varestorer_cli.core.options import Precision
 from varestorer_cli.core.presets import Preset, Recipe, preset
-from varestorer_cli.core.runtime import autocast_type, choose, keep_freed_memory
+from varestorer_cli.core.runtime import Runtime, autocast_type, choose, keep_freed_memory
 from varestorer_cli.core.training.build import MODEL, StageBuilder
+from varestorer_cli.core.training.data import crop_cache, labels_of, speaker, validation_batches
 from varestorer_cli.core.training.distillation import DistillTask
 from varestorer_cli.core.training.loop import LoopOptions, Trainer
 from varestorer_cli.core.training.options import STAGES, TrainOptions
+from varestorer_cli.core.training.parallel import World, joined, read_world
 from varestorer_cli.core.training.state import CHECKPOINT
-
-VALIDATION_TILES = 12
+from varestorer_cli.core.training.tasks import Task
 
 
 def train(options: TrainOptions) -> Path:
@@ -50,43 +49,109 @@ def train(options: TrainOptions) -> Path:
     """
     if options.stage not in STAGES:
         raise UsageError(f"there is no stage {options.stage!r}; choose one of {', '.join(STAGES)}")
+    world = read_world()
     chosen = preset(options.preset)
     recipe = _recipe(chosen, options)
-    _claim(options)
+    if recipe.batch < world.size * options.accumulate:
+        raise UsageError(
+            f"a batch of {recipe.batch} cannot be divided among {world.size} processes with {options.accumulate} parts "
+            "each; give a larger --batch, or fewer processes or --accumulate parts"
+        )
+    if world.main:
+        _claim(options, resume=options.resume or world.restarts > 0)
     runtime = choose(options.device, Precision(options.precision), options.threads)
     if runtime.precision == "fp16":
         raise UsageError("--precision fp16: training needs the range of bf16 or fp32; choose one of them")
+    if world.size > 1 and runtime.device == "cuda":
+        runtime = replace(runtime, device=f"cuda:{world.local_rank}")
     keep_freed_memory()
-    device = torch.device(runtime.device)
-    say = _speaker(options.quiet)
-    cache = _cache(options, chosen, recipe, say)
-    labels = _labels(options, cache)
-    torch.manual_seed(options.seed)
-    generator = torch.Generator().manual_seed(options.seed)
-    task, identity = StageBuilder(options, chosen, recipe, device, cache, generator).build()
-    identity |= {
-        "stage": options.stage,
-        "preset": options.preset,
-        "seed": options.seed,
-        "cache": cache.path.name,
-        "labels": 0 if labels is None else len(labels),
-        "recipe": json.loads(json.dumps(asdict(recipe))),
-    }
-    (options.out / "run.json").write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
-    trainable = sum(p.numel() for p in task.trained.parameters() if p.requires_grad)
-    say(
-        f"{options.stage} ({options.preset}): {trainable / 1e6:.2f} M trainable weights, "
-        f"{recipe.steps} steps of {recipe.batch} on {runtime.describe()}"
-    )
-    started = time.time()
+    with joined(world, torch.device(runtime.device)):
+        _Run(options, chosen, recipe, runtime, world).run()
+    return options.out / MODEL
 
-    def export(step: int, figures: Mapping[str, float]) -> None:
+
+@dataclass(frozen=True)
+class _Run:
+    """One run in one process."""
+
+    options: TrainOptions
+    preset: Preset
+    recipe: Recipe
+    runtime: Runtime
+    world: World
+
+    def run(self) -> None:
+        """Train, and say what happens."""
+        options, recipe = self.options, self.recipe
+        say = speaker(options.quiet or not self.world.main)
+        cache: CropCache = self.world.in_turn(lambda: crop_cache(options, self.preset, recipe, say))
+        labels = labels_of(options, cache)
+        torch.manual_seed(options.seed)
+        generator = torch.Generator().manual_seed(options.seed)
+        device = torch.device(self.runtime.device)
+        task, identity = StageBuilder(options, self.preset, recipe, device, cache, generator).build()
+        identity |= {
+            "stage": options.stage,
+            "preset": options.preset,
+            "seed": options.seed,
+            "cache": cache.path.name,
+            "labels": 0 if labels is None else len(labels),
+            "recipe": json.loads(json.dumps(asdict(recipe))),
+        }
+        if self.world.main:
+            (options.out / "run.json").write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
+        trainable = sum(p.numel() for p in task.trained.parameters() if p.requires_grad)
+        processes = f"{self.world.size} processes, each " if self.world.size > 1 else ""
+        say(
+            f"{options.stage} ({options.preset}): {trainable / 1e6:.2f} M trainable weights, "
+            f"{recipe.steps} steps of {recipe.batch} on {processes}{self.runtime.describe()}"
+        )
+        batches = PairBatches(
+            cache, recipe.batch, options.seed, self.world.size, self.world.rank, patch=recipe.patch, labels=labels
+        )
+        started = time.time()
+        trainer = Trainer(
+            task,
+            recipe,
+            batches,
+            validation_batches(cache),
+            self._loop(device),
+            identity,
+            lambda step, figures: self._export(task, step, figures, time.time() - started),
+        )
+        steps = trainer.run()
+        if steps < recipe.steps:
+            say(f"paused at step {steps} of {recipe.steps}; the same command with --resume goes on")
+        say(f"model: {options.out / MODEL}")
+
+    def _loop(self, device: torch.device) -> LoopOptions:
+        options = self.options
+        return LoopOptions(
+            folder=options.out,
+            seed=options.seed,
+            resume=options.resume or self.world.restarts > 0,
+            precision=autocast_type(self.runtime.precision),
+            device=device,
+            log_every=options.log_every,
+            sample_every=options.sample_every,
+            checkpoint_minutes=options.checkpoint_minutes,
+            stop_after=options.stop_after,
+            quiet=options.quiet,
+            accumulate=options.accumulate,
+            world=self.world,
+        )
+
+    def _export(self, task: Task, step: int, figures: Mapping[str, float], seconds: float) -> None:
+        """Write the model file from the weights in place."""
+        options, runtime = self.options, self.runtime
+        if not self.world.main:
+            return
         notes = {
             "stage": options.stage,
             "preset": options.preset,
             "steps": str(step),
             "seed": str(options.seed),
-            "seconds": f"{time.time() - started:.0f}",
+            "seconds": f"{seconds:.0f}",
             "machine": f"{platform.machine()}, {runtime.device}, {runtime.precision}, {runtime.threads} threads",
             "validation": json.dumps({k: round(v, 4) for k, v in figures.items()}),
             "licence": options.license_text,
@@ -94,25 +159,6 @@ def train(options: TrainOptions) -> Path:
         restorer = task.restorer.config if isinstance(task, DistillTask) else None
         dtype = torch.float16 if options.half else None
         save_bundle(options.out / MODEL, _merged(task.components()), restorer=restorer, notes=notes, dtype=dtype)
-
-    loop = LoopOptions(
-        folder=options.out,
-        seed=options.seed,
-        resume=options.resume,
-        precision=autocast_type(runtime.precision),
-        device=device,
-        log_every=options.log_every,
-        sample_every=options.sample_every,
-        checkpoint_minutes=options.checkpoint_minutes,
-        stop_after=options.stop_after,
-        quiet=options.quiet,
-    )
-    batches = PairBatches(cache, recipe.batch, options.seed, patch=recipe.patch, labels=labels)
-    steps = Trainer(task, recipe, batches, _validation(cache, recipe), loop, identity, export).run()
-    if steps < recipe.steps:
-        say(f"paused at step {steps} of {recipe.steps}; the same command with --resume goes on")
-    say(f"model: {options.out / MODEL}")
-    return options.out / MODEL
 
 
 def label(options: TrainOptions, count: int) -> bool:
@@ -130,9 +176,9 @@ def label(options: TrainOptions, count: int) -> bool:
         UsageError: ``out`` holds labels of another kind.
     """
     chosen = preset(options.preset)
-    say = _speaker(options.quiet)
+    say = speaker(options.quiet)
     labeller = NcnnLabeller(options.threads or 1)
-    cache = _cache(options, chosen, _recipe(chosen, options), say)
+    cache = crop_cache(options, chosen, _recipe(chosen, options), say)
     last = [0.0]
 
     def progress(done: int, total: int) -> None:
@@ -141,15 +187,6 @@ def label(options: TrainOptions, count: int) -> bool:
             say(f"labels: {done}/{total}")
 
     return make_labels(cache, options.out, count, labeller, options.seed, options.stop_after, progress)
-
-
-def _speaker(quiet: bool) -> Callable[[str], None]:
-    def say(text: str) -> None:
-        if not quiet:
-            sys.stderr.write(text + "\n")
-            sys.stderr.flush()
-
-    return say
 
 
 def _recipe(chosen: Preset, options: TrainOptions) -> Recipe:
@@ -166,9 +203,9 @@ def _recipe(chosen: Preset, options: TrainOptions) -> Recipe:
     )
 
 
-def _claim(options: TrainOptions) -> None:
+def _claim(options: TrainOptions, resume: bool) -> None:
     """Make the run folder; refuse one that holds another run unless told to resume."""
-    if (options.out / CHECKPOINT).exists() and not options.resume:
+    if (options.out / CHECKPOINT).exists() and not resume:
         raise UsageError(f"{options.out} holds a run already; give --resume to go on, or another --out")
     try:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -176,48 +213,6 @@ def _claim(options: TrainOptions) -> None:
             raise PermissionError("not writable")
     except OSError as error:
         raise OutputError(f"{options.out}: the run folder cannot be used ({error}); choose another --out") from error
-
-
-def _cache(options: TrainOptions, chosen: Preset, recipe: Recipe, say: Callable[[str], None]) -> CropCache:
-    config = CropCacheConfig(
-        crop=chosen.tokenizer.tile,
-        scale=chosen.restorer.scale,
-        crops=options.crops or chosen.crops,
-        recipe=options.recipe,
-    )
-    if recipe.patch > config.crop:
-        raise UsageError(f"the recipe's patch {recipe.patch} is larger than the cached crops ({config.crop})")
-    folder = options.cache or options.out.parent / "cache"
-    last = [0.0]
-
-    def progress(done: int, total: int) -> None:
-        if time.monotonic() - last[0] > 5 or done == total:
-            last[0] = time.monotonic()
-            say(f"cutting crops: {done}/{total}")
-
-    return CropCache.build(options.data, folder, config, on_progress=progress, on_warning=say, workers=options.threads)
-
-
-def _labels(options: TrainOptions, cache: CropCache) -> Labels | None:
-    if options.labels is None:
-        return None
-    if options.stage != "distill":
-        raise UsageError(f"--labels: stage {options.stage} has no use for labels, only distillation has")
-    labels = Labels(options.labels)
-    if labels.cache != cache.path.name:
-        raise UsageError(
-            f"{options.labels}: labels of the crop cache {labels.cache}, but this run uses {cache.path.name}; "
-            "give the photographs, crops and recipe they were made with"
-        )
-    return labels
-
-
-def _validation(cache: CropCache, recipe: Recipe) -> list[Any]:
-    rows = cache.val_indices
-    if not len(rows):
-        return []
-    spread = [int(rows[i * len(rows) // VALIDATION_TILES]) for i in range(min(VALIDATION_TILES, len(rows)))]
-    return [cache.read(spread[i : i + 4]) for i in range(0, len(spread), 4)]
 
 
 def _merged(components: Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:

@@ -29,6 +29,7 @@ from models.tokenizer import ImageTokenizer
 from models.transformer import Transformer
 from varestorer_cli.core.dataset import PairBatch
 from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.training.parallel import batch_mean
 from varestorer_cli.core.training.perceptual import LiteFeatures, PerceptualLoss, lpips_loss
 
 Terms = dict[str, Tensor]
@@ -227,16 +228,16 @@ class TokenizerTask:
         accumulated = quantized.accumulated_Bdhw
         decoded = self.tokenizer.decode(straight_through(latent, accumulated), clamp=False).float()
         terms = self.losses(decoded, reference)
-        size = latent.detach().square().mean().clamp_min(1e-8)  # relative, so that weights fit any latent
+        size = batch_mean(latent.detach().square().mean(), len(batch)).clamp_min(1e-8)  # weights then fit any latent
         if self.tokenizer.config.quantizer.learned_gains:
             terms["codebook"] = (accumulated - latent.detach()).square().mean() / size
         terms["commitment"] = (latent - accumulated.detach()).square().mean() / size
         if self.entropy:
             root = self.tokenizer.config.quantizer.bits**0.5
             rows = [(r * root).flatten(2).transpose(1, 2) for r in quantized.residuals]
-            single, spread = bit_entropies(torch.cat(rows, dim=1))
+            single, spread = bit_entropies(torch.cat(rows, dim=1), lambda mean: batch_mean(mean, len(batch)))
             terms["entropy"] = single - spread
-        bits = quantized.bits_BLd.float().mean(dim=(0, 1))
+        bits = batch_mean(quantized.bits_BLd.float().mean(dim=(0, 1)), len(batch))
         terms["dead_bits"] = ((bits < 0.01) | (bits > 0.99)).float().mean()
         return terms
 
@@ -285,7 +286,8 @@ class TeacherTask:
         with torch.no_grad():
             latent = self.tokenizer.encode(sharp(batch, self.device)).float()
             size = len(batch.hq)
-            flips = draw_flips(size, config.quantizer.bits, config.schedule, self.flip, generator)
+            bits = config.quantizer.bits
+            flips = batch.drawn(lambda whole: draw_flips(whole, bits, config.schedule, self.flip, generator))
             quantized = self.tokenizer.quantizer(latent, config.schedule, flips.to(self.device))
         difference = self._difference(quantized.tokens_BLd, size)
         sides = [float(h * w) ** 0.5 for h, w in config.schedule.grids]

@@ -1,0 +1,192 @@
+"""Several processes that train one model: who is who, what all agree on, means over all of them.
+
+``torchrun`` starts the processes and tells each its place by environment variables; without them a run is one process
+and nothing here does anything. Every process holds the same step; a step's batch is divided among them in order, and
+whatever is drawn for it hangs on the step and the place in the whole batch. So 1, 2 or 3 processes follow the same
+curve up to rounding, and any number of them goes on where another number stopped.
+"""
+
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from varestorer_cli.core.errors import ExitCode, InterruptedRunError
+
+_PATIENCE = timedelta(hours=12)
+"""How long processes wait for one that prepares data; a dead one is noticed at once."""
+
+
+class LostProcessError(InterruptedRunError):
+    """Another process of the run is gone."""
+
+    def __init__(self, error: BaseException) -> None:
+        cause = str(error).strip().splitlines()
+        super().__init__(
+            f"another process of this run ended ({cause[0][:160] if cause else type(error).__name__}); start all of "
+            "them again with --resume (torchrun --max-restarts does so by itself)",
+            ExitCode.TERMINATED,
+        )
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all of the run.
+
+    Attributes:
+        rank: its number, from 0; number 0 writes logs, pictures and models.
+        size: number of processes.
+        local_rank: its number on this machine, which is its GPU's.
+        restarts: how often torchrun has started the processes anew.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    restarts: int = 0
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes."""
+        return self.rank == 0
+
+    def agree(self, *wishes: bool) -> tuple[bool, ...]:
+        """For each wish, whether any process has it; all processes get the same answer."""
+        if self.size == 1:
+            return wishes
+        votes = torch.tensor([int(wish) for wish in wishes])
+        dist.all_reduce(votes, dist.ReduceOp.MAX)
+        return tuple(bool(vote) for vote in votes.tolist())
+
+    def mean(self, values: Mapping[str, float], share: float) -> dict[str, float]:
+        """Means over the whole batch.
+
+        Args:
+            values: means over this process's part; the same names everywhere.
+            share: that part's share of the batch.
+        """
+        if self.size == 1:
+            return dict(values)
+        weighted = torch.tensor([value * share for value in values.values()], dtype=torch.float64)
+        dist.all_reduce(weighted)
+        return dict(zip(values, weighted.tolist(), strict=True))
+
+    def in_turn(self, work: Callable[[], Any]) -> Any:
+        """Let number 0 do some work first, then the first process of each other machine, then the rest.
+
+        What one has made on a disk, the later ones find there, whether or not machines share the disk.
+        """
+        if self.size == 1:
+            return work()
+        turn = 0 if self.rank == 0 else 1 if self.local_rank == 0 else 2
+        patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        result = None
+        for number in range(3):
+            if turn == number:
+                result = work()
+            dist.barrier(patient)
+        dist.destroy_process_group(patient)
+        return result
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            dist.all_reduce(torch.zeros(1))
+
+
+def read_world(environment: Mapping[str, str] | None = None) -> World:
+    """The place that torchrun gave this process; alone where it gave none."""
+    known = os.environ if environment is None else environment
+    if int(known.get("WORLD_SIZE", "1")) < 2:
+        return World(restarts=int(known.get("TORCHELASTIC_RESTART_COUNT", "0")))
+    return World(
+        int(known["RANK"]),
+        int(known["WORLD_SIZE"]),
+        int(known.get("LOCAL_RANK", "0")),
+        int(known.get("TORCHELASTIC_RESTART_COUNT", "0")),
+    )
+
+
+@contextmanager
+def joined(world: World, device: torch.device) -> Iterator[None]:
+    """Connect the processes for the length of the block.
+
+    Raises:
+        LostProcessError: another process ended meanwhile.
+    """
+    if world.size == 1:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # tensors on the CPU (votes, means for the log) travel by gloo, gradients on GPUs by nccl
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        with warnings.catch_warnings():
+            # which weights are used hangs on the loss terms; that all are is no reason to warn
+            warnings.filterwarnings("ignore", message="find_unused_parameters=True")
+            yield
+    except RuntimeError as error:  # all of torch.distributed's errors are
+        if isinstance(error, dist.DistError) or re.search(r"gloo|nccl|closed by peer|reset by peer", str(error), re.I):
+            raise LostProcessError(error) from error
+        raise
+    finally:
+        dist.destroy_process_group()
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Sum over processes, differentiable: every process's loss depends on every process's input."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+def batch_mean(mean: Tensor, count: int) -> Tensor:
+    """A mean over this process's samples -> over those of all processes; for statistics inside a loss.
+
+    Most loss terms are means over samples, for which averaged gradients are enough. A term that is another function
+    of a batch statistic (an entropy, a ratio) needs that statistic of the whole batch.
+
+    Args:
+        mean: over ``count`` samples, any shape; gradients flow back to every process.
+        count: samples behind it here.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return mean
+    sums = torch.cat([(mean * count).flatten(), mean.new_full((1,), count)])
+    total: Tensor = _SumOverProcesses.apply(sums)  # type: ignore[no-untyped-call]
+    return (total[:-1] / total[-1]).view_as(mean)
+
+
+def replicate(module: nn.Module, world: World) -> nn.Module:
+    """The module with gradients averaged over all processes (DistributedDataParallel); alone, the module itself."""
+    if world.size == 1:
+        return module
+    return nn.parallel.DistributedDataParallel(
+        module, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
+    )
+
+
+def unsynchronised(module: nn.Module) -> AbstractContextManager[None]:
+    """Within it gradients of a replicated module only add up in each process; a later pass averages them."""
+    if isinstance(module, nn.parallel.DistributedDataParallel):
+        without: AbstractContextManager[None] = module.no_sync()
+        return without
+    return nullcontext()
