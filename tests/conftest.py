@@ -1,11 +1,12 @@
 """Shared fixtures: pictures made on the fly, and the command with a fake model behind it."""
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import chromium
 import cv2
 import fakes
 import numpy as np
@@ -87,3 +88,20 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return Ran(code, out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def running_browser() -> Iterator[chromium.Browser]:
+    """One browser for all tests of a process."""
+    yield from chromium.start()
+
+
+@pytest.fixture
+def browser(running_browser: chromium.Browser) -> chromium.Browser:
+    """The browser at the size of a laptop, in light colours, with nothing said yet."""
+    running_browser.driver.get("about:blank")
+    running_browser.size(1280, 900)
+    running_browser.prefer("light")
+    running_browser.complaints()
+    running_browser.requests()
+    return running_browser

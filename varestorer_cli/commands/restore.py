@@ -1,5 +1,6 @@
 """``varestorer restore``: folders and files of degraded pictures -> restored ones and a report."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -78,6 +79,10 @@ def restore(
         str | None,
         typer.Option("--metrics-csv", metavar="FILE|none", help="Report file; OUTPUT/metrics.csv by default."),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE.html", help="A page to look at: before and after, failures, settings."),
+    ] = None,
     nul_lists: Annotated[bool, typer.Option("-0", "--null", help="Lists are separated by NUL, not newlines.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
     json: opt.JsonOption = False,
@@ -110,6 +115,6 @@ def restore(
     from varestorer_cli.core.api import Job, run_restore
     from varestorer_cli.core.console import Console
 
-    job = Job(tuple(inputs), output, metrics_csv, nul_lists, dry_run, json)
-    report = run_restore(job, options, Console(progress, quiet=quiet, verbose=verbose))
-    raise typer.Exit(report.exit_code(options.max_failed))
+    job = Job(tuple(inputs), output, metrics_csv, nul_lists, dry_run, json, report)
+    done = run_restore(job, options, Console(progress, quiet=quiet, verbose=verbose))
+    raise typer.Exit(done.exit_code(options.max_failed))

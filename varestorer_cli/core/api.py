@@ -21,6 +21,7 @@ from varestorer_cli.core.options import DEFAULT_SCALE, Existing, Progress, Resto
 from varestorer_cli.core.outliers import outliers
 from varestorer_cli.core.picture import Samples
 from varestorer_cli.core.report import BatchReport, ReportFile, Row, report_name, write_failed_list
+from varestorer_cli.core.restore_page import page_target, write_restore_page
 from varestorer_cli.core.sources import Plan, make_plan
 from varestorer_cli.core.stopping import stop_on_signals
 from varestorer_cli.core.work import Setup
@@ -102,6 +103,7 @@ class Job:
         nul_lists: lists are separated by NUL.
         dry_run: only say what would be done.
         json: rows as JSON lines on stdout.
+        page: HTML page of the report, None for none.
     """
 
     inputs: tuple[str, ...]
@@ -110,6 +112,7 @@ class Job:
     nul_lists: bool = False
     dry_run: bool = False
     json: bool = False
+    page: Path | None = None
 
 
 def run_restore(job: Job, options: RestoreOptions, console: Console) -> BatchReport:
@@ -129,6 +132,7 @@ def run_restore(job: Job, options: RestoreOptions, console: Console) -> BatchRep
     if options.existing == Existing.ERROR:
         _refuse_existing(plan)
     report_file = ReportFile(_report_path(job, options, plan), _other_reports(plan))
+    page = page_target(job.page, options.shard)
     on_row = (lambda row: console.out(_json(row))) if job.json and not job.dry_run else None
     if job.dry_run:
         return _dry_run(job, plan, options, console)
@@ -156,6 +160,9 @@ def run_restore(job: Job, options: RestoreOptions, console: Console) -> BatchRep
         finally:
             report_file.close()
             _say_end(report, report_file, options, plan, console)
+    if page is not None:
+        write_restore_page(report_file.rows, plan.folder, page, options)
+        console.info(f"page: {page}")
     return report
 
 

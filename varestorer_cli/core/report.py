@@ -160,6 +160,11 @@ class ReportFile:
     def _remember(self, rows: Iterable[Row]) -> None:
         self._witness.update((row.key, row) for row in rows if row.output_sha256)
 
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The last row of every input, of this run and of earlier ones."""
+        return tuple(self._rows.values())
+
     def witness(self, output: str) -> Row | None:
         """The last row that says what an output file is."""
         return self._witness.get(output)
