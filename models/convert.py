@@ -8,14 +8,14 @@ first one and counts them.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from models.autoencoder import Autoencoder, AutoencoderConfig
+from models.blank import without_memory
 from models.released_keys import (
     KeyTable,
     autoencoder_table,
@@ -37,6 +37,13 @@ COMPONENTS: tuple[Component, ...] = ("prerestorer", "autoencoder", "transformer"
 
 RELEASED_CHUNKS = 8
 """Chunks in which the released 2B transformer stores its 32 blocks."""
+
+# A key of each component that no other has, by its beginning.
+_MARKS: dict[str, Component] = {
+    "cfg_uncond": "transformer",
+    "encoder.conv_in.": "autoencoder",
+    "layers.0.residual_group.": "prerestorer",
+}
 
 # Keys under which released files and training checkpoints keep the state dict proper.
 _WRAPPERS = ("state_dict", "vae")
@@ -76,9 +83,37 @@ def from_released(
         ValueError: unknown component or config field, a missing, unknown, duplicate or misshapen tensor, or
             shapes that describe no valid network.
     """
-    tensors = _ReleasedTensors(component, state_dict)
-    module = _load(tensors, _infer(tensors, config), copy=copy)
+    released = released_tensors(component, state_dict, **config)
+    module = _blank(component, released.config)
+    weights = {key: value.to(torch.float32, copy=copy).contiguous() for key, value in released.tensors.items()}
+    module.load_state_dict(weights, strict=True, assign=True)
     return module.eval()
+
+
+@dataclass(frozen=True)
+class Released:
+    """The tensors of one released file, checked against the network they describe.
+
+    Attributes:
+        config: of that network.
+        tensors: by our name, as they are in the file: not copied, not converted.
+        names: the file's name of each.
+    """
+
+    config: Config
+    tensors: dict[str, Tensor]
+    names: dict[str, str]
+
+
+def released_tensors(component: Component, state_dict: Mapping[str, Any], **config: Any) -> Released:
+    """What `from_released` would load, without loading it; arguments and errors as there.
+
+    For files that are larger than memory: mapped tensors stay on the disk.
+    """
+    tensors = _ReleasedTensors(component, state_dict)
+    inferred = _infer(tensors, config)
+    _require_fit(tensors, inferred)
+    return Released(inferred, {key: value.detach() for key, value in tensors.values.items()}, tensors.names)
 
 
 def infer_config(component: Component, state_dict: Mapping[str, Any], **config: Any) -> Config:
@@ -130,21 +165,18 @@ def to_released(component: Component, module: nn.Module, *, block_chunks: int = 
     return result
 
 
-def require_finite(state_dict: Mapping[str, Any]) -> None:
-    """Refuse weights that hold NaN or infinity; separate from loading because it reads every value.
+def recognise(state_dict: Mapping[str, Any]) -> Component:
+    """Which component a released state dict is of, by its keys.
 
     Raises:
-        ValueError: quotes the first such tensor and counts them.
+        ValueError: of none; quotes the first key.
     """
-    bad = [
-        key
-        for key, value in _unwrap(state_dict).items()
-        if isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all())
-    ]
-    if bad:
-        raise ValueError(
-            f"{len(bad)} tensor(s) hold NaN or infinity, first {bad[0]!r}; the file is damaged, get it again"
-        )
+    state = _unwrap(state_dict)
+    for mark, component in _MARKS.items():
+        if any(key.startswith(mark) for key in state):
+            return component
+    first = f", first {next(iter(state))!r}," if state else ""
+    raise ValueError(f"none of the {len(state)} keys{first} are known from a released {', '.join(COMPONENTS)}")
 
 
 class _ReleasedTensors:
@@ -314,14 +346,17 @@ _INFERENCES: dict[Component, Callable[[_ReleasedTensors], dict[str, Any]]] = {
 }
 
 
-def _load(tensors: _ReleasedTensors, config: Config, *, copy: bool) -> nn.Module:
-    """Check every name and shape against a module without memory, then give it the tensors."""
-    make = _class_of(tensors.component)
+def _blank(component: Component, config: Config) -> nn.Module:
+    make = _class_of(component)
     try:
-        with _WithoutInitialisation(), torch.device("meta"):
-            module = make(config)  # type: ignore[arg-type]  # the config is of the component's class
+        return without_memory(lambda: make(config))  # type: ignore[arg-type]  # the config is of the component's class
     except ValueError as error:
-        raise _invalid(tensors.component, error) from error
+        raise _invalid(component, error) from error
+
+
+def _require_fit(tensors: _ReleasedTensors, config: Config) -> None:
+    """Check every name and shape against a module without memory."""
+    module = _blank(tensors.component, config)
     expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     missing = [key for key in expected if key not in tensors.values]
     unknown = [key for key in tensors.values if key not in expected]
@@ -342,26 +377,6 @@ def _load(tensors: _ReleasedTensors, config: Config, *, copy: bool) -> nn.Module
             f"{len(misshapen)} tensor(s) of the released {tensors.component} do not fit the rest, first "
             f"{tensors.name(key)!r} of shape {tuple(tensors.values[key].shape)} instead of {expected[key]}"
         )
-    if any(buffer.is_meta for buffer in module.buffers()):
-        module = make(config)  # type: ignore[arg-type]  # computed tables need memory of their own
-    weights = {key: value.detach().to(torch.float32, copy=copy).contiguous() for key, value in tensors.values.items()}
-    module.load_state_dict(weights, strict=True, assign=True)
-    return module
-
-
-# Operations of the initialisers for which the "meta" device imports hundreds of modules (seconds).
-_INITIALISERS = frozenset({"normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_", "log_"})
-
-
-class _WithoutInitialisation(TorchFunctionMode):
-    """Leaves fresh weights as they are: they have no memory and are replaced at once."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if getattr(func, "__name__", "") in _INITIALISERS:
-            return args[0] if args else (kwargs or {})["tensor"]
-        return func(*args, **(kwargs or {}))
 
 
 def _invalid(component: Component, error: ValueError) -> ValueError:

@@ -64,10 +64,15 @@ class LoRALinear(Projection):
     def merged(self) -> Projection:
         """A plain projection that computes the same: W + scale * up @ down, formed in float32."""
         plain = Projection(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
-        change = self.scale * (self.adapter_up.float() @ self.adapter_down.float())
-        plain.weight = nn.Parameter((self.weight.float() + change).to(self.weight.dtype), self.weight.requires_grad)
+        weight = merged_weight(self.weight, self.adapter_down, self.adapter_up, self.scale)
+        plain.weight = nn.Parameter(weight.to(self.weight.dtype), self.weight.requires_grad)
         plain.bias = self.bias
         return plain
+
+
+def merged_weight(weight: Tensor, down: Tensor, up: Tensor, scale: float = 1.0) -> Tensor:
+    """W + scale * up @ down in float32, whatever the types of the parts."""
+    return weight.float() + scale * (up.float() @ down.float())
 
 
 def add_adapters(transformer: "Transformer", rank: int, scale: float = 1.0) -> None:

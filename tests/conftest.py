@@ -1,6 +1,7 @@
 """Shared fixtures: pictures made on the fly, and the command with a fake model behind it."""
 
 import csv
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests share the machine, and their results do not depend on it."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("VARESTORER_WEIGHTS", os.devnull)  # whatever this machine has installed
     for variable in ("SLURM_CPUS_PER_TASK", "CUE_THREADS"):
         monkeypatch.delenv(variable, raising=False)
 
@@ -81,7 +83,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def run(*words: object, model: Any = None, name: str = "fake") -> Ran:
         model = model if model is not None else fakes.FakeModel()
-        monkeypatch.setattr(api, "load_model", lambda wanted, device: fakes.loaded(model, name))
+        monkeypatch.setattr(api, "load_model", lambda wanted, device, weights: fakes.loaded(model, name))
         capsys.readouterr()
         code = app.run([str(word) for word in words])
         out, err = capsys.readouterr()

@@ -95,4 +95,4 @@ class Broken(FakeModel):
 def loaded(model: Any, name: str = "fake") -> Any:
     """What ``core.checkpoint.load_restorer`` would return."""
     digest = hashlib.sha256(name.encode()).hexdigest()
-    return SimpleNamespace(restorer=model, sha256=digest, name=name, metadata={})
+    return SimpleNamespace(restorer=model, sha256=digest, name=name, metadata={}, why="")

@@ -97,6 +97,7 @@ def test_commands_import_no_heavy_package_at_their_top(path: Path) -> None:
 def test_single_importers() -> None:
     assert importers("pyiqa", CLI) <= {"varestorer_cli/core/metrics.py"}
     assert importers("transformers", CLI) <= {"varestorer_cli/core/conditioning.py"}
+    assert importers("huggingface_hub", CLI) <= {"varestorer_cli/core/hub.py"}
     assert importers("typer", CLI) <= {name(path) for path in [*COMMANDS, *APP]}
 
 

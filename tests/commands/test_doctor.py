@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from conftest import Ran
 
-from varestorer_cli.core import checkpoint, diagnosis
+from varestorer_cli.core import diagnosis, weights
 
 Cli = Callable[..., Ran]
 
@@ -14,7 +14,7 @@ Cli = Callable[..., Ran]
 def bundled(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("data") / "compact.safetensors"
     path.write_bytes(b"weights")
-    monkeypatch.setattr(checkpoint, "BUNDLED_MODELS", {"compact": path})
+    monkeypatch.setattr(weights, "BUNDLED_MODELS", {"compact": path})
 
 
 @pytest.mark.usefixtures("bundled")
@@ -35,7 +35,7 @@ def test_json(cli: Cli) -> None:
 
 
 def test_missing_weights_are_named_with_what_to_do(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
-    monkeypatch.setattr(checkpoint, "BUNDLED_MODELS", {"compact": tmp_path / "none.safetensors"})  # type: ignore[operator]
+    monkeypatch.setattr(weights, "BUNDLED_MODELS", {"compact": tmp_path / "none.safetensors"})  # type: ignore[operator]
     ran = cli("doctor")
     assert ran.code == 3
     assert "-> reinstall varestorer, or give a model file with --model" in ran.out

@@ -15,7 +15,7 @@ from varestorer_cli.core.options import Sizing
 
 @pytest.fixture
 def restorer(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(api, "load_model", lambda model, device: fakes.loaded(fakes.FakeModel()))
+    monkeypatch.setattr(api, "load_model", lambda model, device, weights: fakes.loaded(fakes.FakeModel()))
     return Restorer(options=RestoreOptions(sizing=Sizing(scale=2), threads=1))
 
 
@@ -58,7 +58,7 @@ def test_paths(restorer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_the_sampling_default_is_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "load_model", lambda model, device: fakes.loaded(fakes.Noisy(sampling="sample")))
+    monkeypatch.setattr(api, "load_model", lambda model, device, weights: fakes.loaded(fakes.Noisy(sampling="sample")))
     one = Restorer(options=RestoreOptions(threads=1))
     first, second = one.restore_image(photo(), "a"), one.restore_image(photo(), "b")
     assert not np.array_equal(first, second)

@@ -232,7 +232,7 @@ sys.path.insert(0, {tests!r})
 import fakes
 from varestorer_cli.core import api
 from varestorer_cli.app import run
-api.load_model = lambda model, device: fakes.loaded(fakes.Slow(sampling="sample", seconds={seconds}))
+api.load_model = lambda model, device, weights: fakes.loaded(fakes.Slow(sampling="sample", seconds={seconds}))
 print("ready", flush=True)
 sys.exit(run(sys.argv[1:]))
 """

@@ -21,11 +21,10 @@ from varestorer_cli.core.checkpoint import (
     load_bundle,
     load_restorer,
     read_text,
-    resolve_model,
     save_bundle,
     write_text,
 )
-from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, OutputError
+from varestorer_cli.core.errors import CheckpointError, OutputError
 from varestorer_cli.core.presets import PRESET_NAMES, preset
 
 
@@ -148,12 +147,6 @@ def test_parts_alone_are_no_restorer(restorer: Restorer, tmp_path: Path) -> None
     save_bundle(path, {"prerestorer": restorer.prerestorer})
     with pytest.raises(CheckpointError, match=r"holds only prerestorer, not a whole restorer"):
         load_restorer(path)
-
-
-def test_a_run_folder_stands_for_its_model(model_file: Path) -> None:
-    assert resolve_model(str(model_file.parent)) == (model_file.parent.name, model_file)
-    with pytest.raises(MissingDependencyError, match="give one of compact"):
-        resolve_model("nothing-here")
 
 
 def test_a_failed_write_leaves_the_old_file(

@@ -1,5 +1,6 @@
 """Option types shared by commands."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,7 +10,15 @@ from varestorer_cli.core.options import ColorFix, Existing, ImageFormat, Precisi
 
 ModelOption = Annotated[
     str,
-    typer.Option("--model", "-m", help="auto, compact, or a model file. auto takes the best one installed."),
+    typer.Option("--model", "-m", help="auto, compact, 2b, or a model file. auto takes the best one installed."),
+]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        metavar="DIR",
+        help="Folder of installed models; by default VARESTORER_WEIGHTS, else the user's data folder.",
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 PrecisionOption = Annotated[

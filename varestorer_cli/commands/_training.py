@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from varestorer_cli.commands._options import WeightsOption
 from varestorer_cli.core.errors import UsageError
 
 Command = Callable[..., None]
@@ -40,6 +41,7 @@ class SharedOptions:
     seed: Annotated[int, typer.Option(help="Seed of initialisation, data order and noise.")] = 0
     resume: Annotated[bool, typer.Option("--resume", help="Go on exactly from the run's last checkpoint.")] = False
     init: Annotated[Path | None, typer.Option(help="Run folder or model file whose weights to start from.")] = None
+    weights: WeightsOption = None
     cache: Annotated[Path | None, typer.Option(help="Folder for crop caches [default: 'cache' beside the run].")] = None
     recipe: Annotated[
         str,

@@ -19,9 +19,11 @@ class Head(StrEnum):
 @shared_options()
 def distill(
     fields: dict[str, Any],
-    teacher: Annotated[Path | None, typer.Option(help="Teacher run or file [default: 'teacher' beside --out].")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Teacher run, file or model name [default: 'teacher' beside --out].")
+    ] = None,
     prerestorer: Annotated[
-        Path | None, typer.Option(help="Pre-restorer run or file [default: 'prerestorer' beside --out].")
+        Path | None, typer.Option(help="Pre-restorer run, file or model name [default: 'prerestorer' beside --out].")
     ] = None,
     labels: Annotated[
         Path | None, typer.Option(help="Labels made by 'varestorer labels': a sharper target than the photograph.")

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from varestorer_cli.commands._options import WeightsOption
 from varestorer_cli.core.errors import ExitCode
 
 
@@ -13,12 +14,13 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
+    weights: WeightsOption = None,
     json: Annotated[bool, typer.Option("--json", help="The checks as JSON on stdout.")] = False,
 ) -> None:
     """Run the checks and print them; exit code 3 where ``restore`` would not work."""
     from varestorer_cli.core.diagnosis import diagnose, render, render_json
 
-    checks = diagnose()
+    checks = diagnose(weights)
     typer.echo(render_json(checks) if json else render(checks))
     if any(check.level == "missing" for check in checks):
         raise typer.Exit(ExitCode.MISSING_DEPENDENCY)

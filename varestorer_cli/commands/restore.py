@@ -44,6 +44,7 @@ def restore(
     ],
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="A folder, or a file name for a single picture.")],
     model: opt.ModelOption = "auto",
+    weights: opt.WeightsOption = None,
     scale: Annotated[float | None, typer.Option("--scale", "-s", help="Factor on both sides, 4 by default.")] = None,
     size: Annotated[str | None, typer.Option("--size", metavar="WxH", help="Exact output size in pixels.")] = None,
     long_side: Annotated[int | None, typer.Option("--long-side", help="Pixels of the output's longer side.")] = None,
@@ -111,6 +112,7 @@ def restore(
         strict=strict,
         strip=strip,
         threads=threads,
+        weights=str(weights) if weights else None,
     )
     from varestorer_cli.core.api import Job, run_restore
     from varestorer_cli.core.console import Console

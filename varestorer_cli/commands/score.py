@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from varestorer_cli.commands._options import WeightsOption
 from varestorer_cli.core.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def score(
         str | None,
         typer.Option("--model", "-m", help="Restore the data set with this model first. [default: compact]"),
     ] = None,
+    weights: WeightsOption = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -113,7 +115,7 @@ def score(
     console = Console(quiet=quiet)
     chosen = scoring.PROTOCOLS[protocol.value]
     names = scoring.metric_names(chosen, metrics)
-    asked = _Asked(restored, reference, dataset, data_root, model, output, device, partial)
+    asked = _Asked(restored, reference, dataset, data_root, model, weights, output, device, partial)
     plan, known, folder, subject = asked.plan()
     targets = _targets(folder, csv, json, plan, console.info)
     # The licence is no note that -q may hide: it is said wherever pyiqa is used.
@@ -159,6 +161,7 @@ class _Asked:
     dataset: str | None
     data_root: Path | None
     model: str | None
+    weights: Path | None
     output: Path | None
     device: str
     partial: bool
@@ -201,7 +204,12 @@ class _Asked:
         from varestorer_cli.core.options import ImageFormat, RestoreOptions
         from varestorer_cli.core.report import FAILED
 
-        options = RestoreOptions(model=self._model, device=self.device, format=ImageFormat.PNG)
+        options = RestoreOptions(
+            model=self._model,
+            device=self.device,
+            format=ImageFormat.PNG,
+            weights=str(self.weights) if self.weights else None,
+        )
         report = run_restore(Job(known.inputs, f"{folder}{os.sep}"), options, console)
         return {Path(row.input): row.reason for row in report.rows if row.status == FAILED}
 

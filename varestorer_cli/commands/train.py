@@ -23,7 +23,7 @@ def train(
     stage: Annotated[Stage, typer.Argument(help="What to train.")],
     tokenizer: Annotated[
         Path | None,
-        typer.Option(help="Tokenizer run or file for the teacher [default: 'tokenizer' beside --out]."),
+        typer.Option(help="Tokenizer run, file or model name for the teacher [default: 'tokenizer' beside --out]."),
     ] = None,
 ) -> None:
     """Train one stage on a folder of photographs.

@@ -51,11 +51,11 @@ class Session:
         )
 
 
-def load_model(model: str, device: str) -> Any:
+def load_model(model: str, device: str, weights: str | None = None) -> Any:
     """Load a restorer; apart so that tests can put a fake in its place."""
     from varestorer_cli.core.checkpoint import load_restorer
 
-    return load_restorer(model, device)
+    return load_restorer(model, device, weights)
 
 
 def open_session(options: RestoreOptions) -> Session:
@@ -73,7 +73,7 @@ def open_session(options: RestoreOptions) -> Session:
         runtime = runtimes.choose(options.device, options.precision, options.threads)
     except ImportError as error:
         raise MissingDependencyError(f"torch cannot be imported ({error}); run varestorer doctor") from error
-    loaded = load_model(options.model, runtime.device)
+    loaded = load_model(options.model, runtime.device, options.weights)
     engine = RestoreEngine(
         loaded.restorer,
         EngineOptions(
@@ -88,8 +88,8 @@ def open_session(options: RestoreOptions) -> Session:
             seed=options.seed,
         ),
     )
-    chosen = f"{loaded.name} (auto)" if options.model == "auto" else str(loaded.name)
-    return Session(engine, runtime, chosen, str(loaded.sha256))
+    why = f" (auto{': ' if loaded.why else ''}{loaded.why})" if options.model == "auto" else ""
+    return Session(engine, runtime, f"{loaded.name}{why}", str(loaded.sha256))
 
 
 @dataclass(frozen=True)

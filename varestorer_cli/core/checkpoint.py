@@ -8,6 +8,7 @@ Whatever the shapes cannot tell is read from there, nothing is guessed, and load
 import dataclasses
 import hashlib
 import json
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -20,13 +21,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from models.autoencoder import Autoencoder, AutoencoderConfig
+from models.blank import without_memory
 from models.prerestorer import ConvRestorer, ConvRestorerConfig
 from models.restorer import Restorer, RestorerConfig
 from models.swinir import SwinIR, SwinIRConfig
 from models.tokenizer import ImageTokenizer, TokenizerConfig
 from models.transformer import Transformer, TransformerConfig
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
-from varestorer_cli.core.tensorfile import Entry, mapped_entries, write_tensors
+from varestorer_cli.core.tensorfile import Entry, all_finite, mapped_entries, write_tensors
+from varestorer_cli.core.weights import choose_model
 
 FORMAT = "varestorer/1"
 TEXT_ROWS = "text.rows"
@@ -42,7 +45,6 @@ COMPONENTS: dict[str, tuple[type[Any], type[nn.Module]]] = {
     "SwinIR": (SwinIRConfig, SwinIR),
     "Transformer": (TransformerConfig, Transformer),
 }
-BUNDLED_MODELS = {"compact": Path(__file__).resolve().parent.parent / "data" / "compact.safetensors"}
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,14 @@ class StoredText:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A restorer ready to run and where it came from."""
+    """A restorer ready to run and where it came from; ``why`` it was chosen, where it was not asked for."""
 
     restorer: Restorer
     sha256: str
     name: str
     metadata: dict[str, str]
     text: StoredText | None = None
+    why: str = ""
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -231,7 +234,7 @@ def _check_text(path: Path, text: StoredText | None, header: Mapping[str, Any]) 
         raise CheckpointError(
             f"{path}: {TEXT_ROWS!r} is {tuple(text.rows.shape)}, its transformer takes (n, {width}) with n at least 1"
         )
-    if not bool(torch.isfinite(text.rows).all()):
+    if not all_finite(text.rows):
         raise CheckpointError(f"{path}: {TEXT_ROWS!r} holds values that are not finite; the file is damaged")
 
 
@@ -259,12 +262,16 @@ def read_metadata(path: Path) -> dict[str, str]:
     return metadata
 
 
-def load_bundle(path: Path, device: torch.device | str = "cpu") -> Bundle:
-    """Read a model file strictly, in float32.
+def load_bundle(path: Path, device: torch.device | str = "cpu", *, keep_bfloat16: bool = False) -> Bundle:
+    """Read a model file strictly.
+
+    Tensors that need no conversion stay mapped: on the CPU the file is not copied into memory, and two processes with
+    the same model share it; on the way to a GPU there is one tensor at a time.
 
     Args:
         path: a file of :func:`save_bundle`.
         device: where the modules go.
+        keep_bfloat16: for inference with large models. Otherwise all floating tensors become float32.
 
     Raises:
         MissingDependencyError: there is no such file.
@@ -283,7 +290,7 @@ def load_bundle(path: Path, device: torch.device | str = "cpu") -> Bundle:
     rows = state.pop(TEXT_ROWS, None)
     text = None if rows is None else _stored_text(metadata, rows)
     _check_text(path, text, header)
-    components = {name: _component(path, name, entry, state) for name, entry in header.items()}
+    components = {name: _component(path, name, entry, state, keep_bfloat16) for name, entry in header.items()}
     if state:
         raise CheckpointError(f"{path}: unexpected tensor {next(iter(state))!r} ({len(state)} in all)")
     for module in components.values():
@@ -291,14 +298,16 @@ def load_bundle(path: Path, device: torch.device | str = "cpu") -> Bundle:
     return Bundle(path, components, settings, notes, file_sha256(path), text)
 
 
-def _component(path: Path, name: str, entry: Mapping[str, Any], state: dict[str, Tensor]) -> nn.Module:
+def _component(
+    path: Path, name: str, entry: Mapping[str, Any], state: dict[str, Tensor], keep_bfloat16: bool
+) -> nn.Module:
     """Build one component and take its tensors out of ``state``."""
     kind = entry.get("class")
     if kind not in COMPONENTS:
         raise CheckpointError(f"{path}: component {name!r} has unknown class {kind!r}; known: {', '.join(COMPONENTS)}")
     config_class, module_class = COMPONENTS[kind]
-    with torch.device("meta"):
-        module = module_class(config_from_dict(config_class, entry["config"]))
+    config = config_from_dict(config_class, entry["config"])
+    module = without_memory(lambda: module_class(config))
     prefix = f"{name}."
     tensors = {key.removeprefix(prefix): state.pop(key) for key in list(state) if key.startswith(prefix)}
     expected = module.state_dict()
@@ -310,51 +319,39 @@ def _component(path: Path, name: str, entry: Mapping[str, Any], state: dict[str,
                 f"{path}: {prefix + key!r} is {tuple(tensor.shape)}, "
                 f"the configuration says {tuple(expected[key].shape)}"
             )
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if not all_finite(tensor):
             raise CheckpointError(f"{path}: {prefix + key!r} holds values that are not finite; the file is damaged")
     missing = sorted(set(expected) - set(tensors))
     if missing:
         raise CheckpointError(f"{path}: {prefix + missing[0]!r} is missing ({len(missing)} tensors in all)")
-    floats = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    kept = torch.bfloat16 if keep_bfloat16 else torch.float32
+    floats = {k: v if v.dtype == kept or not v.is_floating_point() else v.float() for k, v in tensors.items()}
     module.load_state_dict(floats, strict=True, assign=True)
     return module.eval().requires_grad_(False)
 
 
-def resolve_model(model: str) -> tuple[str, Path]:
-    """Name or path -> (name, path). ``auto`` is the bundled compact model.
-
-    Raises:
-        MissingDependencyError: a name without an installed file.
-    """
-    name = "compact" if model == "auto" else model
-    path = BUNDLED_MODELS.get(name, Path(name))
-    if path.is_dir():
-        path = path / "model.safetensors"
-    if not path.is_file():
-        known = ", ".join(BUNDLED_MODELS)
-        raise MissingDependencyError(
-            f"model {model!r}: no file {path}; give one of {known}, a model file, or the folder of a training run"
-        )
-    return name if name in BUNDLED_MODELS else path.stem if path.stem != "model" else path.parent.name, path
-
-
-def load_restorer(model: str | Path = "auto", device: torch.device | str = "cpu") -> LoadedModel:
-    """Load a whole restorer by name (``auto``, ``compact``), file, or training run folder.
+def load_restorer(
+    model: str | Path = "auto",
+    device: torch.device | str = "cpu",
+    weights: str | os.PathLike[str] | None = None,
+) -> LoadedModel:
+    """Load a whole restorer by name, file, or training run folder (see :func:`choose_model`).
 
     Raises:
         MissingDependencyError: no such model.
         CheckpointError: damaged, or a file that holds only parts of a restorer.
     """
-    name, path = resolve_model(str(model))
-    bundle = load_bundle(path, device)
+    choice = choose_model(str(model), weights, str(device))
+    bundle = load_bundle(choice.path, device, keep_bfloat16=True)
     if bundle.restorer is None:
         raise CheckpointError(
-            f"{path}: holds only {', '.join(bundle.components)}, not a whole restorer; run varestorer distill first"
+            f"{choice.path}: holds only {', '.join(bundle.components)}, not a whole restorer; "
+            "run varestorer distill first"
         )
     restorer = Restorer.from_components(bundle.restorer, bundle.components)
     if restorer.tokenizer.config.autoencoder.norm == "none":  # with norms the encoder keeps the released layout
         restorer = restorer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return LoadedModel(restorer.to(device).eval(), bundle.sha256, name, bundle.notes, bundle.text)
+    return LoadedModel(restorer.eval(), bundle.sha256, choice.name, bundle.notes, bundle.text, choice.why)
 
 
 def file_sha256(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ OK, NOTE, MISSING = "ok", "note", "missing"
 
 # Extra -> modules it brings, and what works only with it.
 _EXTRAS = {
+    "hub": (("huggingface_hub",), "weights pull"),
     "score": (("pyiqa", "scipy"), "the learned metrics of score"),
     "train": (("tensorboard",), "event logs of train and distill"),
 }
@@ -37,10 +39,18 @@ class Check:
     advice: str = ""
 
 
-def diagnose() -> list[Check]:
-    """Run every check; a check that breaks is a finding itself."""
+def diagnose(weights: str | os.PathLike[str] | None = None) -> list[Check]:
+    """Run every check; a check that breaks is a finding itself.
+
+    Args:
+        weights: folder of installed models; None asks the environment.
+    """
+
+    def _weights_root() -> Iterator[Check]:
+        return _weights(weights)
+
     checks: list[Check] = []
-    for part in (_versions, _torch, _threads, _weights, _codecs, _extras):
+    for part in (_versions, _torch, _threads, _weights_root, _codecs, _extras):
         checks += _guarded(part)
     return checks
 
@@ -120,16 +130,30 @@ def _threads() -> Iterator[Check]:
     yield Check("threads", OK if threads <= usable else NOTE, f"{threads} of {usable} usable CPUs", advice)
 
 
-def _weights() -> Iterator[Check]:
-    from varestorer_cli.core.checkpoint import BUNDLED_MODELS, file_sha256
+def _weights(weights: str | os.PathLike[str] | None) -> Iterator[Check]:
+    from varestorer_cli.core.checkpoint import file_sha256
+    from varestorer_cli.core.installed import list_models
+    from varestorer_cli.core.weights import BUNDLED_MODELS, ENVIRONMENT, RELEASED, weights_root
 
-    for name, path in BUNDLED_MODELS.items():
-        if path.is_file():
-            size = path.stat().st_size / 1e6
-            yield Check(f"model {name}", OK, f"{path} ({size:.1f} MB, sha256 {file_sha256(path)})")
+    root = weights_root(weights)
+    source = "--weights" if weights else ENVIRONMENT if os.environ.get(ENVIRONMENT) else f"{ENVIRONMENT} is not set"
+    yield Check("weights root", OK, f"{root} ({source}){'' if root.is_dir() else ', not there'}")
+    for model in list_models(root):
+        name = f"model {model.name}"
+        if model.path is None:
+            if model.name in BUNDLED_MODELS:
+                advice = "reinstall varestorer, or give a model file with --model"
+                yield Check(name, MISSING, f"no file {BUNDLED_MODELS[model.name]}", advice)
+            elif model.name in RELEASED:
+                yield Check(name, NOTE, f"not installed: {model.about}", f"varestorer weights pull {model.name}")
+            continue
+        found = f"{model.path} ({model.size / 1e6:.1f} MB"
+        if model.name in BUNDLED_MODELS:
+            yield Check(name, OK, f"{found}, sha256 {file_sha256(model.path)})")
+        elif model.problem:
+            yield Check(name, NOTE, f"{found}): {model.problem}", "varestorer weights import or pull it again")
         else:
-            advice = "reinstall varestorer, or give a model file with --model"
-            yield Check(f"model {name}", MISSING, f"no file {path}", advice)
+            yield Check(name, OK, f"{found}, licence {model.licence})")
 
 
 def _codecs() -> Iterator[Check]:

@@ -237,6 +237,7 @@ class RestoreOptions:
         strict: a named loss (depth, alpha, profile ...) makes the picture fail.
         strip: leave out EXIF, XMP, IPTC, comments and text; profile and resolution stay.
         threads: CPU threads; None asks the environment.
+        weights: folder of installed models; None asks the environment.
     """
 
     model: str = "auto"
@@ -258,6 +259,7 @@ class RestoreOptions:
     strict: bool = False
     strip: bool = False
     threads: int | None = None
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.fidelity) and 0 <= self.fidelity <= 1):

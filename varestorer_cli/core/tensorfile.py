@@ -77,7 +77,8 @@ def write_tensors(path: Path, entries: Mapping[str, Entry], metadata: Mapping[st
         ValueError: a tensor is not what its entry says.
     """
     order = sorted(entries, key=lambda name: (-entries[name].dtype.itemsize, name))  # keeps every tensor aligned
-    header: dict[str, object] = {"__metadata__": {**metadata, DATA_HASH: "0" * 64}}
+    notes = dict(sorted({**metadata, DATA_HASH: "0" * 64}.items()))  # the same contents are the same bytes
+    header: dict[str, object] = {"__metadata__": notes}
     end = 0
     for name in order:
         entry = entries[name]
@@ -90,7 +91,7 @@ def write_tensors(path: Path, entries: Mapping[str, Entry], metadata: Mapping[st
             for block in _blocks(name, entries[name]):
                 stream.write(block)
                 digest.update(block)
-        header["__metadata__"] = {**metadata, DATA_HASH: digest.hexdigest()}
+        notes[DATA_HASH] = digest.hexdigest()
         stream.seek(0)
         stream.write(_header(header))  # of the same length as before
 

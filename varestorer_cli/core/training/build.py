@@ -23,6 +23,7 @@ from varestorer_cli.core.presets import Preset, Recipe
 from varestorer_cli.core.training.distillation import DistillTask
 from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.tasks import PrerestorerTask, Task, TeacherTask, TokenizerTask, sharp
+from varestorer_cli.core.weights import choose_model
 
 MODEL = "model.safetensors"
 
@@ -162,7 +163,9 @@ def _with_decoder(
 
 
 def _folder(options: TrainOptions, stage: str, given: Path | None) -> Path:
-    path = given or options.out.parent / stage
+    if given is not None:
+        return choose_model(str(given), options.weights).path
+    path = options.out.parent / stage
     if not path.exists():
         raise MissingDependencyError(
             f"stage {options.stage} needs a trained {stage}, but {path} does not exist; "

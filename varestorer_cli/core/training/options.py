@@ -22,7 +22,8 @@ class TrainOptions:
         seed: of initialisation, data order, augmentation and noise.
         resume: go on from the run's last checkpoint; starts anew where there is none.
         init: model file or run whose weights the stage starts from instead of random ones.
-        tokenizer, prerestorer, teacher: earlier stages, run folders or model files; by default the folders of
+        weights: folder of installed models; None asks the environment.
+        tokenizer, prerestorer, teacher: earlier stages: run folders, files or model names; by default the folders of
             that name beside ``out``.
         decoder_only: distillation trains only the student's decoder, by the preset's recipe ``decoder``: a warm-up.
         labels: folder of labels made by ``varestorer labels``; only labelled crops are then used (distill).
@@ -51,6 +52,7 @@ class TrainOptions:
     seed: int = 0
     resume: bool = False
     init: Path | None = None
+    weights: Path | None = None
     tokenizer: Path | None = None
     prerestorer: Path | None = None
     teacher: Path | None = None
