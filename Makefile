@@ -7,10 +7,13 @@ BIN := $(VENV)/bin
 PHOTOS ?= photos
 RUNS ?= runs/compact
 JOBS ?= 2
+CASES ?= 6000
+LIMIT ?= 1200
+SEED ?= 0
 # one thread per test process: small tensors gain nothing from more
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install format lint typecheck test test-slow parity bench demo photos train-compact check clean
+.PHONY: help install format lint typecheck test test-slow fuzz parity bench demo photos train-compact check clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -45,6 +48,9 @@ test: $(VENV)/.installed-dev  ## The fast tests: no GPU, no network, no big weig
 
 test-slow: $(VENV)/.installed-dev  ## The tests that take minutes
 	$(BIN)/pytest -q -m "slow"
+
+fuzz: $(VENV)/.installed-dev  ## Damage pictures in thousands of ways and restore them (CASES, seconds: LIMIT, SEED)
+	$(BIN)/python tests/fuzzing.py --cases $(CASES) --seconds $(LIMIT) --seed $(SEED)
 
 parity: $(VENV)/.installed-dev  ## Only the comparison with vectors of the released code
 	$(BIN)/pytest -q -m "parity"
