@@ -192,7 +192,7 @@ def test_tracebacks_with_v(cli: Cli) -> None:
         (["in", "out", "--scale", "2", "--long-side", "9"], 2, "--scale and --long-side contradict each other"),
         (["in", "out", "--tile", "48"], 2, "--tile 48: this model works on tiles of 32"),
         (["in", "out", "--shard", "3/3"], 2, "shards count from 0"),
-        (["in", "out", "--format", "exr"], 2, "--format exr: possible are png, jpg"),
+        (["in", "out", "--format", "gif"], 2, "--format gif: possible are png, jpg"),
         (["in", "out", "--device", "cuda:7"], 3, "--device cuda"),
         (["in/*.webp", "out"], 0, "nothing to do: no picture in in/*.webp"),
         (["in/notes.txt", "in/notes.txt", "out"], 0, "nothing to do: no picture in in/notes.txt"),

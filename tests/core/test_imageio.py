@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tifffile
 from conftest import photo
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin, features
 
-from varestorer_cli.core import metadata
+from varestorer_cli.core import imageio, metadata
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.imageio import decode, probe, read_bytes
 
@@ -252,6 +252,51 @@ def test_a_profile_of_other_channels_is_dropped_and_said() -> None:
     assert [loss.name for loss in picture.losses] == ["icc"]
 
 
+def test_profiles_that_imagemagick_hides_in_text_are_read_and_their_turn_is_applied_once() -> None:
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "Camera", 6
+    block = exif.tobytes()
+    text = f"\nexif\n{len(block):8}\n{block.hex()}\n"
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Raw profile type exif", text, zip=True)
+    info.add_text("Raw profile type xmp", f"\nxmp\n{5:8}\n{b'<xmp>'.hex()}\n")
+    info.add_text("Raw profile type APP12", "not hexadecimal")
+    picture = decode(encode(turned(6), "PNG", pnginfo=info))
+    np.testing.assert_array_equal(picture.color, RGB)
+    assert picture.extras.exif is not None and picture.extras.exif.text(0x010F) == "Camera"
+    assert picture.extras.xmp == b"<xmp>"
+    assert [body.partition(b"\0")[0] for _, body in picture.extras.png_chunks] == [b"Raw profile type APP12"]
+
+
+def test_resolution_of_a_webp_comes_from_its_exif() -> None:
+    exif = Image.Exif()
+    exif[0x011A], exif[0x011B], exif[0x0128] = 118.11, 118.11, 3
+    assert decode(encode(Image.fromarray(RGB), "WEBP", exif=exif)).extras.dpi == pytest.approx((300, 300), abs=0.1)
+
+
+def test_avif_is_read_where_pillow_can_and_depth_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    data = encode(Image.fromarray(RGB), "AVIF", quality=100, subsampling="4:4:4")
+    picture = decode(data)
+    assert np.abs(picture.color.astype(int) - RGB).mean() < 2 and picture.losses == []
+    place = data.index(b"av1C") + 6
+    deeper = data[:place] + bytes([data[place] | 0x40]) + data[place + 1 :]
+    assert imageio._avif_depth(deeper) == 10
+    monkeypatch.setattr(features, "check", lambda name: False)
+    with pytest.raises(InputError, match="AVIF picture, which this Pillow cannot read"):
+        decode(data)
+
+
+def test_what_cannot_be_carried_is_said_when_reading() -> None:
+    jpeg = encode(Image.fromarray(RGB), "JPEG")
+    body = b"http://ns.adobe.com/xmp/extension/\0" + bytes(40)
+    long = jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:]
+    assert [loss.name for loss in decode(long).losses] == ["xmp"]
+    gif = encode(Image.fromarray(RGB), "GIF", comment=b"hello")
+    assert "comment" in [loss.name for loss in decode(gif).losses]
+
+
 def test_damaged_exif_costs_the_exif_only() -> None:
     picture = decode(encode(Image.fromarray(RGB), "JPEG", exif=b"Exif\0\0garbage that is no TIFF header"))
     assert picture.extras.exif is None
@@ -302,7 +347,7 @@ def test_a_flipped_bit_in_a_png_is_found(kind: str) -> None:
         (b"", "empty"),
         (b"Dear diary,\n", "text, not a picture"),
         (bytes(500), "zero bytes only"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIF, AVIF or a video"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIF or a video"),
         (b"\x00\x05\x16\x07\x00\x02\x00\x00", "AppleDouble"),
         (b"%PDF-1.4\x80\x90", "first bytes 25 50 44 46"),
         (bad_header(60000, 60000), "60000x60000 = 3600 megapixels, the limit is 268"),

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.options import ColorFix, Existing, ImageFormat, Precision, Progress, Sampling
+from varestorer_cli.core.options import ColorFix, Existing, ImageFormat, Precision, Progress, Sampling, Transfer
 
 ModelOption = Annotated[
     str,
@@ -46,9 +46,13 @@ FidelityOption = Annotated[
     float, typer.Option("--fidelity", help="0: only cleaned up, 1: the model's detail; between: a mix.")
 ]
 FormatOption = Annotated[
-    str | None, typer.Option("--format", help="png, jpg, webp, tif or bmp; each input's own by default.")
+    str | None, typer.Option("--format", help="png, jpg, webp, tif, bmp, exr or dpx; each input's own by default.")
 ]
 QualityOption = Annotated[int, typer.Option("--quality", help="Of JPEG and WebP, 1 to 100.")]
+TransferOption = Annotated[
+    Transfer,
+    typer.Option("--transfer", help="Values of EXR and DPX files; auto: EXR linear light, DPX encoded or as it says."),
+]
 ExistingOption = Annotated[
     Existing,
     typer.Option(
@@ -72,6 +76,8 @@ _FORMATS: dict[str, ImageFormat] = {
     "tif": ImageFormat.TIFF,
     "tiff": ImageFormat.TIFF,
     "bmp": ImageFormat.BMP,
+    "exr": ImageFormat.EXR,
+    "dpx": ImageFormat.DPX,
 }
 
 
@@ -85,5 +91,5 @@ def parse_format(text: str | None) -> ImageFormat | None:
         return None
     found = _FORMATS.get(text.lower().lstrip("."))
     if found is None:
-        raise UsageError(f"--format {text}: possible are png, jpg, webp, tif and bmp")
+        raise UsageError(f"--format {text}: possible are png, jpg, webp, tif, bmp, exr and dpx")
     return found

@@ -16,6 +16,7 @@ from varestorer_cli.core.options import (
     Sampling,
     Shard,
     Sizing,
+    Transfer,
     parse_size,
 )
 
@@ -62,6 +63,7 @@ def restore(
     seed: opt.SeedOption = 0,
     format: opt.FormatOption = None,
     quality: opt.QualityOption = 95,
+    transfer: opt.TransferOption = Transfer.AUTO,
     existing: opt.ExistingOption = Existing.SKIP,
     shard: Annotated[
         str | None, typer.Option("--shard", metavar="I/N", help="Do part I of N (0 <= I < N) of the inputs.")
@@ -106,6 +108,7 @@ def restore(
         seed=seed,
         format=opt.parse_format(format),
         quality=quality,
+        transfer=transfer,
         existing=existing,
         shard=Shard.parse(shard) if shard is not None else None,
         max_failed=FailureLimit.parse(max_failed),

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from varestorer_cli import __version__
+from varestorer_cli.core import vfx
 from varestorer_cli.core.batch import run_batch
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import InputError, MissingDependencyError, UsageError, VarestorerError
@@ -139,6 +140,7 @@ def run_restore(job: Job, options: RestoreOptions, console: Console) -> BatchRep
     if not plan.jobs and not plan.unreadable:
         console.info(_nothing(job, plan))
         return _only_ignored(plan, on_row)
+    _refuse_without_vfx(plan)
     check_writable(plan.folder)
     remove_stale_parts({j.output.parent for j in plan.jobs} | {plan.folder})
     with stop_on_signals() as stop:
@@ -195,6 +197,13 @@ def _other_reports(plan: Plan) -> list[Path]:
     return []
 
 
+def _refuse_without_vfx(plan: Plan) -> None:
+    """A run that can do nothing without an extra says so at once; in a mixed run its pictures fail one by one."""
+    kinds = set(vfx.KINDS.values())
+    if plan.jobs and not vfx.available() and all(Path(job.input).suffix.lower() in kinds for job in plan.jobs):
+        raise MissingDependencyError(f"all inputs are OpenEXR or DPX, which OpenImageIO reads; {vfx.INSTALL}")
+
+
 def _refuse_existing(plan: Plan) -> None:
     there = [job.output for job in plan.jobs if os.path.lexists(job.output)]
     if there:
@@ -227,7 +236,7 @@ def _nothing(job: Job, plan: Plan) -> str:
     if plan.elsewhere:
         return f"nothing to do: the {plan.elsewhere} pictures of {names} belong to other shards"
     ignored = f" ({len(plan.ignored)} other files ignored)" if plan.ignored else ""
-    return f"nothing to do: no picture in {names}{ignored}; PNG, JPEG, WebP, TIFF, BMP and GIF files are read"
+    return f"nothing to do: no picture in {names}{ignored}; PNG, JPEG, WebP, TIFF, BMP, GIF and AVIF files are read"
 
 
 def _say_ignored(plan: Plan, console: Console) -> None:

@@ -20,8 +20,9 @@ from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import InputError, InterruptedRunError, VarestorerError
 from varestorer_cli.core.files import allocate
 from varestorer_cli.core.finishing import Finisher
+from varestorer_cli.core.imagewrite import DEEP, SCENE
 from varestorer_cli.core.options import ImageFormat, RestoreOptions
-from varestorer_cli.core.picture import Samples
+from varestorer_cli.core.picture import Picture, Samples
 from varestorer_cli.core.preparing import Preparer
 from varestorer_cli.core.report import DONE, FAILED, IGNORED, BatchReport, ReportFile, Row
 from varestorer_cli.core.sources import Plan
@@ -202,7 +203,7 @@ class _Batch:
                 source,
                 item.size,
                 key=item.job.key,
-                dtype=picture.color.dtype if _deep(item.format) else np.uint8,
+                dtype=_samples(picture, item.format),
                 allocate=lambda shape, dtype: allocate(shape, dtype, item.job.output.parent),
                 on_tiles=lambda done, all_: self.console.update(number + 0.95 * done / all_),
                 should_stop=self.stop.requested,
@@ -272,5 +273,8 @@ class _Batch:
             self.on_row(row)
 
 
-def _deep(format: ImageFormat) -> bool:
-    return format in (ImageFormat.PNG, ImageFormat.TIFF)
+def _samples(picture: Picture, format: ImageFormat) -> Any:
+    """Type of the result: that of the input as far as the format holds it."""
+    if format in SCENE:
+        return np.float32
+    return np.uint16 if format in DEEP and picture.depth > 8 else np.uint8

@@ -17,6 +17,7 @@ OK, NOTE, MISSING = "ok", "note", "missing"
 _EXTRAS = {
     "hub": (("huggingface_hub",), "weights pull"),
     "score": (("pyiqa", "scipy"), "the learned metrics of score"),
+    "vfx": (("OpenImageIO",), "OpenEXR and DPX files"),
     "train": (("tensorboard",), "event logs of train and distill"),
 }
 _PACKAGES = ("torch", "numpy", "Pillow", "opencv-python-headless", "tifffile", "safetensors", "typer", "rich")
@@ -163,7 +164,7 @@ def _codecs() -> Iterator[Check]:
     if lacking:
         yield Check("codecs", NOTE, f"Pillow lacks {', '.join(lacking)}", "pip install --force-reinstall pillow")
     else:
-        yield Check("codecs", OK, "PNG, JPEG, WebP, TIFF, BMP; 16 bit in PNG and TIFF; GIF is read")
+        yield Check("codecs", OK, "PNG, JPEG, WebP, TIFF, BMP; 16 bit in PNG and TIFF; GIF and AVIF are read")
     if not features.check("littlecms2"):
         yield Check("colour", NOTE, "Pillow lacks LittleCMS: CMYK is converted without its profile")
 

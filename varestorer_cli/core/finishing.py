@@ -12,9 +12,10 @@ from varestorer_cli.core.budget import PixelBudget
 from varestorer_cli.core.consistency import compare
 from varestorer_cli.core.errors import InputError, VarestorerError
 from varestorer_cli.core.files import atomic_file, hash_of
-from varestorer_cli.core.imagewrite import Output, write_picture
+from varestorer_cli.core.imagewrite import write_picture
 from varestorer_cli.core.metadata import upright_xmp
 from varestorer_cli.core.options import RestoreOptions
+from varestorer_cli.core.output import Output
 from varestorer_cli.core.picture import Picture, Samples
 from varestorer_cli.core.report import DONE
 from varestorer_cli.core.resample import Resampler
@@ -45,7 +46,14 @@ class Finisher:
         picture, row = item.picture, item.row
         assert picture is not None and item.identity is not None
         try:
-            output = Output(image, picture.gray, _alpha_rows(picture, item.size), _upright_extras(picture, item.size))
+            gain = picture.extras.scene.gain if picture.extras.scene else None
+            output = Output(
+                image,
+                picture.gray,
+                _plane_rows(picture.alpha, item.size),
+                _upright_extras(picture, item.size),
+                _plane_rows(gain, item.size),
+            )
             software = provenance.software_text(
                 item.identity,
                 model=self.setup.model,
@@ -79,17 +87,16 @@ def _upright_extras(picture: Picture, size: tuple[int, int]) -> Any:
     return replace(extras, exif=exif, xmp=upright_xmp(extras.xmp))
 
 
-def _alpha_rows(picture: Picture, size: tuple[int, int]) -> Callable[[int, int], Any] | None:
-    """Alpha of the result, resized by the filter that the colours are upscaled with."""
-    alpha = picture.alpha
-    if alpha is None:
+def _plane_rows(plane: Samples | None, size: tuple[int, int]) -> Callable[[int, int], Any] | None:
+    """Alpha (or a scene's gain) of the result, resized by itself."""
+    if plane is None:
         return None
-    resampler = Resampler((picture.height, picture.width), (size[1], size[0]))
+    resampler = Resampler((plane.shape[0], plane.shape[1]), (size[1], size[0]))
     width, step = size[0], 512
 
     def rows(top: int, bottom: int) -> Any:
         parts = [
-            resampler.window(alpha[..., None], top, left, bottom, min(left + step, width))[..., 0]
+            resampler.window(plane[..., None], top, left, bottom, min(left + step, width))[..., 0]
             for left in range(0, width, step)
         ]
         return np.concatenate(parts, axis=1)

@@ -17,10 +17,13 @@ SUFFIXES: dict[str, ImageFormat | None] = {
     ".tif": ImageFormat.TIFF,
     ".tiff": ImageFormat.TIFF,
     ".bmp": ImageFormat.BMP,
+    ".exr": ImageFormat.EXR,
+    ".dpx": ImageFormat.DPX,
     ".gif": None,
+    ".avif": None,
 }
 # Picture types a user may name as OUTPUT and that cannot be written.
-UNWRITABLE = frozenset({".gif", ".heic", ".heif", ".avif", ".exr", ".jp2", ".jxl", ".dng", ".psd", ".mp4", ".mov"})
+UNWRITABLE = frozenset({".gif", ".heic", ".heif", ".jp2", ".jxl", ".dng", ".psd", ".mp4", ".mov"})
 
 
 def sniff(head: bytes) -> str | None:
@@ -37,6 +40,12 @@ def sniff(head: bytes) -> str | None:
         return "BMP"
     if head[:6] in (b"GIF87a", b"GIF89a"):
         return "GIF"
+    if head[4:12] in (b"ftypavif", b"ftypavis"):
+        return "AVIF"
+    if head.startswith(b"\x76\x2f\x31\x01"):
+        return "OpenEXR"
+    if head[:4] in (b"SDPX", b"XPDS"):
+        return "DPX"
     return None
 
 
@@ -45,9 +54,7 @@ def describe_unknown(head: bytes) -> str:
     if not head:
         return "the file is empty (0 bytes)"
     if head[4:8] == b"ftyp":
-        return "HEIF, AVIF or a video by its content; convert it to PNG, JPEG or TIFF first"
-    if head.startswith(b"\x76\x2f\x31\x01"):
-        return "OpenEXR by its content, which this version cannot read; convert it to 16-bit TIFF first"
+        return "HEIF or a video by its content; convert it to PNG, JPEG or TIFF first"
     if not head.strip(b"\0"):
         return "the file starts with zero bytes only: it was never written completely"
     if head[:4] == b"\x00\x05\x16\x07":

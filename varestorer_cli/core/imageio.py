@@ -6,24 +6,22 @@ never silent. Memory is bounded before pixels are decoded: the header's size is 
 
 import io
 import threading
-import zlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, features
 
-from varestorer_cli.core import metadata, tiffread
+from varestorer_cli.core import metadata, pngread, tiffread, vfx
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.formats import HEAD_BYTES, describe_unknown, sniff
+from varestorer_cli.core.options import Transfer
 from varestorer_cli.core.picture import Extras, Loss, Picture, Samples
 
 # 10000 x 10000 must pass; above this a header is more likely damage, or an attack, than a photograph.
 MOST_PIXELS = 1 << 28
-_PNG_CHUNKS = frozenset({b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"tEXt", b"zTXt", b"iTXt"})
+_EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/"
 _PILLOW_LOCK = threading.Lock()
 
 
@@ -55,7 +53,9 @@ def probe(path: str | Path) -> tuple[int, int]:
             if kind is None:
                 raise InputError(describe_unknown(head))
             stream.seek(0)
-            if kind == "TIFF":
+            if kind in vfx.KINDS:
+                size, orientation = vfx.probe(Path(path)), 1
+            elif kind == "TIFF":
                 tags = tiffread.inspect(stream)
                 size, orientation = (tags.width, tags.height), tags.orientation
             else:
@@ -71,8 +71,12 @@ def probe(path: str | Path) -> tuple[int, int]:
         raise InputError(f"the header is damaged ({error})") from error
 
 
-def decode(data: bytes) -> Picture:
+def decode(data: bytes, transfer: Transfer = Transfer.AUTO) -> Picture:
     """Decode a picture from a file's bytes.
+
+    Args:
+        data: the file.
+        transfer: what the values of OpenEXR and DPX files mean.
 
     Raises:
         InputError: not a picture, damaged, too large, or of a kind that is not supported; the text says which.
@@ -81,7 +85,7 @@ def decode(data: bytes) -> Picture:
     if kind is None:
         raise InputError(describe_unknown(data[:HEAD_BYTES]))
     try:
-        picture = _decode(data, kind)
+        picture = _decode(data, kind, transfer)
     except InputError:
         raise
     except MemoryError as error:
@@ -93,25 +97,30 @@ def decode(data: bytes) -> Picture:
     return picture
 
 
-def _decode(data: bytes, kind: str) -> Picture:
+def _decode(data: bytes, kind: str, transfer: Transfer) -> Picture:
     losses: list[Loss] = []
+    if kind in vfx.KINDS:
+        _check_size(*vfx.header(data, kind))
+        return vfx.read(data, kind, transfer)
     if kind == "TIFF":
         tags = tiffread.inspect(data)
         _check_size(tags.width, tags.height)
         if tags.bits > 8 or tags.big:
             return _tiff(data, tags, losses)
-    chunks = list(_png_chunks(data)) if kind == "PNG" else []
+    chunks = list(pngread.read_chunks(data)) if kind == "PNG" else []
     with _open(io.BytesIO(data), kind) as image:
         _check_size(*image.size)
         frames = int(getattr(image, "n_frames", 1))
         # Pillow turns TIFF files upright by itself while loading.
         orientation = 1 if kind == "TIFF" else _orientation(image)
         extras = _extras(image, data, kind, chunks, losses)
+        if kind == "AVIF" and _avif_depth(data) > 8:
+            losses.append(Loss("depth", f"{_avif_depth(data)} bits become 8: the AVIF decoder gives no more"))
         if frames > 1:
             losses.append(_frames(frames, "pictures" if image.format == "MPO" else _many(kind)))
             image.seek(0)
         if kind == "PNG" and data[24] == 16:  # Pillow would reduce it to 8 bits without a word
-            color, alpha = _deep_png(data)
+            color, alpha = pngread.read_deep(data)
         else:
             color, alpha = _pillow_pixels(image, extras, losses)
     color = _turn(color, orientation)
@@ -144,7 +153,7 @@ def _tiff_exif(data: bytes) -> metadata.Exif | None:
     whole = metadata.parse(data)
     if whole is None:
         return None
-    exif = replace(whole, main={t: e for t, e in whole.main.items() if t in metadata.DESCRIPTIVE})
+    exif = replace(whole, main={t: e for t, e in whole.main.items() if t in metadata.KEPT_OF_TIFF})
     return exif if exif.main or exif.photo or exif.gps else None
 
 
@@ -153,12 +162,21 @@ def _tiff_exif(data: bytes) -> metadata.Exif | None:
 
 def _open(stream: Any, kind: str) -> Image.Image:
     """Open with Pillow under our own size limit instead of its global one."""
+    if kind == "AVIF" and not features.check("avif"):
+        raise InputError("an AVIF picture, which this Pillow cannot read; update it, or convert the picture first")
     with _PILLOW_LOCK:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             return Image.open(stream, formats=(kind.upper(),))
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+def _avif_depth(data: bytes) -> int:
+    """Bits per sample, from the AV1 configuration box (AV1 in ISOBMFF, section 2.3.3)."""
+    place = data.find(b"av1C", 0, 1 << 16)
+    flags = data[place + 6] if 0 <= place < len(data) - 6 else 0
+    return (12 if flags & 0x20 else 10) if flags & 0x40 else 8
 
 
 def _check_size(width: int, height: int) -> None:
@@ -192,31 +210,6 @@ def _turn(pixels: Samples, orientation: int) -> Samples:
     return np.ascontiguousarray(pixels)
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Chunks of a PNG (type, data) without the pixels.
-
-    Raises:
-        InputError: cut off, or a chunk does not match its checksum.
-    """
-    place = 8
-    while True:
-        size = int.from_bytes(data[place : place + 4], "big")
-        kind = data[place + 4 : place + 8]
-        end = place + 12 + size
-        if len(kind) < 4 or end > len(data):
-            raise InputError(f"the PNG file is cut off after {len(data)} bytes")
-        body = memoryview(data)[place + 8 : end - 4]
-        critical = kind[:1].isupper()
-        if zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(data[end - 4 : end], "big"):
-            if critical:
-                raise InputError(f"the PNG file is damaged at byte {place} (checksum of chunk {kind!r})")
-        elif kind in _PNG_CHUNKS:
-            yield kind, bytes(body)
-        if kind == b"IEND":
-            return
-        place = end
-
-
 def _extras(
     image: Image.Image, data: bytes, kind: str, chunks: list[tuple[bytes, bytes]], losses: list[Loss]
 ) -> Extras:
@@ -230,17 +223,30 @@ def _extras(
         dpi = (float(dpi[0]), float(dpi[1]))
         if not (0 < dpi[0] < 1e6 and 0 < dpi[1] < 1e6) or info.get("jfif_unit", 1) == 0:
             dpi = None
+    hidden, chunks = pngread.embedded(chunks)
     exif: metadata.Exif | None = None
+    block = info.get("exif") or hidden.get("exif")
     if kind == "TIFF":
         exif = _tiff_exif(data)
-    elif info.get("exif"):
-        exif = metadata.parse(info["exif"])
+    elif block:
+        exif = metadata.parse(block)
         if exif is None:
             losses.append(Loss("exif", "the EXIF block is damaged and was dropped"))
-    kept = tuple((t, d) for t, d in chunks if not d.startswith((b"XML:com.adobe.xmp\0", b"Software\0")))
+    segments = getattr(image, "applist", ())
+    if any(name == "APP1" and body.startswith(_EXTENDED_XMP) for name, body in segments):
+        losses.append(Loss("xmp", "XMP beyond the first 64 kB (extended XMP) is dropped"))
     comment = info.get("comment") or b""
-    iptc = tuple(body for name, body in getattr(image, "applist", ()) if name == "APP13")
-    return Extras(bytes(icc), exif, bytes(xmp), dpi, kept, bytes(comment) if kind == "JPEG" else b"", iptc)
+    if kind == "GIF" and comment:
+        losses.append(Loss("comment", "the GIF comment is dropped"))
+    return Extras(
+        icc=bytes(icc),
+        exif=exif,
+        xmp=bytes(xmp or hidden.get("xmp", b"")),
+        dpi=dpi or (exif.dpi() if exif else None),
+        png_chunks=tuple((t, d) for t, d in chunks if not d.startswith((b"XML:com.adobe.xmp\0", b"Software\0"))),
+        jpeg_comment=bytes(comment) if kind == "JPEG" else b"",
+        iptc=tuple(body for name, body in segments if name == "APP13"),
+    )
 
 
 def _fitting_profile(extras: Extras, *, gray: bool, losses: list[Loss]) -> Extras:
@@ -314,16 +320,3 @@ def _from_cmyk(image: Image.Image, icc: bytes) -> Image.Image:
         except ImageCms.PyCMSError:
             pass  # a damaged profile: the plain formula below
     return image.convert("RGB")
-
-
-def _deep_png(data: bytes) -> tuple[Samples, Samples | None]:
-    """16-bit pixels of a PNG file: (H, W, 1 or 3), and alpha."""
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.dtype != np.uint16:
-        raise InputError("the 16-bit PNG data is damaged")
-    if pixels.ndim == 2:
-        return pixels[..., None], None
-    alpha = np.ascontiguousarray(pixels[..., 3]) if pixels.shape[2] == 4 else None
-    if data[25] in (0, 4):  # gray, gray + alpha
-        return np.ascontiguousarray(pixels[..., :1]), alpha
-    return np.ascontiguousarray(pixels[..., 2::-1]), alpha

@@ -19,12 +19,15 @@ PIXEL_WIDTH, PIXEL_HEIGHT = 0xA002, 0xA003
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x011A, 0x011B, 0x0128
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-_ASCII, _SHORT, _LONG = 2, 3, 4
+_ASCII, _SHORT, _LONG, _RATIONAL = 2, 3, 4, 5
 # Tags of a TIFF file's first directory that describe the picture, not its storage.
 DESCRIPTIVE = frozenset(
     {0x010D, 0x010E, 0x010F, 0x0110, 0x011D, 0x0131, 0x0132, 0x013B, 0x013C, 0x8298, 0x4746, 0x4749}
     | set(range(0x9C9B, 0x9CA0))
 )
+# IPTC and Photoshop blocks, which have their own place in other formats; copied from TIFF to TIFF.
+TIFF_ONLY = frozenset({33723, 34377})
+KEPT_OF_TIFF = DESCRIPTIVE | TIFF_ONLY
 _MOST_ENTRIES = 4096
 
 
@@ -96,6 +99,28 @@ class Exif:
         """The same block, made by ``text``."""
         value = text.encode("ascii", "replace") + b"\0"
         return replace(self, main={**self.main, SOFTWARE: Entry(_ASCII, len(value), value)})
+
+    def dpi(self) -> tuple[float, float] | None:
+        """Pixels per inch (x, y), None where the tags do not say."""
+        per_inch = {2: 1.0, 3: 2.54}.get(self.short(RESOLUTION_UNIT) or 2)
+        found = []
+        for tag in (X_RESOLUTION, Y_RESOLUTION):
+            entry = self.main.get(tag)
+            if entry is None or entry.type != _RATIONAL or entry.count != 1 or per_inch is None:
+                return None
+            top, bottom = struct.unpack(self.order + "II", entry.value)
+            if not (bottom and 0 < top / bottom * per_inch < 1e6):
+                return None
+            found.append(top / bottom * per_inch)
+        return found[0], found[1]
+
+    def with_dpi(self, dpi: tuple[float, float]) -> "Exif":
+        """The same block with these pixels per inch."""
+        main = dict(self.main)
+        for tag, value in ((X_RESOLUTION, dpi[0]), (Y_RESOLUTION, dpi[1])):
+            main[tag] = Entry(_RATIONAL, 1, struct.pack(self.order + "II", round(value * 1000), 1000))
+        main[RESOLUTION_UNIT] = Entry(_SHORT, 1, struct.pack(self.order + "H", 2))
+        return replace(self, main=main)
 
     def upright(self, width: int, height: int) -> "Exif":
         """The same block for a picture of this size that was turned upright: orientation 1, size tags corrected."""

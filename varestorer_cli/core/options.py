@@ -64,6 +64,14 @@ class Progress(StrEnum):
     NONE = "none"
 
 
+class Transfer(StrEnum):
+    """What the values of OpenEXR and DPX files mean; ``auto``: OpenEXR linear light, DPX what it says, else encoded."""
+
+    AUTO = "auto"
+    LINEAR = "linear"
+    ENCODED = "encoded"
+
+
 class ImageFormat(StrEnum):
     """Formats that can be written; the value is the suffix given to outputs."""
 
@@ -72,6 +80,8 @@ class ImageFormat(StrEnum):
     WEBP = "webp"
     TIFF = "tif"
     BMP = "bmp"
+    EXR = "exr"
+    DPX = "dpx"
 
 
 LOSSY = frozenset({ImageFormat.JPEG, ImageFormat.WEBP})  # their bytes depend on --quality
@@ -231,6 +241,7 @@ class RestoreOptions:
         seed: of the noise that ``sample`` draws.
         format: output format; None keeps each input's suffix.
         quality: of JPEG and lossy WebP, 1 to 100.
+        transfer: what the values of OpenEXR and DPX files mean.
         existing: what happens to outputs that exist.
         shard: the part of the inputs this process does.
         max_failed: failures that still end with exit code 0.
@@ -253,6 +264,7 @@ class RestoreOptions:
     seed: int = 0
     format: ImageFormat | None = None
     quality: int = 95
+    transfer: Transfer = Transfer.AUTO
     existing: Existing = Existing.SKIP
     shard: Shard | None = None
     max_failed: FailureLimit = field(default_factory=FailureLimit)
@@ -304,5 +316,6 @@ class RestoreOptions:
             "format": format.value,
             "quality": self.quality if format in LOSSY else None,
             "strip": self.strip,
+            "transfer": self.transfer.value,
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

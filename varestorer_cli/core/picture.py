@@ -1,6 +1,6 @@
 """A decoded picture: its pixels and everything its file said about them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cv2
@@ -28,6 +28,31 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Scene:
+    """What a film or render file says beyond its display values; see :mod:`core.vfx`.
+
+    Attributes:
+        linear: whether its values are linear light.
+        bits: per sample.
+        floating: whether samples are floating point.
+        gain: (H, W) float32 that each pixel was divided by, at least 1; None where nothing is above 1.
+        origin: (x, y) of the data window.
+        size: (width, height) of the data window, (0, 0) where there is none.
+        display: (x, y, width, height) of the display window.
+        attributes: (name, type, value) as OpenImageIO has them.
+    """
+
+    linear: bool
+    bits: int
+    floating: bool
+    gain: npt.NDArray[np.float32] | None = None
+    origin: tuple[int, int] = (0, 0)
+    size: tuple[int, int] = (0, 0)
+    display: tuple[int, int, int, int] = (0, 0, 0, 0)
+    attributes: tuple[tuple[str, Any, Any], ...] = ()
+
+
+@dataclass(frozen=True)
 class Extras:
     """Metadata carried from file to file; empty where the file has none.
 
@@ -39,6 +64,7 @@ class Extras:
         png_chunks: colour and text chunks of a PNG, (type, data), copied to a PNG only.
         jpeg_comment: comment of a JPEG, copied to a JPEG only.
         iptc: Photoshop/IPTC segments of a JPEG, copied to a JPEG only.
+        scene: of OpenEXR and DPX files.
     """
 
     icc: bytes = b""
@@ -48,11 +74,13 @@ class Extras:
     png_chunks: tuple[tuple[bytes, bytes], ...] = ()
     jpeg_comment: bytes = b""
     iptc: tuple[bytes, ...] = ()
+    scene: Scene | None = None
 
     def stripped(self) -> "Extras":
         """Only what decides how the picture looks and prints: profile, colour chunks, resolution."""
         colour = tuple((name, body) for name, body in self.png_chunks if not is_text(name))
-        return Extras(icc=self.icc, dpi=self.dpi, png_chunks=colour)
+        scene = replace(self.scene, attributes=()) if self.scene else None
+        return Extras(icc=self.icc, dpi=self.dpi, png_chunks=colour, scene=scene)
 
 
 def is_text(chunk: bytes) -> bool:
@@ -65,7 +93,7 @@ class Picture:
     """Upright pixels of one picture.
 
     Attributes:
-        color: (H, W, 3) RGB or (H, W, 1) gray, uint8 or uint16, straight (not premultiplied).
+        color: (H, W, 3) RGB or (H, W, 1) gray, straight (not premultiplied); uint8, uint16, or float32 in [0, 1].
         alpha: (H, W) of the same type, or None.
         source: format by content.
         extras: metadata.
@@ -90,7 +118,9 @@ class Picture:
 
     @property
     def depth(self) -> int:
-        """Bits per sample: 8 or 16."""
+        """Bits per sample: 8 or 16, or what a scene says."""
+        if self.extras.scene is not None:
+            return self.extras.scene.bits
         return 16 if self.color.dtype == np.uint16 else 8
 
     @property
@@ -113,7 +143,7 @@ def bleed(color: Samples, alpha: Samples) -> Samples:
     fill is a pyramid of alpha-weighted means, finest level first.
 
     Args:
-        color: (H, W, C).
+        color: (H, W, C), any sample type.
         alpha: (H, W).
     """
     hidden = np.equal(alpha, 0)
@@ -137,6 +167,8 @@ def bleed(color: Samples, alpha: Samples) -> Samples:
         mean = total / np.maximum(weight, 1e-6)[..., None]
         fill = np.where(known[..., None], mean, fill)
     out: Samples = color.copy()
-    top = np.iinfo(color.dtype).max
-    out[hidden] = np.clip(np.floor(fill[hidden] + 0.5), 0, top).astype(color.dtype)
+    found = fill[hidden]
+    if color.dtype.kind == "u":
+        found = np.clip(np.floor(found + 0.5), 0, np.iinfo(color.dtype).max)
+    out[hidden] = found.astype(color.dtype)
     return out

@@ -84,7 +84,7 @@ class Preparer:
             if reason is not None:
                 self._skip(item, reason)
                 return
-        picture = decode(data)
+        picture = decode(data, options.transfer)
         del data
         if options.strip:
             picture = replace(picture, extras=picture.extras.stripped())
@@ -95,6 +95,8 @@ class Preparer:
         row.icc, row.alpha = _yes(bool(picture.extras.icc)), _yes(picture.alpha is not None)
         row.scale = item.size[0] / picture.width
         check_side(item.format, *item.size)
+        if picture.extras.scene is not None:
+            row.transfer = "linear to sRGB and back" if picture.extras.scene.linear else "as encoded"
         losses = picture.losses + losses_of(
             item.format,
             depth=picture.depth,

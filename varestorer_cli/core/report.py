@@ -28,7 +28,8 @@ class Row:
 
     Attributes are the columns. ``retries`` counts tiles computed again; ``mean_colour_error`` is the largest shift of
     a channel's mean in 8-bit steps; ``consistency_psnr`` compares the output, reduced to the input's size, with the
-    input, in dB and at most 100; ``oom_split`` says what an out-of-memory error changed.
+    input, in dB and at most 100; ``oom_split`` says what an out-of-memory error changed; ``transfer`` how the
+    values of an OpenEXR or DPX file met the model.
     """
 
     input: str = ""
@@ -62,6 +63,7 @@ class Row:
     shard: str = ""
     warnings: str = ""
     oom_split: str = ""
+    transfer: str = ""
 
     @property
     def key(self) -> str:

@@ -5,6 +5,7 @@ compressions, OpenCV the rest (LZW, PackBits). Other files are left to Pillow, w
 """
 
 import io
+import logging
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -36,7 +37,14 @@ class TiffInfo:
 
 
 def inspect(source: bytes | BinaryIO) -> TiffInfo:
-    """Read the tags of a file; pixels are not touched."""
+    """Read the tags of a file; pixels are not touched.
+
+    Raises:
+        InputError: there is no first picture.
+    """
+    logger = logging.getLogger("tifffile")
+    if not logger.handlers:  # what it says of damaged files belongs in our reason, not on the terminal
+        logger.addHandler(logging.NullHandler())
     with tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
         page = _first(file)
         bits = page.bitspersample
@@ -131,6 +139,8 @@ def _with_opencv(data: bytes) -> Samples:
 
 
 def _first(file: tifffile.TiffFile) -> tifffile.TiffPage:
+    if not len(file.pages):
+        raise InputError("the TIFF file is cut off: its directory lies behind its end")
     page = file.pages[0]
     if not isinstance(page, tifffile.TiffPage):
         raise InputError("the TIFF file's first page is not a picture")
