@@ -13,7 +13,7 @@ SEED ?= 0
 # one thread per test process: small tensors gain nothing from more
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install format lint typecheck test test-slow fuzz parity bench demo photos train-compact check clean
+.PHONY: help install format lint typecheck test test-slow fuzz parity bench bench-io demo photos train-compact check clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -57,6 +57,9 @@ parity: $(VENV)/.installed-dev  ## Only the comparison with vectors of the relea
 
 bench: $(VENV)/.installed-dev  ## Speed of the bundled model's stages and of the whole command, as ratios
 	OMP_NUM_THREADS= $(BIN)/python -m varestorer_cli.core.speed
+
+bench-io: $(VENV)/.installed-dev  ## Speed of the whole plumbing beside the codecs alone, with a model that costs nothing
+	OMP_NUM_THREADS= OPENBLAS_NUM_THREADS=1 $(BIN)/python -m varestorer_cli.core.iospeed
 
 demo: $(VENV)/.installed  ## Install, restore the bundled sample photographs into demo-out/, say where
 	OMP_NUM_THREADS= $(BIN)/varestorer restore varestorer_cli/data/samples demo-out

@@ -126,11 +126,16 @@ def _quiet_libraries() -> None:
     """Decoders talk about damaged metadata in their own words; what matters of it is said in ours."""
     import logging
     import os
+    import platform
     import warnings
 
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("tifffile").addHandler(logging.NullHandler())
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        # NumPy multiplies small matrices beside the model. Its own threads would spin and take the CPUs from model and
+        # codecs: ten times slower folders were measured. torch uses another library here (on ARM it may be the same).
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _silence_stdout() -> None:

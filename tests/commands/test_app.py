@@ -99,7 +99,7 @@ def test_a_reader_that_went_away_is_silent(monkeypatch: pytest.MonkeyPatch, caps
     [
         (["nonsense"], "No such command 'nonsense'"),
         (["restore", "a", "b", "--bogus"], "No such option: --bogus"),
-        (["restore", "only-one"], "Missing argument"),
+        (["restore", "only-one"], "an input and an output are needed"),
         (["restore", "a", "b", "--scale", "x"], "Invalid value for '--scale'"),
         (["restore", "a", "b", "--existing", "maybe"], "Invalid value for '--existing'"),
     ],

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import socket
 import sys
 from collections.abc import Callable
@@ -62,7 +63,8 @@ def test_what_is_said_and_where(cli: Cli) -> None:
     assert lines[1] == "plan: 2 pictures -> out/, scale 4; existing outputs: skip"
     assert lines[2:4] == ["ignored 1 path:", "  in/notes.txt: not a type that is read (.txt)"]
     assert re.match(
-        r"2 pictures restored, 0 failed, 1 ignored in \S+ s \(\S+ images/s, \S+ MP/s\); report: out/metrics.csv",
+        r"2 pictures restored, 0 failed, 1 ignored in \S+ s \(\S+ images/s, \S+ MP/s; model \d+ %, decode \d+ %, "
+        r"encode \d+ %, rest \d+ %\); report: out/metrics.csv",
         lines[-1],
     )
     assert any(line.startswith("Progress: 100% (2/2 pictures") for line in lines)
@@ -299,17 +301,32 @@ def test_json_lines(cli: Cli) -> None:
     assert (good["out_width"], good["retries"], good["reason"]) == (56, 0, None)
 
 
-def test_dry_run_writes_nothing_and_loads_no_model(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dry_run_writes_nothing_and_says_what_it_would_take(cli: Cli) -> None:
     broken_folder()
     before = sorted(Path().rglob("*"))
-    model = fakes.FakeModel()
-    ran = cli("restore", "in", "out", "--dry-run", model=model)
+    ran = cli("restore", "in", "out", "--dry-run", model=fakes.Slow())
     assert ran.code == 0
-    assert "in/good.png -> out/good.png  14x10 -> 56x40\n" in ran.out
+    assert "in/good.png -> out/good.png  14x10 -> 56x40, 4 tiles\n" in ran.out
     assert "in/text.png: would fail: text, not a picture\n" in ran.out
     # A cut-off picture has a whole header: it is found by the real run only.
     assert "dry run: 3 pictures would be restored, 3 would fail, 0 ignored" in ran.err
+    assert re.search(r"time: about [1-9]\d*\.\d s on cpu with model fake", ran.err)  # 145 tiles of 0.05 s
+    assert re.search(r"disk: about \S+ kB of output, \S+ GB free", ran.err)
     assert sorted(Path().rglob("*")) == before
+
+
+def test_dry_run_on_a_machine_that_lacks_the_device(cli: Cli) -> None:
+    pictures()
+    ran = cli("restore", "in", "out", "--dry-run", "--device", "cuda:7", "--json")
+    assert ran.code == 0
+    assert "warning: tiles and time are not estimated: --device cuda" in ran.err
+    assert [json.loads(line)["tiles"] for line in ran.out.splitlines()] == [None, None]
+
+
+def test_dry_run_warns_of_a_full_disk(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures()
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(2, 1, 1))  # type: ignore[attr-defined]
+    assert "will hardly fit" in cli("restore", "in", "out", "--dry-run").err
 
 
 def test_shards_make_the_whole(cli: Cli) -> None:

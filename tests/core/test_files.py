@@ -3,11 +3,13 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from varestorer_cli.core import files
 from varestorer_cli.core.errors import InputError, OutputError
 from varestorer_cli.core.files import (
     allocate,
@@ -85,6 +87,31 @@ def test_stale_parts_of_dead_processes_only(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     assert remove_stale_parts({tmp_path, tmp_path / "none"}) == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names[1:])
+
+
+def test_temporaries_of_other_hosts_and_containers_go_by_age_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = part_path(tmp_path / "x").name.removeprefix(".x.").rpartition("-")[0]
+    own, other, container = (
+        f".a.png.{here}-999999999.part",
+        ".b.png.elsewhere-1.part",
+        f".c.png.{here}.4026539999-1.part",
+    )
+    alive, foreign = f".d.png.{here}-{os.getppid()}.part", ".notes.part"
+    for name in (own, other, container, alive, foreign):
+        (tmp_path / name).touch()
+    assert remove_stale_parts({tmp_path}) == 1 and not (tmp_path / own).exists()
+    monkeypatch.setattr(files, "_clock_of", lambda folder: time.time() + files.STALE_SECONDS + 60)
+    assert remove_stale_parts({tmp_path}) == 3
+    assert [path.name for path in tmp_path.iterdir()] == [foreign]
+
+
+def test_a_container_has_its_own_temporary_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = part_path(tmp_path / "a.png").name
+    monkeypatch.setattr(files, "_FIRST_PID_NAMESPACE", 1 if files._here() == socket.gethostname() else 0)
+    monkeypatch.setattr(Path, "stat", lambda self: type("S", (), {"st_ino": 4026539999})())
+    assert part_path(tmp_path / "a.png").name == f".a.png.{socket.gethostname()}.4026539999-{os.getpid()}.part" != name
 
 
 def test_leaving_at_once_removes_open_parts(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from varestorer_cli.core.report import (
     BatchReport,
     ReportFile,
     Row,
+    Times,
     clock,
+    failed_list_path,
     read_rows,
     report_name,
     write_failed_list,
@@ -92,7 +94,7 @@ def test_a_half_written_last_line_is_dropped(tmp_path: Path) -> None:
     report.add(Row(input="b", output="b.png", status=DONE, output_sha256="2"))
     path.write_bytes(path.read_bytes()[:-20])
     again = ReportFile(path)
-    assert again.witness("a.png") is not None and again.witness("b.png") is None
+    assert again.witnesses("a.png") and not again.witnesses("b.png")
     again.close()
     assert [row["input"] for row in rows(path)] == ["a"]
 
@@ -134,7 +136,7 @@ def test_reports_of_other_shards_are_witnesses_and_stay_theirs(tmp_path: Path) -
     report.open()
     report.add(Row(input="b", output="b.png", status=DONE, output_sha256="2"))
     mine = ReportFile(tmp_path / "metrics.0-of-2.csv", [other])
-    assert mine.witness("b.png") is not None
+    assert mine.witnesses("b.png")
     mine.close()
     assert rows(tmp_path / "metrics.0-of-2.csv") == []
 
@@ -142,7 +144,22 @@ def test_reports_of_other_shards_are_witnesses_and_stay_theirs(tmp_path: Path) -
 def test_names_carry_the_shard() -> None:
     assert report_name(None) == "metrics.csv"
     assert report_name(Shard(3, 16)) == "metrics.3-of-16.csv"
-    assert report_name(Shard(3, 16), "failed", ".txt") == "failed.3-of-16.txt"
+    assert report_name(None, frames="1-10x2,40") == "metrics.frames-1-10x2,40.csv"
+    assert report_name(None, frames="1-5:2") == "metrics.frames-1-5_2.csv"
+    assert len(report_name(None, frames=",".join(map(str, range(999))))) < 80
+
+
+@pytest.mark.parametrize(
+    ("report", "failed"),
+    [
+        ("out/metrics.csv", "out/failed.txt"),
+        ("out/metrics.3-of-16.csv", "out/failed.3-of-16.txt"),
+        ("out/metrics.frames-1-10.csv", "out/failed.frames-1-10.txt"),
+        ("logs/my.csv", "logs/my.failed.txt"),
+    ],
+)
+def test_each_report_has_its_own_list_of_failures(report: str, failed: str) -> None:
+    assert failed_list_path(Path(report)) == Path(failed)
 
 
 def test_counts_summary_and_exit_code_step_by_step() -> None:
@@ -151,7 +168,10 @@ def test_counts_summary_and_exit_code_step_by_step() -> None:
     assert report.exit_code() == ExitCode.OK
     report.rows.append(Row(input="a", status=DONE))
     report.seconds, report.megapixels = 2.0, 4.0
-    assert report.summary() == "1 picture restored, 0 failed in 2.0 s (0.50 images/s, 2.00 MP/s)"
+    assert report.summary() == (
+        "1 picture restored, 0 failed in 2.0 s "
+        "(0.50 images/s, 2.00 MP/s; model 0 %, decode 0 %, encode 0 %, rest 100 %)"
+    )
     report.rows += [Row(input="b", status=SKIPPED), Row(input="c", status=SKIPPED), Row(input="x", status=IGNORED)]
     report.kept.append(report.rows[2])
     assert report.summary().startswith(
@@ -188,3 +208,37 @@ def test_the_file_is_plain_csv(tmp_path: Path) -> None:
     report.add(Row(input="a,b", output="o", status=DONE, host="h"))
     with (tmp_path / "m.csv").open(newline="") as stream:
         assert len({len(line) for line in csv.reader(stream)}) == 1
+
+
+def test_every_report_is_a_witness_and_the_own_one_comes_last(tmp_path: Path) -> None:
+    for name, digest in (("metrics.csv", "old"), ("metrics.0-of-2.csv", "new")):
+        file = ReportFile(tmp_path / name)
+        file.open()
+        file.add(Row(input="a", output="a.png", status=DONE, output_sha256=digest))
+        file.close()
+    mine = ReportFile(tmp_path / "metrics.0-of-2.csv", sorted(tmp_path.glob("metrics*.csv")))
+    assert [row.output_sha256 for row in mine.witnesses("a.png")] == ["old", "new"]
+
+
+def test_a_promise_outlives_a_killed_run_until_the_output_is_reported(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    killed = ReportFile(path)
+    killed.open()
+    killed.promise(Row(input="a", output="a.png", output_sha256="1"))
+    for digest in ("2", "3"):  # each run is killed again before its rows
+        again = ReportFile(path)
+        again.open()
+        again.promise(Row(input="a", output="a.png", output_sha256=digest))
+    last = ReportFile(path)
+    assert [row.output_sha256 for row in last.witnesses("a.png")] == ["1", "2", "3"]
+    last.open()
+    last.add(Row(input="a", output="a.png", status=DONE, output_sha256="3"))
+    last.close()
+    assert [(row.status, row.output_sha256) for row in read_rows(path)] == [(DONE, "3")]
+
+
+def test_shares_of_time_add_up() -> None:
+    times = Times(model=8.0, decode=0.5, encode=1.0)
+    assert times.shares(10.0) == "model 80 %, decode 5 %, encode 10 %, rest 5 %"
+    times.add(Times(model=8.0))
+    assert times.shares(20.0) == "model 80 %, decode 2 %, encode 5 %, rest 13 %"

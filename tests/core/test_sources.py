@@ -172,6 +172,25 @@ def test_symlink_loops_end(here: Path) -> None:
     assert [aside.path for aside in plan.unreadable] == ["in/self.jpg"]
 
 
+def test_a_folder_that_cannot_be_read_is_a_failure_and_stops_nothing(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch("in/a.jpg", "in/locked/b.jpg", "in/フォト/ü ñ.jpg")
+    plain = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied")
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    plan = make_plan(["in"], "out")
+    assert [job.key for job in plan.jobs] == ["a.jpg", "フォト/ü ñ.jpg"]
+    assert [(aside.path, aside.reason) for aside in plan.unreadable] == [
+        ("in/locked", "the folder cannot be read: Permission denied")
+    ]
+
+
 def test_a_link_to_a_file_is_a_file_and_a_dangling_one_a_failure(here: Path) -> None:
     touch("elsewhere/a.jpg")
     Path("in").mkdir()

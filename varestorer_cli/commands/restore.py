@@ -1,24 +1,28 @@
 """``varestorer restore``: folders and files of degraded pictures -> restored ones and a report."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from varestorer_cli.commands import _options as opt
+from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.options import (
     ColorFix,
     Existing,
+    ExitCodes,
     FailureLimit,
+    Missing,
     Precision,
     Progress,
     RestoreOptions,
     Sampling,
-    Shard,
     Sizing,
     Transfer,
     parse_size,
 )
+from varestorer_cli.core.schedulers import parse_shard
 
 _HELP = """Restore pictures: files, folders (with their structure), patterns, lists.
 
@@ -39,11 +43,15 @@ def register(app: typer.Typer) -> None:
 
 
 def restore(
-    inputs: Annotated[
+    paths: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT", help="Files, folders, 'patterns*', @list.txt, or - (a list on stdin)."),
+        typer.Argument(
+            metavar="INPUT... OUTPUT",
+            help="Files, folders, 'patterns*', frames.####.png, @list.txt, or - (a list on stdin); then a folder, or a "
+            "file name for a single picture.",
+            show_default=False,
+        ),
     ],
-    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="A folder, or a file name for a single picture.")],
     model: opt.ModelOption = "auto",
     weights: opt.WeightsOption = None,
     scale: Annotated[float | None, typer.Option("--scale", "-s", help="Factor on both sides, 4 by default.")] = None,
@@ -55,6 +63,10 @@ def restore(
     overlap: opt.OverlapOption = None,
     batch: opt.BatchOption = None,
     device: opt.DeviceOption = "auto",
+    gpus: Annotated[
+        str | None,
+        typer.Option("--gpus", metavar="all|N|0,1", help="Several GPUs of this host, one process each."),
+    ] = None,
     precision: opt.PrecisionOption = Precision.AUTO,
     threads: opt.ThreadsOption = None,
     color_fix: opt.ColorFixOption = ColorFix.AUTO,
@@ -64,9 +76,25 @@ def restore(
     format: opt.FormatOption = None,
     quality: opt.QualityOption = 95,
     transfer: opt.TransferOption = Transfer.AUTO,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name",
+            metavar="TEMPLATE",
+            help="Names of outputs, from {stem} {ext} {model} {size} {seed}: '{stem}_{size}'.",
+        ),
+    ] = None,
+    frames: Annotated[
+        str | None,
+        typer.Option("--frames", metavar="RANGE", help="Frames of plate.####.png, %04d, @@@@ or $F4: 1-100x2,205."),
+    ] = None,
+    missing: Annotated[
+        Missing, typer.Option("--missing", help="Missing frames: stop before work, leave them out, or count as failed.")
+    ] = Missing.ERROR,
     existing: opt.ExistingOption = Existing.SKIP,
     shard: Annotated[
-        str | None, typer.Option("--shard", metavar="I/N", help="Do part I of N (0 <= I < N) of the inputs.")
+        str | None,
+        typer.Option("--shard", metavar="I/N|auto", help="Part I of N of the inputs, from 0; auto: array job."),
     ] = None,
     max_failed: Annotated[
         str,
@@ -89,6 +117,12 @@ def restore(
     nul_lists: Annotated[bool, typer.Option("-0", "--null", help="Lists are separated by NUL, not newlines.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
     json: opt.JsonOption = False,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Only join the reports of all shards in OUTPUT, the one argument.")
+    ] = False,
+    exit_codes: Annotated[
+        ExitCodes, typer.Option("--exit-codes", help="opencue: out of memory ends with 33, which asks for more.")
+    ] = ExitCodes.PLAIN,
     progress: opt.ProgressOption = Progress.AUTO,
     quiet: opt.QuietOption = False,
     verbose: opt.VerboseOption = False,
@@ -101,6 +135,7 @@ def restore(
         overlap=overlap,
         batch=batch,
         device=device,
+        gpus=gpus,
         precision=precision,
         color_fix=color_fix,
         fidelity=fidelity,
@@ -109,17 +144,27 @@ def restore(
         format=opt.parse_format(format),
         quality=quality,
         transfer=transfer,
+        name=name,
+        frames=frames,
+        missing=missing,
         existing=existing,
-        shard=Shard.parse(shard) if shard is not None else None,
+        shard=parse_shard(shard, os.environ) if shard is not None else None,
         max_failed=FailureLimit.parse(max_failed),
         strict=strict,
         strip=strip,
         threads=threads,
         weights=str(weights) if weights else None,
     )
-    from varestorer_cli.core.api import Job, run_restore
     from varestorer_cli.core.console import Console
+    from varestorer_cli.core.restoring import Job, run_merge, run_restore
 
-    job = Job(tuple(inputs), output, metrics_csv, nul_lists, dry_run, json, report)
-    done = run_restore(job, options, Console(progress, quiet=quiet, verbose=verbose))
+    console = Console(progress, quiet=quiet, verbose=verbose)
+    if merge:
+        if len(paths) != 1:
+            raise UsageError("--merge takes one argument, the OUTPUT of the shards")
+        raise typer.Exit(run_merge(Path(paths[0]), report, options, console))
+    if len(paths) < 2:
+        raise UsageError(f"{paths[0]}: an input and an output are needed: restore INPUT... OUTPUT")
+    job = Job(tuple(paths[:-1]), paths[-1], metrics_csv, nul_lists, dry_run, json, report, exit_codes)
+    done = run_restore(job, options, console)
     raise typer.Exit(done.exit_code(options.max_failed))

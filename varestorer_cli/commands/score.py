@@ -200,9 +200,9 @@ class _Asked:
         Returns:
             Inputs that failed, and why.
         """
-        from varestorer_cli.core.api import Job, run_restore
         from varestorer_cli.core.options import ImageFormat, RestoreOptions
         from varestorer_cli.core.report import FAILED
+        from varestorer_cli.core.restoring import Job, run_restore
 
         options = RestoreOptions(
             model=self._model,

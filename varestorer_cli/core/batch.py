@@ -8,7 +8,7 @@ decide, decode), the engine runs in the caller's thread, :class:`core.finishing.
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Protocol
@@ -25,7 +25,7 @@ from varestorer_cli.core.options import ImageFormat, RestoreOptions
 from varestorer_cli.core.picture import Picture, Samples
 from varestorer_cli.core.preparing import Preparer
 from varestorer_cli.core.report import DONE, FAILED, IGNORED, BatchReport, ReportFile, Row
-from varestorer_cli.core.sources import Plan
+from varestorer_cli.core.sources import Job, Plan
 from varestorer_cli.core.stopping import StopFlag
 from varestorer_cli.core.work import Item, Setup
 
@@ -37,6 +37,7 @@ class Engine(Protocol):
     """What the batch needs of an engine; :class:`core.engine.RestoreEngine` has it."""
 
     sampling: str
+    model_seconds: float
 
     @property
     def overlap(self) -> int:
@@ -67,6 +68,7 @@ def run_batch(
     stop: StopFlag | None = None,
     on_row: Callable[[Row], None] | None = None,
     report: BatchReport | None = None,
+    jobs: Iterable[Job] | None = None,
 ) -> BatchReport:
     """Restore every job of a plan.
 
@@ -80,6 +82,7 @@ def run_batch(
         stop: set from outside to stop.
         on_row: told each row.
         report: filled while the run goes on, so that a caller has it when this raises.
+        jobs: in place of the plan's, for a queue shared with other processes.
 
     Raises:
         InterruptedRunError: told to stop; what was finished is written and reported.
@@ -87,6 +90,7 @@ def run_batch(
         OutOfMemoryError: the model does not fit.
     """
     batch = _Batch(plan, engine, setup, options, report_file, console, stop or StopFlag(), on_row, report)
+    batch.jobs = plan.jobs if jobs is None else jobs
     return batch.run()
 
 
@@ -111,6 +115,8 @@ class _Batch:
         self.console = console
         self.stop = stop
         self.on_row = on_row
+        self.jobs: Iterable[Job] = plan.jobs
+        self.recorded = 0
         self.report = report if report is not None else BatchReport()
         self.budget = PixelBudget(_BUDGET_PIXELS, stop.requested)
         settings = {
@@ -118,32 +124,39 @@ class _Batch:
             for format in ImageFormat
         }
         self.preparer = Preparer(plan.folder, setup, options, settings, report_file, self.budget, stop.requested)
-        self.finisher = Finisher(setup, options, self.budget)
+        self.finisher = Finisher(setup, options, self.budget, report_file.promise)
 
     def run(self) -> BatchReport:
         """Do all jobs."""
-        started = time.monotonic()
+        started, model_before = time.monotonic(), self.engine.model_seconds
+        times = self.report.times
         self._asides()
         self.console.start(len(self.plan.jobs))
+        self.console.update(0)
         decoder = ThreadPoolExecutor(1, "decode")
         encoder = ThreadPoolExecutor(self.setup.encoders, "encode")
         behind: deque[Future[Item]] = deque()
         try:
-            for number, item in enumerate(self._prepared(decoder)):
+            for item in self._prepared(decoder):
                 if self.stop.requested():
                     break
-                behind.append(self._restored(item, number, encoder))
+                behind.append(self._restored(item, len(behind), encoder))
+                waited = time.monotonic()
                 while behind and (behind[0].done() or len(behind) > self.setup.encoders + 1):
                     self._record(behind.popleft().result())
-                self.console.update(number + 1, self._note(started))
+                times.encode += time.monotonic() - waited
+                self.console.update(self._done(len(behind)), self._note(started))
         except InterruptedRunError:
             pass  # the flag is set; said below, when everything is tidied up
         finally:
             # Also after an error: what the encoders have begun is finished and reported.
             self.budget.close()
             decoder.shutdown(wait=True, cancel_futures=True)
+            waited = time.monotonic()
             self._drain(behind)
             encoder.shutdown(wait=True)
+            times.encode += time.monotonic() - waited
+            times.model += self.engine.model_seconds - model_before
             self.report.seconds = time.monotonic() - started
             self.console.finish()
         if self.stop.requested():
@@ -162,6 +175,7 @@ class _Batch:
                 continue  # the first one is being raised already, or is the same full disk
             with suppress(VarestorerError):
                 self._record(item)
+                self.console.update(self._done(0))
 
     def _asides(self) -> None:
         for aside in self.plan.ignored:
@@ -171,6 +185,10 @@ class _Batch:
             self.report.failed_inputs.append(aside.path)
             self.console.error(f"{aside.path}: {aside.reason}")
 
+    def _done(self, behind: int, fraction: float = 0.0) -> float:
+        """Pictures that are dealt with; those being encoded count for less, since they are not on the disk yet."""
+        return self.recorded + 0.95 * (behind + fraction)
+
     def _note(self, started: float) -> str:
         elapsed = time.monotonic() - started
         return f"{self.report.megapixels / elapsed:.2f} MP/s" if self.report.megapixels and elapsed > 1 else ""
@@ -179,17 +197,20 @@ class _Batch:
 
     def _prepared(self, pool: ThreadPoolExecutor) -> Iterator[Item]:
         waiting: deque[Future[Item]] = deque()
-        jobs = iter(self.plan.jobs)
+        jobs = iter(self.jobs)
         while True:
             while len(waiting) < _AHEAD and (job := next(jobs, None)) is not None:
                 waiting.append(pool.submit(self.preparer.prepare, job))
             if not waiting:
                 return
-            yield waiting.popleft().result()
+            waited = time.monotonic()
+            item = waiting.popleft().result()
+            self.report.times.decode += time.monotonic() - waited
+            yield item
 
     # --- the engine
 
-    def _restored(self, item: Item, number: int, pool: ThreadPoolExecutor) -> "Future[Item]":
+    def _restored(self, item: Item, behind: int, pool: ThreadPoolExecutor) -> "Future[Item]":
         """Restore one picture and hand it to the encoders; what needs neither is done at once."""
         finished: Future[Item] = Future()
         if item.picture is None:
@@ -205,7 +226,7 @@ class _Batch:
                 key=item.job.key,
                 dtype=_samples(picture, item.format),
                 allocate=lambda shape, dtype: allocate(shape, dtype, item.job.output.parent),
-                on_tiles=lambda done, all_: self.console.update(number + 0.95 * done / all_),
+                on_tiles=lambda done, all_: self.console.update(self._done(behind, done / all_)),
                 should_stop=self.stop.requested,
             )
         except MemoryError:
@@ -241,6 +262,7 @@ class _Batch:
             self._fail(item, item.error)
         elif not row.status:
             return  # the run was stopped before this one's turn
+        self.recorded += 1
         self._add(row)
         if row.status == DONE:
             self.report.megapixels += (row.out_width or 0) * (row.out_height or 0) / 1e6

@@ -1,17 +1,21 @@
-"""Does the result still show the input? Two numbers per picture, computed block by block."""
+"""Does the result still show the input? Two numbers per picture."""
 
 import math
 
+import cv2
 import numpy as np
 
-from varestorer_cli.core.resample import Pixels, Resampler, to_float
+from varestorer_cli.core.resample import Pixels, to_float
 
 HIGHEST_PSNR = 100.0
-_BLOCK = 64
+_ROWS = 256
 
 
 def compare(source: Pixels, result: Pixels) -> tuple[float, float]:
-    """Compare a result with its input, the larger one reduced to the size of the smaller.
+    """Compare a result with its input, the larger one reduced to the size of the smaller by area means.
+
+    The reduction keeps the sample type, so that it costs a few percent of encoding; the rounding it adds (1/12 of a
+    squared step) shows only above 55 dB.
 
     Args:
         source: (h, w, 3) input.
@@ -22,15 +26,14 @@ def compare(source: Pixels, result: Pixels) -> tuple[float, float]:
     """
     small, large = (source, result) if source.shape[0] <= result.shape[0] else (result, source)
     height, width = small.shape[:2]
-    resampler = Resampler((large.shape[0], large.shape[1]), (height, width))
+    reduced = large
+    if large.shape != small.shape:
+        reduced = cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA)
     squares, shift = 0.0, np.zeros(3)
-    for top in range(0, height, _BLOCK):
-        for left in range(0, width, _BLOCK):
-            bottom, right = min(top + _BLOCK, height), min(left + _BLOCK, width)
-            reduced = resampler.window(large, top, left, bottom, right).clip(0, 1)
-            difference = (reduced - to_float(small[top:bottom, left:right])).astype(np.float64)
-            squares += float((difference**2).sum())
-            shift += difference.sum(axis=(0, 1))
+    for top in range(0, height, _ROWS):
+        difference = to_float(reduced[top : top + _ROWS]) - to_float(small[top : top + _ROWS])
+        squares += float(np.vdot(difference, difference))
+        shift += cv2.sumElems(difference)[:3]
     error = squares / (height * width * 3)
     psnr = HIGHEST_PSNR if error <= 0 else min(HIGHEST_PSNR, -10 * math.log10(error))
     return float(np.abs(shift).max() / (height * width) * 255), psnr

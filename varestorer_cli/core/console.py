@@ -1,7 +1,7 @@
 """What people and scripts see: messages and progress on stderr, data on stdout.
 
 Progress is a bar on a terminal and plain percentage lines elsewhere (logs of farms and batch systems): flushed,
-English, decimals with a point, never falling, and at least one a minute as a sign of life.
+English, decimals with a point, never falling over the whole run, and at least one a minute as a sign of life.
 """
 
 import os
@@ -12,10 +12,10 @@ from contextlib import suppress
 from typing import Any
 
 from varestorer_cli.core.options import Progress
+from varestorer_cli.core.progress import DIALECTS
 from varestorer_cli.core.report import clock
 
 HEARTBEAT_SECONDS = 60.0
-_STEP_PERCENT = 5
 
 
 class Console:
@@ -23,14 +23,18 @@ class Console:
 
     Args:
         progress: how progress is shown.
-        quiet: no progress and no information; warnings and errors remain.
+        quiet: no information, and no progress unless a render manager's dialect was asked for; warnings and errors
+            remain.
         verbose: details and tracebacks.
     """
 
     def __init__(self, progress: Progress = Progress.AUTO, *, quiet: bool = False, verbose: bool = False) -> None:
         self.quiet = quiet
         self.verbose = verbose
-        self._mode = Progress.NONE if quiet else _resolved(progress)
+        self._mode = _resolved(progress)
+        self._dialect = DIALECTS.get(self._mode)
+        if quiet and not (self._dialect and self._dialect.asked):
+            self._mode, self._dialect = Progress.NONE, None
         self._lock = threading.RLock()
         self._bar: Any = None
         self._task: Any = None
@@ -110,7 +114,7 @@ class Console:
                 )
                 self._bar.start()
                 self._task = self._bar.add_task("", total=total)
-            elif self._mode == Progress.LINES and self._beat is None:
+            elif self._dialect is not None and self._beat is None:
                 self._schedule()
 
     def update(self, done: float, note: str = "") -> None:
@@ -120,9 +124,10 @@ class Console:
             if self._bar is not None:
                 # A count such as 3/20 beside the bar must not run ahead of the files on the disk.
                 self._bar.update(self._task, completed=self._done)
-            elif self._mode == Progress.LINES:
+            elif self._dialect is not None:
                 percent = self._percent()
-                if percent >= self._last_percent + _STEP_PERCENT or (percent == 100 and self._last_percent < 100):
+                first, last = self._last_percent < 0, percent == 100 and self._last_percent < 100
+                if first or last or percent >= self._last_percent + self._dialect.step:
                     self._line()
 
     def finish(self) -> None:
@@ -135,6 +140,24 @@ class Console:
                 self._beat.cancel()
                 self._beat = None
 
+    def ended(self, code: int, text: str) -> None:
+        """Say how the run ended, where a render manager wants to know.
+
+        Args:
+            code: of the process.
+            text: why, in one line.
+        """
+        with self._lock:
+            if self._dialect is None:
+                return
+            if code == 0 and self._dialect.asked and self._last_percent < 100:
+                self._total = self._done = 1
+                self._line()
+            if code != 0 and self._dialect.failure:
+                self._write(self._dialect.failure.format(text=" ".join(text.split())))
+            if self._dialect.end:
+                self._write(self._dialect.end.format(code=code))
+
     def _percent(self) -> int:
         return max(self._last_percent, int(100 * self._done / self._total)) if self._total else 0
 
@@ -143,12 +166,15 @@ class Console:
         self._last_percent = percent
         self._last_line = time.monotonic()
         elapsed = self._last_line - self._started
-        text = f"Progress: {percent}% ({int(self._done)}/{self._total} pictures"
+        assert self._dialect is not None
+        text = f"{int(self._done)}/{self._total} pictures"
         if 0 < self._done < self._total and elapsed > 1:
             text += f", ETA {clock(elapsed / self._done * (self._total - self._done))}"
         if self._note:
             text += f", {self._note}"
-        self._write(text + ")")
+        self._write(self._dialect.progress.format(percent=percent, status=text))
+        if self._dialect.status:
+            self._write(self._dialect.status.format(status=text))
 
     def _schedule(self) -> None:
         self._beat = threading.Timer(HEARTBEAT_SECONDS / 2, self._on_beat)

@@ -9,6 +9,8 @@ from pathlib import Path, PurePosixPath
 
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.formats import HEAD_BYTES, SUFFIXES, sniff
+from varestorer_cli.core.frames import FramePattern, choose, read_range
+from varestorer_cli.core.options import Missing
 
 REPORT_HEADER = "input,output,status,reason"
 _FOREIGN_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
@@ -24,10 +26,11 @@ class Aside:
 
 @dataclass(frozen=True)
 class Found:
-    """An input file and the relative path it is mirrored under."""
+    """An input file, the relative path it is mirrored under, and its number in a frame sequence."""
 
     path: str
     key: str
+    frame: int | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Entry:
     path: str
     key: str
     pattern: bool = False
+    frame: int | None = None
 
 
 @dataclass
@@ -45,18 +49,42 @@ class Findings:
 
     Attributes:
         ignored: foreign files and folders, with the reason.
-        unreadable: folders and links that cannot be followed: reported as failures.
+        unreadable: folders and links that cannot be followed, missing frames: reported as failures.
+        notes: what should be said about gaps in frame sequences.
     """
 
     ignored: list[Aside] = field(default_factory=list)
     unreadable: list[Aside] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How arguments are read.
+
+    Attributes:
+        nul_lists: lists are separated by NUL bytes instead of newlines.
+        read_stdin: reads the list for ``-``.
+        frames: frames of a sequence to do, None does those that are there.
+        missing: what a frame means that was asked for and is not there.
+    """
+
+    nul_lists: bool = False
+    read_stdin: Callable[[], bytes] | None = None
+    frames: str | None = None
+    missing: Missing = Missing.ERROR
 
 
 # --- what the user named ---------------------------------------------------------------------------------------------
 
 
-def read_entries(inputs: Sequence[str], nul_lists: bool, read_stdin: Callable[[], bytes] | None) -> list[Entry]:
+def read_entries(inputs: Sequence[str], reading: Reading, findings: Findings) -> list[Entry]:
     """Everything the user named, lists included.
+
+    Args:
+        inputs: the arguments.
+        reading: how they are read.
+        findings: filled with gaps of frame sequences.
 
     Raises:
         UsageError: something named does not exist, or a list cannot be read.
@@ -65,17 +93,32 @@ def read_entries(inputs: Sequence[str], nul_lists: bool, read_stdin: Callable[[]
     several = len(inputs) > 1
     for text in inputs:
         if text == "-":
-            if read_stdin is None:
+            if reading.read_stdin is None:
                 raise UsageError("-: there is no list to read on stdin")
-            entries += _listed(read_stdin(), nul_lists, "stdin")
+            entries += _listed(reading.read_stdin(), reading.nul_lists)
         elif text.startswith("@"):
             try:
-                entries += _listed(Path(text[1:]).read_bytes(), nul_lists, text[1:])
+                entries += _listed(Path(text[1:]).read_bytes(), reading.nul_lists)
             except OSError as error:
                 raise UsageError(f"{text[1:]}: the list cannot be read ({error.strerror})") from error
+        elif (pattern := FramePattern.parse(text)) is not None and not os.path.lexists(text):
+            entries += _sequence(text, pattern, reading, findings)
         else:
             entries += _named(text, several)
+    if reading.frames is not None and not any(entry.frame is not None for entry in entries) and not findings.notes:
+        raise UsageError(
+            f"--frames {reading.frames}: no input is a frame sequence; name one such as plate.####.png, plate.%04d.png"
+        )
     return entries
+
+
+def _sequence(text: str, pattern: FramePattern, reading: Reading, findings: Findings) -> list[Entry]:
+    """Frames of a sequence, mirrored as single files are."""
+    wanted = read_range(reading.frames) if reading.frames is not None else None
+    chosen = choose(text, pattern, wanted, reading.missing)
+    findings.notes += chosen.notes
+    findings.unreadable += [Aside(path, "the frame is missing") for path in chosen.absent]
+    return [Entry(path, Path(path).name, frame=frame) for frame, path in chosen.paths.items()]
 
 
 def _named(text: str, several: bool) -> list[Entry]:
@@ -103,7 +146,7 @@ def _named(text: str, several: bool) -> list[Entry]:
     return [Entry(f, Path(f).relative_to(base).as_posix(), pattern=True) for f in found]
 
 
-def _listed(data: bytes, nul_lists: bool, name: str) -> list[Entry]:
+def _listed(data: bytes, nul_lists: bool) -> list[Entry]:
     """Entries of a list. Relative paths are mirrored as written, or from ``/./`` on where they hold it."""
     if nul_lists:
         lines = [os.fsdecode(line) for line in data.split(b"\0")]
@@ -159,7 +202,7 @@ def find(entries: Sequence[Entry], folder: Path, lone: bool, findings: Findings)
             continue
         reason = _foreign_name(path.name)
         if reason is None and (path.is_file() or not path.exists()):
-            yield Found(entry.path, entry.key)  # a path that is missing fails as a picture, with its name
+            yield Found(entry.path, entry.key, entry.frame)  # a missing path fails as a picture, with its name
         elif not path.is_file():
             findings.ignored.append(Aside(entry.path, "not a regular file"))
         elif not entry.pattern and (lone or _is_picture(path)):

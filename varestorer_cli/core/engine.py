@@ -8,6 +8,7 @@ upscaled picture never exists as a whole.
 """
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -141,6 +142,7 @@ class RestoreEngine:
         # Learned from out-of-memory errors, for all pictures that follow.
         self._largest_side = max(self._sides)
         self._most_pixels: int | None = None
+        self.model_seconds = 0.0  # spent in calls of the model so far
 
     @property
     def overlap(self) -> int:
@@ -243,6 +245,7 @@ class RestoreEngine:
             uniforms: noise of each tile, or None.
             precision: arithmetic of this call.
         """
+        started = time.monotonic()
         n, batch = len(degraded), self.batch_for((degraded.shape[1], degraded.shape[2]))
         fill = [*range(n), *([n - 1] * (batch - n))]
         tiles = torch.from_numpy(np.ascontiguousarray(degraded[fill].transpose(0, 3, 1, 2))).to(self.options.device)
@@ -256,7 +259,21 @@ class RestoreEngine:
                 color_fix=self.options.color_fix,
             )
         image: Floats = out.image_B3TT[:n].float().cpu().numpy().transpose(0, 2, 3, 1)
+        self.model_seconds += time.monotonic() - started
         return image
+
+    def seconds_per_pixel(self) -> float:
+        """Seconds of one pixel of a tile, from the second of two full calls with native tiles."""
+        side = self.tile
+        batch = self.batch_for((side, side))
+        gray = np.full((batch, side, side, 3), 0.5, np.float32)
+        noise = [self.draw("", 0, 0)] * batch if self.sampling == "sample" else None
+        seconds = 0.0
+        for _ in range(2):
+            started = time.monotonic()
+            self.infer(gray, noise, precision=self.options.precision)
+            seconds = time.monotonic() - started
+        return seconds / (batch * side * side)
 
     def _autocast(self, precision: str) -> AbstractContextManager[Any]:
         kind = autocast_type(precision)

@@ -18,6 +18,7 @@ class ExitCode(IntEnum):
     BAD_CHECKPOINT = 4  # no retry: wrong or damaged checkpoint
     OUTPUT_NOT_WRITABLE = 5  # retry once: disk full, permission
     OUT_OF_MEMORY = 6  # retry on a larger machine
+    MORE_MEMORY = 33  # 6 in the words of OpenCue (--exit-codes opencue), which retries with more memory
     INTERNAL = 70  # no retry: our bug
     INTERRUPTED = 130  # retry: Ctrl-C
     TERMINATED = 143  # retry: told to stop (SIGTERM)

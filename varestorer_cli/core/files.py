@@ -7,6 +7,7 @@ run can remove what a dead one left.
 
 import hashlib
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,12 +20,26 @@ import numpy.typing as npt
 from varestorer_cli.core.errors import InputError, OutputError
 from varestorer_cli.core.picture import Samples
 
+# A temporary file that nothing was written to for so long belongs to no living process, on whatever host it was made.
+STALE_SECONDS = 7 * 24 * 3600.0
+_FIRST_PID_NAMESPACE = 4026531836  # of every Linux kernel; another one is a container's
+_PART_NAME = re.compile(r"\..+-(\d+)\.part", re.DOTALL)
+
 _open_parts: set[str] = set()
+
+
+def _here() -> str:
+    """This host; and, in a container, its process table: the same number there is another process."""
+    with suppress(OSError):
+        namespace = Path("/proc/self/ns/pid").stat().st_ino
+        if namespace != _FIRST_PID_NAMESPACE:
+            return f"{socket.gethostname()}.{namespace}"
+    return socket.gethostname()
 
 
 def part_path(path: Path) -> Path:
     """Temporary name beside a target; it says which process of which host writes it."""
-    end = f".{socket.gethostname()}-{os.getpid()}.part"
+    end = f".{_here()}-{os.getpid()}.part"
     room = 255 - len(os.fsencode(end)) - 1
     name = os.fsdecode(os.fsencode(path.name)[:room])
     return path.with_name(f".{name}{end}")
@@ -89,22 +104,42 @@ def remove_open_parts() -> None:
 
 
 def remove_stale_parts(folders: set[Path]) -> int:
-    """Remove temporary files that dead processes of this host left in some folders.
+    """Remove temporary files that dead processes left in some folders.
+
+    A process of this host is dead when its number is not in use. Of processes elsewhere nothing is known: their files
+    go when they have not changed for :data:`STALE_SECONDS` by the clock of the file system, not by this host's.
 
     Returns:
         their number.
     """
     removed = 0
-    mark = f".{socket.gethostname()}-"
+    here = _here()
     for folder in folders:
         with suppress(OSError):
+            now: float | None = None
             for path in folder.glob(".*.part"):
-                _, found, pid = path.name.removesuffix(".part").rpartition(mark)
-                if found and pid.isdigit() and not _alive(int(pid)):
+                found = _PART_NAME.fullmatch(path.name)
+                if found is None:
+                    continue
+                dead = path.name.endswith(f".{here}-{found[1]}.part") and not _alive(int(found[1]))
+                if not dead:
+                    now = _clock_of(folder) if now is None else now
+                    dead = now - path.stat().st_mtime > STALE_SECONDS
+                if dead:
                     with suppress(OSError):
                         path.unlink()
                         removed += 1
     return removed
+
+
+def _clock_of(folder: Path) -> float:
+    """Time by the file system that a folder is on."""
+    trial = part_path(folder / "clock")
+    try:
+        trial.touch()
+        return trial.stat().st_mtime
+    finally:
+        trial.unlink(missing_ok=True)
 
 
 def _alive(pid: int) -> bool:

@@ -17,7 +17,7 @@ from varestorer_cli.core.metadata import upright_xmp
 from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.output import Output
 from varestorer_cli.core.picture import Picture, Samples
-from varestorer_cli.core.report import DONE
+from varestorer_cli.core.report import DONE, Row
 from varestorer_cli.core.resample import Resampler
 from varestorer_cli.core.work import Item, Setup
 
@@ -29,12 +29,16 @@ class Finisher:
         setup: model and device.
         options: as given by the user.
         budget: gets the pixels back.
+        promise: told the row of a file that is whole and has not got its name yet.
     """
 
-    def __init__(self, setup: Setup, options: RestoreOptions, budget: PixelBudget) -> None:
+    def __init__(
+        self, setup: Setup, options: RestoreOptions, budget: PixelBudget, promise: Callable[[Row], None]
+    ) -> None:
         self.setup = setup
         self.options = options
         self.budget = budget
+        self.promise = promise
 
     def finish(self, item: Item, source: Samples, image: Samples) -> Item:
         """Encode, write and compare.
@@ -65,6 +69,7 @@ class Finisher:
             with atomic_file(item.job.output) as stream:
                 write_picture(stream, output, item.format, self.options.quality, software)
                 row.output_sha256 = hash_of(stream)
+                self.promise(row)
             row.status = DONE
         except InputError as error:
             item.error = error

@@ -55,12 +55,26 @@ class Existing(StrEnum):
     ERROR = "error"
 
 
+class Missing(StrEnum):
+    """What a frame means that was asked for and is not there."""
+
+    ERROR = "error"
+    SKIP = "skip"
+    FAIL = "fail"
+
+
 class Progress(StrEnum):
-    """How progress is shown on stderr; ``auto`` is a bar on a terminal and lines elsewhere."""
+    """How progress is shown on stderr; ``auto`` is a bar on a terminal and lines elsewhere.
+
+    ``deadline``, ``openjd`` and ``tractor`` are the lines that these render managers look for.
+    """
 
     AUTO = "auto"
     BAR = "bar"
     LINES = "lines"
+    DEADLINE = "deadline"
+    OPENJD = "openjd"
+    TRACTOR = "tractor"
     NONE = "none"
 
 
@@ -70,6 +84,13 @@ class Transfer(StrEnum):
     AUTO = "auto"
     LINEAR = "linear"
     ENCODED = "encoded"
+
+
+class ExitCodes(StrEnum):
+    """Which table of exit codes is used; ``opencue`` asks for more memory with its code 33."""
+
+    PLAIN = "plain"
+    OPENCUE = "opencue"
 
 
 class ImageFormat(StrEnum):
@@ -150,6 +171,18 @@ class Sizing:
         if self.megapixels is not None:
             return f"{self.megapixels:g} megapixels"
         return f"scale {self.scale or DEFAULT_SCALE:g}"
+
+    def label(self) -> str:
+        """The rule in a few characters, for file names: ``x4``, ``1920x1080``, ``long2048``, ``12mp``."""
+        if self.size is not None:
+            return f"{self.size[0]}x{self.size[1]}"
+        if self.long_side is not None:
+            return f"long{self.long_side}"
+        if self.short_side is not None:
+            return f"short{self.short_side}"
+        if self.megapixels is not None:
+            return f"{self.megapixels:g}mp"
+        return f"x{self.scale or DEFAULT_SCALE:g}"
 
 
 @dataclass(frozen=True)
@@ -234,6 +267,7 @@ class RestoreOptions:
         overlap: pixels that neighbouring tiles share; None is an eighth of the tile.
         batch: tiles per model call; None chooses by device.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        gpus: several devices of this host, one process each: ``all``, a number, or a list such as ``0,1``.
         precision: arithmetic of the model.
         color_fix: where colours come from.
         fidelity: 0 = the pre-restored picture, 1 = the model's.
@@ -242,6 +276,9 @@ class RestoreOptions:
         format: output format; None keeps each input's suffix.
         quality: of JPEG and lossy WebP, 1 to 100.
         transfer: what the values of OpenEXR and DPX files mean.
+        name: template of output names, see :class:`core.naming.NameTemplate`; None keeps names.
+        frames: frames of a sequence to do, such as ``1-100x2``; None does those that are there.
+        missing: what a frame means that was asked for and is not there.
         existing: what happens to outputs that exist.
         shard: the part of the inputs this process does.
         max_failed: failures that still end with exit code 0.
@@ -257,6 +294,7 @@ class RestoreOptions:
     overlap: int | None = None
     batch: int | None = None
     device: str = "auto"
+    gpus: str | None = None
     precision: Precision = Precision.AUTO
     color_fix: ColorFix = ColorFix.AUTO
     fidelity: float = 1.0
@@ -265,6 +303,9 @@ class RestoreOptions:
     format: ImageFormat | None = None
     quality: int = 95
     transfer: Transfer = Transfer.AUTO
+    name: str | None = None
+    frames: str | None = None
+    missing: Missing = Missing.ERROR
     existing: Existing = Existing.SKIP
     shard: Shard | None = None
     max_failed: FailureLimit = field(default_factory=FailureLimit)
@@ -278,6 +319,8 @@ class RestoreOptions:
             raise UsageError(f"--fidelity {self.fidelity:g}: 0 (pre-restored) to 1 (model) is possible")
         if not 1 <= self.quality <= 100:
             raise UsageError(f"--quality {self.quality}: 1 to 100 is possible")
+        if self.gpus is not None and self.device != "auto":
+            raise UsageError(f"--gpus {self.gpus} and --device {self.device} contradict each other; give only one")
         for name in ("tile", "batch", "threads"):
             number = getattr(self, name)
             if number is not None and number < 1:

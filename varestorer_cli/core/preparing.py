@@ -3,7 +3,6 @@
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from varestorer_cli.core.imagewrite import check_side, losses_of
 from varestorer_cli.core.options import Existing, ImageFormat, RestoreOptions
 from varestorer_cli.core.report import SKIPPED, ReportFile, Row
 from varestorer_cli.core.sources import Job
-from varestorer_cli.core.work import Item, Setup
+from varestorer_cli.core.work import Item, Setup, name_of
 
 
 class Preparer:
@@ -56,7 +55,7 @@ class Preparer:
         format = output_format(job.output.name) or ImageFormat.PNG
         row = Row(
             input=job.input,
-            output=self._name(job.output),
+            output=name_of(job.output, self.folder),
             model_sha256=self.setup.model_sha256,
             settings_sha256=self.settings[format],
             seed=self.options.seed,
@@ -80,7 +79,7 @@ class Preparer:
         row.input_sha256 = hashlib.sha256(data).hexdigest()
         item.identity = provenance.Identity(row.input_sha256, self.setup.model_sha256, row.settings_sha256)
         if options.existing != Existing.OVERWRITE:
-            reason = provenance.verdict(job.output, item.identity, lambda: self.report_file.witness(row.output))
+            reason = provenance.verdict(job.output, item.identity, lambda: self.report_file.witnesses(row.output))
             if reason is not None:
                 self._skip(item, reason)
                 return
@@ -114,16 +113,15 @@ class Preparer:
 
     def _skip(self, item: Item, reason: str) -> None:
         """A finished output: its measurements of the earlier run stay in the report."""
-        known = self.report_file.witness(item.row.output)
         item.kept = reason != provenance.UP_TO_DATE
-        if known is not None and not item.kept:
-            item.row = replace(known, input=item.job.input)
+        known = (
+            []
+            if item.kept or item.identity is None
+            else [row for row in self.report_file.witnesses(item.row.output) if item.identity.matches(row)]
+        )
+        if known:
+            item.row = replace(known[-1], input=item.job.input, shard=item.row.shard)
         item.row.status, item.row.reason = SKIPPED, reason
-
-    def _name(self, path: Path) -> str:
-        with suppress(ValueError):
-            return path.relative_to(self.folder).as_posix()
-        return str(path)
 
 
 def _yes(value: bool) -> str:

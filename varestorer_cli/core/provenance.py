@@ -6,7 +6,7 @@ report, and in the Software field of the file.
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def file_fingerprint(path: Path) -> str | None:
     return found[1] if found else None
 
 
-def verdict(path: Path, identity: Identity, witness: Callable[[], Row | None]) -> str | None:
+def verdict(path: Path, identity: Identity, witnesses: Callable[[], Sequence[Row]]) -> str | None:
     """Why an existing output stays as it is (:data:`UP_TO_DATE`, :data:`FOREIGN`, :data:`CHANGED`).
 
     None means: make it (again). That is so where nothing exists, where the file is ours but of another input, model
@@ -72,7 +72,7 @@ def verdict(path: Path, identity: Identity, witness: Callable[[], Row | None]) -
     Args:
         path: the output.
         identity: what this run would make.
-        witness: the report's row about the output.
+        witnesses: the rows of reports about the output, of whatever run and shard.
     """
     try:
         if path.stat().st_size == 0:
@@ -81,14 +81,16 @@ def verdict(path: Path, identity: Identity, witness: Callable[[], Row | None]) -
         return None
     except OSError:
         return FOREIGN  # cannot even be looked at
-    row = witness()
-    if row is not None:
+    rows = witnesses()
+    if rows:
         try:
             data = read_bytes(path)
         except InputError:
             return FOREIGN
-        if sha256(data) == row.output_sha256:
-            return UP_TO_DATE if identity.matches(row) else None
+        digest = sha256(data)
+        ours = [row for row in rows if row.output_sha256 == digest]
+        if ours:
+            return UP_TO_DATE if any(identity.matches(row) for row in ours) else None
         if not _whole(data):
             return None
         return UP_TO_DATE if file_fingerprint(path) == identity.fingerprint else CHANGED

@@ -6,19 +6,26 @@ input and writes the file anew. The rows of earlier runs are also the first witn
 
 import csv
 import dataclasses
+import hashlib
 import io
+import json
 import math
 import os
 import platform
+import re
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from varestorer_cli.core.errors import ExitCode, OutputError, UsageError
+from varestorer_cli.core.files import part_path
 from varestorer_cli.core.options import FailureLimit, Shard
 
 DONE, SKIPPED, FAILED, IGNORED = "done", "skipped", "failed", "ignored"
+# Written before an output gets its name: where a process dies between the two, the next run knows the file as ours.
+WRITING = "writing"
 FAILED_LIST_HEADER = "# varestorer: inputs that failed; give this file back as @failed.txt\n"
 
 
@@ -78,6 +85,14 @@ class Row:
         """The row for JSON: numbers as numbers, what was not measured as null."""
         found = {name: getattr(self, name) for name in COLUMNS}
         return {name: None if value == "" else _rounded(value) for name, value in found.items()}
+
+    def json(self) -> str:
+        """The row as one line of JSON."""
+        return json.dumps(self.values())
+
+    def text(self) -> dict[str, str]:
+        """The row as CSV cells by column, for :meth:`from_cells`."""
+        return dict(zip(COLUMNS, self.cells(), strict=True))
 
     @classmethod
     def from_cells(cls, cells: dict[str, str]) -> "Row":
@@ -149,27 +164,49 @@ class ReportFile:
 
     def __init__(self, path: Path | None, others: Iterable[Path] = ()) -> None:
         self.path = path
+        self._lock = threading.Lock()
         self._rows: dict[str, Row] = {}
-        self._witness: dict[str, Row] = {}
+        self._promised: dict[str, list[Row]] = {}
+        self._witnesses: dict[str, list[Row]] = {}
         for other in others:
-            with suppress(UsageError):
-                self._remember(read_rows(other))
+            if path is None or other.resolve() != path.resolve():
+                with suppress(UsageError):
+                    self._remember(read_rows(other))
         if path is not None:
             earlier = read_rows(path)
             self._remember(earlier)
-            self._rows = {row.key: row for row in earlier if row.status != IGNORED}
+            for row in earlier:
+                if row.status == WRITING:
+                    self._promised.setdefault(row.key, []).append(row)
+                elif row.status != IGNORED:
+                    self._rows[row.key] = row
+                    self._promised.pop(row.key, None)
 
     def _remember(self, rows: Iterable[Row]) -> None:
-        self._witness.update((row.key, row) for row in rows if row.output_sha256)
+        for row in rows:
+            if row.output_sha256:
+                self._witnesses.setdefault(row.key, []).append(row)
 
     @property
     def rows(self) -> tuple[Row, ...]:
         """The last row of every input, of this run and of earlier ones."""
         return tuple(self._rows.values())
 
-    def witness(self, output: str) -> Row | None:
-        """The last row that says what an output file is."""
-        return self._witness.get(output)
+    def witnesses(self, output: str) -> list[Row]:
+        """Every row that says what an output file is, the newest of this report last."""
+        with self._lock:
+            return list(self._witnesses.get(output, ()))
+
+    def promise(self, row: Row) -> None:
+        """Note what an output will be, before it gets its name; any thread may call.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        note = dataclasses.replace(row, status=WRITING)
+        with self._lock:
+            self._promised.setdefault(row.key, []).append(note)
+            self._append(note)
 
     def open(self) -> None:
         """Write the rows of earlier runs anew, without doubles.
@@ -185,16 +222,21 @@ class ReportFile:
         Raises:
             OutputError: the file cannot be written.
         """
-        self._rows.pop(row.key, None)
-        self._rows[row.key] = row
-        if row.output_sha256:
-            self._witness[row.key] = row
-        if self.path is not None:
-            try:
-                with self.path.open("ab") as stream:
-                    stream.write(_line(row.cells()))
-            except OSError as error:
-                raise OutputError(f"{self.path}: the report cannot be written ({error.strerror})") from error
+        with self._lock:
+            self._rows.pop(row.key, None)
+            self._rows[row.key] = row
+            self._promised.pop(row.key, None)
+            self._remember([row])
+            self._append(row)
+
+    def _append(self, row: Row) -> None:
+        if self.path is None:
+            return
+        try:
+            with self.path.open("ab") as stream:
+                stream.write(_line(row.cells()))
+        except OSError as error:
+            raise OutputError(f"{self.path}: the report cannot be written ({error.strerror})") from error
 
     def close(self) -> None:
         """Write the file anew, one row per input, sorted by input.
@@ -208,12 +250,13 @@ class ReportFile:
     def _rewrite(self) -> None:
         if self.path is None:
             return
-        part = self.path.with_name(f".{self.path.name}.{platform.node()}-{os.getpid()}.part")
+        part = part_path(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with part.open("wb") as stream:
                 stream.write(_line(COLUMNS))
                 stream.writelines(_line(row.cells()) for row in self._rows.values())
+                stream.writelines(_line(row.cells()) for notes in self._promised.values() for row in notes)
                 stream.flush()
                 os.fsync(stream.fileno())
             part.replace(self.path)
@@ -223,9 +266,56 @@ class ReportFile:
             raise OutputError(f"{self.path}: the report cannot be written ({error.strerror})") from error
 
 
-def report_name(shard: Shard | None, name: str = "metrics", suffix: str = ".csv") -> str:
-    """File name of a report; it carries the shard, so that processes never share one."""
-    return f"{name}{suffix}" if shard is None else f"{name}.{shard.index}-of-{shard.count}{suffix}"
+def report_name(shard: Shard | None, name: str = "metrics", suffix: str = ".csv", frames: str | None = None) -> str:
+    """File name of a report; it carries the shard and the frames, so that tasks of a farm never share one."""
+    part = f".{shard.index}-of-{shard.count}" if shard is not None else ""
+    if frames is not None:
+        spec = re.sub(r"[^\w,-]", "_", frames.strip())
+        digest = hashlib.sha256(frames.encode()).hexdigest()[:12]
+        part += f".frames-{spec if len(spec) <= 60 else spec[:40] + '_' + digest}"
+    return f"{name}{part}{suffix}"
+
+
+def failed_list_path(report: Path) -> Path:
+    """The list of failures that belongs to a report: ``failed.txt`` for ``metrics.csv``."""
+    stem = report.stem
+    name = "failed" + stem.removeprefix("metrics") if stem.startswith("metrics") else f"{stem}.failed"
+    return report.with_name(f"{name}.txt")
+
+
+def reports_in(folder: Path) -> list[Path]:
+    """Report files of a folder, of all shards."""
+    with suppress(OSError):
+        return sorted(folder.glob("metrics*.csv"))
+    return []
+
+
+@dataclass
+class Times:
+    """Where the time of a run went, in seconds of its main thread.
+
+    Attributes:
+        model: in calls of the model.
+        decode: waiting for pictures to be read and decoded.
+        encode: waiting for results to be encoded and written.
+    """
+
+    model: float = 0.0
+    decode: float = 0.0
+    encode: float = 0.0
+
+    def add(self, other: "Times") -> None:
+        """Join the times of another process."""
+        self.model += other.model
+        self.decode += other.decode
+        self.encode += other.encode
+
+    def shares(self, seconds: float) -> str:
+        """Shares of ``seconds`` of main threads, such as ``model 91 %, decode 3 %, encode 5 %, rest 1 %``."""
+        parts = {"model": self.model, "decode": self.decode, "encode": self.encode}
+        percent = {name: round(100 * part / seconds) for name, part in parts.items()}
+        percent["rest"] = max(0, 100 - sum(percent.values()))
+        return ", ".join(f"{name} {share} %" for name, share in percent.items())
 
 
 @dataclass
@@ -237,7 +327,10 @@ class BatchReport:
         megapixels: of all outputs written.
         seconds: wall time of the run.
         failed_inputs: failed inputs in the form that ``@list`` files understand.
+        kept: existing files that were left as they are and are not this run's.
         internal: whether a failure was our own bug.
+        times: where the time went.
+        processes: that worked at the same time.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -246,6 +339,8 @@ class BatchReport:
     failed_inputs: list[str] = field(default_factory=list)
     kept: list[Row] = field(default_factory=list)
     internal: bool = False
+    times: Times = field(default_factory=Times)
+    processes: int = 1
 
     def count(self, status: str) -> int:
         """Rows of a status."""
@@ -277,7 +372,7 @@ class BatchReport:
         text = ", ".join(parts)
         if done and self.seconds > 0:
             rate = f"{done / self.seconds:.2f} images/s, {self.megapixels / self.seconds:.2f} MP/s"
-            text += f" in {clock(self.seconds)} ({rate})"
+            text += f" in {clock(self.seconds)} ({rate}; {self.times.shares(self.seconds * self.processes)})"
         return text
 
 

@@ -91,6 +91,30 @@ def _device(version: str, request: str) -> tuple[str, str]:
     return "cpu", reason.partition(";")[0]
 
 
+def several(text: str) -> tuple[str, ...]:
+    """Devices for ``--gpus``: ``all`` that are visible, the first N, or a list of numbers.
+
+    A list may also hold whole device names (``cpu,cpu``), so that the machinery can be tried without GPUs.
+
+    Raises:
+        UsageError: none of these.
+        MissingDependencyError: there are not so many.
+    """
+    import torch
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if "," in text and names and all(re.fullmatch(r"\d+|cpu|mps|cuda(:\d+)?", name) for name in names):
+        return tuple(f"cuda:{int(name)}" if name.isdigit() else name for name in names)
+    if text != "all" and not (text.isdigit() and int(text) > 0):
+        raise UsageError(f"--gpus {text}: expected all, a number of GPUs (2), or a list (0,1)")
+    count = torch.cuda.device_count()
+    if count == 0:
+        raise MissingDependencyError(f"--gpus {text}: {no_cuda_reason()}; or leave --gpus out")
+    if text != "all" and int(text) > count:
+        raise MissingDependencyError(f"--gpus {text}: {count} are visible; check CUDA_VISIBLE_DEVICES")
+    return tuple(f"cuda:{number}" for number in range(count if text == "all" else int(text)))
+
+
 def no_cuda_reason() -> str:
     """Why CUDA cannot be used, and after a semicolon what to do."""
     import torch

@@ -8,12 +8,14 @@ whatever the order, the machine and the other inputs.
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from varestorer_cli.core.discovery import Entry, Findings, Found, find, read_entries
+from varestorer_cli.core.discovery import Entry, Findings, Found, Reading, find, read_entries
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.formats import SUFFIXES, UNWRITABLE, output_format, output_name
-from varestorer_cli.core.options import ImageFormat, Shard
+from varestorer_cli.core.formats import SUFFIXES, UNWRITABLE, output_format
+from varestorer_cli.core.frames import FramePattern
+from varestorer_cli.core.naming import NameTemplate, renamed
+from varestorer_cli.core.options import Existing, ImageFormat, Missing, RestoreOptions, Shard
 
 _NAMED_AT_MOST = 5
 
@@ -49,6 +51,48 @@ class Plan(Findings):
     jobs: list[Job] = field(default_factory=list)
     elsewhere: int = 0
 
+    def refuse_existing(self) -> None:
+        """Stop before any work where outputs exist.
+
+        Raises:
+            UsageError: names them.
+        """
+        there = [job.output for job in self.jobs if os.path.lexists(job.output)]
+        if there:
+            more = f" and {len(there) - 3} more" if len(there) > 3 else ""
+            raise UsageError(
+                f"{', '.join(str(path) for path in there[:3])}{more} exist already (--existing error); nothing was done"
+            )
+
+
+def plan_for(
+    inputs: Sequence[str],
+    output: str,
+    options: RestoreOptions,
+    *,
+    nul_lists: bool = False,
+    read_stdin: Callable[[], bytes] | None = None,
+) -> Plan:
+    """The plan of a run with these options, see :func:`make_plan`.
+
+    Raises:
+        UsageError: the inputs, the outputs or the options do not go together.
+    """
+    plan = make_plan(
+        inputs,
+        output,
+        format=options.format,
+        shard=options.shard,
+        template=NameTemplate.of(options.name, options) if options.name is not None else None,
+        nul_lists=nul_lists,
+        read_stdin=read_stdin,
+        frames=options.frames,
+        missing=options.missing,
+    )
+    if options.existing == Existing.ERROR:
+        plan.refuse_existing()
+    return plan
+
 
 def make_plan(
     inputs: Sequence[str],
@@ -56,35 +100,51 @@ def make_plan(
     *,
     format: ImageFormat | None = None,
     shard: Shard | None = None,
+    template: NameTemplate | None = None,
     nul_lists: bool = False,
     read_stdin: Callable[[], bytes] | None = None,
+    frames: str | None = None,
+    missing: Missing = Missing.ERROR,
 ) -> Plan:
     """Find inputs and plan outputs.
 
     Args:
-        inputs: files, folders, glob patterns, ``@list.txt``, or ``-`` for a list on stdin.
-        output: a folder, or a file name for a single file.
+        inputs: files, folders, glob and frame patterns, ``@list.txt``, or ``-`` for a list on stdin.
+        output: a folder, a file name for a single file, or a frame pattern for a frame pattern.
         format: chosen output format, None keeps suffixes.
         shard: part of the inputs to keep.
+        template: names of outputs.
         nul_lists: lists are separated by NUL bytes instead of newlines.
         read_stdin: reads the list for ``-``.
+        frames: frames of a sequence to do.
+        missing: what a frame means that was asked for and is not there.
 
     Raises:
-        UsageError: a named input does not exist, outputs clash, or an output would replace an input.
+        UsageError: a named input or a frame does not exist, outputs clash, or an output would replace an input.
     """
     if not inputs:
         raise UsageError("no input given; expected: restore INPUT... OUTPUT")
-    entries = read_entries(inputs, nul_lists, read_stdin)
+    findings = Findings()
+    entries = read_entries(inputs, Reading(nul_lists, read_stdin, frames, missing), findings)
+    sequence = _frame_target(output, inputs, entries, format)
     lone = len(inputs) == 1 and len(entries) == 1 and Path(entries[0].path).is_file() and entries[0].path == inputs[0]
-    target = _file_target(output, lone, format)
-    plan = Plan(folder=target.parent if target else Path(output))
+    target = None if sequence else _file_target(output, lone, format)
+    if template is not None and (target or sequence):
+        raise UsageError(f"{output} is a file name and --name names files too; name a folder, or leave --name out")
+    folder = target.parent if target else Path(sequence.folder or ".") if sequence else Path(output)
+    plan = Plan(findings.ignored, findings.unreadable, findings.notes, folder=folder)
     if not target and plan.folder.exists() and not plan.folder.is_dir():
         raise UsageError(f"{output}: is a file, and a folder is needed for these inputs; name another output")
     found = list(find(entries, plan.folder, lone, plan))
-    if target:
-        plan.jobs = [Job(f.path, f.key, target, _feed(f)) for f in found]
-    else:
-        plan.jobs = [Job(f.path, f.key, plan.folder / _renamed(f.key, format), _feed(f)) for f in found]
+
+    def output_of(one: Found) -> Path:
+        if target:
+            return target
+        if sequence:
+            return folder / sequence.name(one.frame or 0)
+        return folder / renamed(one.key, format, template)
+
+    plan.jobs = [Job(one.path, one.key, output_of(one), _feed(one)) for one in found]
     plan.jobs = _checked(plan.jobs, entries, plan.folder)
     if shard is not None:
         mine = [job for job in plan.jobs if shard.holds(job.key)]
@@ -102,9 +162,28 @@ def _feed(found: Found) -> str:
     return path
 
 
-def _renamed(key: str, format: ImageFormat | None) -> str:
-    path = PurePosixPath(key)
-    return str(path.with_name(output_name(path.name, format)))
+def _frame_target(
+    output: str, inputs: Sequence[str], entries: Sequence[Entry], format: ImageFormat | None
+) -> FramePattern | None:
+    """OUTPUT as a frame pattern, or None where it is a folder or a file."""
+    pattern = FramePattern.parse(output)
+    if pattern is None or Path(output).suffix.lower() not in (SUFFIXES.keys() | UNWRITABLE):
+        return None
+    if len(inputs) != 1 or any(entry.frame is None for entry in entries):
+        raise UsageError(f"{output}: is a frame pattern, and the input is none; name a folder, or one pattern as input")
+    _writable_kind(output, format)
+    return pattern
+
+
+def _writable_kind(output: str, format: ImageFormat | None) -> ImageFormat:
+    suffix = Path(output).suffix.lower()
+    kind = output_format(Path(output).name)
+    if kind is None:
+        known = ", ".join(s for s, f in SUFFIXES.items() if f)
+        raise UsageError(f"{output}: {suffix} cannot be written; possible suffixes are {known}")
+    if format is not None and format != kind:
+        raise UsageError(f"{output}: its suffix says {kind.value}, --format says {format.value}; leave one out")
+    return kind
 
 
 def _file_target(output: str, lone: bool, format: ImageFormat | None) -> Path | None:
@@ -113,14 +192,9 @@ def _file_target(output: str, lone: bool, format: ImageFormat | None) -> Path | 
     suffix = path.suffix.lower()
     if output.endswith(("/", os.sep)) or path.is_dir() or suffix not in (SUFFIXES.keys() | UNWRITABLE):
         return None
-    kind = output_format(path.name)
     if not lone:
         raise UsageError(f"{output}: is a file name, and there may be several outputs; name a folder (or add a slash)")
-    if kind is None:
-        known = ", ".join(s for s, f in SUFFIXES.items() if f)
-        raise UsageError(f"{output}: {suffix} cannot be written; possible suffixes are {known}")
-    if format is not None and format != kind:
-        raise UsageError(f"{output}: its suffix says {kind.value}, --format says {format.value}; leave one out")
+    _writable_kind(output, format)
     return path
 
 

@@ -1,13 +1,22 @@
 """What a batch of pictures has in common, and one picture on its way through it."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from varestorer_cli.core import provenance
 from varestorer_cli.core.options import ImageFormat
 from varestorer_cli.core.picture import Picture
 from varestorer_cli.core.report import Row
 from varestorer_cli.core.sources import Job
+
+
+def name_of(path: Path, folder: Path) -> str:
+    """How an output is named in the report: relative to the output folder, where it lies below it."""
+    with suppress(ValueError):
+        return path.relative_to(folder).as_posix()
+    return str(path)
 
 
 @dataclass(frozen=True)
