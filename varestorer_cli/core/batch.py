@@ -89,15 +89,15 @@ def run_batch(
         OutputError: nothing more can be written.
         OutOfMemoryError: the model does not fit.
     """
-    batch = _Batch(plan, engine, setup, options, report_file, console, stop or StopFlag(), on_row, report)
-    batch.jobs = plan.jobs if jobs is None else jobs
-    return batch.run()
+    todo = plan.jobs if jobs is None else jobs
+    return _Batch(plan, todo, engine, setup, options, report_file, console, stop or StopFlag(), on_row, report).run()
 
 
 class _Batch:
     def __init__(
         self,
         plan: Plan,
+        jobs: Iterable[Job],
         engine: Engine,
         setup: Setup,
         options: RestoreOptions,
@@ -115,7 +115,7 @@ class _Batch:
         self.console = console
         self.stop = stop
         self.on_row = on_row
-        self.jobs: Iterable[Job] = plan.jobs
+        self.jobs = jobs
         self.recorded = 0
         self.report = report if report is not None else BatchReport()
         self.budget = PixelBudget(_BUDGET_PIXELS, stop.requested)
