@@ -17,6 +17,7 @@ def no_pyiqa(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The tests run as if pyiqa were absent, in an empty folder, without a data root."""
     monkeypatch.setitem(sys.modules, "pyiqa", None)
     monkeypatch.delenv("VARESTORER_DATA", raising=False)
+    monkeypatch.setenv("VARESTORER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.chdir(tmp_path)
 
@@ -35,11 +36,12 @@ def test_prints_and_writes(cli: Cli, out: Path) -> None:
     ran = cli("score", "out", "--reference", "gt")
     assert ran.code == 0
     assert "out against gt: 3 pairs scored, 0 failed" in ran.out
-    assert "Protocol both: PSNR and SSIM on Y of YCbCr (ITU-R BT.601, 16-235) and RGB; 8 bit, border crop 0" in ran.out
+    assert "Protocol both: PSNR and SSIM on Y of YCbCr (ITU-R BT.601, 16-235), on RGB, and SSIM on Y of YIQ;" in ran.out
+    assert "; 8 bit, border crop 0\nComputed by varestorer " in ran.out
     rows = list(csv.DictReader((out / "scores.csv").open()))
     assert [row["name"] for row in rows] == ["a", "b", "c"]
     content = json.loads((out / "scores.json").read_text())
-    for name in ("psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb"):
+    for name in ("psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "ssim_yiq"):
         mean = np.mean([float(row[name]) for row in rows])
         assert content["summary"][name]["mean"] == pytest.approx(mean, abs=1e-6)
         label = name.upper().replace("_", "-")
@@ -87,7 +89,7 @@ def test_quiet_prints_the_table_only(cli: Cli, out: Path) -> None:
 
 
 def test_markdown(cli: Cli, out: Path) -> None:
-    ran = cli("score", "out", "-r", "gt", "--markdown", "--protocol", "osediff")
+    ran = cli("score", "out", "-r", "gt", "--table", "markdown", "--protocol", "osediff")
     assert "| metric | mean | 95% interval |" in ran.out and "| PSNR-Y ↑ |" in ran.out
     assert "PSNR-RGB" not in ran.out
 
@@ -170,10 +172,11 @@ def test_a_test_set_stands_beside_the_published_rows(cli: Cli, tmp_path: Path) -
     words = ("score", "out", "--dataset", "realsr", "--data-root", "sets")
     ran = cli(*words)
     assert ran.code == 0
-    line = next(line for line in ran.out.splitlines() if "PSNR-Y" in line)
-    assert line.split()[-1] == "25.15" and "published" in ran.out
+    line = next(line for line in ran.out.splitlines() if "OSEDiff-1" in line)
+    assert line.split()[:3] == ["OSEDiff-1", "25.15", "0.7341"]
     assert "holds 2 pairs, the released realsr 100: the published values are of another set" in ran.out
-    assert "published" not in cli(*words, "--crop-border", "4", "-q").out.replace("published values are", "")
+    cropped = cli(*words, "--crop-border", "4", "-q").out
+    assert "OSEDiff" not in cropped and "published rows crop no border" in cropped
 
 
 def test_a_test_set_is_restored_first(cli: Cli, tmp_path: Path) -> None:
@@ -192,7 +195,7 @@ def test_a_test_set_is_restored_first(cli: Cli, tmp_path: Path) -> None:
 
 def test_what_cannot_be_restored_is_a_failed_pair(cli: Cli, tmp_path: Path) -> None:
     root = dataset(tmp_path / "sets")
-    words = ("score", "--dataset", "realsr", "--data-root", "sets", "-o", "work", "--model", "compact")
+    words = ("score", "--dataset", "realsr", "--data-root", "sets", "--restored", "work", "--model", "compact")
     assert cli(*words).code == 0
     # The output of the first run is still there, but it is not this input's.
     (root / "RealSRVal_crop128/test_LR/a.png").write_bytes(b"broken")

@@ -5,6 +5,8 @@ from conftest import photo, save
 
 from varestorer_cli.core import benchmarks
 from varestorer_cli.core.errors import MissingDependencyError, UsageError
+from varestorer_cli.core.options import ImageFormat, Shard
+from varestorer_cli.core.sources import make_plan
 
 
 def make(folder: Path, lq: str = "test_LR", gt: str = "test_HR", names: tuple[str, ...] = ("a", "deep/b")) -> Path:
@@ -22,7 +24,7 @@ def test_a_known_set_is_found_under_its_aliases(tmp_path: Path, place: str, lq: 
     assert found.name == "realsr"
     assert found.degraded == {"a": folder / lq / "a.png", "deep/b": folder / lq / "deep/b.png"}
     assert found.references["deep/b"] == folder / gt / "deep/b.png"
-    assert found.published["OSEDiff"]["psnr_y"] == 25.15 and found.published["VARestorer"]["psnr_rgb"] == 22.78
+    assert found.benchmark == "realsr"
     assert "holds 2 pairs, the released realsr 100" in found.note
 
 
@@ -34,12 +36,12 @@ def test_a_known_set_that_is_not_there_says_where_to_get_and_put_it(tmp_path: Pa
         assert "https://huggingface.co/datasets/Iceclear/StableSR-TestSets" in text
         assert "DATA_ROOT/StableSR_testsets/DrealSRVal_crop128 holds the 93 pairs" in text
         assert "--data-root" in text and "VARESTORER_DATA" in text
-    assert str(tmp_path / "DrealSRVal_crop128") in text
+    assert str(tmp_path / "StableSR_testsets/DrealSRVal_crop128") in text
 
 
 def test_a_folder_of_ones_own(tmp_path: Path) -> None:
     found = benchmarks.open_dataset(str(make(tmp_path / "mine", "lq", "hq")))
-    assert (found.name, len(found.references), found.published, found.note) == ("mine", 2, {}, "")
+    assert (found.name, len(found.references), found.benchmark, found.note) == ("mine", 2, "", "")
 
 
 def test_folders_that_are_no_set_are_refused(tmp_path: Path) -> None:
@@ -76,7 +78,8 @@ def test_a_manifest(tmp_path: Path) -> None:
     [
         ("a,b\n", UsageError, "needs lq and gt"),
         ("lq,gt\n", UsageError, "0 pairs"),
-        ("lq,gt\nnone.png,set/test_HR/a.png\n", MissingDependencyError, "1 files that do not exist"),
+        ("lq,gt\nset/test_LR/a.png,\n,\n", UsageError, "lines 2 name only one"),
+        ("lq,gt\nnone.png,set/test_HR/a.png\n", MissingDependencyError, "1 files that do not exist: .*none.png"),
         (
             "lq,gt\nset/test_LR/a.png,set/test_HR/a.png\nset/test_LR/a.png,set/test_HR/a.png\n",
             UsageError,
@@ -110,3 +113,44 @@ def test_restored_files_pair_with_the_references(tmp_path: Path) -> None:
     assert len(found.plan(tmp_path / "out", partial=True).pairs) == 1
     with pytest.raises(UsageError, match="is no folder"):
         found.plan(tmp_path / "out/a.png")
+    plan = found.plan(tmp_path / "out", partial=True)
+    assert plan.unpaired_reference == ("deep/b",)
+
+
+@pytest.mark.parametrize("root", [".", "..", "sets"])
+def test_a_root_may_be_the_set_or_the_archive(tmp_path: Path, root: str) -> None:
+    make(tmp_path / "sets/stablesr_TESTSETS" / "x", names=("a",))  # another folder beside it
+    folder = make(tmp_path / "sets/StableSR_testsets/dRealSRval_crop128", names=("a",))
+    found = benchmarks.open_dataset("drealsr", {".": folder, "..": folder.parent, "sets": tmp_path / "sets"}[root])
+    assert found.degraded == {"a": folder / "test_LR/a.png"}
+
+
+def test_a_set_without_references(tmp_path: Path) -> None:
+    save(tmp_path / "DPED/lq/a.jpg", photo(8, 8))
+    found = benchmarks.open_dataset("dped", tmp_path)
+    assert found.references == {} and found.degraded == {"a": tmp_path / "DPED/lq/a.jpg"}
+    (pair,) = found.plan_outputs(Path("o")).pairs
+    assert (pair.restored, pair.reference) == (Path("o/a.png"), None)
+    save(tmp_path / "out/a.png", photo(32, 32))
+    assert found.plan(tmp_path / "out").pairs[0].reference is None
+    save(tmp_path / "out/b.png", photo(32, 32))
+    with pytest.raises(UsageError, match=r"1 only in .*out: b"):
+        found.plan(tmp_path / "out")
+
+
+def test_a_partial_set_leaves_out_what_has_no_partner(tmp_path: Path) -> None:
+    folder = make(tmp_path / "set")
+    (folder / "test_HR/a.png").unlink()
+    found = benchmarks.open_dataset(str(folder), partial=True)
+    assert set(found.degraded) == set(found.references) == {"deep/b"} and found.unpaired == ("a",)
+    assert found.plan_outputs(Path("o")).unpaired_reference == ("a",)
+
+
+def test_shards_hold_each_pair_once_as_restore_does(tmp_path: Path) -> None:
+    found = benchmarks.open_dataset(str(make(tmp_path / "set", names=("a", "b", "c", "deep/d"))))
+    held = [found.held(Shard(i, 3)) for i in range(3)]
+    assert sorted(name for part in held for name in part) == ["a", "b", "c", "deep/d"]
+    for i, names in enumerate(held):
+        plan = make_plan(list(found.inputs), f"{tmp_path / 'o'}/", format=ImageFormat.PNG, shard=Shard(i, 3))
+        mine = {pair.restored for pair in found.plan_outputs(tmp_path / "o").only(names).pairs}
+        assert mine == {job.output for job in plan.jobs}

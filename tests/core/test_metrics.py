@@ -10,7 +10,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 
-from varestorer_cli.core import metrics
+from varestorer_cli.core import metrics, pyiqa_metrics
 from varestorer_cli.core.errors import ExitCode, MissingDependencyError, UsageError
 
 DATA = Path(__file__).parents[1] / "data"
@@ -141,7 +141,7 @@ class FakePyiqa(ModuleType):
         self.error = error
 
     def list_models(self) -> list[str]:
-        return ["fid", "gmsd", "niqe", "wild"]
+        return ["fid", "fid_dinov2", "gmsd", "niqe", "wild"]
 
     def create_metric(self, name: str, device: str) -> Any:
         import torch
@@ -176,6 +176,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_pyiqa_is_wrapped(monkeypatch: pytest.MonkeyPatch, hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "pyiqa", FakePyiqa())
     said: list[str] = []
+    monkeypatch.setattr(pyiqa_metrics, "_installed", lambda: True)
     gmsd, niqe = metrics.load_metrics(["gmsd", "niqe"], device="cpu", notify=said.append)
     assert (gmsd.needs_reference, gmsd.lower_better, gmsd.label) == (True, True, "GMSD")
     assert niqe.needs_reference is False
@@ -233,8 +234,10 @@ def test_pyiqa_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch, error: E
 
 def test_a_missing_weight_file_is_named_with_its_folder(monkeypatch: pytest.MonkeyPatch, hub: Path) -> None:
     monkeypatch.setitem(sys.modules, "pyiqa", FakePyiqa(URLError("Name or service not known")))
+    monkeypatch.setattr(pyiqa_metrics, "_installed", lambda: True)
+    (niqe,) = metrics.load_metrics(["niqe"])  # nothing is loaded before a score is needed
     with pytest.raises(MissingDependencyError) as caught:
-        metrics.load_metrics(["niqe"])
+        niqe.prepare()
     text = str(caught.value)
     assert str(hub / "pyiqa/niqe_modelparameters.mat") in text
     assert "these files are missing" in text and "Name or service not known" in text and "TORCH_HOME" in text
@@ -245,8 +248,10 @@ def test_a_present_weight_file_is_not_called_missing(monkeypatch: pytest.MonkeyP
     (hub / "pyiqa/niqe_modelparameters.mat").write_bytes(b"half")
     monkeypatch.setitem(sys.modules, "pyiqa", FakePyiqa(ValueError("Unknown mat file type")))
     said: list[str] = []
+    monkeypatch.setattr(pyiqa_metrics, "_installed", lambda: True)
+    (niqe,) = metrics.load_metrics(["niqe"], notify=said.append)
     with pytest.raises(MissingDependencyError, match="may be damaged"):
-        metrics.load_metrics(["niqe"], notify=said.append)
+        niqe.compute(flat(1), None)
     assert not any("download" in text for text in said)
 
 
@@ -255,12 +260,13 @@ def test_unknown_and_whole_folder_metrics_are_refused(monkeypatch: pytest.Monkey
     with pytest.raises(UsageError, match=r"No metric is called gsmd\. Did you mean gmsd \(for gsmd\)\?"):
         metrics.load_metrics(["gsmd"])
     with pytest.raises(UsageError, match="whole folders"):
-        metrics.load_metrics(["fid"])
+        metrics.load_metrics(["fid_dinov2"])
 
 
 def test_the_table_of_files_has_folders() -> None:
-    for name, files in metrics.PYIQA_FILES.items():
-        assert files and all(file.startswith(("pyiqa/", "checkpoints/", "clip/", "HF:")) for file in files), name
+    folders = ("pyiqa/", "checkpoints/", "clip/", "HF:")
+    for name, facts in pyiqa_metrics.KNOWN.items():
+        assert all(file.startswith(folders) for file in facts.files), name
 
 
 @pytest.mark.weights

@@ -98,6 +98,7 @@ class Console:
         with self._lock:
             self._total, self._done, self._note = total, 0.0, note
             self._started = time.monotonic()
+            self._last_percent = -1
             if self._mode == Progress.BAR and self._bar is None:
                 from rich.console import Console as RichConsole
                 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn

@@ -1,4 +1,4 @@
-"""A score report as text: title, table, Markdown, CSV, JSON.
+"""A score report as text: title, tables, CSV, JSON.
 
 An infinite PSNR (identical images) is printed as ``inf``; CSV and JSON know no infinity, so there the cell is
 empty or null and a note and a count say why. A cell is never NaN.
@@ -8,8 +8,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +16,26 @@ import varestorer_cli
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.files import atomic_file, check_writable
 from varestorer_cli.core.metrics import Metric
-from varestorer_cli.core.scoring import (
-    BOOTSTRAP_DRAWS,
-    BOOTSTRAP_LEVEL,
-    IMAGE_SUFFIXES,
-    PairScore,
-    ScoreReport,
-    listed,
-)
+from varestorer_cli.core.pairing import IMAGE_SUFFIXES, listed
+from varestorer_cli.core.protocols import FOOTING_METRICS
+from varestorer_cli.core.published import FOOTING_WORDS, PublishedRow
+from varestorer_cli.core.score_render import Block, Table
+from varestorer_cli.core.score_report import BOOTSTRAP_DRAWS, BOOTSTRAP_LEVEL, ScoreReport
+from varestorer_cli.core.scoring import PairScore
 
+TOOL = "varestorer score"
 CSV_HEAD = ("name", "status", "reason", "note", "width", "height", "restored", "reference")
-BAR = "|"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as cells of text, the same for the terminal and for Markdown."""
-
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+INTERVAL_HEAD = f"{BOOTSTRAP_LEVEL:.0%} interval"
 
 
 def title(report: ScoreReport) -> list[str]:
     """Lines above the table: how many pairs, protocol, colour space, crop, libraries, failures."""
     scored = len(report.scores) - len(report.failed)
     subject = f"{report.subject}: " if report.subject else ""
-    lines = [f"{subject}{_count(scored, 'pair')} scored, {len(report.failed)} failed"]
+    lines = [f"{subject}{count(scored, 'pair')} scored, {len(report.failed)} failed"]
     lone = [*report.plan.unpaired_restored, *report.plan.unpaired_reference]
     if lone:
-        lines.append(f"PARTIAL: {_count(len(lone), 'file')} without partner left out ({listed(lone)})")
+        lines.append(f"PARTIAL: {count(len(lone), 'file')} without partner left out ({listed(lone)})")
     lines.append(f"Protocol {report.protocol.name}: {report.protocol.words}; 8 bit, border crop {report.crop_border}")
     libraries = dict.fromkeys(metric.library for metric in report.metrics)
     lines.append(f"Computed by {', '.join(libraries)}")
@@ -57,43 +47,73 @@ def title(report: ScoreReport) -> list[str]:
 
 
 def footnotes(report: ScoreReport) -> list[str]:
-    """Lines below the table: identical pairs, and where published values stand on other ground."""
+    """Lines below the table: what is odd about the set, and which pairs are in no mean."""
     lines = list(report.notes)
     for metric in report.metrics:
         summary = report.summary(metric.name)
         if summary.infinite:
-            identical = _count(summary.infinite, "identical pair")
+            identical = count(summary.infinite, "identical pair")
             lines.append(f"{metric.label}: {identical} (infinite) not in the mean")
-    shown = {metric.name for metric in report.metrics}
-    if any(shown & {"psnr_rgb", "ssim_yiq"} & row.keys() for row in report.published.values()):
-        lines.append("VARestorer's published PSNR and SSIM: protocol paper, found by recomputing rivals' rows")
+        if metric.whole_set:
+            lines.append(f"{metric.label}: one number for all {count(summary.count, 'pair')}, so it has no interval")
     return lines
 
 
-def table(report: ScoreReport, *, up: str = "↑", down: str = "↓") -> Table:
-    """One row per metric: mean, interval, and the published values of a known test set.
+def blocks(report: ScoreReport, *, up: str = "↑", down: str = "↓") -> list[Block]:
+    """Our means, and for a known test set one table per footing with the published rows beside ours.
 
     Args:
         report: what to show.
         up: mark of a metric where higher is better.
         down: mark of one where lower is better.
     """
-    names = {metric.name for metric in report.metrics}
-    published = {method: row for method, row in report.published.items() if names & row.keys()}
+    ours = Block(tuple(title(report)), table(report, up=up, down=down), tuple(footnotes(report)))
+    return [ours, *(block for footing in FOOTING_WORDS for block in _published(report, footing, up, down))]
+
+
+def table(report: ScoreReport, *, up: str = "↑", down: str = "↓") -> Table:
+    """One row per metric: mean and interval."""
     rows = []
     for metric in report.metrics:
         summary = report.summary(metric.name)
-        interval = ", ".join(number(metric.name, end) for end in summary.interval or ())
-        rows.append(
-            (
-                f"{metric.label} {down if metric.lower_better else up}",
-                number(metric.name, summary.mean),
-                f"[{interval}]" if interval else "-",
-                *(f"{row[metric.name]:g}" if metric.name in row else "-" for row in published.values()),
-            )
-        )
-    interval_head = f"{BOOTSTRAP_LEVEL:.0%} interval"
-    return Table(("metric", "mean", interval_head, *(f"{name}, published" for name in published)), tuple(rows))
+        mean = number(metric.name, summary.mean)
+        rows.append((_label(metric, up, down), mean, interval(metric.name, summary.interval)))
+    return Table(("metric", "mean", INTERVAL_HEAD), tuple(rows))
+
+
+def _published(report: ScoreReport, footing: str, up: str, down: str) -> list[Block]:
+    """The published rows of one footing below ours; nothing where no metric is shared."""
+    rows = [row for row in report.published if row.footing == footing]
+    metrics = [
+        m for m in report.metrics if m.name in FOOTING_METRICS[footing] and any(m.name in r.values for r in rows)
+    ]
+    rows = [row for row in rows if any(metric.name in row.values for metric in metrics)]
+    if not rows:
+        return []
+    sources = list(dict.fromkeys(_source(row) for row in rows))
+    means = [number(metric.name, report.summary(metric.name).mean) for metric in metrics]
+    lines = [("this run", *means, "")]
+    for row in rows:
+        values = (row.values.get(metric.name, "-") for metric in metrics)
+        lines.append((row.label, *values, f"[{sources.index(_source(row)) + 1}]"))
+    head = ("method-steps", *(_label(metric, up, down) for metric in metrics), "source")
+    above = (f"Published on footing {footing}: {FOOTING_WORDS[footing]}",)
+    left_out = len(report.failed) + len(report.plan.unpaired_restored) + len(report.plan.unpaired_reference)
+    below = [f"this run leaves out {count(left_out, 'file')} of the set"] if left_out else []
+    return [Block(above, Table(head, tuple(lines)), (*below, *(f"[{i}] {text}" for i, text in enumerate(sources, 1))))]
+
+
+def _source(row: PublishedRow) -> str:
+    return f"{row.source} (second-hand)" if row.second_hand else row.source
+
+
+def _label(metric: Metric, up: str, down: str) -> str:
+    return f"{metric.label} {down if metric.lower_better else up}"
+
+
+def interval(name: str, ends: tuple[float, float] | None) -> str:
+    """An interval as printed, ``-`` for none."""
+    return f"[{number(name, ends[0])}, {number(name, ends[1])}]" if ends else "-"
 
 
 def number(name: str, value: float | None) -> str:
@@ -105,21 +125,11 @@ def number(name: str, value: float | None) -> str:
     return f"{value:.2f}" if name.startswith("psnr") or abs(value) >= 10 else f"{value:.4f}"
 
 
-def markdown(report: ScoreReport, *, up: str = "↑", down: str = "↓") -> str:
-    """Title, table and footnotes as Markdown."""
-    cells = table(report, up=up, down=down)
-    rows = [cells.head, tuple("---" if i == 0 else "---:" for i in range(len(cells.head))), *cells.rows]
-    body = "\n".join(f"{BAR} {f' {BAR} '.join(row)} {BAR}" for row in rows)
-    above = "  \n".join(title(report))
-    below = "  \n".join(footnotes(report))
-    return f"{above}\n\n{body}\n" + (f"\n{below}\n" if below else "")
-
-
 def csv_text(report: ScoreReport) -> str:
     """One line per pair: what became of it, and its scores."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    names = [metric.name for metric in report.metrics]
+    names = [metric.name for metric in report.metrics if not metric.whole_set]
     writer.writerow([*CSV_HEAD, *names])
     for score in report.scores:
         width, height = score.size or ("", "")
@@ -136,9 +146,10 @@ def csv_text(report: ScoreReport) -> str:
 def json_text(report: ScoreReport) -> str:
     """The whole report: settings, means, published values, one object per pair."""
     content: dict[str, Any] = {
-        "tool": "varestorer score",
+        "tool": TOOL,
         "version": varestorer_cli.__version__,
         "subject": report.subject,
+        "benchmark": report.benchmark,
         "protocol": report.protocol.name,
         "colour": report.protocol.words,
         "bit_depth": 8,
@@ -153,7 +164,7 @@ def json_text(report: ScoreReport) -> str:
         "bootstrap": {"draws": BOOTSTRAP_DRAWS, "level": BOOTSTRAP_LEVEL, "seed": report.seed},
         "summary": {metric.name: _summary_json(report, metric) for metric in report.metrics},
         "notes": list(report.notes),
-        "published": {method: dict(row) for method, row in report.published.items()},
+        "published": [_row_json(row) for row in report.published],
         "images": [_score_json(score, report.metrics) for score in report.scores],
     }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -163,12 +174,15 @@ def _summary_json(report: ScoreReport, metric: Metric) -> dict[str, Any]:
     summary = report.summary(metric.name)
     low, high = summary.interval or (None, None)
     return {
+        "label": metric.label,
         "mean": _finite(summary.mean),
         "low": _finite(low),
         "high": _finite(high),
         "count": summary.count,
         "infinite": summary.infinite,
         "lower_better": metric.lower_better,
+        "needs_reference": metric.needs_reference,
+        "whole_set": metric.whole_set,
         "library": metric.library,
     }
 
@@ -184,7 +198,19 @@ def _score_json(score: PairScore, metrics: Sequence[Metric]) -> dict[str, Any]:
         "height": height,
         "restored": str(score.pair.restored),
         "reference": None if score.pair.reference is None else str(score.pair.reference),
-        **{metric.name: _finite(score.values.get(metric.name)) for metric in metrics},
+        "infinite": [name for name, value in score.values.items() if math.isinf(value)],
+        **{metric.name: _finite(score.values.get(metric.name)) for metric in metrics if not metric.whole_set},
+    }
+
+
+def _row_json(row: PublishedRow) -> dict[str, Any]:
+    return {
+        "method": row.method,
+        "steps": int(row.steps) if row.steps else None,
+        "footing": row.footing,
+        "source": row.source,
+        "second_hand": row.second_hand,
+        "values": {name: float(text) for name, text in row.values.items()},
     }
 
 
@@ -192,11 +218,12 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or math.isinf(value) else round(value, 6)
 
 
-def _count(number_of: int, noun: str) -> str:
+def count(number_of: int, noun: str) -> str:
+    """``1 pair``, ``2 pairs``."""
     return f"{number_of} {noun}{'' if number_of == 1 else 's'}"
 
 
-def check_target(path: Path, inputs: Sequence[Path] = ()) -> None:
+def check_target(path: Path, inputs: Iterable[Path] = ()) -> None:
     """Make sure that a file asked for can be written, before the scoring starts.
 
     Raises:
