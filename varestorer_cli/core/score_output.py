@@ -33,6 +33,8 @@ def title(report: ScoreReport) -> list[str]:
     scored = len(report.scores) - len(report.failed)
     subject = f"{report.subject}: " if report.subject else ""
     lines = [f"{subject}{count(scored, 'pair')} scored, {len(report.failed)} failed"]
+    if report.shard:
+        lines.append(f"PARTIAL: shard {report.shard} only; score --merge joins the shards")
     lone = [*report.plan.unpaired_restored, *report.plan.unpaired_reference]
     if lone:
         lines.append(f"PARTIAL: {count(len(lone), 'file')} without partner left out ({listed(lone)})")
@@ -153,6 +155,7 @@ def json_text(report: ScoreReport) -> str:
         "protocol": report.protocol.name,
         "colour": report.protocol.words,
         "bit_depth": 8,
+        "shard": report.shard,
         "crop_border": report.crop_border,
         "pairs": len(report.scores),
         "scored": len(report.scores) - len(report.failed),

@@ -52,6 +52,7 @@ class ScoreReport:
         set_values: scores of whole sets (FID), by metric name.
         subject: what was scored, for the title, e.g. ``out/ against gt/``.
         notes: sentences to print below the table.
+        shard: the part that was scored, ``I/N``; empty for all of it.
     """
 
     scores: tuple[PairScore, ...]
@@ -65,6 +66,7 @@ class ScoreReport:
     set_values: Mapping[str, float] = field(default_factory=dict)
     subject: str = ""
     notes: tuple[str, ...] = ()
+    shard: str = ""
 
     @property
     def failed(self) -> tuple[PairScore, ...]:

@@ -56,7 +56,7 @@ def run_score(job: ScoreJob, console: Console) -> ExitCode:
 
 def _restored(job: ScoreJob, work: Work, console: Console) -> Work:
     """Restore the degraded half of the set (or make its ceiling); what is there and up to date is kept."""
-    from varestorer_cli.core.api import Job, run_restore
+    from varestorer_cli.core.restoring import Job, run_restore
 
     known = work.known
     assert known is not None
@@ -102,7 +102,7 @@ def _scored(job: ScoreJob, protocol: Protocol, metrics: Sequence[Metric], work: 
     finally:
         if cache is not None:
             cache.close()
-    rows = published_rows(work.benchmark) if work.benchmark and not job.crop_border else ()
+    rows = published_rows(work.benchmark) if work.benchmark and not job.crop_border and job.shard is None else ()
     if work.benchmark and job.crop_border:
         notes.append("published rows crop no border, so none stands beside these scores")
     elif work.benchmark and not protocol.footings:
@@ -119,6 +119,7 @@ def _scored(job: ScoreJob, protocol: Protocol, metrics: Sequence[Metric], work: 
         set_values=values,
         subject=work.subject,
         notes=tuple(notes),
+        shard=str(job.shard or ""),
     )
 
 

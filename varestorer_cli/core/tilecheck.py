@@ -22,8 +22,9 @@ def fault(restored: Floats, degraded: Floats) -> str | None:
 
     Args:
         restored: (H, W, 3), nominally in [0, 1].
-        degraded: the model's input for it, of the same shape.
+        degraded: the model's input for it, (H, W, 3 or more); only its first three channels are compared.
     """
+    degraded = degraded[..., :3]
     if not np.isfinite(restored).all():
         return "not finite"
     if degraded.mean() > 16 / 255 and restored.mean() < 1 / 255:
