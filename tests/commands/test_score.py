@@ -224,3 +224,187 @@ def test_a_sheet_of_nothing_is_refused(cli: Cli, out: Path, tmp_path: Path) -> N
     save(tmp_path / "lq/other.png", photo(6, 6))
     ran = cli("score", "out", "-r", "gt", "--sheet", "sheet.png", "--degraded", "lq")
     assert ran.code == 2 and "nothing to show on the sheet" in ran.err
+
+
+# --- shards, comparison, ceiling, sets of one's own ------------------------------------------------------------------
+
+
+def many(root: Path, count: int = 7) -> Path:
+    """A set of one's own in mine/: pairs whose restored files the fake model makes."""
+    for i in range(count):
+        lq = photo(12, 12, seed=i)
+        save(root / f"mine/lq/p{i}.png", lq)
+        save(
+            root / f"mine/gt/p{i}.png",
+            np.clip(np.repeat(np.repeat(lq, 4, 0), 4, 1).astype(int) + i + 1, 0, 255).astype(np.uint8),
+        )
+    return root / "mine"
+
+
+def test_shards_are_restored_scored_and_joined(cli: Cli, tmp_path: Path) -> None:
+    many(tmp_path)
+    words = ("score", "--dataset", "mine", "--metrics", "psnr_rgb,ssim_y")
+    whole = cli(*words, "--restored", "whole", "--model", "compact")
+    assert whole.code == 0 and "7 pairs scored" in whole.out
+    calls = []
+    for i in range(3):
+        model = fakes.FakeModel()
+        ran = cli(*words, "--shard", f"{i}/3", model=model)
+        assert ran.code == 0 and f"PARTIAL: shard {i}/3 only" in ran.out
+        calls.append(len(model.calls))
+    assert sum(calls) > 0
+    folder = tmp_path / "scores/mine-compact"
+    assert sorted(path.name for path in folder.glob("p*.png")) == [f"p{i}.png" for i in range(7)]
+    merged = cli("score", folder, "--merge")
+    assert (
+        merged.code == 0 and "compact on mine: 7 pairs scored, 0 failed" in merged.out and "PARTIAL" not in merged.out
+    )
+    table = [line for line in whole.out.splitlines() if line.startswith((" PSNR", " SSIM"))]
+    assert len(table) == 2 and all(line in merged.out for line in table)
+    assert sorted(r["name"] for r in csv.DictReader((folder / "scores.csv").open())) == [f"p{i}" for i in range(7)]
+
+
+def test_missing_and_different_shards_are_refused(cli: Cli, tmp_path: Path) -> None:
+    many(tmp_path)
+    words = ("score", "--dataset", "mine", "--metrics", "psnr_rgb")
+    cli(*words, "--restored", "w", "--model", "compact")
+    cli(*words, "--restored", "out", "--shard", "0/2", "--model", "compact")
+    ran = cli("score", "out", "--merge")
+    assert ran.code == 2 and "the scores of 1 of 2 shards are missing: 1/2" in ran.err and ran.out == ""
+    partial = cli("score", "out", "--merge", "--partial")
+    assert partial.code == 0 and "shards missing: 1/2" in partial.out
+    cli(*words, "--restored", "out", "--shard", "1/2", "--model", "compact", "--crop-border", "1")
+    ran = cli("score", "out", "--merge")
+    assert ran.code == 2 and "under another crop_border than" in ran.err
+    cli(
+        "score", "--dataset", "mine", "--restored", "out", "--shard", "1/2", "--model", "compact", "--metrics", "ssim_y"
+    )
+    assert "under another metrics than" in cli("score", "out", "--merge").err
+    cli(*words, "--restored", "out", "--shard", "1/3", "--model", "compact")
+    assert "scores of runs with 2, 3 shards" in cli("score", "out", "--merge").err
+    assert "holds no scores of shards" in cli("score", "w", "--merge").err
+    assert "name their folder" in cli("score", "--merge").err
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/scores.0-of-1.json").write_text('{"tool": "other"}')
+    assert "holds no scores of this program" in cli("score", "x", "--merge").err
+
+
+def test_shards_of_scored_folders_hold_each_pair_once(cli: Cli, out: Path) -> None:
+    for i in range(2):
+        assert cli("score", "out", "-r", "gt", "--shard", f"{i}/2").code == 0
+    merged = cli("score", "out", "--merge", "--table", "markdown")
+    assert "out against gt: 3 pairs scored" in merged.out
+    assert cli("score", "out", "-r", "gt", "--table", "markdown").out == merged.out
+
+
+def test_two_folders_are_compared(cli: Cli, out: Path, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        better = (load(out / f"{name}.png").astype(int) + load(out.parent / f"gt/{name}.png")) // 2
+        save(tmp_path / f"new/{name}.png", better.astype(np.uint8))
+    words = ("score", "--compare", "out", "new", "-r", "gt", "--metrics", "psnr_rgb")
+    ran = cli(*words, "--csv", "c.csv", "--json", "c.json")
+    assert ran.code == 0 and "A = out against gt" in ran.out and "B = new against gt" in ran.out
+    line = next(line for line in ran.out.splitlines() if "PSNR-RGB" in line)
+    assert line.split()[-4:] == ["0", "3", "0", "0.25"] and "+" in line
+    assert json.loads(Path("c.json").read_text())["metrics"]["psnr_rgb"]["better_b"] == 3
+    assert len(Path("c.csv").read_text().splitlines()) == 4
+    assert not (out / "scores.csv").exists()
+    (tmp_path / "new/c.png").unlink()
+    ran = cli(*words)
+    assert ran.code == 2 and "only in gt: c" in ran.err
+    assert "2 pairs scored in both" in cli(*words, "--partial").out
+    assert "leave out --shard" in cli(*words, "--shard", "0/2").err
+
+
+def test_compared_folders_need_the_same_pictures(cli: Cli, out: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save(tmp_path / f"new/{name}.png", photo(24, 24))
+    ran = cli("score", "--compare", "out", "new", "--metrics", "niqe")
+    assert ran.code == 2 and "1 pictures are in only one of out and new: c" in ran.err
+
+
+def test_pairs_from_photographs(cli: Cli, tmp_path: Path) -> None:
+    for i in range(2):
+        save(tmp_path / f"hq/{i}.png", photo(80, 96, seed=i))
+    words = ("score", "--dataset", "div2k-synth", "hq", "--metrics", "psnr_rgb")
+    ran = cli(*words)
+    assert ran.code == 0 and "compact on div2k-synth-hq-" in ran.out and "2 pairs scored" in ran.out
+    assert "stand-ins for DIV2K-Val, not its pictures" in ran.out and "OSEDiff" not in ran.out
+    (folder,) = (tmp_path / "scores").glob("div2k-synth-hq-????????")
+    assert (folder / "recipe.json").exists() and load(folder / "lq/0.png").shape == (20, 24, 3)
+    assert cli(*words, "-q").out == ran.out
+    assert "needs a folder of photographs" in cli("score", "--dataset", "div2k-synth").err
+
+
+def test_a_set_with_a_broken_an_unpaired_and_an_odd_image(cli: Cli, tmp_path: Path) -> None:
+    root = many(tmp_path, 4)
+    (root / "gt/p1.png").write_bytes(b"broken")
+    save(root / "gt/p2.png", photo(47, 48))
+    save(root / "lq/alone.png", photo(12, 12))
+    words = ("score", "--dataset", "mine", "--metrics", "psnr_rgb")
+    ran = cli(*words)
+    assert ran.code == 2 and "1 only in mine/lq: alone" in ran.err and ran.out == ""
+    ran = cli(*words, "--partial")
+    assert ran.code == 1 and "2 pairs scored, 2 failed" in ran.out
+    assert "PARTIAL: 1 file without partner left out (alone)" in ran.out
+    assert "error: p1: mine/gt/p1.png" in ran.err
+    assert "error: p2: sizes differ: restored 48x48, reference 48x47" in ran.err
+
+
+def test_a_set_without_references(cli: Cli, tmp_path: Path) -> None:
+    save(tmp_path / "sets/DPED/lq/a.png", photo(12, 12))
+    ran = cli("score", "--dataset", "dped", "--data-root", "sets")
+    assert ran.code == 2 and "compare with a reference and none is given" in ran.err
+
+
+def test_the_whole_table_field_by_field(cli: Cli, tmp_path: Path) -> None:
+    root = dataset(tmp_path / "sets")
+    for name in ("a", "b"):
+        save(tmp_path / f"out/{name}.png", load(root / f"RealSRVal_crop128/test_HR/{name}.png") // 2)
+    words = ("score", "out", "--dataset", "realsr", "--data-root", "sets", "--protocol", "paper", "--table", "markdown")
+    lines = cli(*words).out.splitlines()
+    summary = json.loads((tmp_path / "out/scores.json").read_text())["summary"]
+    psnr, ssim = summary["psnr_rgb"], summary["ssim_yiq"]
+    assert lines[0] == "out against realsr: 2 pairs scored, 0 failed  "
+    assert lines[1] == "Protocol paper: PSNR on RGB, SSIM on Y of YIQ, MANIQA of KonIQ; 8 bit, border crop 0  "
+    assert lines[5:9] == [
+        "| metric | mean | 95% interval |",
+        "| --- | ---: | ---: |",
+        f"| PSNR-RGB ↑ | {psnr['mean']:.2f} | [{psnr['low']:.2f}, {psnr['high']:.2f}] |",
+        f"| SSIM-YIQ ↑ | {ssim['mean']:.4f} | [{ssim['low']:.4f}, {ssim['high']:.4f}] |",
+    ]
+    assert lines[14:18] == [
+        "| method-steps | PSNR-RGB ↑ | SSIM-YIQ ↑ | source |",
+        "| --- | ---: | ---: | ---: |",
+        f"| this run | {psnr['mean']:.2f} | {ssim['mean']:.4f} |  |",
+        "| DiffBIR-50 | 23.33 | 0.6180 | [1] |",
+    ]
+    assert "| VARestorer-1 | 22.78 | 0.6453 | [1] |" in lines and "25.15" not in "".join(lines)
+
+
+def test_a_protocol_without_footing_shows_no_row(cli: Cli, tmp_path: Path) -> None:
+    root = dataset(tmp_path / "sets")
+    for name in ("a", "b"):
+        save(tmp_path / f"out/{name}.png", load(root / f"RealSRVal_crop128/test_HR/{name}.png") // 2)
+    ran = cli("score", "out", "--dataset", "realsr", "--data-root", "sets", "--protocol", "rgb")
+    assert "no published row stands on the footing of protocol rgb" in ran.out and "OSEDiff" not in ran.out
+
+
+def test_a_kept_score_is_not_computed_again(cli: Cli, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = cli("score", "out", "-r", "gt")
+    monkeypatch.setattr("varestorer_cli.core.scoring.decode", lambda data: pytest.fail("decoded"))
+    assert cli("score", "out", "-r", "gt").out == first.out
+    with pytest.raises(pytest.fail.Exception):
+        cli("score", "out", "-r", "gt", "--cache", "none")
+
+
+def test_a_folder_to_restore_to_needs_a_model(cli: Cli, tmp_path: Path) -> None:
+    many(tmp_path, 1)
+    ran = cli("score", "--dataset", "mine", "--restored", "nowhere")
+    assert ran.code == 2 and "nowhere is no folder" in ran.err and "add --model to restore to it first" in ran.err
+
+
+def test_both_names_of_one_folder_are_refused(cli: Cli, out: Path) -> None:
+    ran = cli("score", "out", "--restored", "gt", "-r", "gt")
+    assert ran.code == 2 and "leave one out" in ran.err
+    assert cli("score", "--restored", "out", "-r", "gt", "-q").code == 0

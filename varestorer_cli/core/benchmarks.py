@@ -106,7 +106,10 @@ class Dataset:
             UsageError: the folder is none, or files have no partner and not ``partial``.
         """
         if not restored.is_dir():
-            raise UsageError(f"{restored} is no folder; with --dataset give the folder of all restored files")
+            raise UsageError(
+                f"{restored} is no folder; with --dataset give the folder of all restored files, "
+                "or add --model to restore to it first"
+            )
         plan = match_pairs(
             find_images(restored),
             self.references or self.degraded,

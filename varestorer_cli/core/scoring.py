@@ -132,11 +132,11 @@ class _Item:
         if cache is not None:
             self.keys = _keys(files, crop_border)
             self.about = cache.about(self.keys[1])
-            if self.about is not None:
-                self.size = self.about.size
-                self.values = cache.values({metric: self.keys[metric.needs_reference] for metric in metrics})
-                self.known = frozenset(self.values)
-        if any(metric.name not in self.values for metric in metrics):
+            self.size = self.about.size if self.about is not None else None
+            self.values = cache.values({metric: self.keys[metric.needs_reference] for metric in metrics})
+            self.known = frozenset(self.values)
+        # A pair never seen together is decoded even if its scores are known: its sizes may differ.
+        if self.about is None or any(metric.name not in self.values for metric in metrics):
             self._decode(files, crop_border)
 
     @property
