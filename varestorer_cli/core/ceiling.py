@@ -25,8 +25,9 @@ from varestorer_cli.core.engine import EngineOptions, RestoreEngine
 from varestorer_cli.core.errors import InputError, UsageError
 from varestorer_cli.core.files import atomic_file, check_writable
 from varestorer_cli.core.imageio import read_bytes
-from varestorer_cli.core.imagewrite import Output, write_picture
+from varestorer_cli.core.imagewrite import write_picture
 from varestorer_cli.core.options import ImageFormat, RestoreOptions
+from varestorer_cli.core.output import Output
 from varestorer_cli.core.picture import Extras
 from varestorer_cli.core.resample import Floats, Resampler, to_float
 from varestorer_cli.core.scoring import rgb8

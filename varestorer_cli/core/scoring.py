@@ -17,6 +17,7 @@ from varestorer_cli.core.errors import InputError, MissingDependencyError
 from varestorer_cli.core.imageio import decode, read_bytes
 from varestorer_cli.core.metrics import Image8, Metric
 from varestorer_cli.core.pairing import Pair
+from varestorer_cli.core.resample import to_depth
 from varestorer_cli.core.score_cache import About, ScoreCache
 
 READING_RULE = 1  # raised when the same files are read as other pixels
@@ -68,8 +69,8 @@ def rgb8(data: bytes) -> tuple[Image8, str]:
     """The same for a file's bytes."""
     picture = decode(data)
     color, notes = picture.color, []
-    if picture.depth > 8:
-        color = np.rint(color / 257).astype(np.uint8)
+    if color.dtype != np.uint8:
+        color = np.rint(color / 257).astype(np.uint8) if color.dtype == np.uint16 else to_depth(color, np.uint8)
         notes.append(f"{picture.depth} bit scored as 8")
     if picture.alpha is not None:
         notes.append("alpha ignored")
