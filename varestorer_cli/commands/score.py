@@ -1,5 +1,6 @@
 """``varestorer score``: how close restored pictures are to what they should be."""
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +9,7 @@ import typer
 
 from varestorer_cli.commands._options import WeightsOption
 from varestorer_cli.core.errors import ExitCode, UsageError
-from varestorer_cli.core.options import Shard
+from varestorer_cli.core.schedulers import parse_shard
 
 
 class ProtocolName(StrEnum):
@@ -106,7 +107,7 @@ def score(
         bool, typer.Option("--partial", help="Go on with the pairs there are although files have no partner.")
     ] = False,
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Restore and score this part only, 0/N to N-1/N.")
+        str | None, typer.Option(metavar="I/N|auto", help="Restore and score this part only, from 0; auto: array job.")
     ] = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="Join the scores that shards left in RESTORED; computes nothing.")
@@ -160,7 +161,7 @@ def score(
         ceiling=ceiling,
         compare=compare,
         merge=folder if merge else None,
-        shard=Shard.parse(shard) if shard is not None else None,
+        shard=parse_shard(shard, os.environ) if shard is not None else None,
         protocol=protocol.value,
         metrics=metrics,
         crop_border=crop_border,

@@ -124,7 +124,7 @@ def _round_trip(job: CeilingJob, engine: RestoreEngine, session: Session) -> Non
         session.model_sha256,
         hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
     )
-    found = provenance.verdict(job.output, identity, lambda: None)
+    found = provenance.verdict(job.output, identity, tuple)
     if found == provenance.UP_TO_DATE:
         return
     if found is not None:
