@@ -19,9 +19,12 @@ from PIL import Image
 
 from varestorer_cli.core import report_page, report_pictures, restore_page
 from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.imageio import decode
+from varestorer_cli.core.picture import Picture
 from varestorer_cli.core.report import DONE, FAILED, IGNORED, SKIPPED, Row
 from varestorer_cli.core.report_charts import histogram, scatter
-from varestorer_cli.core.report_page import check_page_target, escape, link_to
+from varestorer_cli.core.report_html import escape, link_to
+from varestorer_cli.core.report_page import check_page_target
 from varestorer_cli.core.report_pictures import cut_crops
 from varestorer_cli.core.resample import Resampler
 from varestorer_cli.core.restore_page import write_restore_page
@@ -183,6 +186,13 @@ def test_totals_failures_and_losses_come_from_the_rows() -> None:
     assert not re.search(r"\bnan\b", text, re.I)
 
 
+def test_pictures_unlike_the_rest_are_named() -> None:
+    rows = [row(f"{n}.png", 30.0 + n / 10) for n in range(9)]
+    assert "Unlike the rest" not in written(*rows).read_text()
+    text = written(*rows, row("odd.png", 12.0)).read_text()
+    assert "Unlike the rest of the folder" in text and "12.0 dB against its input, the median is 30.4" in text
+
+
 def test_other_models_and_settings_are_told_apart() -> None:
     one = row("a.png", model_sha256="a" * 64, settings_sha256="1" * 64)
     other = row("b.png", model_sha256="a" * 64, settings_sha256="2" * 64)
@@ -204,7 +214,8 @@ def test_numbers_of_columns_that_this_page_does_not_know_are_shown(monkeypatch: 
 def test_only_some_pictures_are_embedded_and_the_page_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
     pictures("a.png", "b.png", "c.png")
     rows = [row("a.png", 33.0), row("b.png", 31.0), row("c.png", 32.0)]
-    monkeypatch.setattr(restore_page, "MOST_PICTURES", 2)
+    for module in (restore_page, report_page):
+        monkeypatch.setattr(module, "MOST_PICTURES", 2)
     page = written(*rows)
     assert [a["aria-label"] for a in read(page).of("div", role="slider")] == [
         "before and after of b.png",
@@ -269,7 +280,7 @@ def test_the_crop_is_where_most_changed() -> None:
     assert same is not None and same.window == (140, 105, 120, 90), "the middle where nothing changed"
 
 
-def test_depth_alpha_gray_and_orientation() -> None:
+def test_depth_alpha_gray_floats_and_orientation(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = smooth(24, 32, depth=16)
     save(Path("in/a.png"), photo(6, 8, channels=1)[..., 0])
     save(Path("out/a.png"), np.dstack([deep, np.full((24, 32), 65535, np.uint16)]))
@@ -277,6 +288,10 @@ def test_depth_alpha_gray_and_orientation() -> None:
     clear = smooth(24, 32)
     save(Path("out/a.png"), np.dstack([clear, np.zeros((24, 32), np.uint8)]))
     assert off(read(written(row("a.png"))).of("img")[1], 200) < 1
+    bright = smooth(24, 32, seed=3).astype(np.float32) / 255
+    monkeypatch.setattr(report_pictures, "decode", lambda data: Picture(bright, None, "EXR"))
+    assert off(read(written(row("a.png"))).of("img")[1], bright * 255) < 1
+    monkeypatch.setattr(report_pictures, "decode", decode)
     turned = Image.fromarray(photo(6, 8))
     exif = Image.Exif()
     exif[274] = 6

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from varestorer_cli.core.report_page import escape
+from varestorer_cli.core.report_html import escape
 
 _WIDTH, _HEIGHT = 360, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 30

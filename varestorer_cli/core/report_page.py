@@ -7,19 +7,18 @@ reader asks for one. The same data gives the same bytes.
 
 import base64
 import hashlib
-import html
 import math
-import os
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path, PurePath
-from urllib.parse import quote
+from pathlib import Path
 
 from varestorer_cli import __version__
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.files import atomic_file, check_writable
+from varestorer_cli.core.report_html import escape, named, number_text, section, shown_by_browsers
+from varestorer_cli.core.report_pictures import CROP, MOST_BYTES, MOST_PICTURES, QUALITY
 
 MOST_ROWS = 5000
 MOST_FAILURES = 500
@@ -28,8 +27,6 @@ _SUFFIXES = (".html", ".htm")
 _MARK = '<meta name="generator" content="varestorer page">'
 _BAD = ' class="bad"'
 _KEY = ' class="key"'
-# What browsers show in an <img>; the others are linked only.
-_SHOWN = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".avif"})
 
 Value = float | int | str | None
 
@@ -163,60 +160,27 @@ def write_page(page: Page, path: Path) -> None:
         stream.write(render(page).encode("utf-8"))
 
 
-def link_to(path: str | Path, folder: Path) -> str:
-    """Address of a file as seen from a page in ``folder``: relative where possible, every odd byte escaped."""
-    # Symbolic links stay: a browser takes "../" off the address as it is written.
-    absolute = os.path.abspath(path)  # noqa: PTH100
-    try:
-        relative = os.path.relpath(absolute, folder)
-    except ValueError:  # another drive
-        return Path(absolute).as_uri()
-    address = quote(os.fsencode(PurePath(relative).as_posix()))
-    # "a:b.png" alone would be read as a scheme
-    return address if address.startswith(("../", "./")) else f"./{address}"
-
-
-def shown_by_browsers(link: str) -> bool:
-    """Whether a browser shows this kind of file."""
-    return PurePath(link).suffix.lower() in _SHOWN
-
-
 # --- pieces ----------------------------------------------------------------------------------------------------------
 
 
-def escape(text: str) -> str:
-    """Text for HTML, inside and outside of attributes; what no reader could see is spelt out."""
-    visible = "".join(
-        c if c.isprintable() else f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}" for c in text
+def embedding_rule(embedded: int, shown: int, order: str, fitting: str) -> str:
+    """Which pictures are embedded, how many there could be, and how.
+
+    Args:
+        embedded: pictures on the page.
+        shown: pictures that could be.
+        order: which come first.
+        fitting: how states of other sizes are laid under each other.
+    """
+    if not embedded:
+        return "No picture is embedded; the table links to the files."
+    width, height = CROP
+    which = "each picture" if embedded == shown else f"{embedded} of {shown} pictures, {order}"
+    return (
+        f"Embedded: {which} (at most {MOST_PICTURES}, {MOST_BYTES // 10**6} MB), {width}x{height} pixels from the "
+        f"place that changed most, at 100 %: one pixel of the result is one pixel of the page; {fitting}. Embedded "
+        f"parts are JPEG of quality {QUALITY} in sRGB; the links and 'whole picture' open the files themselves."
     )
-    return html.escape(visible)
-
-
-def named(text: str) -> str:
-    """A file's name for HTML; its writing direction does not leak into its surroundings."""
-    return f"<bdi>{escape(text)}</bdi>"
-
-
-def number_text(value: float | int, digits: int) -> str:
-    """A number with fixed decimals; infinite ones by their name."""
-    return f"{value:.{digits}f}" if math.isfinite(value) else "inf"
-
-
-def section(title: str, body: str, name: str = "") -> str:
-    """A section of the page; ``body`` is HTML."""
-    mark = f' id="{escape(name)}"' if name else ""
-    return f"<section{mark}><h2>{escape(title)}</h2>\n{body}</section>"
-
-
-def plain_table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: int = 10**6) -> str:
-    """A small table of text; columns from ``numbers_from`` on are set to the right."""
-    kinds = [' class="num"' if place >= numbers_from else "" for place in range(len(head))]
-    top = "".join(f'<th scope="col"{kind}>{escape(text)}</th>' for text, kind in zip(head, kinds, strict=True))
-    lines = []
-    for row in rows:
-        cells = "".join(f"<td{kind}>{escape(text)}</td>" for text, kind in zip(row[1:], kinds[1:], strict=True))
-        lines.append(f'<tr><th scope="row">{escape(row[0])}</th>{cells}</tr>\n')
-    return f'<div class="wide"><table><thead><tr>{top}</tr></thead>\n<tbody>{"".join(lines)}</tbody></table></div>'
 
 
 def failure_list(failures: Sequence[tuple[str, str]], title: str) -> str:

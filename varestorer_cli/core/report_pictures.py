@@ -15,7 +15,8 @@ from PIL import Image, ImageCms
 
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.imageio import decode, probe, read_bytes
-from varestorer_cli.core.resample import Resampler
+from varestorer_cli.core.picture import Picture
+from varestorer_cli.core.resample import Resampler, to_depth, to_float
 
 CROP = (640, 512)  # width, height
 MOST_PICTURES = 60
@@ -23,6 +24,7 @@ MOST_BYTES = 24_000_000
 LARGEST = 100_000_000  # pixels; larger pictures would take gigabytes to look for their crop
 QUALITY = 90
 _STEP = 16
+_STRIP = 256
 _BACKGROUND = 200
 
 Bytes = npt.NDArray[np.uint8]
@@ -48,6 +50,12 @@ class Crops:
     def bytes(self) -> int:
         """What the images add to the page."""
         return sum(map(len, self.images))
+
+    @property
+    def caption(self) -> str:
+        """Where the part is from; empty where it is the whole."""
+        left, top, width, height = self.window
+        return "" if (width, height) == self.whole else f"{width}x{height} at {left}, {top}"
 
 
 def cut_crops(
@@ -101,15 +109,25 @@ def _read(path: Path | None, problems: list[str]) -> _State | None:
     except InputError as error:
         problems.append(f"{path.name}: {error}")
         return None
-    color = picture.color
-    if picture.alpha is not None:
-        top = np.iinfo(color.dtype).max
-        share = (picture.alpha.astype(np.float32) / top)[..., None]
-        color = (color * share + _BACKGROUND / 255 * top * (1 - share)).astype(color.dtype)
-    if picture.depth > 8:
-        color = (color.astype(np.uint32) * 255 + 32767) // 65535
-    pixels: Bytes = np.ascontiguousarray(np.broadcast_to(color.astype(np.uint8), (*color.shape[:2], 3)))
+    pixels = _to_bytes(picture)
     return _State(pixels, b"" if picture.gray else picture.extras.icc)
+
+
+def _to_bytes(picture: Picture) -> Bytes:
+    """Samples of any kind as 8-bit RGB, strip by strip: floats of a whole picture could be gigabytes."""
+    color, alpha = picture.color, picture.alpha
+    out = np.empty((*color.shape[:2], 3), np.uint8)
+    if alpha is None and color.dtype == np.uint8:
+        out[:] = color
+        return out
+    for top in range(0, len(out), _STRIP):
+        strip = slice(top, top + _STRIP)
+        part = to_float(color[strip])
+        if alpha is not None:
+            share = to_float(alpha[strip])[..., None]
+            part = part * share + np.float32(_BACKGROUND / 255) * (1 - share)
+        out[strip] = to_depth(part, np.uint8)
+    return out
 
 
 def _most_changed(one: Bytes, two: Bytes, size: tuple[int, int], side: tuple[int, int]) -> tuple[int, int]:

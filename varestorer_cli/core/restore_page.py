@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from varestorer_cli.core import report_pictures
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.imagewrite import read_software
 from varestorer_cli.core.options import RestoreOptions, Shard
+from varestorer_cli.core.outliers import outliers
 from varestorer_cli.core.provenance import UP_TO_DATE
 from varestorer_cli.core.report import DONE, FAILED, IGNORED, SKIPPED, Row, clock, report_name
 from varestorer_cli.core.report_charts import histogram
+from varestorer_cli.core.report_html import escape, link_to, named, number_text, plain_table, section
 from varestorer_cli.core.report_page import (
     MOST_ROWS,
     Column,
@@ -25,13 +26,8 @@ from varestorer_cli.core.report_page import (
     Page,
     Value,
     check_page_target,
-    escape,
+    embedding_rule,
     failure_list,
-    link_to,
-    named,
-    number_text,
-    plain_table,
-    section,
     write_page,
 )
 from varestorer_cli.core.report_pictures import MOST_BYTES, MOST_PICTURES, Crops, cut_crops
@@ -107,6 +103,7 @@ def restore_page(rows: Iterable[Row], folder: Path, target: Path, options: Resto
                 None,
                 [
                     section("Distribution", f'<div class="charts">{charts}</div>') if len(consistency) > 1 else "",
+                    _unlike(pictures),
                     _warnings(pictures),
                     _kept(pictures),
                     _ignored(ignored),
@@ -118,7 +115,12 @@ def restore_page(rows: Iterable[Row], folder: Path, target: Path, options: Resto
         columns=columns,
         entries=entries,
         order=order if measured else None,
-        rule=_rule(embedded, sum(_finished(row) for row in pictures)),
+        rule=embedding_rule(
+            embedded,
+            sum(_finished(row) for row in pictures),
+            "the least consistent first",
+            "before is the input enlarged to the result's size (bicubic)",
+        ),
         rest=(
             f"The {MOST_ROWS} rows that come first in the order are on this page, of {len(pictures)}; "
             "the CSV file of the run holds them all."
@@ -179,19 +181,6 @@ def _tiles(
         tiles.append((f"{sum(consistency) / len(consistency):.2f} dB", "mean consistency", False))
         tiles.append((f"{min(consistency):.2f} dB", "lowest consistency", False))
     return tuple(tiles)
-
-
-def _rule(embedded: int, finished: int) -> str:
-    width, height = report_pictures.CROP
-    if not embedded:
-        return "No picture is embedded; the table links to the files."
-    which = "each picture" if embedded == finished else f"{embedded} of {finished} pictures, the least consistent first"
-    return (
-        f"Embedded: {which} (at most {MOST_PICTURES}, {MOST_BYTES // 10**6} MB), {width}x{height} pixels from the "
-        "place that changed most, at 100 %: one pixel of the result is one pixel of the page. Before is the input "
-        f"enlarged to the result's size (bicubic). Embedded parts are JPEG of quality {report_pictures.QUALITY} in "
-        "sRGB; the links and 'whole picture' open the files themselves."
-    )
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -265,9 +254,7 @@ def _entry(
     caption = ""
     if crops is not None:
         notes += crops.problems
-        left, top, width, height = crops.window
-        if (width, height) != crops.whole:
-            caption = f"{width}x{height} at {left}, {top}"
+        caption = crops.caption
     return Entry(
         name=row.output or row.input,
         cells=cells,
@@ -285,6 +272,14 @@ _ON_CARDS = {label for name, label, *_ in _NUMBERS if name in ("consistency_psnr
 
 
 # --- sections --------------------------------------------------------------------------------------------------------
+
+
+def _unlike(pictures: Sequence[Row]) -> str:
+    """Pictures that came out unlike the rest of the folder."""
+    found = [(one.row.output or one.row.input, one.reason) for one in outliers(pictures)][:_NAMES_PER_WARNING]
+    if not found:
+        return ""
+    return section("Unlike the rest of the folder", plain_table(("Picture", "Why"), found), "unlike")
 
 
 def _warnings(pictures: Sequence[Row]) -> str:

@@ -85,7 +85,7 @@ def run_merge(folder: Path, page: Path | None, options: RestoreOptions, console:
     merged = merge_reports(folder)
     code = say_merged(merged, options, console)
     if page is not None:
-        write_restore_page(merged.report.rows, folder, page, options)
+        write_restore_page(merged.report.rows, folder, page)
         console.info(f"page: {page}")
     return code
 
