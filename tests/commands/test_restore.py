@@ -129,6 +129,20 @@ def test_options_reach_model_and_report(cli: Cli) -> None:
     assert (row["tile"], row["precision"], row["seed"], row["device"]) == ("32", "bf16", "7", "cpu")
 
 
+def test_the_released_way_is_said_and_warned_about_emulation(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    from varestorer_cli.core import runtime
+
+    monkeypatch.setattr(runtime, "cpu_has_bf16", lambda: False)
+    save(Path("in/a.png"), photo(8, 8))
+    ran = cli("restore", "in", "out", "--compat", "released", model=fakes.Noisy())
+    assert ran.code == 0 and "bf16:" not in ran.err
+    assert "fp32 (--compat released)" in ran.err and "at a time, the released script's way" in ran.err
+    (row,) = rows(Path("out/metrics.csv"))
+    assert (row["precision"], row["tiles"]) == ("fp32", "4")
+    emulated = cli("restore", "in", "out", "--precision", "bf16")
+    assert "this CPU has no bf16 arithmetic" in emulated.err and "bf16 (asked for; emulated)" in emulated.err
+
+
 # --- failures
 
 
@@ -231,7 +245,7 @@ def test_a_smaller_tile_is_said_and_reported(cli: Cli) -> None:
     assert "in/a.png: out of memory, went on with a smaller batch 2->1, tile 32->16" in ran.err
     splits = {row["input"]: row["oom_split"] for row in rows(Path("out/metrics.csv"))}
     assert splits["in/a.png"] == "batch 2->1, tile 32->16" and splits["in/sub/b.jpg"] == ""
-    assert cli("restore", "in", "out").err.count("up to date") == 1
+    assert cli("restore", "in", "out", model=fakes.FakeModel(tile_sides=(32, 16))).err.count("up to date") == 1
 
 
 def test_a_model_that_returns_rubbish_writes_nothing(cli: Cli) -> None:

@@ -108,6 +108,37 @@ def test_noise_differs_between_tiles_and_attempts() -> None:
     assert all(float(draw.min()) >= 0 and float(draw.max()) < 1 for draw in draws)
 
 
+def test_the_released_way_draws_one_sequence_for_every_picture() -> None:
+    model = Noisy()
+    engine(model, compat="released", seed=5).restore(photo(10, 10), (40, 40), key="a.png")
+    expected = torch.rand(
+        (model.calls[-1]["uniforms"].shape[0] * 4, 5, 4, 2), generator=torch.Generator().manual_seed(5)
+    )
+    drawn = torch.cat([call["uniforms"] for call in model.calls])
+    assert len(model.calls) == 4 and torch.equal(drawn, expected)
+    again = engine(Noisy(), compat="released", seed=5)
+    first, second = (again.restore(photo(10, 10), (40, 40), key=key, dtype=np.uint8).image for key in ("b", "c"))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_the_released_way_takes_what_comes_but_no_nan() -> None:
+    result = engine(Faulty(fault="constant"), compat="released").restore(photo(10, 10), (40, 40), dtype=np.uint8)
+    assert (np.unique(result.image).tolist(), result.retries) == ([127], 0)  # 127.5 is truncated
+    with pytest.raises(InputError, match="not finite"):
+        engine(Faulty(fault="nan"), compat="released").restore(photo(10, 10), (40, 40))
+
+
+def test_the_released_way_sets_defaults_not_wishes() -> None:
+    model = FakeModel()
+    engine(model, compat="released").restore(photo(8, 8), (32, 32))
+    engine(model, compat="released", sampling="argmax", color_fix="adain").restore(photo(8, 8), (32, 32))
+    first, last = model.calls[0], model.calls[-1]
+    assert (first["sampling"], first["color_fix"]) == ("sample", "none")
+    assert (last["sampling"], last["color_fix"]) == ("argmax", "adain")
+    with pytest.raises(UsageError, match="--tile 40"):
+        engine(FakeModel(tile_sides=(32, 40)), compat="released", tile=40)
+
+
 def test_drawing_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
@@ -123,7 +154,8 @@ def test_drawing_leaves_the_global_generator_alone() -> None:
 def test_a_bad_tile_is_computed_again_in_fp32(fault: str) -> None:
     model = Faulty(fault=fault, times=1)
     result = engine(model, precision="bf16").restore(photo(20, 20), (80, 80))
-    assert result.retries == 1
+    assert (result.retries, result.precision) == (1, "bf16+fp32")
+    assert engine(precision="bf16").restore(photo(20, 20), (80, 80)).precision == "bf16"
     assert [call["autocast"] for call in model.calls[:2]] == [True, False]
     np.testing.assert_allclose(result.image, upscaled(photo(20, 20), (80, 80)), atol=1e-5)
 
@@ -214,6 +246,16 @@ def test_stretched_tiles_save_tiles_and_change_nothing_for_an_identity() -> None
     assert {call["shape"][2:] for call in stretching.calls} == {(32, 40)}
     assert fewer.tile == 40
     np.testing.assert_allclose(fewer.image, usual.image, atol=1e-5)
+
+
+def test_fitted_tiles_share_less_than_fixed_ones() -> None:
+    sides = tuple(range(64, 97, 4))
+    fitted, fixed = engine(FakeModel(tile=64, tile_sides=sides)), engine(FakeModel(tile=64))
+    assert (fitted.overlap, fixed.overlap) == (4, 8)
+    assert engine(FakeModel(tile=64, tile_sides=sides), tile=64).overlap == 8
+    grid = fitted.grid(256, 64)
+    # with an eighth it would be 3 times 92
+    assert (grid.horizontal.side, len(grid.horizontal.starts), grid.horizontal.ramp) == (88, 3, 8)
 
 
 def test_an_explicit_tile_is_not_stretched() -> None:

@@ -1,7 +1,18 @@
+from dataclasses import replace
+
 import pytest
 
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.options import ColorFix, FailureLimit, ImageFormat, RestoreOptions, Shard, Sizing, parse_size
+from varestorer_cli.core.options import (
+    ColorFix,
+    Compat,
+    FailureLimit,
+    ImageFormat,
+    RestoreOptions,
+    Shard,
+    Sizing,
+    parse_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -27,6 +38,15 @@ def test_target_sizes_are_rounded_to_the_pixel(rule: Sizing, expected: tuple[int
 def test_sides_follow_the_picture_not_its_order() -> None:
     assert Sizing(long_side=1000).target(50, 101) == (495, 1000)
     assert Sizing(short_side=100).target(50, 101) == (100, 202)
+
+
+def test_the_released_way_rounds_halves_to_even() -> None:
+    options = RestoreOptions(sizing=Sizing(scale=2.5))
+    assert options.target(25, 27) == (63, 68)
+    released = replace(options, compat=Compat.RELEASED)
+    assert released.target(25, 27) == (62, 68)
+    hashes = {o.settings_sha256(overlap=8, sampling="sample", format=ImageFormat.PNG) for o in (options, released)}
+    assert len(hashes) == 2
 
 
 @pytest.mark.parametrize(

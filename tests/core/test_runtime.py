@@ -1,3 +1,6 @@
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +62,17 @@ def test_cpu_precision_follows_its_instructions(monkeypatch: pytest.MonkeyPatch,
     assert runtime.choose("cpu", Precision.AUTO, 1).precision == precision
 
 
+@pytest.mark.parametrize(("has", "why"), [(True, "asked for"), (False, "asked for; emulated")])
+def test_bf16_asked_for_on_a_cpu_says_whether_it_is_emulated(
+    monkeypatch: pytest.MonkeyPatch, has: bool, why: str
+) -> None:
+    monkeypatch.setattr(runtime, "cpu_has_bf16", lambda: has)
+    chosen = runtime.choose("cpu", Precision.BF16, 1)
+    assert (chosen.precision, chosen.precision_why) == ("bf16", why)
+    assert ("six times slower than fp32" in chosen.warning) is not has
+    assert "fp32 (--compat released)" in runtime.choose("cpu", Precision.FP32, 1, "--compat released").describe()
+
+
 def test_half_precision_on_the_cpu_is_refused() -> None:
     with pytest.raises(UsageError, match="--precision fp16"):
         runtime.choose("cpu", Precision.FP16, 1)
@@ -92,3 +106,22 @@ def test_the_control_groups_quota_counts(monkeypatch: pytest.MonkeyPatch, quota:
 def test_peak_memory_is_positive() -> None:
     peak = runtime.peak_megabytes("cpu")
     assert peak is not None and peak > 10
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="mallopt is the GNU C library's")
+def test_memory_below_the_limit_is_kept() -> None:
+    program = """
+import resource
+from varestorer_cli.core.runtime import keep_freed_memory
+if KEEP:
+    keep_freed_memory(32 << 20)
+for size in (4 << 20, 12 << 20, 24 << 20) * 8:
+    bytearray(b"x") * size
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+"""
+    faults = [
+        int(subprocess.run([sys.executable, "-c", f"KEEP = {keep}\n{program}"], capture_output=True, check=True).stdout)
+        for keep in (False, True)
+    ]
+    # blocks of 4 to 24 MiB, 320 MiB in all: every page of them is new, or only the largest block's
+    assert faults[1] < faults[0] - 5_000, faults

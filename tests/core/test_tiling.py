@@ -9,7 +9,10 @@ from varestorer_cli.core.tiling import Axis, TileGrid, fewest_tiles
 @st.composite
 def axes(draw: st.DrawFn) -> Axis:
     side = draw(st.integers(1, 64))
-    return Axis.split(draw(st.integers(1, 12 * side)), side, draw(st.integers(0, side // 2)))
+    ramp = draw(st.none() | st.integers(0, side))
+    overlap = draw(st.integers(0, side // 2))
+    step = draw(st.sampled_from([step for step in (1, 4, 16) if (side - overlap) % step == 0]))
+    return Axis.split(draw(st.integers(1, 12 * side)), side, overlap, ramp, step)
 
 
 settings.register_profile("quick", max_examples=60, deadline=None)
@@ -76,6 +79,20 @@ def test_interior_weights_ramp_over_the_overlap() -> None:
     assert axis.starts == (0, 12)
     np.testing.assert_allclose(axis.weights(0)[12:], [0.875, 0.625, 0.375, 0.125], atol=1e-6)
     np.testing.assert_allclose(axis.weights(0)[:12], 1)
+
+
+def test_tiles_begin_at_multiples_of_the_step_but_for_the_last() -> None:
+    assert Axis.split(1024, 272, 16).starts == (0, 250, 501, 752)
+    assert Axis.split(1024, 272, 16, step=4).starts == (0, 252, 504, 752)
+    assert Axis.split(1021, 272, 16, step=4).starts == (0, 252, 500, 749)
+
+
+def test_the_blend_takes_all_that_neighbours_share_up_to_its_limit() -> None:
+    shared = Axis.split(26, 16, 2, ramp=8)
+    assert shared.starts == (0, 10)  # 6 pixels in common
+    np.testing.assert_allclose(shared.weights(0)[10:], (5.5 - np.arange(6)) / 6, atol=1e-6)
+    limited = Axis.split(26, 16, 2, ramp=2)
+    np.testing.assert_allclose(limited.weights(0)[10:], [0.8, 4 / 7, 0.5, 0.5, 3 / 7, 0.2], atol=1e-6)
 
 
 @pytest.mark.parametrize(("length", "side", "overlap"), [(0, 8, 0), (8, 0, 0), (8, 8, 5), (8, 8, -1)])

@@ -52,7 +52,7 @@ class ReleasedModels:
 
     @torch.inference_mode()
     def restore_tile(self, tile: Picture, condition: Condition, uniforms_1Ld2: Tensor) -> Steps:
-        """One 512 x 512 tile, 8-bit RGB."""
+        """One tile, 8-bit RGB, as large as the schedule says."""
         image = torch.from_numpy(tile.copy()).permute(2, 0, 1)[None].float() / 255 * 2 - 1
         clean = self.prerestorer((image + 1) / 2)
         latent = self.autoencoder.encode(clean + clean - 1)
@@ -71,8 +71,22 @@ def to_bgr(image_13HW: Tensor) -> Picture:
     return values.to(torch.uint8).flip(-1).numpy()
 
 
+def evaluation_noise(seed: int, schedule: ScaleSchedule, bits: int) -> Iterator[Tensor]:
+    """Uniforms (1, L, d, 2) of one tile after another, drawn scale by scale from a generator seeded once."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        scales = [torch.rand((1, height * width * bits, 2), generator=generator) for height, width in schedule.grids]
+        yield torch.cat([scale.view(1, -1, bits, 2) for scale in scales], dim=1)
+
+
 def restore_picture(
-    picture_rgb: Picture, sr_scale: float, *, tiled: bool, restore: Callable[[Picture], Picture]
+    picture_rgb: Picture,
+    sr_scale: float,
+    *,
+    tiled: bool,
+    restore: Callable[[Picture], Picture],
+    side: int = TILE,
+    overlap: int = OVERLAP,
 ) -> Picture:
     """The command's handling of a whole picture.
 
@@ -80,7 +94,9 @@ def restore_picture(
         picture_rgb: 8-bit HWC.
         sr_scale: factor of both sides.
         tiled: overlapping tiles instead of one squashed one.
-        restore: 512 x 512 RGB tile -> BGR tile.
+        restore: RGB tile -> BGR tile.
+        side: of the tiles; the script knows 512 only.
+        overlap: of the tiles.
 
     Returns:
         8-bit BGR picture.
@@ -90,45 +106,45 @@ def restore_picture(
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     if tiled:
-        return _restore_tiled(np.asarray(image), restore)
-    square = image if image.size == (TILE, TILE) else image.resize((TILE, TILE), Image.Resampling.LANCZOS)
+        return _restore_tiled(np.asarray(image), restore, side, overlap)
+    square = image if image.size == (side, side) else image.resize((side, side), Image.Resampling.LANCZOS)
     restored = restore(np.asarray(square))
-    if (width, height) == (TILE, TILE):
+    if (width, height) == (side, side):
         return restored
     return np.array(Image.fromarray(restored).resize((width, height), Image.Resampling.LANCZOS))
 
 
-def _restore_tiled(picture: Picture, restore: Callable[[Picture], Picture]) -> Picture:
+def _restore_tiled(picture: Picture, restore: Callable[[Picture], Picture], side: int, overlap: int) -> Picture:
     height, width = picture.shape[:2]
-    padded = np.pad(picture, ((OVERLAP, OVERLAP), (OVERLAP, OVERLAP), (0, 0)), mode="reflect")
+    padded = np.pad(picture, ((overlap, overlap), (overlap, overlap), (0, 0)), mode="reflect")
     weighted = np.zeros(padded.shape, np.float32)
     weights = np.zeros((*padded.shape[:2], 1), np.float32)
-    window = _tile_weight()
-    for top in _positions(padded.shape[0]):
-        for left in _positions(padded.shape[1]):
-            tile = padded[top : top + TILE, left : left + TILE]
+    window = _tile_weight(side)
+    for top in _positions(padded.shape[0], side, overlap):
+        for left in _positions(padded.shape[1], side, overlap):
+            tile = padded[top : top + side, left : left + side]
             rows, columns = tile.shape[:2]
-            tile = np.pad(tile, ((0, TILE - rows), (0, TILE - columns), (0, 0)), mode="reflect")
+            tile = np.pad(tile, ((0, side - rows), (0, side - columns), (0, 0)), mode="reflect")
             restored = restore(tile)[:rows, :columns].astype(np.float32)
             weight = window[:rows, :columns, None]
             weighted[top : top + rows, left : left + columns] += restored * weight
             weights[top : top + rows, left : left + columns] += weight
     blended = np.rint(weighted / np.maximum(weights, 1e-8)).clip(0, 255).astype(np.uint8)
-    return blended[OVERLAP : OVERLAP + height, OVERLAP : OVERLAP + width]
+    return blended[overlap : overlap + height, overlap : overlap + width]
 
 
-def _positions(size: int) -> Iterator[int]:
-    if size <= TILE:
+def _positions(size: int, side: int, overlap: int) -> Iterator[int]:
+    if size <= side:
         yield 0
         return
-    last = size - TILE
-    yield from range(0, last, TILE - OVERLAP)
+    last = size - side
+    yield from range(0, last, side - overlap)
     yield last
 
 
-def _tile_weight() -> NDArray[np.float32]:
-    position = np.arange(TILE, dtype=np.float64)
-    middle = (TILE - 1) / 2
-    profile = np.exp(-((position - middle) ** 2) / TILE**2 / 0.02) / np.sqrt(2 * np.pi * 0.01)
+def _tile_weight(side: int) -> NDArray[np.float32]:
+    position = np.arange(side, dtype=np.float64)
+    middle = (side - 1) / 2
+    profile = np.exp(-((position - middle) ** 2) / side**2 / 0.02) / np.sqrt(2 * np.pi * 0.01)
     window = np.outer(profile, profile).astype(np.float32)
     return window / window.max()

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.options import ColorFix, Existing, ImageFormat, Precision, Progress, Sampling, Transfer
+from varestorer_cli.core.options import ColorFix, Compat, Existing, ImageFormat, Precision, Progress, Sampling, Transfer
 
 ModelOption = Annotated[
     str,
@@ -33,7 +33,7 @@ BatchOption = Annotated[int | None, typer.Option("--batch", help="Tiles per mode
 TileOption = Annotated[int | None, typer.Option("--tile", help="Tile side in output pixels; the model's by default.")]
 OverlapOption = Annotated[
     int | None,
-    typer.Option("--overlap", help="Pixels neighbouring tiles share; an eighth of the tile by default."),
+    typer.Option("--overlap", help="Pixels neighbouring tiles share; a sixteenth or an eighth of the tile by default."),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the noise that --sampling sample draws.")]
 SamplingOption = Annotated[
@@ -41,6 +41,14 @@ SamplingOption = Annotated[
 ]
 ColorFixOption = Annotated[
     ColorFix, typer.Option("--color-fix", help="Where colours come from; auto: the model's own choice.")
+]
+CompatOption = Annotated[
+    Compat,
+    typer.Option(
+        "--compat",
+        help="Handle pictures as the released script does (resizing, tiles, rounding, noise), to compare with its "
+        "files: its tiled way, or its way of squashing a picture to one square.",
+    ),
 ]
 FidelityOption = Annotated[
     float, typer.Option("--fidelity", help="0: only cleaned up, 1: the model's detail; between: a mix.")

@@ -10,6 +10,7 @@ from varestorer_cli.commands import _options as opt
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.options import (
     ColorFix,
+    Compat,
     Existing,
     ExitCodes,
     FailureLimit,
@@ -73,6 +74,7 @@ def restore(
     fidelity: opt.FidelityOption = 1.0,
     sampling: opt.SamplingOption = Sampling.AUTO,
     seed: opt.SeedOption = 0,
+    compat: opt.CompatOption = Compat.NONE,
     format: opt.FormatOption = None,
     quality: opt.QualityOption = 95,
     transfer: opt.TransferOption = Transfer.AUTO,
@@ -154,6 +156,7 @@ def restore(
         strip=strip,
         threads=threads,
         weights=str(weights) if weights else None,
+        compat=compat,
     )
     from varestorer_cli.core.console import Console
     from varestorer_cli.core.restoring import Job, run_merge, run_restore

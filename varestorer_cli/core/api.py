@@ -13,7 +13,7 @@ from varestorer_cli.core.batch import run_batch
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import MissingDependencyError, UsageError, VarestorerError
 from varestorer_cli.core.files import check_writable
-from varestorer_cli.core.options import Progress, RestoreOptions
+from varestorer_cli.core.options import Compat, Precision, Progress, RestoreOptions
 from varestorer_cli.core.picture import Samples
 from varestorer_cli.core.report import BatchReport, ReportFile, report_name, reports_in
 from varestorer_cli.core.sources import plan_for
@@ -39,6 +39,7 @@ class Session:
         return (
             f"varestorer {__version__}: {self.runtime.describe()}; model {self.model} {self.model_sha256[:12]}; "
             f"tiles of {engine.tile} with overlap {engine.overlap}, {engine.batch_for((engine.tile,) * 2)} at a time"
+            + (", the released script's way" if engine.compatible else "")
         )
 
     def setup(self) -> Setup:
@@ -50,7 +51,6 @@ class Session:
             model=self.model.partition(" ")[0],
             model_sha256=self.model_sha256,
             device=device,
-            precision=self.runtime.precision,
             peak_mb=lambda: peak_megabytes(device),
             encoders=max(1, min(16, self.runtime.threads)),
         )
@@ -79,9 +79,14 @@ def open_session(options: RestoreOptions, load: Callable[..., Any] | None = None
         from varestorer_cli.core import runtime as runtimes
         from varestorer_cli.core.engine import EngineOptions, RestoreEngine
 
-        runtime = runtimes.choose(options.device, options.precision, options.threads)
+        precision, precision_why = options.precision, "asked for"
+        if options.compat is not Compat.NONE and precision is Precision.AUTO:
+            # the script's own mix of formats repeats itself on no two machines
+            precision, precision_why = Precision.FP32, f"--compat {options.compat.value}"
+        runtime = runtimes.choose(options.device, precision, options.threads, precision_why)
     except ImportError as error:
         raise MissingDependencyError(f"torch cannot be imported ({error}); run varestorer doctor") from error
+    runtimes.keep_freed_memory(runtimes.KEPT_WHILE_RESTORING)
     loaded = (load or load_model)(options.model, runtime.device, options.weights)
     engine = RestoreEngine(
         loaded.restorer,
@@ -95,6 +100,7 @@ def open_session(options: RestoreOptions, load: Callable[..., Any] | None = None
             color_fix=None if options.color_fix == "auto" else options.color_fix.value,
             fidelity=options.fidelity,
             seed=options.seed,
+            compat=options.compat.value,
         ),
     )
     why = f" (auto{': ' if loaded.why else ''}{loaded.why})" if options.model == "auto" else ""
@@ -183,7 +189,7 @@ class Restorer:
         if image.size == 0 or not (gray or (image.ndim == 3 and image.shape[2] == 3)):
             raise UsageError(f"an array of shape {image.shape} is no picture: (H, W, 3) or (H, W) is needed")
         color = np.broadcast_to(image[..., None], (*image.shape, 3)) if gray else image
-        size = self.options.sizing.target(image.shape[1], image.shape[0])
+        size = self.options.target(image.shape[1], image.shape[0])
         result: npt.NDArray[Any] = self._session.engine.restore(color, size, key=key, dtype=image.dtype).image
         if not gray:
             return result

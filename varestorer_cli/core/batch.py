@@ -251,7 +251,7 @@ class _Batch:
             result.retries,
             result.split,
         )
-        row.device, row.precision, row.peak_mb = self.setup.device, self.setup.precision, self.setup.peak_mb()
+        row.device, row.precision, row.peak_mb = self.setup.device, result.precision, self.setup.peak_mb()
         return pool.submit(self.finisher.finish, item, source, result.image)
 
     # --- the report

@@ -110,7 +110,7 @@ def _measure(row: Row, output: Path, options: RestoreOptions, session: "Session 
         InputError: the input is no readable picture.
     """
     row.width, row.height = probe(row.input)
-    row.out_width, row.out_height = size = options.sizing.target(row.width, row.height)
+    row.out_width, row.out_height = size = options.target(row.width, row.height)
     row.scale = row.out_width / row.width
     pixels = row.out_width * row.out_height
     needs.megapixels += pixels / 1e6

@@ -63,6 +63,14 @@ class Missing(StrEnum):
     FAIL = "fail"
 
 
+class Compat(StrEnum):
+    """Whose way with pictures: this project's, or the released script's tiled or squashing one, faults included."""
+
+    NONE = "none"
+    RELEASED = "released"
+    RELEASED_SQUARE = "released-square"
+
+
 class Progress(StrEnum):
     """How progress is shown on stderr; ``auto`` is a bar on a terminal and lines elsewhere.
 
@@ -146,8 +154,14 @@ class Sizing:
         if self.megapixels is not None and not (math.isfinite(self.megapixels) and 0 < self.megapixels <= 4000):
             raise UsageError(f"--megapixels {self.megapixels:g}: a number above 0 and up to 4000 is needed")
 
-    def target(self, width: int, height: int) -> tuple[int, int]:
-        """Output (width, height) of an upright picture; sides are rounded to the nearest, never below 1."""
+    def target(self, width: int, height: int, *, half_to_even: bool = False) -> tuple[int, int]:
+        """Output (width, height) of an upright picture; sides are rounded to the nearest, never below 1.
+
+        Args:
+            width: of the picture.
+            height: of the picture.
+            half_to_even: round halves as Python and the released script do; up otherwise.
+        """
         if self.size is not None:
             return self.size
         if self.long_side is not None:
@@ -158,6 +172,8 @@ class Sizing:
             factor = math.sqrt(self.megapixels * 1e6 / (width * height))
         else:
             factor = self.scale or DEFAULT_SCALE
+        if half_to_even:
+            return max(1, round(width * factor)), max(1, round(height * factor))
         return max(1, math.floor(width * factor + 0.5)), max(1, math.floor(height * factor + 0.5))
 
     def describe(self) -> str:
@@ -264,7 +280,7 @@ class RestoreOptions:
         model: ``auto``, a model's name, or a model file.
         sizing: output size rule.
         tile: side of the square tile in output pixels; None is the model's.
-        overlap: pixels that neighbouring tiles share; None is an eighth of the tile.
+        overlap: pixels that neighbouring tiles share; None chooses by the model, see ``EngineOptions``.
         batch: tiles per model call; None chooses by device.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         gpus: several devices of this host, one process each: ``all``, a number, or a list such as ``0,1``.
@@ -286,6 +302,7 @@ class RestoreOptions:
         strip: leave out EXIF, XMP, IPTC, comments and text; profile and resolution stay.
         threads: CPU threads; None asks the environment.
         weights: folder of installed models; None asks the environment.
+        compat: pictures are handled as the released script does, for comparisons with its files.
     """
 
     model: str = "auto"
@@ -313,6 +330,7 @@ class RestoreOptions:
     strip: bool = False
     threads: int | None = None
     weights: str | None = None
+    compat: Compat = Compat.NONE
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.fidelity) and 0 <= self.fidelity <= 1):
@@ -327,6 +345,10 @@ class RestoreOptions:
                 raise UsageError(f"--{name} {number}: at least 1 is needed")
         if self.overlap is not None and self.overlap < 0:
             raise UsageError(f"--overlap {self.overlap}: at least 0 is needed")
+
+    def target(self, width: int, height: int) -> tuple[int, int]:
+        """Output (width, height) of an upright picture."""
+        return self.sizing.target(width, height, half_to_even=self.compat is not Compat.NONE)
 
     def settings_sha256(self, *, overlap: int, sampling: str, format: ImageFormat) -> str:
         """Hash of what decides an output's bytes beside input and model.
@@ -360,5 +382,6 @@ class RestoreOptions:
             "quality": self.quality if format in LOSSY else None,
             "strip": self.strip,
             "transfer": self.transfer.value,
+            "compat": self.compat.value,
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

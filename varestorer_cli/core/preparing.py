@@ -87,7 +87,7 @@ class Preparer:
         del data
         if options.strip:
             picture = replace(picture, extras=picture.extras.stripped())
-        item.size = options.sizing.target(picture.width, picture.height)
+        item.size = options.target(picture.width, picture.height)
         row.width, row.height = picture.width, picture.height
         row.out_width, row.out_height = item.size
         row.depth = picture.depth

@@ -121,6 +121,8 @@ def _run(job: Job, options: RestoreOptions, console: Console) -> BatchReport:
                 session = open_session(options)
             finally:
                 console.finish()
+            if session.runtime.warning:
+                console.warn(session.runtime.warning)
             console.info(session.describe())
         console.info(plan_line(plan, options))
         say_ignored(plan, console)

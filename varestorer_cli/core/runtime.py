@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     import torch
 
 # mallopt(3)
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4
+_EMULATED = (
+    "--precision bf16: this CPU has no bf16 arithmetic (avx512_bf16 or amx_bf16); it is emulated, about six times "
+    "slower than fp32 and without saving memory; leave --precision out, or keep it only to see what bf16 does to a "
+    "picture"
+)
+# The largest threshold that the C library takes.
+KEPT_WHILE_RESTORING = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,7 @@ class Runtime:
         precision: ``fp32``, ``bf16`` or ``fp16``.
         precision_why: reason for the precision.
         threads: CPU threads.
+        warning: what the user should know about the choice, "" if nothing.
     """
 
     device: str
@@ -36,6 +44,7 @@ class Runtime:
     precision: str
     precision_why: str
     threads: int
+    warning: str = ""
 
     def describe(self) -> str:
         """One sentence for the first line of a run."""
@@ -43,13 +52,14 @@ class Runtime:
         return f"{self.device} ({self.why}), {self.precision} ({self.precision_why}), {threads}"
 
 
-def choose(device: str, precision: Precision, threads: int | None) -> Runtime:
+def choose(device: str, precision: Precision, threads: int | None, precision_why: str = "asked for") -> Runtime:
     """Choose device, precision and threads, and set torch's threads.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         precision: wanted arithmetic.
         threads: CPU threads, None asks the environment.
+        precision_why: who wants this precision.
 
     Raises:
         UsageError: the device's name is unknown, or the precision does not exist there.
@@ -58,10 +68,15 @@ def choose(device: str, precision: Precision, threads: int | None) -> Runtime:
     import torch
 
     name, why = _device(torch.__version__, device)
-    chosen, precision_why = _precision(name, precision)
     count = threads or default_threads()
     torch.set_num_threads(count)
-    return Runtime(name, why, chosen, precision_why, count)
+    if precision is Precision.AUTO:
+        return Runtime(name, why, *_native_precision(name), count)
+    if name == "cpu" and precision is Precision.FP16:
+        raise UsageError("--precision fp16: CPUs compute it slowly and badly; use bf16 or fp32")
+    if name == "cpu" and precision is Precision.BF16 and not cpu_has_bf16():
+        return Runtime(name, why, "bf16", f"{precision_why}; emulated", count, _EMULATED)
+    return Runtime(name, why, precision.value, precision_why, count)
 
 
 def _device(version: str, request: str) -> tuple[str, str]:
@@ -130,13 +145,10 @@ def no_cuda_reason() -> str:
     )
 
 
-def _precision(device: str, request: Precision) -> tuple[str, str]:
+def _native_precision(device: str) -> tuple[str, str]:
+    """The fastest arithmetic that the device has, and why."""
     import torch
 
-    if request != Precision.AUTO:
-        if request == Precision.FP16 and device == "cpu":
-            raise UsageError("--precision fp16: CPUs compute it slowly and badly; use bf16 or fp32")
-        return request.value, "asked for"
     if device.startswith("cuda"):
         if torch.cuda.get_device_capability(torch.device(device))[0] >= 8:
             return "bf16", "native on this GPU"
@@ -202,13 +214,21 @@ def autocast_type(precision: str) -> "torch.dtype | None":
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
 
-def keep_freed_memory() -> None:
-    """Make the C library keep freed memory for the next allocation, for training; without glibc nothing happens.
+def keep_freed_memory(largest: int | None = None) -> None:
+    """Make the C library keep freed memory for the next allocation; without glibc nothing happens.
 
-    A training step on the CPU takes and frees the same gigabyte again and again; by default each large tensor is a
-    fresh mapping whose pages the kernel must clear, a tenth to a fifth of a small model's step.
+    The same tensors are taken and freed again and again; by default each large one is a fresh mapping whose pages
+    the kernel must clear: a tenth to a fifth of a small model's training step, a fortieth of its restoring.
+
+    Args:
+        largest: bytes; larger blocks are given back all the same, so that one huge picture does not stay. None keeps
+            everything.
     """
+    if largest is None:
+        settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**26))
+    else:
+        settings = ((_M_MMAP_THRESHOLD, largest), (_M_TRIM_THRESHOLD, 8 * largest), (_M_TOP_PAD, 2**20))
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-        for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**26)):
+        for parameter, value in settings:
             mallopt(parameter, value)

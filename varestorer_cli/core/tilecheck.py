@@ -25,8 +25,9 @@ def fault(restored: Floats, degraded: Floats) -> str | None:
         degraded: the model's input for it, (H, W, 3 or more); only its first three channels are compared.
     """
     degraded = degraded[..., :3]
-    if not np.isfinite(restored).all():
-        return "not finite"
+    found = not_finite(restored, degraded)
+    if found is not None:
+        return found
     if degraded.mean() > 16 / 255 and restored.mean() < 1 / 255:
         return "black"
     if degraded.std() > 4 / 255 and restored.std() < 0.5 / 255:
@@ -40,6 +41,11 @@ def fault(restored: Floats, degraded: Floats) -> str | None:
         if energy > _STRUCTURE**2 and float(np.mean(structure * _band(got))) < _LEAST_STRUCTURE * energy:
             return "blurred"
     return None
+
+
+def not_finite(restored: Floats, degraded: Floats) -> str | None:
+    """The one thing that no picture can be; arguments and result as of :func:`fault`."""
+    return None if np.isfinite(restored).all() else "not finite"
 
 
 def _reduced(picture: Floats, factor: int) -> Floats:

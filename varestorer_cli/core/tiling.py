@@ -2,7 +2,8 @@
 
 Tiles of one fixed size cover the picture, are spread evenly, lie inside it (a picture smaller than a tile is one
 tile, padded by the caller), and share at least ``overlap`` pixels with each neighbour. Weights ramp linearly across
-the overlap and are normalised per pixel, so they sum to one whatever the geometry.
+what two neighbours share, up to ``ramp`` pixels, and are normalised per pixel, so they sum to one whatever the
+geometry.
 """
 
 from collections.abc import Sequence
@@ -38,28 +39,41 @@ class Axis:
         length: pixels of the picture.
         side: pixels of a tile.
         overlap: least number of pixels two neighbours share.
+        ramp: most pixels over which the weight of one tile gives way to the next one's.
         starts: first pixel of each tile.
     """
 
     length: int
     side: int
     overlap: int
+    ramp: int
     starts: tuple[int, ...]
 
     @classmethod
-    def split(cls, length: int, side: int, overlap: int) -> "Axis":
+    def split(cls, length: int, side: int, overlap: int, ramp: int | None = None, step: int = 1) -> "Axis":
         """Spread as few tiles as possible evenly over ``length`` pixels.
+
+        Args:
+            length: pixels of the picture.
+            side: pixels of a tile.
+            overlap: least number of pixels two neighbours share.
+            ramp: most pixels to blend over; as many as ``overlap`` if None.
+            step: tiles begin at multiples of it, but for the last one, which ends with the picture. Where it does not
+                divide side - overlap, neighbours may share up to step - 1 pixels less.
 
         Raises:
             ValueError: a length or side below 1, or an overlap outside 0 .. side // 2.
         """
         if length < 1 or side < 1 or not 0 <= overlap <= side // 2:
             raise ValueError(f"length {length}, side {side} and overlap {overlap} do not fit together")
+        ramp = overlap if ramp is None else ramp
         if length <= side:
-            return cls(length, side, overlap, (0,))
+            return cls(length, side, overlap, ramp, (0,))
         count = -(-(length - overlap) // (side - overlap))
         room = length - side
-        return cls(length, side, overlap, tuple(i * room // (count - 1) for i in range(count)))
+        even = (i * room // (count - 1) for i in range(count - 1))
+        starts = (min(room, -(-start // step) * step) for start in even)
+        return cls(length, side, overlap, ramp, (*starts, room))
 
     def window(self, tile: int) -> tuple[int, int]:
         """First pixel and the one after the last of a tile, inside the picture."""
@@ -85,13 +99,16 @@ class Axis:
         position = np.arange(start, stop) + 0.5
         height = np.ones(stop - start)
         # At the picture's own border there is nothing to blend with: no ramp.
-        ramp = max(self.overlap, 1)
         if first > 0:
-            height = np.minimum(height, (position - first) / ramp)
+            height = np.minimum(height, (position - first) / self._blended(tile - 1))
         if last < self.length:
-            height = np.minimum(height, (last - position) / ramp)
+            height = np.minimum(height, (last - position) / self._blended(tile))
         height[(position < first) | (position > last)] = 0
         return np.clip(height, 0, 1)
+
+    def _blended(self, tile: int) -> int:
+        """Pixels over which a tile gives way to the next."""
+        return max(1, min(self.starts[tile] + self.side - self.starts[tile + 1], self.ramp))
 
 
 def fewest_tiles(length: int, sides: Sequence[int], overlap: int) -> int:
@@ -119,13 +136,15 @@ class TileGrid:
     horizontal: Axis
 
     @classmethod
-    def cover(cls, height: int, width: int, sides: tuple[int, int], overlap: int) -> "TileGrid":
+    def cover(
+        cls, height: int, width: int, sides: tuple[int, int], overlap: int, ramp: int | None = None, step: int = 1
+    ) -> "TileGrid":
         """Grid of tiles with these (vertical, horizontal) sides over a picture.
 
         Raises:
-            ValueError: see :meth:`Axis.split`.
+            ValueError: see :meth:`Axis.split`, also for the other arguments.
         """
-        return cls(Axis.split(height, sides[0], overlap), Axis.split(width, sides[1], overlap))
+        return cls(Axis.split(height, sides[0], overlap, ramp, step), Axis.split(width, sides[1], overlap, ramp, step))
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -145,10 +164,13 @@ class TileGrid:
 
         A tile's ``index`` is its number in row-major order, whatever the order of the bands.
         """
+        rows = self.rows()
+        return rows if self.by_rows else [list(column) for column in zip(*rows, strict=True)]
+
+    def rows(self) -> list[list[Tile]]:
+        """Tiles row by row, from the top; each row from the left."""
         rows, columns = range(len(self.vertical.starts)), range(len(self.horizontal.starts))
-        if self.by_rows:
-            return [[self._tile(row, column) for column in columns] for row in rows]
-        return [[self._tile(row, column) for row in rows] for column in columns]
+        return [[self._tile(row, column) for column in columns] for row in rows]
 
     def _tile(self, row: int, column: int) -> Tile:
         top, bottom = self.vertical.window(row)

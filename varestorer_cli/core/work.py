@@ -27,7 +27,6 @@ class Setup:
         model: name of the model.
         model_sha256: of its file.
         device: torch device string, for the report.
-        precision: for the report.
         peak_mb: largest memory use since it was asked last, or None.
         encoders: threads that encode.
     """
@@ -35,7 +34,6 @@ class Setup:
     model: str
     model_sha256: str
     device: str = "cpu"
-    precision: str = "fp32"
     peak_mb: Callable[[], float | None] = lambda: None
     encoders: int = 1
 

@@ -144,6 +144,8 @@ def _restore(
     threads = max(1, (brief.options.threads or default_threads()) // brief.processes)
     options = replace(brief.options, device=device, threads=threads)
     session = open_session(options, brief.load)
+    if session.runtime.warning:
+        line.send("say", "warn", session.runtime.warning)
     line.send("say", "info", session.describe())
     numbers: dict[str, int] = {}
 
