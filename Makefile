@@ -13,11 +13,11 @@ SEED ?= 0
 # one thread per test process: small tensors gain nothing from more
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install format lint typecheck test test-slow fuzz parity bench bench-io demo photos train-compact check clean
+.PHONY: help install format lint typecheck test test-slow fuzz parity bench bench-2b bench-io demo photos train-compact check clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -60,6 +60,9 @@ bench: $(VENV)/.installed-dev  ## Speed of the bundled model's stages and of the
 
 bench-io: $(VENV)/.installed-dev  ## Speed of the whole plumbing beside the codecs alone, with a model that costs nothing
 	OMP_NUM_THREADS= OPENBLAS_NUM_THREADS=1 $(BIN)/python -m varestorer_cli.core.iospeed
+
+bench-2b: $(VENV)/.installed-dev  ## Memory and time of one tile of the full-size model, random weights (minutes, 6 GB)
+	OMP_NUM_THREADS= $(BIN)/python -m varestorer_cli.core.speed_2b
 
 demo: $(VENV)/.installed  ## Install, restore the bundled sample photographs into demo-out/, say where
 	OMP_NUM_THREADS= $(BIN)/varestorer restore varestorer_cli/data/samples demo-out

@@ -22,13 +22,17 @@ KeysValues = tuple[Tensor, Tensor]
 
 
 class Projection(nn.Linear):
-    """A linear layer that can add another bias and compute a part of its outputs only."""
+    """A linear layer that can add another bias and compute a part of its outputs only.
+
+    A weight stored in bfloat16 is widened when it is used, one layer at a time: it costs half the memory, and the
+    arithmetic stays what it was asked to be.
+    """
 
     def forward(self, input: Tensor, bias: Tensor | None = None, rows: slice | None = None) -> Tensor:
         """Project the last axis.
 
         Args:
-            input: (..., in_features), any float dtype; cast to the weight's unless autocast decides.
+            input: (..., in_features), any float dtype; the product is computed in it unless autocast decides.
             bias: (out_features,) instead of the layer's own.
             rows: Compute these output features only.
 
@@ -40,9 +44,9 @@ class Projection(nn.Linear):
         if rows is not None:
             weight = weight[rows]
             bias = None if bias is None else bias[rows]
-        # Weights kept in bfloat16 without autocast: the float32 residual stream meets them here.
-        if input.dtype != weight.dtype and not torch.is_autocast_enabled(input.device.type):
-            input = input.to(weight.dtype)
+        if weight.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
+            weight = weight.to(input.dtype)
+            bias = None if bias is None else bias.to(input.dtype)
         return F.linear(input, weight, bias)
 
 

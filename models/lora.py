@@ -54,10 +54,11 @@ class LoRALinear(Projection):
         output = super().forward(input, bias, rows)
         if not self.enabled:
             return output
-        up = self.adapter_up if rows is None else self.adapter_up[rows]
+        down: Tensor = self.adapter_down
+        up: Tensor = self.adapter_up if rows is None else self.adapter_up[rows]
         if input.dtype != up.dtype and not torch.is_autocast_enabled(input.device.type):
-            input = input.to(up.dtype)
-        change = F.linear(F.linear(input, self.adapter_down), up)
+            down, up = down.to(input.dtype), up.to(input.dtype)
+        change = F.linear(F.linear(input, down), up)
         return torch.add(output, change.to(output.dtype), alpha=self.scale)
 
     @torch.no_grad()

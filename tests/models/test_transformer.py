@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.layers import Projection
 from models.lora import count_parameters
 from models.schedule import ScaleSchedule
 from models.transformer import TextFeatures, Transformer, TransformerConfig
@@ -182,6 +183,21 @@ def test_bfloat16_is_finite_and_close(cast_weights):
     assert condition.vector_BC.dtype == condition.modulation_B16C.dtype == rough.dtype == torch.float32
     assert not torch.equal(rough, exact)
     assert (rough - exact).square().mean().sqrt() < 0.1 * exact.std()
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_matrices_stored_in_bfloat16_take_part_in_float32_arithmetic(rank):
+    model = make(replace(SMALL, adapter_rank=rank), noise=0.1)
+    tokens = random_tokens(extra=True)
+    layers = [layer for layer in model.modules() if isinstance(layer, Projection)]
+    results = []
+    for stored in (torch.bfloat16, torch.float32):
+        for layer in layers:
+            for name, value in list(layer.named_parameters(recurse=False)):
+                setattr(layer, name, torch.nn.Parameter(value.detach().bfloat16().to(stored)))
+        with torch.no_grad():
+            results.append(model(tokens, SCHEDULE, model.encode_condition(random_text(3, 4)), extra_block=True))
+    assert torch.equal(*results)
 
 
 def test_autocast_trains():
