@@ -10,7 +10,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 
-from varestorer_cli.core import metrics, pyiqa_metrics
+from varestorer_cli.core import lpips_metric, metrics, pyiqa_metrics
 from varestorer_cli.core.errors import ExitCode, MissingDependencyError, UsageError
 
 DATA = Path(__file__).parents[1] / "data"
@@ -263,6 +263,114 @@ def test_unknown_and_whole_folder_metrics_are_refused(monkeypatch: pytest.Monkey
         metrics.load_metrics(["fid_dinov2"])
 
 
+def test_nothing_is_imported_where_every_score_is_known(monkeypatch: pytest.MonkeyPatch, hub: Path) -> None:
+    monkeypatch.setattr(pyiqa_metrics, "_installed", lambda: True)
+    monkeypatch.setitem(sys.modules, "pyiqa", None)  # an import would fail
+    loaded = metrics.load_metrics(["niqe", "maniqa-pipal", "fid", "psnr_y"], device="cpu")
+    assert [(m.needs_reference, m.lower_better, m.whole_set) for m in loaded] == [
+        (False, True, False),
+        (False, False, False),
+        (True, True, True),
+        (True, False, False),
+    ]
+    with pytest.raises(MissingDependencyError):
+        loaded[0].prepare()
+
+
+def test_other_weights_are_another_version(hub: Path) -> None:
+    (hub / "pyiqa").mkdir(parents=True)
+    files = ("pyiqa/niqe_modelparameters.mat", "HF:something")
+    assert pyiqa_metrics.weights_version(files) == ""
+    (hub / files[0]).write_bytes(b"123")
+    first = pyiqa_metrics.weights_version(files)
+    (hub / files[0]).write_bytes(b"1234")
+    assert first and pyiqa_metrics.weights_version(files) != first
+
+
+def test_images_go_to_pyiqa_in_batches(monkeypatch: pytest.MonkeyPatch, hub: Path) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    class Batched(FakePyiqa):
+        def create_metric(self, name: str, device: str) -> Any:
+            def work(*tensors: Any) -> Any:
+                shapes.append(tuple(tensors[0].shape))
+                return tensors[0].mean((1, 2, 3), keepdim=name == "dists")[: None if name != "gmsd" else 1]
+
+            return _metric(work, "FR" if name in {"dists", "gmsd"} else "NR", False)
+
+    monkeypatch.setitem(sys.modules, "pyiqa", Batched())
+    monkeypatch.setattr(pyiqa_metrics, "_installed", lambda: True)
+    musiq, dists, gmsd, niqe = metrics.load_metrics(["musiq", "dists", "gmsd", "niqe"], device="cpu")
+    images = [flat(51), flat(102), flat(255)]
+    assert musiq.batch == dists.batch == pyiqa_metrics.BATCH and niqe.batch == 1
+    assert musiq.measure(images, [None] * 3) == pytest.approx([0.2, 0.4, 1.0])
+    assert dists.measure(images, images) == pytest.approx([0.2, 0.4, 1.0])
+    assert shapes == [(3, 3, 16, 16)] * 2
+    with pytest.raises(ValueError, match="1 scores came back for 3 images"):
+        gmsd.measure(images, images)
+    with pytest.raises(ValueError, match="got none"):
+        dists.measure(images, [flat(1), None, flat(1)])
+
+
+def test_fid_is_asked_for_two_folders(monkeypatch: pytest.MonkeyPatch, hub: Path, tmp_path: Path) -> None:
+    asked: list[tuple[str, str]] = []
+
+    class Whole(FakePyiqa):
+        def create_metric(self, name: str, device: str) -> Any:
+            return lambda a, b, **settings: asked.append((a, b)) or 31.5  # type: ignore[func-returns-value]
+
+    monkeypatch.setitem(sys.modules, "pyiqa", Whole())
+    monkeypatch.setattr(pyiqa_metrics, "_installed", lambda: True)
+    (fid,) = metrics.load_metrics(["fid"], device="cpu")
+    assert fid.whole_set and fid.measure_set is not None
+    assert fid.measure_set(tmp_path / "a", tmp_path / "b") == 31.5
+    assert asked == [(str(tmp_path / "a"), str(tmp_path / "b"))]
+
+
+def test_lpips_takes_the_free_way_where_package_and_backbone_are(monkeypatch: pytest.MonkeyPatch, hub: Path) -> None:
+    import torch
+
+    class Distance(torch.nn.Module):
+        def __init__(self, net: str, version: str, verbose: bool) -> None:
+            super().__init__()
+            assert (net, version) == ("alex", "0.1")
+
+        def forward(self, a: Any, b: Any) -> Any:
+            assert a.min() >= -1 and a.max() <= 1 and a.shape[1] == 3
+            return (a - b).abs().mean((1, 2, 3), keepdim=True)
+
+    package = ModuleType("lpips")
+    package.LPIPS = Distance  # type: ignore[attr-defined]
+    package.__spec__ = importlib.util.spec_from_loader("lpips", None)
+    monkeypatch.setitem(sys.modules, "lpips", package)
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+    assert not lpips_metric.available(), "the backbone is not there"
+    with pytest.raises(MissingDependencyError):
+        metrics.load_metrics(["lpips"])
+    lpips_metric.backbone_path().parent.mkdir(parents=True)
+    lpips_metric.backbone_path().write_bytes(b"weights")
+    monkeypatch.setattr(lpips_metric.metadata, "version", lambda name: "0.1.4")
+    said: list[str] = []
+    (metric,) = metrics.load_metrics(["lpips"], device="cpu", notify=said.append)
+    assert (metric.needs_reference, metric.lower_better, metric.library) == (True, True, "lpips 0.1.4 on cpu")
+    assert metric.measure([flat(0), flat(255)], [flat(255), flat(255)]) == pytest.approx([2.0, 0.0])
+    assert said == [], "no licence to be told"
+
+
+def test_the_hub_folder_is_torchs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import torch
+
+    monkeypatch.delenv("TORCH_HOME", raising=False)
+    for value in (str(tmp_path), None):
+        if value is None:
+            monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        else:
+            monkeypatch.setenv("XDG_CACHE_HOME", value)
+        assert metrics.hub_folder() == Path(torch.hub.get_dir())
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    assert metrics.hub_folder() == Path(torch.hub.get_dir())
+
+
 def test_the_table_of_files_has_folders() -> None:
     folders = ("pyiqa/", "checkpoints/", "clip/", "HF:")
     for name, facts in pyiqa_metrics.KNOWN.items():
@@ -284,3 +392,21 @@ def test_the_real_pyiqa_agrees() -> None:
             assert compute(name, restored, reference) == pytest.approx(expected, abs=1e-4)
     gmsd = metrics.load_metrics(["gmsd"], device="cpu")[0]
     assert gmsd.lower_better and gmsd.compute(reference, reference) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.weights
+def test_what_is_said_of_pyiqas_metrics_is_what_pyiqa_says() -> None:
+    configs = pytest.importorskip("pyiqa.default_model_configs").DEFAULT_CONFIGS
+    for name, facts in pyiqa_metrics.KNOWN.items():
+        assert facts.lower == bool(configs[name].get("lower_better", False)), name
+        assert facts.whole_set or facts.reference == (configs[name]["metric_mode"] == "FR"), name
+
+
+@pytest.mark.weights
+def test_a_batch_gives_each_image_its_own_score() -> None:
+    pytest.importorskip("pyiqa")
+    crops = [maker().crop(seed, 200, 168, "noise 8") for seed in (1, 2, 3)]
+    restored, references = [crop[0] for crop in crops], [crop[1] for crop in crops]
+    for metric in metrics.load_metrics(["ms_ssim", "gmsd", "vif"], device="cpu"):
+        alone = [metric.compute(a, b) for a, b in zip(restored, references, strict=True)]
+        assert metric.batch > 1 and metric.measure(restored, references) == pytest.approx(alone, abs=1e-5)
