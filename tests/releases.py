@@ -49,16 +49,19 @@ def middle(width: int = 1024, depth: int = 16) -> Sizes:
     return replace(SMALL, transformer=transformer, adapter_rank=32)
 
 
-def write_release(folder: Path, sizes: Sizes = SMALL, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
-    """The four published files with seeded random weights; returns the folder."""
+def write_release(
+    folder: Path, sizes: Sizes = SMALL, seed: int = 0, dtype: torch.dtype = torch.float32, *, teacher: bool = True
+) -> Path:
+    """The published files with seeded random weights; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     adapted = replace(sizes.transformer, adapter_rank=sizes.adapter_rank, cross_value_bias=False)
     student = _state("transformer", lambda: Transformer(adapted), seed, dtype) | _transformer_buffers(sizes.transformer)
     torch.save(student, folder / STUDENT)
     del student
-    teacher = _state("transformer", lambda: Transformer(sizes.transformer), seed + 1, dtype)
-    torch.save(teacher | _transformer_buffers(sizes.transformer), folder / TEACHER)
-    del teacher
+    if teacher:
+        plain = _state("transformer", lambda: Transformer(sizes.transformer), seed + 1, dtype)
+        torch.save(plain | _transformer_buffers(sizes.transformer), folder / TEACHER)
+        del plain
     mask = 2 ** torch.arange(sizes.autoencoder.latent_channels - 1, -1, -1)
     buffers = {"quantizer.lfq.mask": mask, "quantize.lfq.mask": mask}
     autoencoder = _state("autoencoder", lambda: Autoencoder(sizes.autoencoder), seed + 2, dtype)

@@ -280,3 +280,16 @@ def test_misfits_are_named():
     released = Transformer(replace(SMALL, rotary_reference="infinity_1m"))
     with pytest.raises(ValueError, match="No released schedule begins with"):
         released(tokens, SCHEDULE, released.encode_condition())
+
+
+@torch.inference_mode()
+def test_bfloat16_weights_compute_in_float32_without_autocast():
+    kept, widened = make(), make()
+    for block in kept.blocks:
+        for layer in block.modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer.weight.data = layer.weight.data.bfloat16()
+    widened.load_state_dict(kept.state_dict())  # the same values, in float32
+    assert kept.blocks[0].feed_forward.fc1.weight.dtype == torch.bfloat16
+    out, expected = (model(random_tokens(), SCHEDULE, model.encode_condition()) for model in (kept, widened))
+    assert out.dtype == torch.float32 and torch.equal(out, expected)

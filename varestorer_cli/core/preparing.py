@@ -56,6 +56,7 @@ class Preparer:
         row = Row(
             input=job.input,
             output=name_of(job.output, self.folder),
+            model=self.setup.model,
             model_sha256=self.setup.model_sha256,
             settings_sha256=self.settings[format],
             seed=self.options.seed,

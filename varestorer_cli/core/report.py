@@ -71,6 +71,7 @@ class Row:
     warnings: str = ""
     oom_split: str = ""
     transfer: str = ""
+    model: str = ""
 
     @property
     def key(self) -> str:
