@@ -1,12 +1,13 @@
 """Pages as a reader meets them: opened from the disk in a browser, with pointer and keys."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from chromium import Browser
-from conftest import photo, save
+from conftest import Ran, photo, save
 
 from varestorer_cli.core.report import DONE, FAILED, SKIPPED, Row
 from varestorer_cli.core.restore_page import write_restore_page
@@ -14,7 +15,9 @@ from varestorer_cli.core.restore_page import write_restore_page
 pytestmark = pytest.mark.browser
 
 ODD = "<img src=x onerror=alert(1)> \"q\" 'a' &amp; 100% #1 ü フォト.png"
-RED, BLUE = (200, 30, 30), (30, 30, 200)
+RED, BLUE, GREEN = (200, 30, 30), (30, 30, 200), (30, 160, 30)
+Cli = Callable[..., Ran]
+Patch = pytest.MonkeyPatch
 
 
 def plain(color: tuple[int, int, int], height: int, width: int) -> Any:
@@ -32,7 +35,7 @@ def row(name: str, consistency: float | None, status: str = DONE, **more: Any) -
 
 
 @pytest.fixture
-def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def page(tmp_path: Path, monkeypatch: Patch) -> Path:
     """Three restored pictures, red before and blue after, and one that failed."""
     monkeypatch.chdir(tmp_path)
     for name in (ODD, "b.png", "sub/c.png"):
@@ -164,7 +167,7 @@ def test_phone_and_dark(browser: Browser, page: Path) -> None:
     assert browser.complaints() == []
 
 
-def test_two_thousand_pictures(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_thousand_pictures(browser: Browser, tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.chdir(tmp_path)
     save(Path("in/a.png"), photo(20, 30))
     save(Path("out/a.png"), photo(80, 120))
@@ -176,3 +179,27 @@ def test_two_thousand_pictures(browser: Browser, tmp_path: Path, monkeypatch: py
     next(one for one in browser.all("#rows th button") if one.text.startswith("Seconds")).click()
     assert names(browser, "#rows tbody th")[:3] == ["1999.png", "1998.png", "1997.png"]
     assert browser.complaints() == []
+
+
+def test_two_states_of_three_are_chosen(browser: Browser, cli: Cli, tmp_path: Path, monkeypatch: Patch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(Path("lq/a.png"), plain(RED, 24, 32))
+    save(Path("out/a.png"), plain(BLUE, 96, 128))
+    save(Path("gt/a.png"), plain(GREEN, 96, 128))
+    words = ("--degraded", "lq", "--metrics", "psnr_y", "--cache", "none", "--report", "p.html")
+    assert cli("score", "out", "-r", "gt", *words).code == 0
+    browser.open(tmp_path / "p.html")
+    box = browser.one(".card .cmp")
+    assert [share(browser.pixels(box), color) > 0.4 for color in (RED, BLUE, GREEN)] == [True, True, False]
+    buttons = {
+        (group.get_attribute("data-side"), button.text): button
+        for group in browser.all(".group")
+        for button in group.find_elements("css selector", "button")
+    }
+    buttons["right", "reference"].click()
+    buttons["left", "restored"].click()
+    browser.drag(browser.one(".card .handle"), 32)
+    shown = browser.pixels(box)
+    assert share(shown, BLUE) == pytest.approx(0.75, abs=0.03) and share(shown, GREEN) == pytest.approx(0.25, abs=0.03)
+    assert browser.one(".card .tag.l").text == "restored" and browser.one(".card .tag.r").text == "reference"
+    assert browser.complaints() == [] and len(browser.requests()) == 1

@@ -122,7 +122,14 @@ def score(
         Path | None, typer.Option(metavar="FILE", help="Contact sheet to look at, a .jpg or .png: restored, reference.")
     ] = None,
     degraded: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Degraded inputs, shown first on the sheet.")
+        Path | None, typer.Option(metavar="DIR", help="Degraded inputs, shown first on the sheet and on the page.")
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="A page to look at: sliders, scores to sort by, how they spread."),
+    ] = None,
+    also: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="A further folder to show on the page; up to four times.")
     ] = None,
     table: Annotated[TableName, typer.Option(help="How the table is printed.")] = TableName.TEXT,
     device: Annotated[str, typer.Option(help="Where model and pyiqa compute: auto, cpu, cuda, cuda:N.")] = "auto",
@@ -170,6 +177,8 @@ def score(
         json=json,
         sheet=sheet,
         degraded=degraded,
+        page=report,
+        also=tuple(also or ()),
         table=table.value,
         device=device,
         seed=seed,

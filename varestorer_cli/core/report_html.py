@@ -66,4 +66,6 @@ def plain_table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers_from
     for row in rows:
         cells = "".join(f"<td{kind}>{escape(text)}</td>" for text, kind in zip(row[1:], kinds[1:], strict=True))
         lines.append(f'<tr><th scope="row">{escape(row[0])}</th>{cells}</tr>\n')
-    return f'<div class="wide"><table><thead><tr>{top}</tr></thead>\n<tbody>{"".join(lines)}</tbody></table></div>'
+    return (
+        f'<div class="wide plain"><table><thead><tr>{top}</tr></thead>\n<tbody>{"".join(lines)}</tbody></table></div>'
+    )

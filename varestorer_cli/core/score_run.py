@@ -16,6 +16,7 @@ from varestorer_cli.core.published import published_rows
 from varestorer_cli.core.report import FAILED
 from varestorer_cli.core.score_cache import ScoreCache
 from varestorer_cli.core.score_merge import merge_shards
+from varestorer_cli.core.score_page import ScorePageJob, score_page_job, write_comparison_page, write_score_page
 from varestorer_cli.core.score_report import ScoreReport
 from varestorer_cli.core.score_show import inputs_of, show, targets_of, write_sheet
 from varestorer_cli.core.score_work import DEFAULT_MODEL, ScoreJob, Work, find_work, shard_of
@@ -31,15 +32,19 @@ def run_score(job: ScoreJob, console: Console) -> ExitCode:
     Raises:
         VarestorerError: the run as a whole is impossible.
     """
+    if job.also and job.page is None:
+        raise UsageError("--also shows further folders on a page: add --report FILE.html")
     if job.merge is not None:
+        page = _page(replace(job, shard=None), None)
         report = merge_shards(job.merge, partial=job.partial)
-        return _finish(replace(job, shard=None), report, job.merge, console)
+        return _finish(replace(job, shard=None), report, job.merge, console, page)
     protocol = PROTOCOLS[job.protocol]
     names = metric_names(protocol, job.metrics)
     if job.compare is not None:
         return _compare(job, protocol, names, console)
     work = shard_of(job, find_work(job, console))
     targets = targets_of(job, work.folder, work.plan, console)
+    page = _page(job, work)
     # The licence is no note that -q may hide: it is said wherever pyiqa is used.
     metrics = load_metrics(names, device=job.device, notify=console.warn)
     _check(job, metrics, work)
@@ -48,7 +53,7 @@ def run_score(job: ScoreJob, console: Console) -> ExitCode:
             for metric in metrics:  # what is missing is said before hours of work
                 metric.prepare()
         work = _restored(job, work, console)
-    return _finish(job, _scored(job, protocol, metrics, work, console), work.folder, console, targets)
+    return _finish(job, _scored(job, protocol, metrics, work, console), work.folder, console, page, targets)
 
 
 # --- restoring and scoring -------------------------------------------------------------------------------------------
@@ -183,6 +188,7 @@ def _compare(job: ScoreJob, protocol: Protocol, names: tuple[str, ...], console:
     for path in (job.csv, job.json):
         if path is not None:
             score_output.check_target(path, inputs_of(works[0].plan) | inputs_of(works[1].plan))
+    page = _page(job, works[0])
     metrics = load_metrics(names, device=job.device, notify=console.warn)
     for work in works:
         _check(job, metrics, work)
@@ -193,6 +199,9 @@ def _compare(job: ScoreJob, protocol: Protocol, names: tuple[str, ...], console:
         if path is not None:
             score_output.write_text(path, text(comparison))
             console.info(f"wrote {path}")
+    if page is not None:
+        write_comparison_page(comparison, job.compare, page)
+        console.info(f"wrote {page.target}")
     return comparison.exit_code
 
 
@@ -204,6 +213,7 @@ def _finish(
     report: ScoreReport,
     folder: Path,
     console: Console,
+    page: ScorePageJob | None,
     targets: tuple[Path | None, Path | None] | None = None,
 ) -> ExitCode:
     """Print the table, write the files."""
@@ -216,4 +226,15 @@ def _finish(
         if path is not None:
             score_output.write_text(path, text)
             console.info(f"wrote {path}")
+    if page is not None:
+        write_score_page(report, page)
+        console.info(f"wrote {page.target}")
     return report.exit_code
+
+
+def _page(job: ScoreJob, work: Work | None) -> ScorePageJob | None:
+    """The page that was asked for, checked; a data set brings the degraded files that it shows."""
+    if job.page is None:
+        return None
+    known = work.known.degraded if work is not None and work.known is not None and not job.ceiling else None
+    return score_page_job(job.page, job.degraded or known, job.also, job.shard)

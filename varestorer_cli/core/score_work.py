@@ -41,7 +41,9 @@ class ScoreJob:
         csv: file for one line per pair; None beside the restored files.
         json: file for the whole report; None beside the restored files.
         sheet: contact sheet to write.
-        degraded: inputs to show on it.
+        degraded: inputs to show on it, and on the page.
+        page: HTML page to write.
+        also: further folders to show on the page.
         table: how the table is printed.
         device: where model and pyiqa compute.
         seed: of the bootstrap, of div2k-synth, of the model's noise.
@@ -67,6 +69,8 @@ class ScoreJob:
     json: Path | None = None
     sheet: Path | None = None
     degraded: Path | None = None
+    page: Path | None = None
+    also: tuple[Path, ...] = ()
     table: TableStyle = "text"
     device: str = "auto"
     seed: int = 0
