@@ -20,6 +20,7 @@ from PIL import Image
 from varestorer_cli.core import report_page, report_pictures, restore_page
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.imageio import decode
+from varestorer_cli.core.options import Shard
 from varestorer_cli.core.picture import Picture
 from varestorer_cli.core.report import DONE, FAILED, IGNORED, SKIPPED, Row
 from varestorer_cli.core.report_charts import histogram, scatter
@@ -27,7 +28,7 @@ from varestorer_cli.core.report_html import escape, link_to
 from varestorer_cli.core.report_page import check_page_target
 from varestorer_cli.core.report_pictures import cut_crops
 from varestorer_cli.core.resample import Resampler
-from varestorer_cli.core.restore_page import write_restore_page
+from varestorer_cli.core.restore_page import page_target, write_restore_page
 
 Cli = Callable[..., Ran]
 ODD = "<img src=x onerror=alert(1)> \"q\" 'a' &amp; 100% #1 ü フォト.png"
@@ -376,6 +377,12 @@ def test_the_page_needs_no_csv_and_carries_the_shard(cli: Cli) -> None:
     assert sum(counts) == 9 and min(counts) and not Path("p.html").exists()
     assert cli("restore", "in", "out", "--report", "p.html").code == 0
     assert len(read(Path("p.html")).of("div", role="slider")) == 9, "a run over all shards shows them all"
+
+
+def test_tasks_of_a_farm_write_pages_of_their_own() -> None:
+    assert page_target(Path("p.html"), None) == Path("p.html") and page_target(None, None) is None
+    assert page_target(Path("d/p.html"), Shard(3, 16)) == Path("d/p.3-of-16.html")
+    assert page_target(Path("p.html"), None, "1-100x2") == Path("p.frames-1-100x2.html")
 
 
 def test_the_name_is_checked_before_any_work(cli: Cli) -> None:

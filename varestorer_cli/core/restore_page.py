@@ -48,8 +48,8 @@ _NUMBERS = (
 _NO_COLUMN = {"width", "height", "out_width", "out_height", "tile", "seed"}
 
 
-def page_target(asked: Path | None, shard: Shard | None) -> Path | None:
-    """Where the page goes, checked before any work; the name carries the shard, as the report's does.
+def page_target(asked: Path | None, shard: Shard | None, frames: str | None = None) -> Path | None:
+    """Where the page goes, checked before any work; the name carries shard and frames, as the report's does.
 
     Raises:
         UsageError: the name is no HTML file's, or belongs to something else.
@@ -57,7 +57,7 @@ def page_target(asked: Path | None, shard: Shard | None) -> Path | None:
     """
     if asked is None:
         return None
-    target = asked.with_name(report_name(shard, asked.stem, asked.suffix))
+    target = asked.with_name(report_name(shard, asked.stem, asked.suffix, frames))
     check_page_target(target)
     return target
 
@@ -94,7 +94,7 @@ def restore_page(rows: Iterable[Row], folder: Path, target: Path, options: Resto
     order = next((place for place, column in enumerate(columns) if column.label == _NUMBERS[0][1]), None)
     return Page(
         kind="varestorer restore",
-        title=f"{folder.name or folder.resolve().name}: restored pictures",
+        title=f"{folder.name or folder.resolve().name}/",
         lead=(_sentence(pictures, ignored),),
         tiles=_tiles(pictures, ignored, consistency),
         above=tuple(filter(None, [failure_list([(row.input, row.reason) for row in failed], _failed_title(failed))])),

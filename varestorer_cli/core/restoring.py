@@ -98,7 +98,7 @@ def _run(job: Job, options: RestoreOptions, console: Console) -> BatchReport:
     devices = _devices(options)
     if len(devices) == 1:
         options = replace(options, gpus=None, device=devices[0])
-    page = page_target(job.page, options.shard)
+    page = page_target(job.page, options.shard, options.frames)
     if job.dry_run:
         first = replace(options, gpus=None, device=devices[0]) if devices else options
         return dry_run(
