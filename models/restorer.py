@@ -20,7 +20,7 @@ from models.quantizer import Quantized, resample, straight_through
 from models.sampler import draw_bits
 from models.schedule import ScaleSchedule
 from models.tokenizer import ImageTokenizer
-from models.transformer import Condition, Transformer
+from models.transformer import Condition, TextFeatures, Transformer
 
 Sampling = Literal["argmax", "sample", "expected", "consistent"]
 ColorFix = Literal["wavelet", "adain", "none"]
@@ -40,6 +40,7 @@ class RestorerConfig:
             fewer tiles then cover a picture. 0 = its native tile only.
         upscale_filter: what the model's input is upscaled with before tiles are cut, as in its training: ``lanczos``
             (released), ``bicubic`` (a = -0.5) or ``bicubic_sharp`` (a = -0.75, as OpenCV and PyTorch have it).
+        takes_text: trained with text features; otherwise only the learned null condition means anything.
     """
 
     scale: int = 4
@@ -49,6 +50,7 @@ class RestorerConfig:
     wavelet_levels: int = 5
     largest_tile: int = 0
     upscale_filter: Literal["lanczos", "bicubic", "bicubic_sharp"] = "lanczos"
+    takes_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,20 @@ class Restorer(nn.Module):
         """Degraded picture in [0, 1] -> pre-restored picture, about [0, 1]."""
         out: Tensor = self.prerestorer(degraded_B3TT)
         return out.float()
+
+    def condition(self, rows: Tensor | None = None) -> Condition:
+        """Condition of one text for all tiles it belongs to, keys and values included; make it once.
+
+        It follows the weights and the autocast state of this moment.
+
+        Args:
+            rows: features (n, T) without padding; the learned null condition by default.
+
+        Raises:
+            ValueError: the features have another width.
+        """
+        text = None if rows is None else TextFeatures(rows, (len(rows),))
+        return self.transformer.with_keys_values(self.transformer.encode_condition(text))
 
     def predict(self, quantized: Quantized, latent_Bdhw: Tensor, condition: Condition | None = None) -> Prediction:
         """One pass of the student over the pyramid of a pre-restored picture.

@@ -64,7 +64,7 @@ def test_rows_are_complete(tmp_path: Path) -> None:
     run(folder(tmp_path / "in", 1), tmp_path / "out")
     (row,) = rows(tmp_path / "out" / "metrics.csv")
     empty = {name for name, value in row.items() if value == ""}
-    assert empty == {"reason", "peak_mb", "shard", "warnings", "oom_split", "transfer"}
+    assert empty == {"reason", "peak_mb", "shard", "warnings", "oom_split", "transfer", "caption"}
     assert (row["width"], row["height"], row["out_width"], row["out_height"]) == ("9", "8", "36", "32")
     assert (row["tile"], row["tiles"], row["retries"], row["scale"]) == ("32", "2", "0", "4")
     assert float(row["consistency_psnr"]) > 25 and float(row["mean_colour_error"]) < 2

@@ -6,7 +6,17 @@ from typing import Annotated
 import typer
 
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.options import ColorFix, Compat, Existing, ImageFormat, Precision, Progress, Sampling, Transfer
+from varestorer_cli.core.options import (
+    Captioning,
+    ColorFix,
+    Compat,
+    Existing,
+    ImageFormat,
+    Precision,
+    Progress,
+    Sampling,
+    Transfer,
+)
 
 ModelOption = Annotated[
     str,
@@ -52,6 +62,34 @@ CompatOption = Annotated[
 ]
 FidelityOption = Annotated[
     float, typer.Option("--fidelity", help="0: only cleaned up, 1: the model's detail; between: a mix.")
+]
+PromptOption = Annotated[
+    str | None,
+    typer.Option("--prompt", metavar="TEXT", help="What the pictures show, for models that take a text (2b)."),
+]
+CaptionsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--captions",
+        metavar="FILE|DIR|beside",
+        help="A text for each picture: a CSV file with the columns path and caption, a folder of .txt files laid out "
+        "like the inputs, or beside: a .txt file beside each picture.",
+    ),
+]
+CaptionOption = Annotated[
+    Captioning, typer.Option("--caption", help="auto: a captioner describes the pictures that have no caption.")
+]
+CaptionsFileOption = Annotated[
+    str | None,
+    typer.Option("--captions-file", metavar="FILE", help="Where it writes them; OUTPUT/captions.csv by default."),
+]
+TextEncoderOption = Annotated[
+    str | None,
+    typer.Option("--text-encoder", metavar="DIR", help="Folder of the T5 encoder; below the weights root by default."),
+]
+CaptionerOption = Annotated[
+    str | None,
+    typer.Option("--captioner", metavar="DIR", help="Folder of the BLIP captioner; below the weights root by default."),
 ]
 FormatOption = Annotated[
     str | None, typer.Option("--format", help="png, jpg, webp, tif, bmp, exr or dpx; each input's own by default.")

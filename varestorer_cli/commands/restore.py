@@ -9,6 +9,7 @@ import typer
 from varestorer_cli.commands import _options as opt
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.options import (
+    Captioning,
     ColorFix,
     Compat,
     Existing,
@@ -20,6 +21,7 @@ from varestorer_cli.core.options import (
     RestoreOptions,
     Sampling,
     Sizing,
+    TextOptions,
     Transfer,
     parse_size,
 )
@@ -72,6 +74,12 @@ def restore(
     threads: opt.ThreadsOption = None,
     color_fix: opt.ColorFixOption = ColorFix.AUTO,
     fidelity: opt.FidelityOption = 1.0,
+    prompt: opt.PromptOption = None,
+    captions: opt.CaptionsOption = None,
+    caption: opt.CaptionOption = Captioning.NONE,
+    captions_file: opt.CaptionsFileOption = None,
+    text_encoder: opt.TextEncoderOption = None,
+    captioner: opt.CaptionerOption = None,
     sampling: opt.SamplingOption = Sampling.AUTO,
     seed: opt.SeedOption = 0,
     compat: opt.CompatOption = Compat.NONE,
@@ -157,6 +165,7 @@ def restore(
         threads=threads,
         weights=str(weights) if weights else None,
         compat=compat,
+        text=TextOptions(prompt, captions, caption, text_encoder, captioner, captions_file),
     )
     from varestorer_cli.core.console import Console
     from varestorer_cli.core.restoring import Job, run_merge, run_restore

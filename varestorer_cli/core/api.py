@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,28 +11,42 @@ import numpy.typing as npt
 
 from varestorer_cli import __version__
 from varestorer_cli.core.batch import run_batch
+from varestorer_cli.core.captions import Texts
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import MissingDependencyError, UsageError, VarestorerError
 from varestorer_cli.core.files import check_writable
 from varestorer_cli.core.options import Compat, Precision, Progress, RestoreOptions
 from varestorer_cli.core.picture import Samples
 from varestorer_cli.core.report import BatchReport, ReportFile, report_name, reports_in
-from varestorer_cli.core.sources import plan_for
+from varestorer_cli.core.sources import Plan, plan_for
+from varestorer_cli.core.stopping import StopFlag
 from varestorer_cli.core.work import Setup
 
 if TYPE_CHECKING:
     from varestorer_cli.core.engine import RestoreEngine
     from varestorer_cli.core.runtime import Runtime
+    from varestorer_cli.core.texts import Prepared
 
 
 @dataclass(frozen=True)
 class Session:
-    """A loaded model, ready to run."""
+    """A loaded model, ready to run.
+
+    Attributes:
+        engine: restores arrays with it.
+        runtime: device and arithmetic.
+        model: name, and why it was chosen.
+        model_sha256: of its file.
+        texts: text of every picture.
+        warning: what the user should know of the model's own text, "" for nothing.
+    """
 
     engine: "RestoreEngine"
     runtime: "Runtime"
     model: str
     model_sha256: str
+    texts: Texts = field(default_factory=Texts)
+    warning: str = ""
 
     def describe(self) -> str:
         """First line of a run: device and why, precision, threads, model, tiles."""
@@ -53,6 +68,7 @@ class Session:
             device=device,
             peak_mb=lambda: peak_megabytes(device),
             encoders=max(1, min(16, self.runtime.threads)),
+            texts=self.texts,
         )
 
 
@@ -63,29 +79,25 @@ def load_model(model: str, device: str, weights: str | None = None) -> Any:
     return load_restorer(model, device, weights)
 
 
-def open_session(options: RestoreOptions, load: Callable[..., Any] | None = None) -> Session:
+def open_session(
+    options: RestoreOptions, load: Callable[..., Any] | None = None, prepared: "Prepared | None" = None
+) -> Session:
     """Choose the device, load the model, build the engine.
 
     Args:
         options: as given by the user.
         load: loads a model by name, device and weights folder, :func:`load_model` by default.
+        prepared: texts of the pictures; None gives all the model's own.
 
     Raises:
         MissingDependencyError: torch, the device or the weights are missing.
         CheckpointError: the weights are damaged or do not fit.
         UsageError: the options do not fit the model.
     """
-    try:
-        from varestorer_cli.core import runtime as runtimes
-        from varestorer_cli.core.engine import EngineOptions, RestoreEngine
+    runtime = _runtime(options)
+    from varestorer_cli.core import runtime as runtimes
+    from varestorer_cli.core.engine import EngineOptions, RestoreEngine
 
-        precision, precision_why = options.precision, "asked for"
-        if options.compat is not Compat.NONE and precision is Precision.AUTO:
-            # the script's own mix of formats repeats itself on no two machines
-            precision, precision_why = Precision.FP32, f"--compat {options.compat.value}"
-        runtime = runtimes.choose(options.device, precision, options.threads, precision_why)
-    except ImportError as error:
-        raise MissingDependencyError(f"torch cannot be imported ({error}); run varestorer doctor") from error
     runtimes.keep_freed_memory(runtimes.KEPT_WHILE_RESTORING)
     loaded = (load or load_model)(options.model, runtime.device, options.weights)
     engine = RestoreEngine(
@@ -104,7 +116,47 @@ def open_session(options: RestoreOptions, load: Callable[..., Any] | None = None
         ),
     )
     why = f" (auto{': ' if loaded.why else ''}{loaded.why})" if options.model == "auto" else ""
-    return Session(engine, runtime, f"{loaded.name}{why}", str(loaded.sha256))
+    if prepared is None:
+        from varestorer_cli.core.texts import of_model
+
+        takes_text = bool(getattr(loaded.restorer.config, "takes_text", False))
+        prepared = of_model(getattr(loaded, "text", None), takes_text=takes_text)
+    engine.conditions.add(prepared.rows)
+    name = f"{loaded.name}{why}"
+    return Session(engine, runtime, name, str(loaded.sha256), prepared.texts, prepared.warning)
+
+
+def prepare(plan: Plan, options: RestoreOptions, console: Console, stop: StopFlag | None = None) -> "Prepared | None":
+    """Find or make what ``options.text`` asks for, before the model is loaded; None where it asks for nothing.
+
+    Text files that hold captions leave the plan's list of foreign files.
+
+    Raises:
+        VarestorerError: see :func:`core.texts.prepare_texts`.
+    """
+    if not options.text.asked_by:
+        return None
+    device = _runtime(options).device
+    from varestorer_cli.core.texts import prepare_texts
+
+    name = report_name(options.shard, "captions", frames=options.frames)
+    file = Path(options.text.captions_file or plan.folder / name)
+    prepared = prepare_texts(plan.jobs, options, file, console, device=device, stop=stop)
+    plan.ignored = [aside for aside in plan.ignored if os.path.realpath(aside.path) not in prepared.files]
+    return prepared
+
+
+def _runtime(options: RestoreOptions) -> "Runtime":
+    try:
+        from varestorer_cli.core import runtime as runtimes
+
+        precision, precision_why = options.precision, "asked for"
+        if options.compat is not Compat.NONE and precision is Precision.AUTO:
+            # the script's own mix of formats repeats itself on no two machines
+            precision, precision_why = Precision.FP32, f"--compat {options.compat.value}"
+        return runtimes.choose(options.device, precision, options.threads, precision_why)
+    except ImportError as error:
+        raise MissingDependencyError(f"torch cannot be imported ({error}); run varestorer doctor") from error
 
 
 # --- the library -----------------------------------------------------------------------------------------------------
@@ -130,7 +182,9 @@ class Restorer:
         self.options = options if model == "auto" else replace(options, model=model)
         if self.options.gpus is not None:
             raise UsageError("gpus is for the command line: a Restorer has one model on one device")
-        self._session = open_session(self.options)
+        prompted = self.options.text.prompt is not None
+        prepared = prepare(Plan(folder=Path()), self.options, _silent()) if prompted else None
+        self._session = open_session(self.options, prepared=prepared)
 
     @property
     def model_sha256(self) -> str:
@@ -163,10 +217,12 @@ class Restorer:
         name = report_name(self.options.shard, frames=self.options.frames)
         report_file = ReportFile(plan.folder / name if report else None, reports_in(plan.folder))
         report_file.open()
-        silent = Console(Progress.NONE, quiet=True)
-        silent.warn = silent.error = lambda text: None  # type: ignore[method-assign]
+        silent, session = _silent(), self._session
         try:
-            return run_batch(plan, self._session.engine, self._session.setup(), self.options, report_file, silent)
+            if (prepared := prepare(plan, self.options, silent)) is not None:
+                session.engine.conditions.add(prepared.rows)
+                session = replace(session, texts=prepared.texts)
+            return run_batch(plan, session.engine, session.setup(), self.options, report_file, silent)
         finally:
             report_file.close()
 
@@ -190,7 +246,10 @@ class Restorer:
             raise UsageError(f"an array of shape {image.shape} is no picture: (H, W, 3) or (H, W) is needed")
         color = np.broadcast_to(image[..., None], (*image.shape, 3)) if gray else image
         size = self.options.target(image.shape[1], image.shape[0])
-        result: npt.NDArray[Any] = self._session.engine.restore(color, size, key=key, dtype=image.dtype).image
+        text = self._session.texts.default
+        result: npt.NDArray[Any] = self._session.engine.restore(
+            color, size, key=key, text=text, dtype=image.dtype
+        ).image
         if not gray:
             return result
         flat: npt.NDArray[Any] = result.astype(np.float32).mean(axis=2)
@@ -199,4 +258,10 @@ class Restorer:
         return flat
 
 
-__all__ = ["BatchReport", "Restorer", "Session", "VarestorerError", "open_session"]
+def _silent() -> Console:
+    console = Console(Progress.NONE, quiet=True)
+    console.warn = console.error = lambda text: None  # type: ignore[method-assign]
+    return console
+
+
+__all__ = ["BatchReport", "Restorer", "Session", "VarestorerError", "open_session", "prepare"]

@@ -49,6 +49,7 @@ class Engine(Protocol):
         size: tuple[int, int],
         *,
         key: str,
+        text: str | None,
         dtype: Any,
         allocate: Callable[[tuple[int, ...], Any], Any],
         on_tiles: Callable[[int, int], None] | None,
@@ -119,11 +120,7 @@ class _Batch:
         self.recorded = 0
         self.report = report if report is not None else BatchReport()
         self.budget = PixelBudget(_BUDGET_PIXELS, stop.requested)
-        settings = {
-            format: options.settings_sha256(overlap=engine.overlap, sampling=engine.sampling, format=format)
-            for format in ImageFormat
-        }
-        self.preparer = Preparer(plan.folder, setup, options, settings, report_file, self.budget, stop.requested)
+        self.preparer = Preparer(plan.folder, setup, options, self._settings, report_file, self.budget, stop.requested)
         self.finisher = Finisher(setup, options, self.budget, report_file.promise)
 
     def run(self) -> BatchReport:
@@ -189,6 +186,14 @@ class _Batch:
         """Pictures that are dealt with; those being encoded count for less, since they are not on the disk yet."""
         return self.recorded + 0.95 * (behind + fraction)
 
+    def _settings(self, format: ImageFormat, key: str) -> str:
+        return self.options.settings_sha256(
+            overlap=self.engine.overlap,
+            sampling=self.engine.sampling,
+            format=format,
+            text=self.setup.texts.identity(key),
+        )
+
     def _note(self, started: float) -> str:
         elapsed = time.monotonic() - started
         return f"{self.report.megapixels / elapsed:.2f} MP/s" if self.report.megapixels and elapsed > 1 else ""
@@ -224,6 +229,7 @@ class _Batch:
                 source,
                 item.size,
                 key=item.job.key,
+                text=self.setup.texts.of(item.job.key),
                 dtype=_samples(picture, item.format),
                 allocate=lambda shape, dtype: allocate(shape, dtype, item.job.output.parent),
                 on_tiles=lambda done, all_: self.console.update(self._done(behind, done / all_)),

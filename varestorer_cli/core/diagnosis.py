@@ -17,6 +17,7 @@ OK, NOTE, MISSING = "ok", "note", "missing"
 _EXTRAS = {
     "hub": (("huggingface_hub",), "weights pull"),
     "score": (("pyiqa", "scipy"), "the learned metrics of score"),
+    "text": (("transformers",), "--prompt, --captions and --caption of restore"),
     "vfx": (("OpenImageIO",), "OpenEXR and DPX files"),
     "train": (("tensorboard",), "event logs of train and distill"),
 }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from varestorer_cli.core.captions import captions_of
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import InputError, VarestorerError
 from varestorer_cli.core.formats import output_format
@@ -72,8 +73,10 @@ def dry_run(
         except VarestorerError as error:
             why = str(error)
     report, needs = BatchReport(), _Needs()
+    captions = captions_of(plan.jobs, options.text, console).by_key
     for one in plan.jobs:
         row = Row(input=one.input, output=str(one.output), status="would be done", shard=str(options.shard or ""))
+        row.caption = captions.get(one.key, options.text.prompt or "")
         try:
             _measure(row, one.output, options, session, needs)
         except InputError as error:

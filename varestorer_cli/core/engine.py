@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from varestorer_cli.core.conditions import Conditions
 from varestorer_cli.core.errors import InputError, InterruptedRunError, OutOfMemoryError, UsageError
 from varestorer_cli.core.plans import EvenPlan, Floats, PicturePlan
 from varestorer_cli.core.released import HANDLINGS, OneSequence
@@ -34,7 +35,8 @@ class TileModel(Protocol):
 
     A model that works on several tile sides lists them in ``tile_sides``, its native one (``tile``) first; a tile may
     have two different ones of them. ``config.sampling`` is its default sampling, ``config.upscale_filter`` (where
-    present) the filter that it was trained with.
+    present) the filter that it was trained with. A model with a text condition has ``condition(rows)``, which makes it
+    from the features (n, T) of a text, or from None; it is then called with ``condition``.
     """
 
     @property
@@ -159,6 +161,7 @@ class RestoreEngine:
         self._largest_side = max(self._sides)
         self._most_pixels: int | None = None
         self.model_seconds = 0.0  # spent in calls of the model so far
+        self.conditions = Conditions(model, options.device)
 
     @property
     def compatible(self) -> bool:
@@ -207,6 +210,7 @@ class RestoreEngine:
         size: tuple[int, int],
         *,
         key: str = "",
+        text: str | None = None,
         dtype: npt.DTypeLike = np.float32,
         allocate: Allocate = np.zeros,
         on_tiles: Callable[[int, int], None] | None = None,
@@ -218,6 +222,7 @@ class RestoreEngine:
             picture: (H, W, 3) RGB; uint8, uint16, or float32 in [0, 1].
             size: (width, height) of the result.
             key: seeds the noise; the same key and seed give the same result.
+            text: one that ``conditions`` knows; None is the model's learned null condition.
             dtype: uint8, uint16 or float32 ([0, 1]).
             allocate: makes the result array from shape and type.
             on_tiles: told (done, all) tiles as they are finished.
@@ -234,7 +239,7 @@ class RestoreEngine:
             plan = self.plan(picture, size)
             grid = plan.grid
             first = first or (grid, self.batch_for(grid.sides))
-            run = _Run(self, plan, key, on_tiles, should_stop)
+            run = _Run(self, plan, key, text, on_tiles, should_stop)
             try:
                 for top, left, block in plan.blocks(run.restored):
                     height, width = block.shape[:2]
@@ -280,13 +285,21 @@ class RestoreEngine:
         self._most_pixels = batch // 2 * sides[0] * sides[1]
         return True
 
-    def infer(self, degraded: Floats, uniforms: Sequence[Tensor] | None, *, precision: str) -> Floats:
+    def infer(
+        self,
+        degraded: Floats,
+        uniforms: Sequence[Tensor] | None,
+        *,
+        precision: str,
+        texts: Sequence[str | None] | None = None,
+    ) -> Floats:
         """One call of the model, always with a full batch: the last tiles are repeated to fill it.
 
         Args:
             degraded: (n, T, T, 3), n at most the batch size; the two sides may differ.
             uniforms: noise of each tile, or None.
             precision: arithmetic of this call.
+            texts: text of each tile; None is the learned null condition for all.
         """
         started = time.monotonic()
         n, batch = len(degraded), self.batch_for((degraded.shape[1], degraded.shape[2]))
@@ -294,12 +307,14 @@ class RestoreEngine:
         tiles = torch.from_numpy(np.ascontiguousarray(degraded[fill].transpose(0, 3, 1, 2))).to(self.options.device)
         noise = torch.stack([uniforms[i] for i in fill]).to(self.options.device) if uniforms is not None else None
         with torch.inference_mode(), self._autocast(precision):
+            condition = self.conditions.of([texts[i] for i in fill] if texts is not None else [None], precision)
             out = self.model(
                 tiles,
                 uniforms=noise,
                 sampling=self.options.sampling,
                 fidelity=self.options.fidelity,
                 color_fix=self.options.color_fix,
+                **({} if condition is None else {"condition": condition}),
             )
         image: Floats = out.image_B3TT[:n].float().cpu().numpy().transpose(0, 2, 3, 1)
         self.model_seconds += time.monotonic() - started
@@ -339,6 +354,7 @@ class _Run:
         engine: RestoreEngine,
         plan: PicturePlan,
         key: str,
+        text: str | None,
         on_tiles: Callable[[int, int], None] | None,
         should_stop: Callable[[], bool] | None,
     ) -> None:
@@ -346,6 +362,7 @@ class _Run:
         self.plan = plan
         self.grid = plan.grid
         self.key = key
+        self.text = text
         self.on_tiles = on_tiles
         self.should_stop = should_stop
         self.retries = 0
@@ -383,12 +400,15 @@ class _Run:
     def _checked(self, tiles: Sequence[Tile], degraded: Floats) -> list[Floats]:
         """Restored tiles; unusable ones are computed again in fp32 with fresh noise."""
         engine = self.engine
-        restored = list(engine.infer(degraded, self._noise(tiles, 0), precision=engine.options.precision))
+        precision = engine.options.precision
+        texts = [self.text] * len(tiles)
+        restored = list(engine.infer(degraded, self._noise(tiles, 0), precision=precision, texts=texts))
         for i, tile in enumerate(tiles):
             if engine.fault(restored[i], degraded[i]) is None:
                 continue
             self.retries += 1
-            again = engine.infer(degraded[i : i + 1], self._noise([tile], 1), precision="fp32")[0]
+            one, noise = degraded[i : i + 1], self._noise([tile], 1)
+            again = engine.infer(one, noise, precision="fp32", texts=[self.text])[0]
             wrong = engine.fault(again, degraded[i])
             if wrong is not None:
                 raise InputError(

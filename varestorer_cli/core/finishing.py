@@ -64,6 +64,7 @@ class Finisher:
                 scale=row.scale or 1,
                 tile=row.tile or 0,
                 seed=self.options.seed,
+                caption=row.caption,
             )
             row.mean_colour_error, row.consistency_psnr = compare(source, image)
             with atomic_file(item.job.output) as stream:

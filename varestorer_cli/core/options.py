@@ -272,6 +272,50 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+class Captioning(StrEnum):
+    """Who describes pictures that have no caption."""
+
+    NONE = "none"
+    AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """What a model that takes a text is told about the pictures.
+
+    Attributes:
+        prompt: text of all pictures without a caption; None is the model's default.
+        captions: CSV file, folder of text files, or ``beside``; see :func:`core.captions.find_captions`.
+        captioning: who describes the pictures that have no caption.
+        encoder: folder of the text encoder; None looks below the weights root.
+        captioner: folder of the captioner; None looks below the weights root.
+        captions_file: table the captioner writes; None is ``captions.csv`` in the output folder.
+    """
+
+    prompt: str | None = None
+    captions: str | None = None
+    captioning: Captioning = Captioning.NONE
+    encoder: str | None = None
+    captioner: str | None = None
+    captions_file: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.prompt is not None and not self.prompt.strip():
+            raise UsageError("--prompt is empty; leave it out for the model's default, or describe the pictures")
+        for flag, value in (("--captioner", self.captioner), ("--captions-file", self.captions_file)):
+            if value is not None and self.captioning == Captioning.NONE:
+                raise UsageError(f"{flag} {value}: no captions are made without --caption auto; add it")
+
+    @property
+    def asked_by(self) -> str:
+        """The option that asks for a text, "" where none does."""
+        if self.prompt is not None:
+            return "--prompt"
+        if self.captions is not None:
+            return "--captions"
+        return "--caption auto" if self.captioning == Captioning.AUTO else ""
+
+
 @dataclass(frozen=True)
 class RestoreOptions:
     """Everything ``restore`` can be told, beside its inputs and its output.
@@ -303,6 +347,7 @@ class RestoreOptions:
         threads: CPU threads; None asks the environment.
         weights: folder of installed models; None asks the environment.
         compat: pictures are handled as the released script does, for comparisons with its files.
+        text: prompt and captions.
     """
 
     model: str = "auto"
@@ -331,6 +376,7 @@ class RestoreOptions:
     threads: int | None = None
     weights: str | None = None
     compat: Compat = Compat.NONE
+    text: TextOptions = field(default_factory=TextOptions)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.fidelity) and 0 <= self.fidelity <= 1):
@@ -350,7 +396,9 @@ class RestoreOptions:
         """Output (width, height) of an upright picture."""
         return self.sizing.target(width, height, half_to_even=self.compat is not Compat.NONE)
 
-    def settings_sha256(self, *, overlap: int, sampling: str, format: ImageFormat) -> str:
+    def settings_sha256(
+        self, *, overlap: int, sampling: str, format: ImageFormat, text: tuple[str, str] | None = None
+    ) -> str:
         """Hash of what decides an output's bytes beside input and model.
 
         Device, batch and threads are left out: they change at most the last bit of rounding, and a folder begun
@@ -360,6 +408,7 @@ class RestoreOptions:
             overlap: resolved overlap.
             sampling: resolved sampling; only ``sample`` depends on the seed.
             format: format of the output; only JPEG and WebP depend on the quality.
+            text: fingerprint of the text encoder and text of the picture, None without a text.
         """
         rule = self.sizing if self.sizing != Sizing() else Sizing(scale=DEFAULT_SCALE)
         settings = {
@@ -384,4 +433,6 @@ class RestoreOptions:
             "transfer": self.transfer.value,
             "compat": self.compat.value,
         }
+        if text is not None:
+            settings["text"] = text
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

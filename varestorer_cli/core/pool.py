@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode, VarestorerError
@@ -24,6 +24,9 @@ from varestorer_cli.core.sources import Plan
 from varestorer_cli.core.stopping import StopFlag
 from varestorer_cli.core.work import name_of
 from varestorer_cli.core.worker import Brief, work
+
+if TYPE_CHECKING:
+    from varestorer_cli.core.texts import Prepared
 
 _TRIES = 3
 
@@ -48,6 +51,7 @@ def run_pool(
     console: Console,
     *,
     load: Callable[..., Any],
+    prepared: "Prepared | None" = None,
     stop: StopFlag,
     on_row: Callable[[Row], None] | None,
     report: BatchReport,
@@ -62,6 +66,7 @@ def run_pool(
         witnesses: report files of earlier runs, read by the workers.
         console: for messages and progress.
         load: loads a model by name, device and weights folder; must be importable by its name in another process.
+        prepared: texts of the pictures, None gives all the model's own.
         stop: set from outside to stop.
         on_row: told each row.
         report: filled while the run goes on.
@@ -70,7 +75,8 @@ def run_pool(
         InterruptedRunError: told to stop.
         VarestorerError: the first error that ended a worker.
     """
-    return _Pool(plan, devices, options, report_file, witnesses, console, load, stop, on_row, report).run()
+    brief = Brief(plan.folder, options, witnesses, load, console.verbose, len(devices), prepared)
+    return _Pool(plan, devices, report_file, brief, console, stop, on_row, report).run()
 
 
 class _Pool:
@@ -78,11 +84,9 @@ class _Pool:
         self,
         plan: Plan,
         devices: tuple[str, ...],
-        options: RestoreOptions,
         report_file: ReportFile,
-        witnesses: list[Path],
+        brief: Brief,
         console: Console,
-        load: Callable[..., Any],
         stop: StopFlag,
         on_row: Callable[[Row], None] | None,
         report: BatchReport,
@@ -99,7 +103,7 @@ class _Pool:
         self.workers: list[_Worker] = []
         self.error: VarestorerError | None = None
         self.told = False
-        self.brief = Brief(plan.folder, options, witnesses, load, console.verbose, len(devices))
+        self.brief = brief
         self.context = multiprocessing.get_context("spawn")
 
     def run(self) -> BatchReport:

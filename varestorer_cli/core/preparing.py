@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +26,8 @@ class Preparer:
         folder: output folder; outputs are named relative to it in the report.
         setup: model and device.
         options: as given by the user.
-        settings: per output format, hash of what decides an output's bytes beside input and model.
+        settings: from the format and the key of a picture to the hash of what decides its output's bytes beside input
+            and model.
         report_file: knows what earlier runs wrote.
         budget: bounds the pixels in memory.
         should_stop: whether the run was told to stop.
@@ -37,7 +38,7 @@ class Preparer:
         folder: Path,
         setup: Setup,
         options: RestoreOptions,
-        settings: Mapping[ImageFormat, str],
+        settings: Callable[[ImageFormat, str], str],
         report_file: ReportFile,
         budget: PixelBudget,
         should_stop: Callable[[], bool],
@@ -58,7 +59,8 @@ class Preparer:
             output=name_of(job.output, self.folder),
             model=self.setup.model,
             model_sha256=self.setup.model_sha256,
-            settings_sha256=self.settings[format],
+            settings_sha256=self.settings(format, job.key),
+            caption=self.setup.texts.of(job.key) or "",
             seed=self.options.seed,
             version=__version__,
             shard=str(self.options.shard or ""),

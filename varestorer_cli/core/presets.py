@@ -225,7 +225,7 @@ def _2b() -> Preset:
         student_head="bits",
         adapter_rank=32,
         student_autoencoder=None,
-        restorer=RestorerConfig(upscale_filter=UPSCALE),
+        restorer=RestorerConfig(upscale_filter=UPSCALE, takes_text=True),
         recipes={
             "prerestorer": Recipe(100_000, 32, 512, 1e-4, {"mse": 1.0}),
             "tokenizer": Recipe(

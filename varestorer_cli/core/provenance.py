@@ -5,6 +5,7 @@ report, and in the Software field of the file.
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from varestorer_cli.core.report import Row
 UP_TO_DATE = "up to date"
 FOREIGN = "the output exists and was not made by varestorer; kept (--existing overwrite replaces it)"
 CHANGED = "the output was changed after it was written; kept (--existing overwrite replaces it)"
+_CAPTION_KEPT = 200
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,12 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def software_text(identity: Identity, *, model: str, scale: float, tile: int, seed: int) -> str:
-    """Provenance for the Software field of a file."""
+def software_text(identity: Identity, *, model: str, scale: float, tile: int, seed: int, caption: str = "") -> str:
+    """Provenance for the Software field of a file; ASCII, so a caption in another script is escaped."""
+    text = f"; caption {json.dumps(caption[:_CAPTION_KEPT])}" if caption else ""
     return (
         f"varestorer {__version__}; model {model} {identity.model_sha256[:12]}; scale {scale:.6g}; tile {tile}; "
-        f"seed {seed}; fingerprint {identity.fingerprint}"
+        f"seed {seed}{text}; fingerprint {identity.fingerprint}"
     )
 
 

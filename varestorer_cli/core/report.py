@@ -36,7 +36,8 @@ class Row:
     Attributes are the columns. ``retries`` counts tiles computed again; ``mean_colour_error`` is the largest shift of
     a channel's mean in 8-bit steps; ``consistency_psnr`` compares the output, reduced to the input's size, with the
     input, in dB and at most 100; ``oom_split`` says what an out-of-memory error changed; ``transfer`` how the
-    values of an OpenEXR or DPX file met the model.
+    values of an OpenEXR or DPX file met the model; ``caption`` is the text
+    that the model was given.
     """
 
     input: str = ""
@@ -51,6 +52,7 @@ class Row:
     icc: str = ""
     alpha: str = ""
     scale: float | None = None
+    caption: str = ""
     tile: int | None = None
     tiles: int | None = None
     retries: int | None = None

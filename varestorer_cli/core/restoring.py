@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from varestorer_cli.core import api, vfx
-from varestorer_cli.core.api import open_session
+from varestorer_cli.core.api import open_session, prepare
 from varestorer_cli.core.batch import run_batch
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.dryrun import dry_run
@@ -114,17 +114,21 @@ def _run(job: Job, options: RestoreOptions, console: Console) -> BatchReport:
     check_writable(plan.folder)
     remove_stale_parts({j.output.parent for j in plan.jobs} | {plan.folder})
     with stop_on_signals() as stop:
-        session = None
+        session, prepared = None, prepare(plan, options, console, stop)
         if len(devices) < 2:
             console.start(len(plan.jobs), "loading the model")
             try:
-                session = open_session(options)
+                session = open_session(options, prepared=prepared)
             finally:
                 console.finish()
             if session.runtime.warning:
                 console.warn(session.runtime.warning)
             console.info(session.describe())
+            if session.warning:
+                console.warn(session.warning)
         console.info(plan_line(plan, options))
+        if prepared is not None:
+            console.info(prepared.summary)
         say_ignored(plan, console)
         report_file.open()
         report = BatchReport()
@@ -137,7 +141,7 @@ def _run(job: Job, options: RestoreOptions, console: Console) -> BatchReport:
             else:
                 run_pool(
                     plan, devices, replace(options, gpus=None), report_file, reports_in(plan.folder), console,
-                    load=api.load_model, stop=stop, on_row=on_row, report=report,
+                    load=api.load_model, prepared=prepared, stop=stop, on_row=on_row, report=report,
                 )  # fmt: skip
         finally:
             report_file.close()

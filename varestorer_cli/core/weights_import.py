@@ -327,7 +327,9 @@ def _write(path: Path, parts: Sequence[Part]) -> None:
     sources = {part.component: asdict(part.source) for part in parts}
     licences = dict.fromkeys(part.source.licence for part in parts if part.source.licence)
     notes = {"licence": "; ".join(licences), "sources": json.dumps(sources)}
-    restorer = RestorerConfig() if any(part.kind == "student" for part in parts) else None  # the released settings
+    restorer = (
+        RestorerConfig(takes_text=True) if any(part.kind == "student" for part in parts) else None
+    )  # the released settings
     entries = {f"{part.component}.{key}": entry for part in parts for key, entry in part.entries.items()}
     try:
         write_tensors(path, *with_text(entries, bundle_metadata(header, restorer, notes), _kept_text(path, header)))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from varestorer_cli.core import provenance
+from varestorer_cli.core.captions import Texts
 from varestorer_cli.core.options import ImageFormat
 from varestorer_cli.core.picture import Picture
 from varestorer_cli.core.report import Row
@@ -29,6 +30,7 @@ class Setup:
         device: torch device string, for the report.
         peak_mb: largest memory use since it was asked last, or None.
         encoders: threads that encode.
+        texts: text of every picture, for models that take one.
     """
 
     model: str
@@ -36,6 +38,7 @@ class Setup:
     device: str = "cpu"
     peak_mb: Callable[[], float | None] = lambda: None
     encoders: int = 1
+    texts: Texts = field(default_factory=Texts)
 
 
 @dataclass

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from varestorer_cli.core.batch import run_batch
 from varestorer_cli.core.console import Console
@@ -18,6 +18,9 @@ from varestorer_cli.core.report import BatchReport, ReportFile, Row
 from varestorer_cli.core.sources import Job, Plan
 from varestorer_cli.core.stopping import StopFlag
 from varestorer_cli.core.work import name_of
+
+if TYPE_CHECKING:
+    from varestorer_cli.core.texts import Prepared
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Brief:
         load: loads a model by name, device and weights folder.
         verbose: whether details are wanted.
         processes: that share this host's CPUs.
+        prepared: texts of the pictures, None gives all the model's own.
     """
 
     folder: Path
@@ -39,6 +43,7 @@ class Brief:
     load: Callable[..., Any]
     verbose: bool
     processes: int
+    prepared: "Prepared | None" = None
 
 
 class _Line:
@@ -143,10 +148,12 @@ def _restore(
 
     threads = max(1, (brief.options.threads or default_threads()) // brief.processes)
     options = replace(brief.options, device=device, threads=threads)
-    session = open_session(options, brief.load)
+    session = open_session(options, brief.load, brief.prepared)
     if session.runtime.warning:
         line.send("say", "warn", session.runtime.warning)
     line.send("say", "info", session.describe())
+    if session.warning:
+        line.send("say", "warn", session.warning)
     numbers: dict[str, int] = {}
 
     def jobs() -> Iterator[Job]:

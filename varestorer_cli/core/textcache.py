@@ -1,0 +1,70 @@
+"""Features of prompts on the disk, by encoder and prompt, so that a prompt is encoded once and not once a run."""
+
+import hashlib
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from varestorer_cli.core.errors import OutputError
+from varestorer_cli.core.files import atomic_file
+
+
+def cache_folder() -> Path | None:
+    """Where features are kept: below XDG_CACHE_HOME or ~/.cache; None where there is no home directory."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if base and Path(base).is_absolute():
+        return Path(base) / "varestorer" / "text"
+    try:
+        return Path.home() / ".cache" / "varestorer" / "text"
+    except RuntimeError:
+        return None
+
+
+class TextCache:
+    """Features of prompts of one encoder.
+
+    A cache that cannot be written is no failure: ``problem`` then says why, and everything is computed anew.
+
+    Args:
+        encoder: fingerprint of the encoder.
+        folder: of all encoders, None works without a cache.
+    """
+
+    def __init__(self, encoder: str, folder: Path | None) -> None:
+        self.encoder = encoder
+        self.folder = folder / encoder[:16] if folder is not None else None
+        self.problem = "" if folder is not None else "there is no home directory"
+
+    def read(self, prompt: str) -> Tensor | None:
+        """Features (n, T) in float32, None where there are none or the file is damaged."""
+        if self.folder is None:
+            return None
+        with suppress(OSError, SafetensorError), safe_open(self._path(prompt), framework="pt") as reader:
+            metadata = reader.metadata() or {}
+            if (metadata.get("encoder"), metadata.get("prompt")) != (self.encoder, prompt):
+                return None
+            rows: Tensor = reader.get_tensor("rows")
+            if rows.ndim == 2 and len(rows) and bool(torch.isfinite(rows).all()):
+                return rows.float()
+        return None
+
+    def write(self, prompt: str, rows: Tensor) -> None:
+        """Keep features; a failure is remembered in ``problem``."""
+        if self.folder is None:
+            return
+        metadata = {"encoder": self.encoder, "prompt": prompt}
+        try:
+            with atomic_file(self._path(prompt)) as stream:
+                stream.write(save({"rows": rows.float().cpu().contiguous()}, metadata=metadata))
+        except OutputError as error:
+            self.problem = str(error).partition(";")[0]
+            self.folder = None
+
+    def _path(self, prompt: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{hashlib.sha256(prompt.encode()).hexdigest()}.safetensors"
