@@ -190,8 +190,9 @@ class _Hub:
                 status = getattr(getattr(error, "response", None), "status_code", 0)
                 if attempt + 1 == _ATTEMPTS or (400 <= status < 500 and status not in (408, 429)):
                     raise
-                self._say(f"{_first_line(error)}; trying again")
-                time.sleep(_PAUSE * 2**attempt)
+                pause = _PAUSE * 2**attempt
+                self._say(f"{_first_line(error)}; trying again in {pause:.0f} s ({attempt + 2} of {_ATTEMPTS})")
+                time.sleep(pause)
         raise AssertionError("unreachable")
 
     def _unavailable(self, published: Published, revision: str, error: Exception) -> MissingDependencyError:
