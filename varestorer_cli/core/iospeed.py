@@ -48,7 +48,7 @@ class CostlessEngine:
 
     def restore(self, picture: Any, size: tuple[int, int], **settings: Any) -> Any:
         """The prepared result of this size."""
-        return SimpleNamespace(image=self.results[size], tile=1, tiles=1, retries=0, split="")
+        return SimpleNamespace(image=self.results[size], tile=1, tiles=1, retries=0, split="", precision="none")
 
 
 def prepare(folder: Path, count: int, format: ImageFormat, side: int) -> dict[tuple[int, int], Any]:
@@ -97,14 +97,14 @@ def timed(work: Callable[[], None]) -> tuple[float, float]:
     return time.monotonic() - wall, time.process_time() - cpu
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=usable_cpus())
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     write = sys.stdout.write
     write(f"{options.count} pictures of {options.side} pixels, x4, {options.threads} threads; medians of ratios\n\n")
     write(
