@@ -15,6 +15,7 @@ from varestorer_cli.core.errors import ExitCode, MissingDependencyError, UsageEr
 
 DATA = Path(__file__).parents[1] / "data"
 STORED = json.loads((DATA / "metrics_pyiqa.json").read_text())["rows"]
+SKIMAGE = json.loads((DATA / "metrics_skimage.json").read_text())["rows"]
 
 
 def maker() -> Any:
@@ -42,6 +43,16 @@ def compute(name: str, restored: Any, reference: Any) -> float:
 def test_equals_pyiqa_to_a_ten_thousandth(name: str, row: dict[str, Any]) -> None:
     restored, reference = maker().crop(*row["case"])
     assert compute(name, restored, reference) == pytest.approx(row["scores"][name], abs=1e-4)
+
+
+@pytest.mark.parametrize("row", SKIMAGE, ids=lambda row: "-".join(map(str, row["case"])))
+def test_equals_scikit_image_to_a_ten_thousandth(row: dict[str, Any]) -> None:
+    restored, reference = maker().crop(*row["case"])
+    for name, score in row["scores"].items():
+        convert = metrics.luma if name.endswith("_y") else np.asarray
+        pair = (convert(restored), convert(reference))
+        ours = metrics.psnr(*pair, epsilon=0) if name.startswith("psnr") else metrics.ssim(*pair)
+        assert ours == pytest.approx(score, abs=1e-4), name
 
 
 def test_the_stored_cases_are_no_trivial_ones() -> None:

@@ -1,11 +1,13 @@
-"""Write metrics_pyiqa.json: what pyiqa says about small crops. Run where pyiqa 0.1.16 is installed:
+"""Write metrics_pyiqa.json and metrics_skimage.json: what pyiqa 0.1.16 and scikit-image 0.26 say about small crops.
 
-    python tests/data/metrics_make.py
+    python tests/data/metrics_make.py            # where both are installed
+    python tests/data/metrics_make.py skimage    # scikit-image's alone
 
 The crops are integer arithmetic, the same on any machine and library version.
 """
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,29 @@ def crop(seed, height, width, change):
     return np.clip(changed, 0, 255).astype(np.uint8), reference
 
 
+def main_skimage():
+    """PSNR without pyiqa's epsilon; SSIM of the crops where no window has negative structure, which pyiqa cuts at 0."""
+    import skimage
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+    settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
+    rows = []
+    for case in CASES:
+        restored, reference = (image.astype(np.float64) for image in crop(*case))
+        weights = np.asarray((65.481, 128.553, 24.966)) / 255
+        luma = [16 + image @ weights for image in (restored, reference)]
+        scores = {
+            "psnr_rgb": peak_signal_noise_ratio(reference, restored, data_range=255),
+            "psnr_y": peak_signal_noise_ratio(luma[1], luma[0], data_range=255),
+        }
+        if case[3] in ("one step", "noise 8"):
+            scores["ssim_rgb"] = structural_similarity(reference, restored, channel_axis=2, **settings)
+            scores["ssim_y"] = structural_similarity(np.rint(luma[1]), np.rint(luma[0]), **settings)
+        rows.append({"case": case, "scores": {name: float(score) for name, score in scores.items()}})
+    content = {"skimage": skimage.__version__, "rows": rows}
+    Path(__file__).with_name("metrics_skimage.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
 def main():
     import pyiqa
     import torch
@@ -66,4 +91,6 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main_skimage()
+    if sys.argv[1:] != ["skimage"]:
+        main()
