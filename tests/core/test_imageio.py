@@ -351,6 +351,10 @@ def test_a_flipped_bit_in_a_png_is_found(kind: str) -> None:
         (b"\x00\x05\x16\x07\x00\x02\x00\x00", "AppleDouble"),
         (b"%PDF-1.4\x80\x90", "first bytes 25 50 44 46"),
         (bad_header(60000, 60000), "60000x60000 = 3600 megapixels, the limit is 268"),
+        (
+            bad_header(16000, 16000),
+            r"16000x16000 = 256 megapixels, the file has \d+ bytes: that is damage",
+        ),
         (bad_header(0, 5), "damaged"),
         (b"\x89PNG\r\n\x1a\n", "cut off after 8 bytes"),
         (b"\xff\xd8\xff", "JPEG data is damaged or cut off"),
@@ -358,6 +362,18 @@ def test_a_flipped_bit_in_a_png_is_found(kind: str) -> None:
 )
 def test_reasons(data: bytes, words: str) -> None:
     with pytest.raises(InputError, match=words):
+        decode(data)
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lossless WebP of one colour takes next to nothing."""
+    data = encode(Image.new("RGB", (16000, 64)), "WEBP", lossless=True)
+    assert len(data) < 400
+    assert decode(data).width == 16000
+    monkeypatch.setattr(imageio, "_PLAUSIBLE_PIXELS", 1_000_000)
+    monkeypatch.setattr(imageio, "_MOST_PIXELS_PER_BYTE", 1000)
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(InputError, match="decompression bomb"):
         decode(data)
 
 

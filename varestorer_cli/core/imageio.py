@@ -21,6 +21,9 @@ from varestorer_cli.core.picture import Extras, Loss, Picture, Samples
 
 # 10000 x 10000 must pass; above this a header is more likely damage, or an attack, than a photograph.
 MOST_PIXELS = 1 << 28
+# A blank 1-bit PNG has 8000 pixels a byte; files above this that are large, too, hold no photograph.
+_MOST_PIXELS_PER_BYTE = 20_000
+_PLAUSIBLE_PIXELS = 50_000_000
 _EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/"
 _PILLOW_LOCK = threading.Lock()
 
@@ -61,7 +64,7 @@ def probe(path: str | Path) -> tuple[int, int]:
             else:
                 with _open(stream, kind) as image:
                     size, orientation = image.size, _orientation(image)
-        _check_size(*size)
+        _check_size(*size, Path(path).stat().st_size)
         return (size[1], size[0]) if orientation >= 5 else size
     except InputError:
         raise
@@ -100,16 +103,16 @@ def decode(data: bytes, transfer: Transfer = Transfer.AUTO) -> Picture:
 def _decode(data: bytes, kind: str, transfer: Transfer) -> Picture:
     losses: list[Loss] = []
     if kind in vfx.KINDS:
-        _check_size(*vfx.header(data, kind))
+        _check_size(*vfx.header(data, kind), len(data))
         return vfx.read(data, kind, transfer)
     if kind == "TIFF":
         tags = tiffread.inspect(data)
-        _check_size(tags.width, tags.height)
+        _check_size(tags.width, tags.height, len(data))
         if tags.bits > 8 or tags.big:
             return _tiff(data, tags, losses)
     chunks = list(pngread.read_chunks(data)) if kind == "PNG" else []
     with _open(io.BytesIO(data), kind) as image:
-        _check_size(*image.size)
+        _check_size(*image.size, len(data))
         frames = int(getattr(image, "n_frames", 1))
         # Pillow turns TIFF files upright by itself while loading.
         orientation = 1 if kind == "TIFF" else _orientation(image)
@@ -179,11 +182,17 @@ def _avif_depth(data: bytes) -> int:
     return (12 if flags & 0x20 else 10) if flags & 0x40 else 8
 
 
-def _check_size(width: int, height: int) -> None:
+def _check_size(width: int, height: int, size: int) -> None:
+    """Refuse what is too large, or large and too little of a file: 800 bytes can announce, and cost, 200 megapixels."""
     if width * height > MOST_PIXELS:
         raise InputError(
             f"the header says {width}x{height} = {width * height / 1e6:.0f} megapixels, the limit is "
             f"{MOST_PIXELS / 1e6:.0f}; if the picture is real, cut it into parts"
+        )
+    if width * height > max(_PLAUSIBLE_PIXELS, _MOST_PIXELS_PER_BYTE * size):
+        raise InputError(
+            f"the header says {width}x{height} = {width * height / 1e6:.0f} megapixels, the file has {size} bytes: "
+            "that is damage, or a decompression bomb"
         )
 
 
