@@ -216,6 +216,20 @@ def test_png_colour_that_is_not_srgb_is_kept_or_said(chunk: tuple[bytes, bytes],
     assert chunk in decode(write(photo(), ImageFormat.PNG, extras=extras)).extras.png_chunks
 
 
+@pytest.mark.parametrize("format", [ImageFormat.PNG, ImageFormat.TIFF, ImageFormat.JPEG, ImageFormat.WEBP])
+def test_interoperability_and_maker_note_survive(format: ImageFormat) -> None:
+    note = Entry(7, 12, b"maker note..")
+    interop = {1: Entry(2, 4, b"R03\0"), 2: Entry(7, 4, b"0100")}
+    extras = Extras(exif=Exif("<", EXIF.main, {**EXIF.photo, 0x927C: note}, EXIF.gps, interop, 600))
+    read = decode(write(photo(), format, extras=extras)).extras.exif
+    assert read is not None and read.interop == interop and read.photo[0x927C] == note
+    names = [loss.name for loss in losses_of(format, depth=8, alpha=False, source="JPEG", extras=extras)]
+    if format == ImageFormat.TIFF:
+        assert names == ["makernote"]
+    else:
+        assert names == [] and read.note_offset == 600
+
+
 def test_a_gray_profile_does_not_go_into_a_webp() -> None:
     gray = b"\0" * 16 + b"GRAY" + b"\0" * 16 + b"acsp" + b"\0" * 88
     extras = Extras(icc=gray)

@@ -138,7 +138,7 @@ def _tiff(data: bytes, tags: tiffread.TiffInfo, losses: list[Loss]) -> Picture:
     color, alpha = tiffread.read_pixels(data, losses)
     color = _turn(color, tags.orientation)
     alpha = None if alpha is None else _turn(alpha, tags.orientation)
-    extras = Extras(icc=tags.icc, exif=_tiff_exif(data), xmp=tags.xmp, dpi=tags.dpi)
+    extras = Extras(icc=tags.icc, exif=_tiff_exif(data, losses), xmp=tags.xmp, dpi=tags.dpi)
     extras = _fitting_profile(extras, gray=color.shape[2] == 1, losses=losses)
     return Picture(color, alpha, "TIFF", extras, losses)
 
@@ -151,11 +151,15 @@ def _many(kind: str) -> str:
     return "pages" if kind == "TIFF" else "frames"
 
 
-def _tiff_exif(data: bytes) -> metadata.Exif | None:
-    """Tags of a classic TIFF file that describe the picture, and its Exif and GPS directories."""
+def _tiff_exif(data: bytes, losses: list[Loss]) -> metadata.Exif | None:
+    """Tags of a TIFF file that describe the picture, and its Exif and GPS directories."""
     whole = metadata.parse(data)
     if whole is None:
         return None
+    others = sorted(set(whole.main) - metadata.KEPT_OF_TIFF - metadata.STORAGE)
+    if others:
+        said = ", ".join(str(tag) for tag in others[:6]) + (" ..." if len(others) > 6 else "")
+        losses.append(Loss("tags", f"{len(others)} TIFF tags that may not fit the new picture are dropped ({said})"))
     exif = replace(whole, main={t: e for t, e in whole.main.items() if t in metadata.KEPT_OF_TIFF})
     return exif if exif.main or exif.photo or exif.gps else None
 
@@ -236,7 +240,7 @@ def _extras(
     exif: metadata.Exif | None = None
     block = info.get("exif") or hidden.get("exif")
     if kind == "TIFF":
-        exif = _tiff_exif(data)
+        exif = _tiff_exif(data, losses)
     elif block:
         exif = metadata.parse(block)
         if exif is None:

@@ -18,6 +18,7 @@ from varestorer_cli.core.tiffwrite import write_tiff
 
 SCENE = frozenset({ImageFormat.EXR, ImageFormat.DPX})
 DEEP = SCENE | {ImageFormat.PNG, ImageFormat.TIFF}  # hold more than 8 bits
+_EXIF_BLOCK = (ImageFormat.PNG, ImageFormat.JPEG, ImageFormat.WEBP)
 _LARGEST_SIDE = {ImageFormat.JPEG: 65500, ImageFormat.WEBP: 16383}
 _LABEL = {ImageFormat.JPEG: "JPEG", ImageFormat.WEBP: "WebP", ImageFormat.TIFF: "TIFF", ImageFormat.EXR: "OpenEXR"}
 
@@ -39,6 +40,10 @@ def losses_of(format: ImageFormat, *, depth: int, alpha: bool, source: str, extr
         losses.append(Loss("iptc", f"IPTC data is dropped, it is copied from JPEG to JPEG only, not to {name}"))
     if extras.exif and metadata.TIFF_ONLY & set(extras.exif.main) and format != ImageFormat.TIFF:
         losses.append(Loss("iptc", f"IPTC data is dropped, it is copied from TIFF to TIFF only, not to {name}"))
+    note = extras.exif is not None and metadata.MAKER_NOTE in extras.exif.photo
+    moves = format == ImageFormat.TIFF or (format in _EXIF_BLOCK and extras.exif and extras.exif.note_offset is None)
+    if note and moves:
+        losses.append(Loss("makernote", "the camera's maker note moves; not all may be readable", strict=False))
     if extras.jpeg_comment and format != ImageFormat.JPEG:
         losses.append(Loss("comment", f"the JPEG comment is dropped, {name} has no place for it"))
     if not extras.icc and format != ImageFormat.PNG and is_unusual_colour(extras.png_chunks):

@@ -15,6 +15,7 @@ SOFTWARE = 0x0131
 EXIF_IFD = 0x8769
 GPS_IFD = 0x8825
 INTEROP_IFD = 0xA005
+MAKER_NOTE = 0x927C
 PIXEL_WIDTH, PIXEL_HEIGHT = 0xA002, 0xA003
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x011A, 0x011B, 0x0128
 
@@ -27,7 +28,15 @@ DESCRIPTIVE = frozenset(
 )
 # IPTC and Photoshop blocks, which have their own place in other formats; copied from TIFF to TIFF.
 TIFF_ONLY = frozenset({33723, 34377})
-KEPT_OF_TIFF = DESCRIPTIVE | TIFF_ONLY
+_PHOTO = frozenset({0x829A, 0x829D, 0xA001, *range(0x8822, 0x8836), *range(0x9000, 0x9290), *range(0xA20B, 0xA436)})
+# Some programs put the Exif directory's tags into the first one.
+KEPT_OF_TIFF = DESCRIPTIVE | TIFF_ONLY | (_PHOTO - {MAKER_NOTE})
+# How and where a TIFF file stores its pixels, or what is read in another way.
+STORAGE = frozenset(
+    {*range(254, 267), *range(273, 285), *range(288, 294), 296, 297, *range(317, 326), 330, *range(332, 348)}
+    | {*range(512, 533), 700, 34675, EXIF_IFD, GPS_IFD, 0xA000, PIXEL_WIDTH, PIXEL_HEIGHT, INTEROP_IFD}
+)
+LARGEST_BLOCK = 65500  # bytes of a JPEG segment
 _MOST_ENTRIES = 4096
 
 
@@ -75,12 +84,17 @@ class Exif:
         main: tags about the picture.
         photo: the Exif directory (exposure, dates, maker note).
         gps: position.
+        interop: tells Adobe RGB from sRGB in camera files without a profile.
+        note_offset: place of the maker note in its block. Many makers count offsets inside it from the block's
+            start, so it has to stay there; None where that is not known or not possible.
     """
 
     order: str = "<"
     main: Directory = field(default_factory=dict)
     photo: Directory = field(default_factory=dict)
     gps: Directory = field(default_factory=dict)
+    interop: Directory = field(default_factory=dict)
+    note_offset: int | None = None
 
     def short(self, tag: int) -> int | None:
         """A small integer of the main directory, None where it is absent or of another kind."""
@@ -157,20 +171,22 @@ def parse(block: bytes) -> Exif | None:
     except struct.error:
         return None
 
-    def below(tag: int) -> dict[int, Entry]:
-        entry = main.pop(tag, None)
+    def below(parent: dict[int, Entry], tag: int) -> dict[int, Entry]:
+        entry = parent.pop(tag, None)
         pointer = {4: "I", 8: "Q"}.get(len(entry.value) if entry else 0)
         if entry is None or pointer is None:
             return {}
         try:
-            found = _directory(block, order, struct.unpack(order + pointer, entry.value)[0], layout)
+            return _directory(block, order, struct.unpack(order + pointer, entry.value)[0], layout)
         except struct.error:
             return {}
-        found.pop(INTEROP_IFD, None)  # a pointer of no use once moved
-        return found
 
-    photo, gps = below(EXIF_IFD), below(GPS_IFD)
-    return Exif(order, main, photo, gps)
+    photo, gps = below(main, EXIF_IFD), below(main, GPS_IFD)
+    interop = below(photo, INTEROP_IFD)
+    note = photo.get(MAKER_NOTE)
+    place = block.find(note.value) if note and len(note.value) > layout.inline else -1
+    fits = note is not None and place >= 0 and place + len(note.value) <= LARGEST_BLOCK
+    return Exif(order, main, photo, gps, interop, place if fits else None)
 
 
 def _directory(block: bytes, order: str, offset: int, layout: Layout) -> dict[int, Entry]:
@@ -192,20 +208,57 @@ def _directory(block: bytes, order: str, offset: int, layout: Layout) -> dict[in
     return entries
 
 
+class _Space:
+    """Places in a block, around a part that is taken."""
+
+    def __init__(self, taken: tuple[int, int] | None) -> None:
+        self.low = 8
+        self.limit = taken[0] if taken else None
+        self.high = taken[1] + taken[1] % 2 if taken else 0
+
+    def take(self, size: int) -> int:
+        """Offset of ``size`` bytes, even as TIFF wants it."""
+        size += size % 2
+        if self.limit is None or self.low + size <= self.limit:
+            self.low += size
+            return self.low - size
+        self.high += size
+        return self.high - size
+
+
 def build(exif: Exif) -> bytes:
-    """An EXIF block from its tree, without the ``Exif`` marker."""
-    header = (b"II*\0" if exif.order == "<" else b"MM\0*") + struct.pack(exif.order + "I", 8)
-    main = dict(exif.main)
-    pointers = [tag for tag, part in ((EXIF_IFD, exif.photo), (GPS_IFD, exif.gps)) if part]
-    for tag in pointers:
-        main[tag] = Entry(_LONG, 1, bytes(4))
-    offset = 8 + len(build_directory(main, exif.order, 8))
-    tail = b""
-    for tag, part in ((EXIF_IFD, exif.photo), (GPS_IFD, exif.gps)):
-        if part:
-            main[tag] = Entry(_LONG, 1, struct.pack(exif.order + "I", offset + len(tail)))
-            tail += build_directory(part, exif.order, offset + len(tail))
-    return header + build_directory(main, exif.order, 8) + tail
+    """An EXIF block from its tree, without the ``Exif`` marker; the maker note stays at its place if there is room."""
+    order, main, photo = exif.order, dict(exif.main), dict(exif.photo)
+    pointer = Entry(_LONG, 1, bytes(4))
+    if exif.interop:
+        photo[INTEROP_IFD] = pointer
+    main.update({tag: pointer for tag, part in ((EXIF_IFD, photo), (GPS_IFD, exif.gps)) if part})
+    note, at = photo.get(MAKER_NOTE), exif.note_offset
+    space = _Space((at, at + len(note.value)) if note is not None and at is not None else None)
+    tables = [(0, main), (EXIF_IFD, photo), (GPS_IFD, dict(exif.gps)), (INTEROP_IFD, dict(exif.interop))]
+    places = {tag: space.take(6 + CLASSIC.entry * len(table)) for tag, table in tables if table or not tag}
+    if places[0] != 8:  # no room before the note
+        return build(replace(exif, note_offset=None))
+    for table in (main, photo):
+        table.update({t: Entry(_LONG, 1, struct.pack(order + "I", places[t])) for t in table if t and t in places})
+    parts = [(0, (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8))]
+    for tag, table in tables:
+        if tag not in places:
+            continue
+        head = struct.pack(order + "H", len(table))
+        for code, entry in sorted(table.items()):
+            stored = entry.value.ljust(4, b"\0")
+            if len(entry.value) > 4:
+                fixed = tag == EXIF_IFD and code == MAKER_NOTE and space.limit is not None
+                start = at if fixed and at is not None else space.take(len(entry.value))
+                parts.append((start, entry.value))
+                stored = struct.pack(order + "I", start)
+            head += struct.pack(order + "HHI", code, entry.type, entry.count) + stored
+        parts.append((places[tag], head + bytes(4)))
+    block = bytearray(max(start + len(part) for start, part in parts))
+    for start, part in parts:
+        block[start : start + len(part)] = part
+    return bytes(block)
 
 
 def build_directory(entries: Directory, order: str, offset: int, layout: Layout = CLASSIC) -> bytes:

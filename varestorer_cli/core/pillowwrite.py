@@ -11,7 +11,7 @@ from varestorer_cli.core import metadata
 from varestorer_cli.core.options import ImageFormat
 from varestorer_cli.core.output import Output
 
-LARGEST_SEGMENT = 65500  # bytes of EXIF or XMP in a JPEG
+LARGEST_SEGMENT = metadata.LARGEST_BLOCK  # bytes of EXIF or XMP in a JPEG
 
 
 def write_pillow(stream: BinaryIO, output: Output, format: ImageFormat, quality: int) -> None:

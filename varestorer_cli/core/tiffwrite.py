@@ -22,10 +22,11 @@ def write_tiff(stream: BinaryIO, output: Output, software: str) -> None:
     tags: list[tuple[int, int, int, Any, bool]] = []
     for tag, entry in exif.main.items():
         if tag in metadata.KEPT_OF_TIFF and tag != metadata.SOFTWARE:
-            tags.append((tag, entry.type, entry.count, entry.value, True))
+            tags.append((tag, entry.type, entry.count, _value(entry, exif.order), True))
     if extras.xmp:
         tags.append((700, 1, len(extras.xmp), extras.xmp, True))
     below = [(tag, part) for tag, part in ((metadata.EXIF_IFD, exif.photo), (metadata.GPS_IFD, exif.gps)) if part]
+    inner = [(metadata.INTEROP_IFD, exif.interop)] if exif.interop and exif.photo else []
     large = output.height * output.width * output.channels * output.color.itemsize > _LARGE_TIFF
     tifffile.imwrite(
         stream,
@@ -49,7 +50,13 @@ def write_tiff(stream: BinaryIO, output: Output, software: str) -> None:
         extratags=tags,
     )
     if below:
-        _append_directories(stream, below, exif.order)
+        _append_directories(stream, inner + below, exif.order)
+
+
+def _value(entry: metadata.Entry, order: str) -> Any:
+    """A tag's value for tifffile, which miscounts fractions that come as bytes."""
+    kind = {5: "I", 10: "i"}.get(entry.type)
+    return entry.value if kind is None else struct.unpack(f"{order}{2 * entry.count}{kind}", entry.value)
 
 
 def _deflated_strips(output: Output, order: str) -> Iterator[bytes]:
@@ -64,8 +71,8 @@ def _deflated_strips(output: Output, order: str) -> Iterator[bytes]:
 def _append_directories(stream: BinaryIO, below: list[tuple[int, metadata.Directory]], order: str) -> None:
     """Add the Exif and GPS directories, which tifffile does not write.
 
-    They go to the end of the file, followed by a copy of its first directory with the two pointers in it; the header
-    then names that copy as the first.
+    The one for interoperability, which hangs on Exif's, comes before it. All go to the end of the file, followed by a
+    copy of its first directory with the two pointers in it; the header then names that copy as the first.
     """
     stream.seek(0)
     layout = metadata.BIG if b"+" in stream.read(4) else metadata.CLASSIC
@@ -75,10 +82,16 @@ def _append_directories(stream: BinaryIO, below: list[tuple[int, metadata.Direct
     stream.seek(first)
     (number,) = struct.unpack(count, stream.read(struct.calcsize(count)))
     entries = [stream.read(layout.entry) for _ in range(number)]
+    kind = 4 if layout == metadata.CLASSIC else 16  # LONG, LONG8
+    inside: dict[int, metadata.Entry] = {}
     for tag, part in below:
         offset = _even_end(stream)
+        if tag == metadata.EXIF_IFD:
+            part = {**part, **inside}
         stream.write(metadata.build_directory(part, order, offset, layout))
-        kind = 4 if layout == metadata.CLASSIC else 16  # LONG, LONG8
+        if tag == metadata.INTEROP_IFD:
+            inside[tag] = metadata.Entry(kind, 1, struct.pack(pointer, offset))
+            continue
         entries.append(struct.pack(f"{order}HH{layout.pointer}{layout.pointer}", tag, kind, 1, offset))
     entries.sort(key=lambda entry: int(struct.unpack(order + "H", entry[:2])[0]))
     offset = _even_end(stream)
