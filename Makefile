@@ -13,7 +13,8 @@ SEED ?= 0
 # one thread per test process: small tensors gain nothing from more
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install format lint typecheck test test-slow fuzz parity bench bench-2b bench-io demo photos train-compact check clean
+.PHONY: help install format lint typecheck test test-slow fuzz parity bench bench-2b bench-io bench-train ablate demo \
+	photos train-compact check clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -63,6 +64,13 @@ bench-io: $(VENV)/.installed-dev  ## Speed of the whole plumbing beside the code
 
 bench-2b: $(VENV)/.installed-dev  ## Memory and time of one tile of the full-size model, random weights (minutes, 6 GB)
 	OMP_NUM_THREADS= $(BIN)/python -m varestorer_cli.core.speed_2b
+
+bench-train: $(VENV)/.installed-dev  ## Training speed by stage: samples a second and the share of the machine's peak
+	$(BIN)/python -m pip install -q -e ".[train]"
+	OMP_NUM_THREADS= $(BIN)/python -m varestorer_cli.core.training.speed
+
+ablate: $(VENV)/.installed-dev  ## Every research choice of distillation at smoke size, from photographs to a table
+	OMP_NUM_THREADS= $(BIN)/python -m varestorer_cli.core.training.ablation $(PHOTOS) --out $(RUNS)/../ablation
 
 demo: $(VENV)/.installed  ## Install, restore the bundled sample photographs into demo-out/, say where
 	OMP_NUM_THREADS= $(BIN)/varestorer restore varestorer_cli/data/samples demo-out

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.utils.checkpoint import checkpoint
 
 from models.rope import rotate
 
@@ -313,6 +314,8 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Self-attention, cross-attention, feed-forward; the first and the last modulated by the condition.
 
+    With ``recompute`` set, training keeps a block's input only and computes the rest again in the backward pass.
+
     Args:
         width: C.
         heads: N.
@@ -336,6 +339,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.eps = eps
+        self.recompute = False
         self.modulation = nn.Parameter(torch.empty(1, 1, 6, width))
         self.self_attention = SelfAttention(width, heads, scale_limit)
         self.cross_norm = nn.LayerNorm(width, eps=eps)
@@ -346,7 +350,7 @@ class Block(nn.Module):
         self,
         hidden_BLC: Tensor,
         modulation_B16C: Tensor,
-        keys_values: KeysValues,
+        text: KeysValues | Tensor,
         rotation_Lk: Tensor,
         *,
         condition_mask_Bn: Tensor | None = None,
@@ -360,7 +364,8 @@ class Block(nn.Module):
             hidden_BLC: float32 (B, L, C).
             modulation_B16C: float32 (B, 1, 6, C), the shared modulation: gates of both modulated branches,
                 their scales, their shifts. The block's own is added to it.
-            keys_values: From ``cross_attention.keys_values``.
+            text: Keys and values from ``cross_attention.keys_values``, or the condition tokens (B, n, C) they come
+                from.
             rotation_Lk: complex64 (L, K / 2).
             condition_mask_Bn: See :class:`CrossAttention`.
             mask_LL: See :class:`SelfAttention`.
@@ -370,6 +375,24 @@ class Block(nn.Module):
         Returns:
             float32 (B, L, C), or (B, queries, C).
         """
+        arguments = (hidden_BLC, modulation_B16C, text, rotation_Lk, condition_mask_Bn, mask_LL, queries, cache)
+        if self.recompute and torch.is_grad_enabled():
+            again: Tensor = checkpoint(self._step, *arguments, use_reentrant=False, preserve_rng_state=False)
+            return again
+        return self._step(*arguments)
+
+    def _step(
+        self,
+        hidden_BLC: Tensor,
+        modulation_B16C: Tensor,
+        text: KeysValues | Tensor,
+        rotation_Lk: Tensor,
+        condition_mask_Bn: Tensor | None,
+        mask_LL: Tensor | None,
+        queries: int | None,
+        cache: KeyValueCache | None,
+    ) -> Tensor:
+        keys_values = self.cross_attention.keys_values(text) if isinstance(text, Tensor) else text
         gate_1, gate_2, scale_1, scale_2, shift_1, shift_2 = (self.modulation.float() + modulation_B16C).unbind(2)
         branch = self.self_attention(
             modulated_norm(hidden_BLC, scale_1, shift_1, self.eps),

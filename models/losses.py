@@ -57,19 +57,42 @@ def bit_kl(teacher_BLd: Tensor, student_BLd: Tensor, slices: Sequence[slice]) ->
     return torch.stack([per_bit[:, rows].mean() for rows in slices])
 
 
-def gumbel_bits(logits_BLd2: Tensor, uniforms_BLd2: Tensor, tau: float = 0.5) -> Tensor:
+def score_distance(bits_BLd: Tensor, critic_BLd: Tensor, teacher_BLd: Tensor, slices: Sequence[slice]) -> Tensor:
+    """How much less likely the student's own bits are to the teacher than to a critic that knows the student.
+
+    The critic learns p(bit | the student's coarser bits), the student's own conditional distribution. The gradient at
+    a bit is the difference of both log odds: that of the reverse KL between student and teacher on the student's own
+    samples, the discrete form of a learned score (DMD, arXiv 2311.18828; for autoregressive teachers DD2,
+    arXiv 2510.21003). No formula of it for binary codes is published; this one is ours.
+
+    Args:
+        bits_BLd: the student's bits with a straight-through gradient.
+        critic_BLd: the critic's logit differences on those bits; no gradient flows into them.
+        teacher_BLd: the teacher's.
+        slices: positions of each scale.
+
+    Returns:
+        Scalar; only its gradient has a meaning.
+    """
+    gap = (critic_BLd - teacher_BLd).detach().float()
+    return torch.stack([(bits_BLd[:, rows] * gap[:, rows]).mean() for rows in slices]).sum()
+
+
+def gumbel_bits(logits_BLd2: Tensor, uniforms_BLd2: Tensor | None, tau: float = 0.5) -> Tensor:
     """Straight-through hard Gumbel bits: hard values forward, gradient of the soft ones backward.
 
     Args:
         logits_BLd2: scores of bit values 0 and 1.
-        uniforms_BLd2: uniform noise in [0, 1) of the same shape.
+        uniforms_BLd2: uniform noise in [0, 1) of the same shape; None = the likelier values.
         tau: temperature of the soft values.
 
     Returns:
         (B, L, d), exactly 0 or 1 up to float rounding: y_hard - stop(y_soft) + y_soft.
     """
-    noise = -torch.log(-torch.log(uniforms_BLd2 + 1e-20) + 1e-20)
-    soft = torch.sigmoid(logit_difference(logits_BLd2.float() + noise) / tau)
+    scores = logits_BLd2.float()
+    if uniforms_BLd2 is not None:
+        scores = scores - torch.log(-torch.log(uniforms_BLd2 + 1e-20) + 1e-20)
+    soft = torch.sigmoid(logit_difference(scores) / tau)
     hard = (soft > 0.5).to(soft.dtype)
     return hard - soft.detach() + soft
 
@@ -89,6 +112,26 @@ def bit_entropies(
     """
     p = torch.sigmoid(difference_BLd.float())
     return _binary_entropy(p).mean(), _binary_entropy(over_all(p.mean(dim=(0, 1)))).mean()
+
+
+def bit_usage(
+    difference_BLd: Tensor, slices: Sequence[slice], over_all: Callable[[Tensor], Tensor] = lambda mean: mean
+) -> tuple[Tensor, Tensor]:
+    """Early signs of collapse in predicted bits.
+
+    Args:
+        difference_BLd: logit differences.
+        slices: positions of each scale.
+        over_all: as in :func:`bit_entropies`.
+
+    Returns:
+        For each scale the mean entropy of a bit in nats (0 = the network is sure of all), and the share of bits that
+        still take both values over batch and positions (0 = one code for every picture).
+    """
+    p = torch.sigmoid(difference_BLd.detach().float())
+    entropies = torch.stack([_binary_entropy(p[:, rows]).mean() for rows in slices])
+    ones = over_all(torch.stack([p[:, rows].mean(dim=(0, 1)) for rows in slices]))
+    return entropies, ((ones > 0.01) & (ones < 0.99)).float().mean(dim=1)
 
 
 def _binary_entropy(p: Tensor) -> Tensor:

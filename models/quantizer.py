@@ -8,7 +8,7 @@ Shapes: B batch, d bits per code, h w latent grid, L positions of all scales, l 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -180,6 +180,17 @@ class MultiScaleQuantizer(nn.Module):
             size = residual.abs().mean() * math.sqrt(self.config.bits)
             self.log_gains[k] = size.clamp_min(1e-6).log()
             accumulated = accumulated + self._code_map((_rows(residual) > 0).to(torch.uint8), k, schedule)
+
+
+def with_latent_gradient(quantized: Quantized, latent_Bdhw: Tensor, schedule: ScaleSchedule) -> Quantized:
+    """The same values; the gradient of tokens and accumulated codes passes to the latent, past the quantiser."""
+    rows = [_rows(resample(latent_Bdhw, grid)) for grid in schedule.grids[1:]]
+    tokens = quantized.tokens_BLd
+    if rows:
+        tokens = straight_through(torch.cat(rows, dim=1), tokens)
+    return replace(
+        quantized, tokens_BLd=tokens, accumulated_Bdhw=straight_through(latent_Bdhw, quantized.accumulated_Bdhw)
+    )
 
 
 def straight_through(latent_Bdhw: Tensor, accumulated_Bdhw: Tensor) -> Tensor:

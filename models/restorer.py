@@ -273,19 +273,33 @@ class Restorer(nn.Module):
             image = torch.lerp(prerestored, image, fidelity)
         return RestoredTiles(image.clamp(0, 1), prerestored.clamp(0, 1))
 
-    def training_codes(self, prediction: Prediction, uniforms_BLd2: Tensor) -> Tensor:
+    def training_codes(
+        self, prediction: Prediction, uniforms_BLd2: Tensor, bits: Literal["sampled", "greedy", "expected"] = "sampled"
+    ) -> Tensor:
         """Accumulated codes through which image losses reach the transformer.
 
-        Bits head: straight-through hard Gumbel (tau 0.5) on every pair of logits. Latent head: straight-through over
-        the whole quantiser.
+        Bits head: see :meth:`training_bits`. Latent head: straight-through over the whole quantiser.
         """
         if prediction.latent_Bdhw is not None:
             return straight_through(
                 prediction.latent_Bdhw, self.tokenizer.quantize(prediction.latent_Bdhw).accumulated_Bdhw
             )
+        chosen = self.training_bits(prediction, uniforms_BLd2, bits)
+        return self.tokenizer.quantizer.accumulate(chosen, prediction.schedule)
+
+    def training_bits(
+        self, prediction: Prediction, uniforms_BLd2: Tensor, bits: Literal["sampled", "greedy", "expected"] = "sampled"
+    ) -> Tensor:
+        """Bits (B, L, d) of a bits head with a gradient.
+
+        ``sampled``: straight-through hard Gumbel (tau 0.5) on every pair of logits; ``greedy``: the same without noise;
+        ``expected``: the probability of a 1.
+        """
         difference = prediction.difference_BLd
+        if bits == "expected":
+            return torch.sigmoid(difference.float())
         logits = torch.stack([torch.zeros_like(difference), difference], dim=-1)
-        return self.tokenizer.quantizer.accumulate(gumbel_bits(logits, uniforms_BLd2), prediction.schedule)
+        return gumbel_bits(logits, uniforms_BLd2 if bits == "sampled" else None)
 
     def with_config(self, **changes: object) -> "Restorer":
         """The same parts under changed settings."""

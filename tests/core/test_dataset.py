@@ -1,4 +1,5 @@
 import os
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -275,11 +276,43 @@ def test_a_photograph_that_breaks_off_leaves_no_crops(tmp_path):
 
 def test_too_many_broken_photographs_fail_the_build(tmp_path):
     folder = only_photos(tmp_path / "in", 8)
-    (folder / "a.png").write_text("no picture")
-    photo(9, 20, 20).save(folder / "0 small.png")
-    with pytest.raises(InputError, match=r"1 of 10 .*more than the 9%.*a\.png"):
-        CropCache.build(folder, tmp_path / "cache", replace(SMALL, max_unreadable=0.09))
+    for name in ("a.png", "b.png"):
+        (folder / name).write_text("no picture")
+    with pytest.raises(InputError, match=r"2 of 10 .*more than the 1%.*a\.png"):
+        CropCache.build(folder, tmp_path / "cache", SMALL)
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_photographs_in_tar_shards_give_the_crops_of_loose_ones(tmp_path):
+    folder = only_photos(tmp_path / "in" / "part.tar", 4)  # a folder of that name, so that names are equal
+    loose = CropCache.build(folder.parent, tmp_path / "cache", SMALL)
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    with tarfile.open(packed / "part.tar", "w") as archive:
+        for file in sorted(folder.iterdir()):
+            archive.add(file, file.name)
+        archive.add(__file__, "0.txt")
+    assert CropCache.build(packed, tmp_path / "cache", SMALL).path == loose.path  # the same bytes, hence the same cache
+    built = CropCache.build(packed / "part.tar", tmp_path / "other", SMALL)
+    assert len(built) == len(loose) and not built.skipped
+    (packed / "part.tar").write_bytes((packed / "part.tar").read_bytes()[:700])
+    with pytest.raises(InputError, match="Cannot read the shard"):
+        list_photos(packed)
+
+
+def test_known_training_sets_are_taken_as_they_unpack(tmp_path):
+    wanted = ["DIV2K_train_HR/1.png", "LSDIR/train/HR/00/2.png", "images1024x1024/3.png", "X2/4.png"]
+    others = [
+        "DIV2K_train_LR_bicubic/X4/1x4.png",
+        "DIV2K_valid_HR/9.png",
+        "LSDIR/train/X4/00/2x4.png",
+        "thumbnails128x128/3.png",
+        ".hidden/5.png",
+    ]
+    for name in wanted + others:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert [path.relative_to(tmp_path).as_posix() for path in list_photos(tmp_path)] == wanted
 
 
 def test_only_small_photographs_fail_the_build(tmp_path):

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from varestorer_cli.core.dataset import PairBatch
 from varestorer_cli.core.training.parallel import World, read_world
@@ -131,6 +132,24 @@ def test_any_number_of_processes_follows_the_curve_of_one_in_every_stage(photos:
 
 def earlier(stage: str) -> str:
     return "teacher" if stage == "distill" else "tokenizer"
+
+
+@pytest.mark.slow
+def test_divided_weights_follow_the_curve_and_go_on_whole_and_divided(photos: Path, tmp_path: Path) -> None:
+    shared = {"batch": 4, "steps": 6, "cache": tmp_path / "cache", "recompute": True}
+    run(command("tokenizer", photos, tmp_path, cache=tmp_path / "cache"), 1)
+    shared["tokenizer"] = tmp_path / "tokenizer"
+    run(command("teacher", photos, tmp_path / "whole", **shared), 1)
+    torn = command("teacher", photos, tmp_path / "torn", resume=True, **shared)
+    folder = tmp_path / "torn" / "teacher"
+    for size, checkpoint in ((1, "checkpoint.pt"), (2, "checkpoint_00000002"), (3, "checkpoint_00000003")):
+        run([*torn, "--parallel", "fsdp", "--stop-after", "0"], size)  # one step each
+        assert [path.name for path in folder.glob("checkpoint*")] == [checkpoint]
+    run(torn, 1)
+    assert_same_curve_but_pauses(tmp_path / "whole" / "teacher", folder)
+    ours, theirs = (load_file(tmp_path / name / "teacher" / "model.safetensors") for name in ("whole", "torn"))
+    for key, tensor in ours.items():
+        torch.testing.assert_close(theirs[key], tensor, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

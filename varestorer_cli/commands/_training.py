@@ -5,6 +5,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -15,6 +16,14 @@ from varestorer_cli.core.errors import UsageError
 
 Command = Callable[..., None]
 """(shared fields of ``TrainOptions``, own arguments by name) -> None."""
+
+
+class Parallel(StrEnum):
+    """How several processes share a run."""
+
+    AUTO = "auto"
+    DDP = "ddp"
+    FSDP = "fsdp"
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,18 @@ class SharedOptions:
     accumulate: Annotated[
         int, typer.Option(min=1, help="Parts in which a process computes its share of a batch, to save memory.")
     ] = 1
+    parallel: Annotated[
+        Parallel,
+        typer.Option(help="Under torchrun: ddp, each process holds all weights; fsdp, transformers are divided."),
+    ] = Parallel.AUTO
+    recompute: Annotated[
+        bool | None,
+        typer.Option(
+            "--recompute/--no-recompute",
+            help="Compute transformer blocks twice to save memory [default: with --preset 2b].",
+            show_default=False,
+        ),
+    ] = None
     learning_rate: Annotated[float | None, typer.Option("--lr", help="Peak learning rate instead of the preset's.")] = (
         None
     )
@@ -61,6 +82,10 @@ class SharedOptions:
     ] = None
     license_text: Annotated[str, typer.Option("--license", help="Licence to write into the model file.")] = ""
     half: Annotated[bool, typer.Option("--half", help="Store the model in float16, half the size.")] = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print weights, memory per GPU, arithmetic and hours; do nothing.")
+    ] = False
+    processes: Annotated[int, typer.Option(min=1, help="GPUs that --dry-run plans for.")] = 1
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False
 
 

@@ -16,6 +16,21 @@ class Head(StrEnum):
     LATENT = "latent"
 
 
+class Bits(StrEnum):
+    """What picture losses see of a bits head."""
+
+    SAMPLED = "sampled"
+    GREEDY = "greedy"
+    EXPECTED = "expected"
+
+
+class Positions(StrEnum):
+    """Where the extra block lies for the student."""
+
+    NEXT_SCALE = "next_scale"
+    LAST_SCALE = "last_scale"
+
+
 @shared_options()
 def distill(
     fields: dict[str, Any],
@@ -32,12 +47,39 @@ def distill(
         bool, typer.Option("--decoder-only", help="Warm-up: train the student's decoder alone, on pixel losses.")
     ] = False,
     head: Annotated[Head | None, typer.Option(help="bits (the paper's) or latent, instead of the preset's.")] = None,
+    decoder: Annotated[
+        float | None, typer.Option(help="Train the decoder at this fraction of the learning rate; 0 keeps it.")
+    ] = None,
+    encoder: Annotated[
+        float | None, typer.Option(help="Train the encoder on degraded pictures, at this fraction of the rate.")
+    ] = None,
+    bits: Annotated[Bits | None, typer.Option(help="Bits that picture losses see; sampled is the paper's.")] = None,
+    extra_positions: Annotated[
+        Positions | None, typer.Option(help="Place of the extra block; last_scale is where it belongs.")
+    ] = None,
+    flips: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Largest probability of flipped bits in the student's input.")
+    ] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance of the teacher by --texts; 1 is none.")] = None,
+    text_drop: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Probability of training a picture without its text.")
+    ] = None,
 ) -> None:
     """Distil a teacher into one forward pass; the result is a model for 'varestorer restore --model OUT'."""
     from varestorer_cli.core.training.options import TrainOptions
     from varestorer_cli.core.training.run import train as run
 
+    choices = {
+        "encoder": encoder,
+        "bits": bits and bits.value,
+        "extra_positions": extra_positions and extra_positions.value,
+        "flips": flips,
+        "guidance": guidance,
+        "text_drop": text_drop,
+    }
     own: dict[str, Any] = {
+        "variant": {name: value for name, value in choices.items() if value is not None},
+        "decoder": decoder,
         "teacher": teacher,
         "prerestorer": prerestorer,
         "labels": labels,

@@ -25,6 +25,9 @@ def train(
         Path | None,
         typer.Option(help="Tokenizer run, file or model name for the teacher [default: 'tokenizer' beside --out]."),
     ] = None,
+    text_drop: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Probability of training a picture without its text.")
+    ] = None,
 ) -> None:
     """Train one stage on a folder of photographs.
 
@@ -34,7 +37,8 @@ def train(
     from varestorer_cli.core.training.options import TrainOptions
     from varestorer_cli.core.training.run import train as run
 
-    run(TrainOptions(stage=stage.value, tokenizer=tokenizer, **fields))
+    variant = {} if text_drop is None else {"text_drop": text_drop}
+    run(TrainOptions(stage=stage.value, tokenizer=tokenizer, variant=variant, **fields))
 
 
 def register(app: typer.Typer) -> None:

@@ -5,6 +5,8 @@ on the photographs around it.
 """
 
 import hashlib
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +15,15 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from varestorer_cli.core import shards
 from varestorer_cli.core.degradation import Bytes
 from varestorer_cli.core.errors import InputError, UsageError
 
 PHOTO_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+# Folders of known training sets beside the photographs themselves.
+_SHARP = re.compile(r"(^|_)HR$")
+_REDUCED = re.compile(r"(^|_)LR(_|$)|^X\d$")
+_OTHER = re.compile(r"^DIV2K_valid|^thumbnails128x128$")
 _ATTEMPTS = 12  # windows tried for a crop with enough detail before the best so far is taken
 
 
@@ -38,7 +45,7 @@ class CropCacheConfig:
         min_reduction: Crops are reduced further by a random factor between this and 1.
         area_cap: Megapixels (after halving) beyond which a larger photograph gives no more crops.
         validation_share: Share of the photographs that is held out.
-        max_unreadable: Share of unreadable photographs above which the build fails.
+        max_unreadable: Share of unreadable photographs above which the build fails; a single one never does.
     """
 
     crop: int = 256
@@ -54,7 +61,7 @@ class CropCacheConfig:
     min_reduction: float = 0.5
     area_cap: float = 1.0
     validation_share: float = 0.04
-    max_unreadable: float = 0.1
+    max_unreadable: float = 0.01
 
     def __post_init__(self) -> None:
         if self.crop <= 0 or self.scale <= 0 or self.crop % self.scale:
@@ -77,38 +84,58 @@ class Source:
 
 
 def list_photos(data: Path) -> list[Path]:
-    """The photographs of a folder, recursively, or of a list file with one path a line.
+    """The photographs of a folder, recursively, of a tar shard, or of a list file with one path a line.
+
+    Known training sets may be given as they unpack: of a folder ``HR`` and its reduced neighbours (DIV2K, LSDIR) only
+    the former counts, and neither DIV2K's validation pictures nor FFHQ's thumbnails do.
 
     Args:
-        data: A folder, or a text file; its relative paths start from the file's folder, blank lines and
+        data: A folder, a shard, or a text file; its relative paths start from the file's folder, blank lines and
             lines that start with # are skipped.
 
     Returns:
-        Sorted paths; a folder's hidden files (``._x.jpg``), hidden folders and other types are left out.
+        Sorted paths; a folder's hidden files (``._x.jpg``), hidden folders and other types are left out. Photographs
+        in a shard are paths below it, see ``core.shards``.
 
     Raises:
         InputError: ``data`` does not exist or gives no photograph.
     """
     if data.is_dir():
-        found = [
-            path
-            for path in data.rglob("*")
-            if path.suffix.lower() in PHOTO_SUFFIXES
-            and not any(part.startswith(".") for part in path.relative_to(data).parts)
-            and path.is_file()
-        ]
+        found = _in_folder(data)
+    elif data.suffix == shards.SUFFIX and data.is_file():
+        found = _in_shard(data)
     elif data.is_file():
         try:
             lines = [line.strip() for line in data.read_text(encoding="utf-8").splitlines()]
         except UnicodeDecodeError as error:
             raise InputError(f"{data} is not a text file: give a folder, or a list of paths.") from error
-        found = [data.parent / line for line in lines if line and not line.startswith("#")]
+        listed = [data.parent / line for line in lines if line and not line.startswith("#")]
+        found = [photo for path in listed for photo in (_in_shard(path) if path.suffix == shards.SUFFIX else [path])]
     else:
         raise InputError(f"No training photographs: {data} does not exist. Give a folder or a list of paths.")
     if not found:
         wanted = ", ".join(sorted(PHOTO_SUFFIXES))
         raise InputError(f"{data} gives no photographs: none of its files ends in {wanted}.")
     return sorted(set(found))
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder):
+        sharp = any(_SHARP.search(name) for name in folders)
+        folders[:] = [
+            name
+            for name in sorted(folders)
+            if not name.startswith(".") and not _OTHER.search(name) and not (sharp and _REDUCED.search(name))
+        ]
+        paths = [Path(place) / name for name in files if not name.startswith(".")]
+        found += [path for path in paths if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file()]
+        found += [photo for path in paths if path.suffix == shards.SUFFIX for photo in _in_shard(path)]
+    return found
+
+
+def _in_shard(shard: Path) -> list[Path]:
+    return [shard / name for name in shards.members(shard) if Path(name).suffix.lower() in PHOTO_SUFFIXES]
 
 
 def load_photo(path: Path) -> Bytes:
@@ -118,7 +145,7 @@ def load_photo(path: Path) -> Bytes:
         InputError: Not an image, damaged, or cut off.
     """
     try:
-        with Image.open(path) as image:
+        with shards.open_photo(path) as stream, Image.open(stream) as image:
             upright = ImageOps.exif_transpose(image)
             if upright.has_transparency_data:
                 upright = upright.convert("RGBA")

@@ -26,6 +26,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from varestorer_cli.core import shards
 from varestorer_cli.core.cropping import (
     CropCacheConfig,
     Source,
@@ -209,8 +210,10 @@ def _named_photos(data: Path) -> dict[str, Path]:
 
 
 def _key(config: CropCacheConfig, recipe: DegradationConfig, photos: dict[str, Path]) -> str:
-    sizes = [(name, path.stat().st_size if path.is_file() else -1) for name, path in photos.items()]
-    text = json.dumps([_FORMAT, asdict(config), asdict(recipe), sizes])
+    sizes = [(name, shards.photo_bytes(path)) for name, path in photos.items()]
+    # how many may be missing changes nothing in the others: a constant, the one that older caches were named with
+    contents = asdict(config) | {"max_unreadable": 0.1}
+    text = json.dumps([_FORMAT, contents, asdict(recipe), sizes])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -292,7 +295,7 @@ class _Builder:
         self.on_warning(f"Skipped {path}: {reason}")
 
     def _check_unreadable(self, total: int) -> None:
-        if len(self.unreadable) > self.config.max_unreadable * total:
+        if len(self.unreadable) > max(1, self.config.max_unreadable * total):
             name, reason = min(self.unreadable)
             raise InputError(
                 f"{len(self.unreadable)} of {total} photographs cannot be read, more than the "
@@ -302,9 +305,9 @@ class _Builder:
     def _probe(self, name: str, path: Path) -> Source | None:
         """Size from the header alone; decoding waits until the crops are cut."""
         try:
-            with Image.open(path) as image:
+            with shards.open_photo(path) as stream, Image.open(stream) as image:
                 width, height = image.size
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, InputError) as error:
             self._skip(path, f"cannot be read: {error}", unreadable=True)
             return None
         times = halvings(width, height, self.config)

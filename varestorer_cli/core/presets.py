@@ -19,6 +19,29 @@ UPSCALE: Literal["bicubic_sharp"] = "bicubic_sharp"
 
 
 @dataclass(frozen=True)
+class Variant:
+    """Choices of a recipe that research varies; the defaults are the published ones.
+
+    Attributes:
+        bits: what picture losses see of a bits head: ``sampled`` Gumbel bits, ``greedy`` the likelier ones (both hard,
+            with the gradient of soft ones), or ``expected`` soft bits.
+        extra_positions: rotary coordinates of the student's extra block, ``next_scale`` (released) or ``last_scale``
+            (its true places); None = as the teacher's configuration says.
+        flips: largest probability of flipping bits of the degraded picture's pyramid in training.
+        guidance: classifier-free guidance of the teacher's scores; 1 = none. Needs texts.
+        encoder: train the student's encoder on degraded pictures, at this fraction of the learning rate; 0 = frozen.
+        text_drop: probability of training on the null condition instead of a picture's text.
+    """
+
+    bits: Literal["sampled", "greedy", "expected"] = "sampled"
+    extra_positions: Literal["next_scale", "last_scale"] | None = None
+    flips: float = 0.0
+    guidance: float = 1.0
+    encoder: float = 0.0
+    text_drop: float = 0.0
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How one stage is trained.
 
@@ -38,6 +61,7 @@ class Recipe:
             frozen.
         label_share: where there are labels, the target of distillation is this share of the label and the rest of the
             pre-restored picture: a definite picture, where the true one is one of many.
+        variant: choices that research varies.
     """
 
     steps: int
@@ -54,6 +78,7 @@ class Recipe:
     student: float = 1.0
     decoder: float = 0.0
     label_share: float = 0.7
+    variant: Variant = field(default_factory=Variant)
 
 
 @dataclass(frozen=True)
@@ -72,6 +97,7 @@ class Preset:
         restorer: settings written into the student's file.
         recipes: by stage name; ``decoder`` is the warm-up of the student's decoder before ``distill``.
         crops: training crops cut from the photographs.
+        large: for GPUs: several processes divide the transformers' weights, blocks are recomputed for gradients.
     """
 
     name: str
@@ -84,6 +110,7 @@ class Preset:
     restorer: RestorerConfig
     recipes: Mapping[str, Recipe]
     crops: int = 8000
+    large: bool = False
 
 
 def _compact() -> Preset:
@@ -231,10 +258,29 @@ def _2b() -> Preset:
             "tokenizer": Recipe(
                 250_000, 32, 256, 1e-4, {"l1": 4.0, "commitment": 0.25, "entropy": 0.1, "perceptual": 1.0}
             ),
-            "teacher": Recipe(200_000, 32, 512, 1e-4, {"cross_entropy": 1.0}, betas=(0.9, 0.97), clip=5.0, flip=0.3),
-            "distill": Recipe(10_000, 32, 512, 1e-6, {"kl": 0.1, "perceptual": 0.25, "mse": 0.5}, weight_decay=1e-2),
+            "teacher": Recipe(
+                200_000,
+                32,
+                512,
+                1e-4,
+                {"cross_entropy": 1.0},
+                betas=(0.9, 0.97),
+                clip=5.0,
+                flip=0.3,
+                variant=Variant(text_drop=0.1),
+            ),
+            "distill": Recipe(
+                10_000,
+                32,
+                512,
+                1e-6,
+                {"kl": 0.1, "perceptual": 0.25, "mse": 0.5},
+                weight_decay=1e-2,
+                variant=Variant(text_drop=0.1),
+            ),
         },
         crops=80_000,
+        large=True,
     )
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import nn
@@ -23,9 +23,12 @@ from varestorer_cli.core.presets import Preset, Recipe
 from varestorer_cli.core.training.distillation import DistillTask
 from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.tasks import PrerestorerTask, Task, TeacherTask, TokenizerTask, sharp
+from varestorer_cli.core.training.texts import TextFolder
 from varestorer_cli.core.weights import choose_model
 
 MODEL = "model.safetensors"
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,18 @@ class StageBuilder:
         options: what was asked for.
         preset, recipe: sizes of the networks; the stage's recipe with the options' changes.
         device: where the networks go.
-        cache: training crops; the tokenizer starts from their statistics.
+        cache: training crops; a tokenizer starts from their statistics where given.
         generator: of all initial weights.
+        fresh: take new networks where earlier stages' would be read: a plan needs their shapes only.
     """
 
     options: TrainOptions
     preset: Preset
     recipe: Recipe
     device: torch.device
-    cache: CropCache
+    cache: CropCache | None
     generator: torch.Generator
+    fresh: bool = False
 
     def build(self) -> tuple[Task, dict[str, Any]]:
         """The task, and what a checkpoint must share with it to be resumed.
@@ -64,51 +69,64 @@ class StageBuilder:
         return stages[self.options.stage]()
 
     def _prerestorer(self) -> tuple[Task, dict[str, Any]]:
-        config = self.preset.prerestorer
-        module = SwinIR(config) if isinstance(config, SwinIRConfig) else ConvRestorer(config)
+        module = self._new_prerestorer()
         if isinstance(module, ConvRestorer):
             module.reset_parameters(self.generator)
         if self.options.init is not None:
             _start_from(module, self.options.init, "prerestorer")
-        module = module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return PrerestorerTask(module, self.recipe.losses, self.device), {"model": _plain(config)}
+        module = self._placed(module, picture=True)
+        return PrerestorerTask(module, self.recipe.losses, self.device), {"model": _plain(self.preset.prerestorer)}
+
+    def _placed(self, module: M, *, picture: bool = False) -> M:
+        """The module on its device; ``picture``: with the memory layout that convolutions like."""
+        if self.fresh:
+            return module  # has no storage to move
+        if picture:
+            return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return module.to(self.device)
+
+    def _texts(self) -> TextFolder | None:
+        if self.options.texts is None or self.cache is None:
+            return None
+        return TextFolder(self.options.texts, self.cache)
+
+    def _new_prerestorer(self) -> nn.Module:
+        config = self.preset.prerestorer
+        return SwinIR(config) if isinstance(config, SwinIRConfig) else ConvRestorer(config)
 
     def _tokenizer(self) -> tuple[Task, dict[str, Any]]:
         tokenizer = ImageTokenizer(self.preset.tokenizer)
         tokenizer.autoencoder.reset_parameters(self.generator)
-        tokenizer = tokenizer.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        tokenizer = self._placed(tokenizer, picture=True)
         task = TokenizerTask(tokenizer, self.recipe.losses, self.device)
         if self.options.init is not None:
             _start_from(tokenizer, self.options.init, "tokenizer")
-        else:
+        elif self.cache is not None:
             rows = self.cache.train_indices
             chosen_rows = torch.randperm(len(rows), generator=self.generator)[:256].numpy()
             task.initialise(sharp(self.cache.read(rows[chosen_rows]), self.device), self.generator)
         return task, {"model": _plain(self.preset.tokenizer)}
 
     def _teacher(self) -> tuple[Task, dict[str, Any]]:
-        tokenizer = cast(ImageTokenizer, _earlier(self.options, "tokenizer", self.options.tokenizer)).to(self.device)
+        if self.fresh:
+            tokenizer = ImageTokenizer(self.preset.tokenizer)
+        else:
+            tokenizer = cast(ImageTokenizer, _earlier(self.options, "tokenizer", self.options.tokenizer))
+        tokenizer = self._placed(tokenizer)
         transformer = Transformer(self.preset.teacher)
         transformer.reset_parameters(self.generator)
         if self.options.init is not None:
             _start_from(transformer, self.options.init, "transformer")
-        task = TeacherTask(tokenizer, transformer.to(self.device), self.recipe.losses, self.recipe.flip, self.device)
+        task = TeacherTask(tokenizer, self._placed(transformer), self.recipe, self.device, self._texts())
         return task, {"model": _plain(self.preset.teacher), "tokenizer": _plain(tokenizer.config)}
 
     def _distill(self) -> tuple[Task, dict[str, Any]]:
-        prerestorer = _earlier(self.options, "prerestorer", self.options.prerestorer)
-        teacher_path = _folder(self.options, "teacher", self.options.teacher)
-        teacher_bundle = load_bundle(_model_file(teacher_path))
-        teacher = teacher_bundle.components.get("transformer")
-        tokenizer = teacher_bundle.components.get("tokenizer")
-        if not isinstance(teacher, Transformer) or not isinstance(tokenizer, ImageTokenizer):
-            raise CheckpointError(
-                f"{teacher_path}: holds no teacher and tokenizer; train one with varestorer train teacher"
-            )
+        prerestorer, tokenizer, teacher, sha256 = self._before_distillation()
         if self.preset.student_autoencoder is not None:
             tokenizer = _with_decoder(tokenizer, self.preset.student_autoencoder, self.generator)
         head = _head(self.options.head or self.preset.student_head)
-        student = Transformer(replace(teacher.config, head=head))
+        positions = self.recipe.variant.extra_positions or teacher.config.extra_block_positions
+        student = Transformer(replace(teacher.config, head=head, extra_block_positions=positions))
         student.reset_parameters(self.generator)
         same = {k: v for k, v in teacher.state_dict().items() if head == "bits" or not k.startswith("head.")}
         student.load_state_dict({**student.state_dict(), **same})
@@ -123,20 +141,35 @@ class StageBuilder:
                 student.head.requires_grad_(True)  # a new head: adapters of the teacher's attention cannot teach it
         else:
             student.requires_grad_(True)
-        restorer = restorer.to(self.device)
-        restorer.prerestorer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        restorer.tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        restorer = self._placed(restorer)
+        self._placed(restorer.prerestorer, picture=True)
+        self._placed(restorer.tokenizer, picture=True)
         task = DistillTask(
             restorer,
-            teacher.to(self.device),
+            self._placed(teacher),
             self.recipe.losses,
             self.recipe.decoder,
             self.device,
             self.recipe.label_share,
             self.recipe.student,
+            self.recipe.variant,
+            self._texts(),
+            self.preset.adapter_rank,
         )
-        identity = {"model": _plain(student.config), "teacher": teacher_bundle.sha256, "head": head}
+        identity = {"model": _plain(student.config), "teacher": sha256, "head": head}
         return task, identity
+
+    def _before_distillation(self) -> tuple[nn.Module, ImageTokenizer, Transformer, str]:
+        """Pre-restorer, tokenizer and teacher, and the hash of the teacher's file."""
+        if self.fresh:
+            return self._new_prerestorer(), ImageTokenizer(self.preset.tokenizer), Transformer(self.preset.teacher), ""
+        prerestorer = _earlier(self.options, "prerestorer", self.options.prerestorer)
+        path = _folder(self.options, "teacher", self.options.teacher)
+        bundle = load_bundle(_model_file(path))
+        teacher, tokenizer = bundle.components.get("transformer"), bundle.components.get("tokenizer")
+        if not isinstance(teacher, Transformer) or not isinstance(tokenizer, ImageTokenizer):
+            raise CheckpointError(f"{path}: holds no teacher and tokenizer; train one with varestorer train teacher")
+        return prerestorer, tokenizer, teacher, bundle.sha256
 
 
 def _head(name: str) -> Literal["bits", "latent"]:

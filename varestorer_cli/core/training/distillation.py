@@ -4,19 +4,25 @@ Student input: pyramid of the pre-restored degraded picture, no mask. Teacher in
 teacher-forced, block-causal mask. Shapes: B batch, T tile side, L positions of all scales, d bits per code.
 """
 
+import copy
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from models.losses import bit_cross_entropy, bit_kl, logit_difference, psnr
-from models.quantizer import Quantized, resample
+from models.lora import add_adapters, train_adapters_only
+from models.losses import bit_cross_entropy, bit_kl, logit_difference, psnr, score_distance
+from models.pyramid import draw_flips
+from models.quantizer import Quantized, resample, with_latent_gradient
 from models.restorer import Prediction, Restorer
 from models.schedule import ScaleSchedule
 from models.transformer import Transformer
 from varestorer_cli.core.dataset import PairBatch
+from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.presets import Variant
 from varestorer_cli.core.training.parallel import batch_mean
-from varestorer_cli.core.training.tasks import PictureLosses, Terms, check_terms, degraded, pixels, sharp
+from varestorer_cli.core.training.tasks import PictureLosses, Terms, check_terms, degraded, pixels, sharp, usage_terms
+from varestorer_cli.core.training.texts import TextFolder, Texts, condition_on, dropped
 
 
 class BitTemperature(nn.Module):
@@ -51,10 +57,16 @@ class DistillTask:
         student: learning-rate factor of the transformer; 0 keeps it frozen.
         device: where the pictures go.
         label_share: of the label in the target of a labelled batch.
+        variant: choices that research varies.
+        texts: text features of the pictures; None = no text.
+        adapter_rank: of the critic, where the loss has one; 0 = all of its weights are trained.
+
+    Raises:
+        UsageError: loss terms or choices that do not fit each other.
     """
 
     unit = "tiles"
-    NAMES = (*PictureLosses.NAMES, "kl", "cross_entropy", "commitment", "latent")
+    NAMES = (*PictureLosses.NAMES, "kl", "cross_entropy", "commitment", "latent", "alignment", "score", "critic")
 
     def __init__(
         self,
@@ -65,6 +77,9 @@ class DistillTask:
         device: torch.device,
         label_share: float = 0.0,
         student: float = 1.0,
+        variant: Variant | None = None,
+        texts: TextFolder | None = None,
+        adapter_rank: int = 0,
     ) -> None:
         check_terms(weights, self.NAMES, "distill")
         self.label_share = label_share
@@ -75,7 +90,19 @@ class DistillTask:
         self.temperature: BitTemperature | None = None
         if restorer.transformer.config.head == "latent" and (weights.get("kl") or weights.get("cross_entropy")):
             self.temperature = BitTemperature(restorer.tokenizer.config.schedule).to(device)
-        parts = {"model": restorer, "discriminator": self.losses.discriminator, "temperature": self.temperature}
+        self.variant, self.texts = variant or Variant(), texts
+        self._check()
+        # what the pictures' bits are: by the encoder as it was, also while the student's own changes
+        self.tokenizer = restorer.tokenizer
+        if self.variant.encoder:
+            self.tokenizer = copy.deepcopy(restorer.tokenizer).requires_grad_(False)
+        self.critic = self._new_critic(adapter_rank) if weights.get("score") else None
+        parts = {
+            "model": restorer,
+            "discriminator": self.losses.discriminator,
+            "temperature": self.temperature,
+            "critic": self.critic,
+        }
         self.trained = nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
         restorer.prerestorer.requires_grad_(False)
         restorer.tokenizer.requires_grad_(False)
@@ -84,23 +111,92 @@ class DistillTask:
             restorer.transformer.requires_grad_(False)
         if decoder:
             restorer.tokenizer.autoencoder.decoder.requires_grad_(True)
+        if self.variant.encoder:
+            restorer.tokenizer.autoencoder.encoder.requires_grad_(True)
+
+    def _check(self) -> None:
+        if bool(self.weights.get("score")) != bool(self.weights.get("critic")):
+            raise UsageError("the loss terms 'score' and 'critic' only make sense together")
+        if self.weights.get("score") and self.restorer.transformer.config.head != "bits":
+            raise UsageError("the loss term 'score' compares bits; it needs --head bits")
+        if self.variant.guidance != 1 and self.texts is None:
+            raise UsageError("a guided teacher needs texts to be guided by; give --texts, or leave --guidance out")
+
+    def _new_critic(self, adapter_rank: int) -> Transformer:
+        """A copy of the teacher that will learn how the student's bits follow from each other."""
+        critic = copy.deepcopy(self.teacher)
+        if adapter_rank:
+            add_adapters(critic, adapter_rank)
+            train_adapters_only(critic)
+            return critic
+        return critic.requires_grad_(True)
 
     def terms(self, batch: PairBatch, generator: torch.Generator) -> Terms:
         """KL to the teacher over the bits of all scales, and picture terms of the decoded student."""
-        restorer, tokenizer = self.restorer, self.restorer.tokenizer
+        restorer = self.restorer
         upscaled = degraded(batch, self.device)
         with torch.no_grad():
             prerestored = restorer.prerestore(upscaled)
             reference = self._reference(batch, prerestored)
-            latent = tokenizer.encode(prerestored * 2 - 1).float()
-            quantized = tokenizer.quantize(latent)
-            target = tokenizer.quantize(tokenizer.encode(reference).float())
-        prediction = restorer.predict(quantized, latent)
-        terms = self._bit_terms(prediction, target)
+            clean = self.tokenizer.encode(reference).float()
+            target = self.tokenizer.quantize(clean)
+        texts: Texts = self.texts.of(batch) if self.texts is not None else [None] * len(batch)
+        drop = dropped(texts, batch, self.variant.text_drop if self.texts is not None else 0.0, generator)
+        latent, quantized = self._degraded_tokens(batch, prerestored, generator)
+        condition = condition_on(restorer.transformer, texts, drop)
+        prediction = restorer.predict(quantized, latent, condition)
+        terms = self._bit_terms(prediction, target, texts, drop)
+        if self.weights.get("alignment"):
+            size = batch_mean(clean.square().mean(), len(batch)).clamp_min(1e-8)
+            terms["alignment"] = (latent - clean).square().mean() / size
         uniforms = batch.drawn(lambda whole: torch.rand(whole, *restorer.uniforms_shape, generator=generator))
-        codes = restorer.training_codes(prediction, uniforms.to(self.device))
+        uniforms = uniforms.to(self.device)
+        if self.critic is not None:
+            terms |= self._score_terms(restorer.training_bits(prediction, uniforms), texts, drop)
+        codes = restorer.training_codes(prediction, uniforms, self.variant.bits)
         decoded = restorer.decode(codes, prerestored, upscaled, clamp=False).float()
         return {**terms, **self.losses(decoded, reference)}
+
+    def _degraded_tokens(
+        self, batch: PairBatch, prerestored_B3TT: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Quantized]:
+        """Latent and tokens of the pre-restored picture; with a gradient where the encoder is trained."""
+        tokenizer, flips = self.restorer.tokenizer, None
+        schedule, bits = tokenizer.config.schedule, tokenizer.config.quantizer.bits
+        if self.variant.flips:
+            flips = batch.drawn(lambda whole: draw_flips(whole, bits, schedule, self.variant.flips, generator))
+            flips = flips.to(self.device)
+        with torch.set_grad_enabled(bool(self.variant.encoder)):
+            latent = tokenizer.encode(prerestored_B3TT * 2 - 1).float()
+            quantized: Quantized = tokenizer.quantizer(latent, schedule, flips)
+            return latent, with_latent_gradient(quantized, latent, schedule) if self.variant.encoder else quantized
+
+    @torch.no_grad()
+    def _teacher_scores(self, tokens_BLd: Tensor, texts: Texts, drop: list[bool]) -> Tensor:
+        """The teacher's logit differences, guided where asked."""
+        schedule, teacher = self.restorer.tokenizer.config.schedule, self.teacher
+        condition = condition_on(teacher, texts, drop)
+        scores = logit_difference(teacher(tokens_BLd, schedule, condition, causal=True))
+        if self.variant.guidance == 1:
+            return scores
+        nothing = teacher.encode_condition(None, len(tokens_BLd))
+        null = logit_difference(teacher(tokens_BLd, schedule, nothing, causal=True))
+        return null + self.variant.guidance * (scores - null)
+
+    def _score_terms(self, bits_BLd: Tensor, texts: Texts, drop: list[bool]) -> Terms:
+        """The student's bits as teacher and critic see them, and the critic's own lesson."""
+        assert self.critic is not None
+        schedule, quantizer = self.restorer.tokenizer.config.schedule, self.restorer.tokenizer.quantizer
+        hard = (bits_BLd.detach() > 0.5).to(torch.uint8)
+        with torch.no_grad():
+            tokens, _ = quantizer.tokens_from_bits(hard, schedule)
+        teacher = self._teacher_scores(tokens, texts, drop)
+        critic = logit_difference(self.critic(tokens, schedule, condition_on(self.critic, texts, drop), causal=True))
+        sides = [float(h * w) ** 0.5 for h, w in schedule.grids]
+        return {
+            "score": score_distance(bits_BLd, critic, teacher, schedule.slices),
+            "critic": bit_cross_entropy(critic, hard, schedule.slices, sides),
+        }
 
     def _reference(self, batch: PairBatch, prerestored_B3TT: Tensor) -> Tensor:
         """What the student shall make, in [-1, 1]: the true picture, or a definite one made from the label."""
@@ -109,14 +205,12 @@ class DistillTask:
         target = torch.lerp(prerestored_B3TT.clamp(0, 1), pixels(batch.label, self.device), self.label_share)
         return target * 2 - 1
 
-    def _bit_terms(self, prediction: Prediction, target: Quantized) -> Terms:
+    def _bit_terms(self, prediction: Prediction, target: Quantized, texts: Texts, drop: list[bool]) -> Terms:
         terms: Terms = {}
         schedule = self.restorer.tokenizer.config.schedule
         difference = self._teacher_forced(prediction, target)
         if self.weights.get("kl"):
-            with torch.no_grad():
-                condition = self.teacher.encode_condition(None, len(target.bits_BLd))
-                teacher = logit_difference(self.teacher(target.tokens_BLd, schedule, condition, causal=True))
+            teacher = self._teacher_scores(target.tokens_BLd, texts, drop)
             per_scale = bit_kl(teacher, difference, schedule.slices)
             terms["kl"] = per_scale.sum()
         if self.weights.get("cross_entropy"):
@@ -131,7 +225,7 @@ class DistillTask:
             if self.weights.get("latent"):
                 terms["latent"] = (prediction.latent_Bdhw - target.accumulated_Bdhw).square().mean() / size
         terms["bit_accuracy"] = ((difference > 0) == target.bits_BLd.bool()).float().mean()
-        return terms
+        return terms | usage_terms(difference, schedule.slices, len(target.bits_BLd))
 
     def _teacher_forced(self, prediction: Prediction, target: Quantized) -> Tensor:
         """Logit differences that answer the teacher's question: bits of scale k given the reference's coarser codes.
@@ -157,8 +251,13 @@ class DistillTask:
         """Transformer (or its adapters) and, with its own factor, the decoder."""
         student = [p for p in self.restorer.transformer.parameters() if p.requires_grad]
         groups: list[dict[str, object]] = [{"params": student, "scale": self.student}] if student else []
+        if self.variant.encoder:
+            encoder = list(self.restorer.tokenizer.autoencoder.encoder.parameters())
+            groups.append({"params": encoder, "scale": self.variant.encoder})
+        if self.critic is not None:
+            groups.append({"params": [p for p in self.critic.parameters() if p.requires_grad], "scale": 1.0})
         if self.decoder:
-            decoder = [p for p in self.restorer.tokenizer.parameters() if p.requires_grad]
+            decoder = list(self.restorer.tokenizer.autoencoder.decoder.parameters())
             groups.append({"params": decoder, "scale": self.decoder})
         if self.temperature is not None:
             groups.append({"params": list(self.temperature.parameters()), "scale": 10.0})

@@ -6,9 +6,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from varestorer_cli.core.training.sharded import local
+
 
 class WeightAverage:
-    """Average of a module's trainable weights.
+    """Average of a module's trainable weights; of each process's pieces where they are divided.
 
     Args:
         module: whose parameters with ``requires_grad`` are averaged.
@@ -26,7 +28,8 @@ class WeightAverage:
         """Move the average towards the current weights; call once after each optimiser step."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        torch._foreach_lerp_(list(self.average.values()), list(self._parameters.values()), 1 - decay)
+        averages = [local(tensor) for tensor in self.average.values()]
+        torch._foreach_lerp_(averages, [local(p) for p in self._parameters.values()], 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

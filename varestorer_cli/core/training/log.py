@@ -46,6 +46,7 @@ class RunLog:
         self._lines = not quiet and not sys.stderr.isatty()
         self._since = (time.monotonic(), first_step)
         self.steps = steps
+        self._warned = False
 
     def __enter__(self) -> "RunLog":
         return self
@@ -68,7 +69,8 @@ class RunLog:
         rate = (step - first) / max(now - seconds, 1e-9)
         self._since = (now, step)
         self._append("train", step, {**values, f"{self.unit}_per_second": rate * batch})
-        text = " ".join(f"{k} {v:.4f}" for k, v in values.items())
+        text = " ".join(f"{k} {v:.4f}" for k, v in values.items() if "/" not in k)  # those of each scale are for curves
+        self._warn_of_collapse(step, values)
         self._bar.set_postfix_str(text, refresh=False)
         if self._lines:
             left = (self.steps - step) / max(rate, 1e-9)
@@ -76,6 +78,21 @@ class RunLog:
                 f"step {step}/{self.steps}  {text}  {rate * batch:.2f} {self.unit}/s  {left / 60:.1f} min left\n"
             )
             sys.stderr.flush()
+
+    def _warn_of_collapse(self, step: int, values: dict[str, float]) -> None:
+        """Say once that predicted bits no longer depend on the picture, or are all certain."""
+        scales: dict[str, list[str]] = {"used": [], "entropy": []}
+        for name, value in values.items():
+            kind, _, scale = name.partition("/")
+            if kind in scales and value < (0.1 if kind == "used" else 1e-3):
+                scales[kind].append(scale)
+        dead, sure = scales["used"], scales["entropy"]
+        if self._warned or not (dead or sure) or not self.writing:
+            return
+        self._warned = True
+        what = f"hardly any bit of scale {', '.join(dead)} takes both values" if dead else ""
+        what = what or f"every bit of scale {', '.join(sure)} is certain"
+        self._bar.write(f"warning: step {step}: {what}; the model may be collapsing, look at the pictures", sys.stderr)
 
     def validation(self, step: int, values: dict[str, float]) -> None:
         """Log validation figures."""

@@ -11,16 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from varestorer_cli.core.dataset import PairBatch
 from varestorer_cli.core.errors import ExitCode, InterruptedRunError, VarestorerError
+from varestorer_cli.core.metrics import load_metrics
 from varestorer_cli.core.presets import Recipe
 from varestorer_cli.core.training.ema import WeightAverage
 from varestorer_cli.core.training.log import RunLog
 from varestorer_cli.core.training.parallel import World, replicate, unsynchronised
-from varestorer_cli.core.training.state import CHECKPOINT, load_state, save_state
+from varestorer_cli.core.training.sharded import average_whole_gradients, whole
+from varestorer_cli.core.training.state import RunState, find_checkpoint
 from varestorer_cli.core.training.tasks import Task
 
 
@@ -51,6 +54,7 @@ class LoopOptions:
         quiet: no progress.
         accumulate: parts in which each process computes its share of a batch, to save memory.
         world: this process's place among those of the run.
+        divided: the transformers' weights are divided among the processes.
     """
 
     folder: Path
@@ -65,6 +69,7 @@ class LoopOptions:
     quiet: bool
     accumulate: int = 1
     world: World = field(default_factory=World)
+    divided: bool = False
 
 
 class _Losses(nn.Module):
@@ -96,6 +101,16 @@ def learning_rate_factor(step: int, recipe: Recipe) -> float:
         return (step + 1) / recipe.warmup
     progress = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
     return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def _scores(results: Tensor, references: Tensor) -> dict[str, float]:
+    """Sums over pictures (B, 3, H, W) in [0, 1] of what ``score`` measures on 8-bit files."""
+    pairs = [
+        [np.asarray((picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0)) for picture in pair]
+        for pair in zip(results, references, strict=True)
+    ]
+    metrics = load_metrics(("psnr_y", "ssim_y"))
+    return {metric.name: sum(metric.compute(*pair) for pair in pairs) for metric in metrics}
 
 
 class Trainer:
@@ -132,7 +147,9 @@ class Trainer:
             fused=options.device.type == "cuda",
         )
         self.average = WeightAverage(task.trained, recipe.ema)
-        self.losses = replicate(_Losses(task, recipe.losses, self._autocast), options.world)
+        losses = _Losses(task, recipe.losses, self._autocast)
+        self.losses = losses if options.divided else replicate(losses, options.world)
+        self.state = RunState(task.trained, self.optimizer, self.average, identity, options.divided)
         self.step = 0
         self._stop = threading.Event()
         self._signal = signal.SIGTERM
@@ -148,8 +165,9 @@ class Trainer:
             DivergedError: the loss is not finite.
         """
         options, world = self.options, self.options.world
-        if options.resume and (options.folder / CHECKPOINT).exists():
-            self._load()
+        checkpoint = find_checkpoint(options.folder) if options.resume else None
+        if checkpoint is not None:
+            self.step = self.state.load(checkpoint)
         started = saved = time.monotonic()
         minutes = options.stop_after
         log = RunLog(options.folder, self.step, self.recipe.steps, self.task.unit, options.quiet, writing=world.main)
@@ -165,7 +183,7 @@ class Trainer:
                     now - saved > options.checkpoint_minutes * 60,
                 )
                 if stop or paused or due:
-                    self._save()
+                    self.state.save(options.folder, self.step, world)
                     saved = now
                 if stop:
                     raise InterruptedRunError(
@@ -178,7 +196,7 @@ class Trainer:
                 if self.step % options.sample_every == 0 and self.step < self.recipe.steps:
                     self._validate(log)
             figures = self._validate(log)
-            self._save()
+            self.state.save(options.folder, self.step, world)
             with self.average.applied():
                 self.export(self.step, figures)
         world.wait()
@@ -192,7 +210,8 @@ class Trainer:
         terms = self._gradients(batch)
         # each group by itself: a discriminator's large gradient must not shrink the generator's
         norms = [
-            torch.nn.utils.clip_grad_norm_(group["params"], self.recipe.clip) for group in self.optimizer.param_groups
+            whole(torch.nn.utils.clip_grad_norm_(group["params"], self.recipe.clip))
+            for group in self.optimizer.param_groups
         ]
         norm = torch.stack(norms).norm()
         if not bool(torch.isfinite(norm)):
@@ -224,6 +243,8 @@ class Trainer:
             for name, term in terms.items():
                 portion = term if len(parts) == 1 else term * (len(part) / len(batch))
                 means[name] = means[name] + portion if name in means else portion
+        if self.options.divided:
+            average_whole_gradients(self.task.trained.parameters(), world)
         return means
 
     def _autocast(self) -> torch.autocast:
@@ -244,6 +265,8 @@ class Trainer:
                 for name, value in figures.items():
                     sums[name] = sums.get(name, 0.0) + value * len(batch.hq)
                 pictures.append([c.float().cpu() for c in columns])
+                for name, value in _scores(pictures[-1][-2], pictures[-1][-1]).items():
+                    sums[name] = sums.get(name, 0.0) + value
         self.task.trained.train(was_training)
         if not count:
             return {}
@@ -251,30 +274,6 @@ class Trainer:
         log.validation(self.step, means)
         log.pictures(self.step, [torch.cat(column)[:6] for column in zip(*pictures, strict=True)])
         return means
-
-    def _save(self) -> None:
-        if self.options.world.main:
-            self._write()
-        self.options.world.wait()  # a process that leaves before the checkpoint is whole would take the writer along
-
-    def _write(self) -> None:
-        save_state(
-            self.options.folder / CHECKPOINT,
-            {
-                "identity": self.identity,
-                "step": self.step,
-                "weights": self.task.trained.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "average": self.average.state(),
-            },
-        )
-
-    def _load(self) -> None:
-        state = load_state(self.options.folder / CHECKPOINT, self.identity)
-        self.task.trained.load_state_dict(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.average.load(state["average"]["steps"], state["average"]["average"])
-        self.step = int(state["step"])
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

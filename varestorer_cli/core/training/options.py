@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 STAGES = ("tokenizer", "prerestorer", "teacher", "distill")
 
@@ -27,6 +28,9 @@ class TrainOptions:
             that name beside ``out``.
         decoder_only: distillation trains only the student's decoder, by the preset's recipe ``decoder``: a warm-up.
         labels: folder of labels made by ``varestorer labels``; only labelled crops are then used (distill).
+        texts: folder of text features, one file a photograph (teacher, distill); see ``core.training.texts``.
+        variant: changes of the recipe's ``Variant`` by field name.
+        decoder: overrides the recipe's learning-rate factor of the decoder (distill).
         cache: folder for crop caches, by default ``out``'s parent / ``cache``.
         recipe: degradation recipe, by name or file.
         crops: training crops cut from the photographs; the preset's number by default.
@@ -36,7 +40,12 @@ class TrainOptions:
         stop_after: minutes after which the run pauses with a checkpoint; for machines lent by the piece.
         license_text: licence written into the model file.
         accumulate: parts in which each process computes its share of a batch, to save memory.
+        parallel: how several processes share the work: ``ddp`` all hold all weights, ``fsdp`` the transformers' are
+            divided among them, ``auto`` what the preset's size wants.
+        recompute: keep only the inputs of transformer blocks for the backward pass; None, where the preset is large.
         half: store the model file in float16, half the size.
+        dry_run: print weights, memory, arithmetic and hours on stdout and do nothing.
+        processes: that ``dry_run`` plans for.
         quiet: no progress on stderr.
     """
 
@@ -58,6 +67,9 @@ class TrainOptions:
     teacher: Path | None = None
     decoder_only: bool = False
     labels: Path | None = None
+    texts: Path | None = None
+    variant: Mapping[str, Any] = field(default_factory=dict)
+    decoder: float | None = None
     cache: Path | None = None
     recipe: str = "moderate"
     crops: int | None = None
@@ -70,5 +82,9 @@ class TrainOptions:
     stop_after: float | None = None
     license_text: str = ""
     accumulate: int = 1
+    parallel: str = "auto"
+    recompute: bool | None = None
     half: bool = False
+    dry_run: bool = False
+    processes: int = 1
     quiet: bool = False

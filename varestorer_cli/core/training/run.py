@@ -4,10 +4,12 @@ import copy
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +21,7 @@ from varestorer_cli.core.dataset import CropCache, PairBatches
 from varestorer_cli.core.errors import OutputError, UsageError
 from varestorer_cli.core.labels import NcnnLabeller, make_labels
 from varestorer_cli.core.options import Precision
-from varestorer_cli.core.presets import Preset, Recipe, preset
+from varestorer_cli.core.presets import Preset, Recipe, Variant, preset
 from varestorer_cli.core.runtime import Runtime, autocast_type, choose, keep_freed_memory
 from varestorer_cli.core.training.build import MODEL, StageBuilder
 from varestorer_cli.core.training.data import crop_cache, labels_of, speaker, validation_batches
@@ -27,7 +29,9 @@ from varestorer_cli.core.training.distillation import DistillTask
 from varestorer_cli.core.training.loop import LoopOptions, Trainer
 from varestorer_cli.core.training.options import STAGES, TrainOptions
 from varestorer_cli.core.training.parallel import World, joined, read_world
-from varestorer_cli.core.training.state import CHECKPOINT
+from varestorer_cli.core.training.plan import make_plan
+from varestorer_cli.core.training.sharded import gathered, shard
+from varestorer_cli.core.training.state import find_checkpoint
 from varestorer_cli.core.training.tasks import Task
 
 
@@ -38,7 +42,7 @@ def train(options: TrainOptions) -> Path:
         options: what, on what, how.
 
     Returns:
-        The model file, ``out/model.safetensors``.
+        The model file, ``out/model.safetensors``; a dry run does not write it.
 
     Raises:
         UsageError: contradictory options, or a run folder that is in use.
@@ -52,6 +56,12 @@ def train(options: TrainOptions) -> Path:
     world = read_world()
     chosen = preset(options.preset)
     recipe = _recipe(chosen, options)
+    if options.texts is not None and options.stage not in ("teacher", "distill"):
+        raise UsageError(f"--texts: stage {options.stage} has no use for texts")
+    if options.dry_run:
+        plan = make_plan(options, chosen, recipe, options.processes)
+        sys.stdout.write("\n".join(plan.lines()) + "\n")
+        return options.out / MODEL
     if recipe.batch < world.size * options.accumulate:
         raise UsageError(
             f"a batch of {recipe.batch} cannot be divided among {world.size} processes with {options.accumulate} parts "
@@ -96,7 +106,7 @@ class _Run:
             "seed": options.seed,
             "cache": cache.path.name,
             "labels": 0 if labels is None else len(labels),
-            "recipe": json.loads(json.dumps(asdict(recipe))),
+            "recipe": _plain_recipe(recipe),
         }
         if self.world.main:
             (options.out / "run.json").write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
@@ -106,6 +116,7 @@ class _Run:
             f"{options.stage} ({options.preset}): {trainable / 1e6:.2f} M trainable weights, "
             f"{recipe.steps} steps of {recipe.batch} on {processes}{self.runtime.describe()}"
         )
+        self._prepare(task)
         batches = PairBatches(
             cache, recipe.batch, options.seed, self.world.size, self.world.rank, patch=recipe.patch, labels=labels
         )
@@ -124,6 +135,21 @@ class _Run:
             say(f"paused at step {steps} of {recipe.steps}; the same command with --resume goes on")
         say(f"model: {options.out / MODEL}")
 
+    @property
+    def _divided(self) -> bool:
+        asked = self.options.parallel
+        return self.world.size > 1 and (asked == "fsdp" or (asked == "auto" and self.preset.large))
+
+    def _prepare(self, task: Task) -> None:
+        """Save memory where the preset or the options ask for it."""
+        modules = [task.trained, *(m for m in (getattr(task, "teacher", None),) if isinstance(m, nn.Module))]
+        if self.preset.large if self.options.recompute is None else self.options.recompute:
+            for module in task.trained.modules():
+                if isinstance(module, Transformer):
+                    module.recompute_blocks()
+        if self._divided:
+            shard(modules)
+
     def _loop(self, device: torch.device) -> LoopOptions:
         options = self.options
         return LoopOptions(
@@ -139,11 +165,13 @@ class _Run:
             quiet=options.quiet,
             accumulate=options.accumulate,
             world=self.world,
+            divided=self._divided,
         )
 
     def _export(self, task: Task, step: int, figures: Mapping[str, float], seconds: float) -> None:
         """Write the model file from the weights in place."""
         options, runtime = self.options, self.runtime
+        components = gathered(task.components())
         if not self.world.main:
             return
         notes = {
@@ -158,7 +186,7 @@ class _Run:
         }
         restorer = task.restorer.config if isinstance(task, DistillTask) else None
         dtype = torch.float16 if options.half else None
-        save_bundle(options.out / MODEL, _merged(task.components()), restorer=restorer, notes=notes, dtype=dtype)
+        save_bundle(options.out / MODEL, _merged(components), restorer=restorer, notes=notes, dtype=dtype)
 
 
 def label(options: TrainOptions, count: int) -> bool:
@@ -196,6 +224,8 @@ def _recipe(chosen: Preset, options: TrainOptions) -> Recipe:
         raise UsageError(f"preset {chosen.name} has no recipe for the decoder alone; leave --decoder-only out")
     return replace(
         recipe,
+        variant=replace(recipe.variant, **options.variant),
+        decoder=recipe.decoder if options.decoder is None else options.decoder,
         steps=options.steps or recipe.steps,
         batch=options.batch or recipe.batch,
         learning_rate=options.learning_rate or recipe.learning_rate,
@@ -203,9 +233,17 @@ def _recipe(chosen: Preset, options: TrainOptions) -> Recipe:
     )
 
 
+def _plain_recipe(recipe: Recipe) -> dict[str, Any]:
+    """As a checkpoint keeps it; runs of before there were variants stay resumable."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
+    if recipe.variant == Variant():
+        del plain["variant"]
+    return plain
+
+
 def _claim(options: TrainOptions, resume: bool) -> None:
     """Make the run folder; refuse one that holds another run unless told to resume."""
-    if (options.out / CHECKPOINT).exists() and not resume:
+    if find_checkpoint(options.out) is not None and not resume:
         raise UsageError(f"{options.out} holds a run already; give --resume to go on, or another --out")
     try:
         options.out.mkdir(parents=True, exist_ok=True)

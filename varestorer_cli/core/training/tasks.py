@@ -6,7 +6,7 @@ as uint8 batches and are turned into tensors here: sharp ones in [-1, 1], degrad
 Shapes: B batch, P patch side in pixels, L positions of all scales, d bits per code.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -17,6 +17,7 @@ from models.discriminator import FeatureDiscriminator
 from models.losses import (
     bit_cross_entropy,
     bit_entropies,
+    bit_usage,
     feature_distance,
     gradient_l1,
     logit_difference,
@@ -29,8 +30,10 @@ from models.tokenizer import ImageTokenizer
 from models.transformer import Transformer
 from varestorer_cli.core.dataset import PairBatch
 from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.presets import Recipe
 from varestorer_cli.core.training.parallel import batch_mean
 from varestorer_cli.core.training.perceptual import LiteFeatures, PerceptualLoss, lpips_loss
+from varestorer_cli.core.training.texts import TextFolder, Texts, condition_on, dropped
 
 Terms = dict[str, Tensor]
 
@@ -146,6 +149,13 @@ def check_terms(weights: Mapping[str, float], known: tuple[str, ...], stage: str
         raise UsageError(f"stage {stage} has no loss term {unknown[0]!r}; it knows {', '.join(known)}")
     if not any(weights.values()):
         raise UsageError(f"stage {stage}: every loss weight is 0, there is nothing to train on")
+
+
+def usage_terms(difference_BLd: Tensor, slices: Sequence[slice], count: int) -> Terms:
+    """Signs of collapse for the log: ``entropy/K`` and ``used/K`` of scale K."""
+    entropies, used = bit_usage(difference_BLd, slices, lambda mean: batch_mean(mean, count))
+    named = {f"entropy/{k + 1}": value for k, value in enumerate(entropies)}
+    return named | {f"used/{k + 1}": value for k, value in enumerate(used)}
 
 
 class PrerestorerTask:
@@ -270,14 +280,15 @@ class TeacherTask:
         self,
         tokenizer: ImageTokenizer,
         transformer: Transformer,
-        weights: Mapping[str, float],
-        flip: float,
+        recipe: Recipe,
         device: torch.device,
+        texts: TextFolder | None = None,
     ) -> None:
-        check_terms(weights, ("cross_entropy",), "teacher")
+        check_terms(recipe.losses, ("cross_entropy",), "teacher")
+        self.texts, self.text_drop = texts, recipe.variant.text_drop
         self.tokenizer = tokenizer.requires_grad_(False)
         self.trained = self.transformer = transformer
-        self.flip = flip
+        self.flip = recipe.flip
         self.device = device
 
     def terms(self, batch: PairBatch, generator: torch.Generator) -> Terms:
@@ -289,14 +300,17 @@ class TeacherTask:
             bits = config.quantizer.bits
             flips = batch.drawn(lambda whole: draw_flips(whole, bits, config.schedule, self.flip, generator))
             quantized = self.tokenizer.quantizer(latent, config.schedule, flips.to(self.device))
-        difference = self._difference(quantized.tokens_BLd, size)
+        texts: Texts = self.texts.of(batch) if self.texts is not None else [None] * size
+        drop = dropped(texts, batch, self.text_drop if self.texts is not None else 0.0, generator)
+        difference = self._difference(quantized.tokens_BLd, texts, drop)
         sides = [float(h * w) ** 0.5 for h, w in config.schedule.grids]
         loss = bit_cross_entropy(difference, quantized.bits_BLd, config.schedule.slices, sides)
         accuracy = ((difference > 0) == quantized.bits_BLd.bool()).float().mean()
-        return {"cross_entropy": loss, "bit_accuracy": accuracy}
+        usage = usage_terms(difference, config.schedule.slices, size)
+        return {"cross_entropy": loss, "bit_accuracy": accuracy, **usage}
 
-    def _difference(self, tokens_BLd: Tensor, batch: int) -> Tensor:
-        condition = self.transformer.encode_condition(None, batch)
+    def _difference(self, tokens_BLd: Tensor, texts: Texts, drop: list[bool]) -> Tensor:
+        condition = condition_on(self.transformer, texts, drop)
         return logit_difference(self.transformer(tokens_BLd, self.tokenizer.config.schedule, condition, causal=True))
 
     def parameter_groups(self) -> list[dict[str, object]]:
@@ -308,7 +322,8 @@ class TeacherTask:
         config = self.tokenizer.config
         reference = sharp(batch, self.device)
         quantized = self.tokenizer.quantize(self.tokenizer.encode(reference).float())
-        difference = self._difference(quantized.tokens_BLd, len(batch.hq))
+        texts: Texts = self.texts.of(batch) if self.texts is not None else [None] * len(batch)
+        difference = self._difference(quantized.tokens_BLd, texts, [False] * len(batch))
         sides = [float(h * w) ** 0.5 for h, w in config.schedule.grids]
         loss = bit_cross_entropy(difference, quantized.bits_BLd, config.schedule.slices, sides)
         accuracy = ((difference > 0) == quantized.bits_BLd.bool()).float().mean()
