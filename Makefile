@@ -70,7 +70,7 @@ bench-train: $(VENV)/.installed-dev  ## Training speed by stage: samples a secon
 	OMP_NUM_THREADS= $(BIN)/python -m varestorer_cli.core.training.speed
 
 ablate: $(VENV)/.installed-dev  ## Every research choice of distillation at smoke size, from photographs to a table
-	OMP_NUM_THREADS= $(BIN)/python -m varestorer_cli.core.training.ablation $(PHOTOS) --out $(RUNS)/../ablation
+	OMP_NUM_THREADS= $(BIN)/python -m varestorer_cli.core.training.ablation $(PHOTOS) --out runs/ablation
 
 demo: $(VENV)/.installed  ## Install, restore the bundled sample photographs into demo-out/, say where
 	OMP_NUM_THREADS= $(BIN)/varestorer restore varestorer_cli/data/samples demo-out

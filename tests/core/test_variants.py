@@ -4,16 +4,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from models.restorer import Restorer
 from models.tokenizer import ImageTokenizer
 from models.transformer import Transformer
+from varestorer_cli.core.cropping import CropCacheConfig, held_out
 from varestorer_cli.core.dataset import PairBatch
 from varestorer_cli.core.errors import InputError, UsageError
 from varestorer_cli.core.presets import Variant, preset
+from varestorer_cli.core.training import ablation
 from varestorer_cli.core.training.build import StageBuilder
 from varestorer_cli.core.training.distillation import DistillTask
 from varestorer_cli.core.training.options import TrainOptions
@@ -36,16 +40,23 @@ class FakeTexts:
         return [torch.ones(3, width), *[None] * (len(batch) - 1)]
 
 
+class Builder(StageBuilder):
+    """With texts that lie nowhere on the disk."""
+
+    texts: Any = None
+
+    def _texts(self) -> Any:
+        return self.texts
+
+
 def task(losses: dict[str, float] | None = None, texts: Any = None, **variant: Any) -> DistillTask:
     torch.manual_seed(0)
     recipe = replace(SMOKE.recipes["distill"], losses=losses or {"kl": 0.1, "mse": 0.5}, variant=Variant(**variant))
     options = TrainOptions(stage="distill", data=Path(), out=Path())
-    builder = StageBuilder(
-        options, SMOKE, recipe, torch.device("cpu"), None, torch.Generator().manual_seed(0), fresh=True
-    )
+    Builder.texts = texts
+    builder = Builder(options, SMOKE, recipe, torch.device("cpu"), None, torch.Generator().manual_seed(0), fresh=True)
     made, _ = builder.build()
     assert isinstance(made, DistillTask)
-    made.texts = texts
     return made
 
 
@@ -168,3 +179,30 @@ def test_the_whole_restorer_is_exported(published: dict[str, torch.Tensor]) -> N
     made = task({"score": 1.0, "critic": 1.0, "mse": 0.5})
     assert isinstance(made.restorer, Restorer)
     assert set(made.components()) == {"prerestorer", "tokenizer", "transformer"}
+
+
+@pytest.mark.slow
+def test_every_choice_trains_and_stands_in_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    rng = np.random.default_rng(0)
+    held = next(name for name in (f"{n}.png" for n in range(200)) if held_out(name, CropCacheConfig()))
+    for name in (held, "training 1.png", "training 2.png"):
+        coarse = rng.integers(0, 255, (24, 30, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((160, 128)).save(tmp_path / "photos" / name)
+    words = [
+        str(tmp_path / "photos"),
+        "--out",
+        str(tmp_path / "out"),
+        "--steps",
+        "2",
+        "--crops",
+        "12",
+        "--threads",
+        "1",
+    ]
+    monkeypatch.setattr("sys.argv", ["ablation", *words])
+    ablation.main()
+    rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == "choice" and rows[2:] == list(ablation.CHOICES)

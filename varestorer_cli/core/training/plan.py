@@ -151,11 +151,14 @@ def _with_depth(preset: Preset, depth: int) -> Preset:
 
 
 def _without_networks(recipe: Recipe) -> Recipe:
-    """Another picture loss in place of those that load a network from the disk; the gradients' way is the same."""
+    """Another picture loss in place of those that load a network from the disk; the gradients' way is the same.
+
+    Guidance needs texts, which a plan has not: the teacher's second pass is left out.
+    """
     losses = {name: weight for name, weight in recipe.losses.items() if name not in _FEATURE_NETWORKS}
     if len(losses) < len(recipe.losses):
         losses["l1"] = 1.0
-    return replace(recipe, losses=losses)
+    return replace(recipe, losses=losses, variant=replace(recipe.variant, guidance=1.0))
 
 
 def _network_flops(options: TrainOptions, preset: Preset, recipe: Recipe) -> float:
