@@ -153,6 +153,17 @@ def test_divided_weights_follow_the_curve_and_go_on_whole_and_divided(photos: Pa
 
 
 @pytest.mark.slow
+def test_distillation_with_divided_student_and_teacher_follows_the_curve(photos: Path, tmp_path: Path) -> None:
+    shared = {"batch": 4, "steps": 3, "cache": tmp_path / "cache"}
+    for stage in STAGES[:3]:
+        run(command(stage, photos, tmp_path, **shared), 1)
+    shared |= {stage: tmp_path / stage for stage in ("prerestorer", "teacher")}
+    run(command("distill", photos, tmp_path / "whole", **shared), 1)
+    run(command("distill", photos, tmp_path / "divided", parallel="fsdp", accumulate=2, **shared), 2)
+    assert_same_curve(tmp_path / "whole" / "distill", tmp_path / "divided" / "distill")
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(photos: Path, tmp_path: Path) -> None:
     shared = {"batch": 4, "steps": 6, "cache": tmp_path / "cache"}
     run(command("tokenizer", photos, tmp_path / "whole", **shared), 1)

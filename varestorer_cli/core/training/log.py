@@ -84,7 +84,7 @@ class RunLog:
         scales: dict[str, list[str]] = {"used": [], "entropy": []}
         for name, value in values.items():
             kind, _, scale = name.partition("/")
-            if kind in scales and value < (0.1 if kind == "used" else 1e-3):
+            if scale and kind in scales and value < (0.1 if kind == "used" else 1e-3):
                 scales[kind].append(scale)
         dead, sure = scales["used"], scales["entropy"]
         if self._warned or not (dead or sure) or not self.writing:
