@@ -19,16 +19,16 @@ def write_pillow(stream: BinaryIO, output: Output, format: ImageFormat, quality:
     extras = output.extras
     if format in (ImageFormat.JPEG, ImageFormat.BMP):
         output = replace(output, alpha_rows=None)
-    pixels = np.empty((output.height, output.width, output.channels), np.uint8)
+    mode = {1: "L", 2: "RGBA", 3: "RGB", 4: "RGBA"}[output.channels]
+    image = Image.new(mode, (output.width, output.height))
     top = 0
     for strip in output.strips():
         if strip.dtype == np.uint16:
             strip = ((strip.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-        pixels[top : top + len(strip)] = strip
+        if strip.shape[2] == 2:  # WebP has no gray
+            strip = strip[..., [0, 0, 0, 1]]
+        image.paste(Image.fromarray(strip[..., 0] if strip.shape[2] == 1 else strip), (0, top))
         top += len(strip)
-    if pixels.shape[2] == 2:  # WebP has no gray
-        pixels = pixels[..., [0, 0, 0, 1]]
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     if format == ImageFormat.BMP:
         image.save(stream, "BMP", dpi=extras.dpi or (96, 96))
         return
