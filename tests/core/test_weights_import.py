@@ -241,3 +241,26 @@ def test_parts_of_different_releases_do_not_mix(release: Path, root: Path, tmp_p
         import_files([release / FILES[0], other / FILES[1], release / FILES[2]], root)
     with pytest.raises(CheckpointError, match="a second tokenizer"):
         import_files([release / FILES[1], other / FILES[1]], root)
+
+
+def test_the_default_prompt_is_stored_on_request(
+    release: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from varestorer_cli.core import weights_import
+
+    asked: list[Path] = []
+
+    def stored_text(folder: Path) -> StoredText:
+        asked.append(folder)
+        return StoredText("sharp", torch.ones(3, 128 if folder.name == "t5" else 64), "t5 0123")
+
+    monkeypatch.setattr(weights_import, "stored_text", stored_text)
+    files = [release / name for name in FILES]
+    with pytest.raises(CheckpointError, match=r"is \(3, 64\), its transformer takes \(n, 128\)"):
+        import_files(files, root, encoder=tmp_path / "other")
+    assert not (root / "2b.safetensors").exists()
+    import_files(files, root, encoder=tmp_path / "t5")
+    text = read_text(root / "2b.safetensors")
+    assert text is not None and (text.prompt, text.encoder, len(text.rows)) == ("sharp", "t5 0123", 3)
+    import_files([release / releases.PRERESTORER], root, encoder=tmp_path / "t5")
+    assert len(asked) == 2  # a part alone takes no text

@@ -43,6 +43,16 @@ StoredOption = Annotated[
     typer.Option("--store", help="Type of the transformer's large matrices; fp32 doubles the file and is exact."),
 ]
 
+EncoderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--text-encoder",
+        metavar="DIR",
+        help="Folder of Flan-T5-XL: stores the default prompt's features in 2b, so that restore needs no encoder "
+        "(extra 'text').",
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command and its subcommands."""
@@ -76,6 +86,7 @@ def pull(
         Path | None, typer.Option("--to", metavar="DIR", help="Make a bundle in DIR instead of installing it here.")
     ] = None,
     store: StoredOption = Stored.BF16,
+    text_encoder: EncoderOption = None,
     force: Annotated[bool, typer.Option("--force", help="Also where the model is there already.")] = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -83,7 +94,15 @@ def pull(
     from varestorer_cli.core.hub import pull as run
     from varestorer_cli.core.weights import weights_root
 
-    run(model.value, to or weights_root(weights), matrices=_type(store), say=_speaker(quiet), quiet=quiet, force=force)
+    run(
+        model.value,
+        to or weights_root(weights),
+        matrices=_type(store),
+        encoder=text_encoder,
+        say=_speaker(quiet),
+        quiet=quiet,
+        force=force,
+    )
 
 
 def import_(
@@ -92,13 +111,14 @@ def import_(
     ],
     weights: WeightsOption = None,
     store: StoredOption = Stored.BF16,
+    text_encoder: EncoderOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Recognise, check, convert."""
     from varestorer_cli.core.weights import weights_root
     from varestorer_cli.core.weights_import import import_files
 
-    import_files(files, weights_root(weights), matrices=_type(store), say=_speaker(quiet))
+    import_files(files, weights_root(weights), matrices=_type(store), encoder=text_encoder, say=_speaker(quiet))
 
 
 def verify(

@@ -202,7 +202,7 @@ def write_text(path: Path, text: StoredText | None) -> None:
         OutputError: it cannot be written.
     """
     metadata = read_metadata(path)
-    _check_text(path, text, json.loads(metadata["components"]))
+    require_text_fits(path, text, json.loads(metadata["components"]))
     write_tensors(path, *with_text(mapped_entries(path), metadata, text))
 
 
@@ -218,7 +218,7 @@ def read_text(path: Path) -> StoredText | None:
         if TEXT_ROWS not in reader.keys():  # noqa: SIM118  (not a dict)
             return None
         text = _stored_text(metadata, reader.get_tensor(TEXT_ROWS))
-    _check_text(path, text, json.loads(metadata["components"]))
+    require_text_fits(path, text, json.loads(metadata["components"]))
     return text
 
 
@@ -226,7 +226,12 @@ def _stored_text(metadata: Mapping[str, str], rows: Tensor) -> StoredText:
     return StoredText(metadata.get(TEXT_PROMPT, ""), rows.float(), metadata.get(TEXT_ENCODER, ""))
 
 
-def _check_text(path: Path, text: StoredText | None, header: Mapping[str, Any]) -> None:
+def require_text_fits(path: Path, text: StoredText | None, header: Mapping[str, Any]) -> None:
+    """Refuse features that the transformer of a model file cannot take.
+
+    Raises:
+        CheckpointError: another width, no rows, or values that are not finite.
+    """
     if text is None:
         return
     width = header.get("transformer", {}).get("config", {}).get("text_width")
@@ -289,7 +294,7 @@ def load_bundle(path: Path, device: torch.device | str = "cpu", *, keep_bfloat16
         raise CheckpointError(_UNREADABLE.format(path=path, error=error)) from error
     rows = state.pop(TEXT_ROWS, None)
     text = None if rows is None else _stored_text(metadata, rows)
-    _check_text(path, text, header)
+    require_text_fits(path, text, header)
     components = {name: _component(path, name, entry, state, keep_bfloat16) for name, entry in header.items()}
     if state:
         raise CheckpointError(f"{path}: unexpected tensor {next(iter(state))!r} ({len(state)} in all)")

@@ -35,6 +35,7 @@ def pull(
     root: Path,
     *,
     matrices: torch.dtype = torch.bfloat16,
+    encoder: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
     quiet: bool = False,
     force: bool = False,
@@ -45,6 +46,7 @@ def pull(
         model: a name in ``RELEASED``.
         root: weights root, or the folder of a bundle.
         matrices: type of the transformer blocks' matrices.
+        encoder: folder of the text encoder, see :func:`import_files`.
         say: gets one sentence a step.
         quiet: no progress bars.
         force: also where the model is there already.
@@ -67,7 +69,7 @@ def pull(
             replace(record, published={**record.published, published.key: source}).write(root)
         paths.append(file)
         sources[file] = source
-    made = import_files(paths, root, matrices=matrices, sources=sources, say=say)
+    made = import_files(paths, root, matrices=matrices, sources=sources, encoder=encoder, say=say)
     say(f"the fetched files stay in the hub's cache, {hub.cache}; the model does not need them any more")
     return made
 

@@ -33,8 +33,10 @@ from varestorer_cli.core.checkpoint import (
     file_sha256,
     read_metadata,
     read_text,
+    require_text_fits,
     with_text,
 )
+from varestorer_cli.core.conditioning import stored_text
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
 from varestorer_cli.core.installed import check_file
 from varestorer_cli.core.tensorfile import Entry, all_finite, mapped_entries, write_tensors
@@ -212,6 +214,7 @@ def import_files(
     *,
     matrices: torch.dtype = torch.bfloat16,
     sources: Mapping[Path, Source] | None = None,
+    encoder: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Imported]:
     """Make model files of published files, in the weights root.
@@ -225,6 +228,8 @@ def import_files(
         root: weights root; made where it does not exist.
         matrices: type of the transformer blocks' matrices.
         sources: where files come from, where that is known.
+        encoder: folder of the text encoder; features of the default prompt are then stored in ``2b``. Without it those
+            of the file that is replaced are kept.
         say: gets one sentence a step.
 
     Raises:
@@ -243,10 +248,11 @@ def import_files(
     models = [(name, _assembled(name, own, parts, root)) for name, own in _MODELS.items() if own in parts]
     if not models:
         models = [(kind, (part,)) for kind, part in parts.items()]
+    text = stored_text(encoder) if encoder is not None and "2b" in dict(models) else None
     made = [_copied(path, root, say) for path in ready]
     for name, chosen in models:
         path = installed_file(name, root)
-        _write(path, chosen)
+        _write(path, chosen, text if name == "2b" else None)
         made.append(Imported(name, path, chosen))
         _remember(name, path, root)
         say(f"{name}: {path} ({path.stat().st_size / 1e6:.1f} MB)")
@@ -322,7 +328,7 @@ def _source_of(path: Path, kind: str) -> Source:
         return Source(path.name, "", path.stat().st_size)
 
 
-def _write(path: Path, parts: Sequence[Part]) -> None:
+def _write(path: Path, parts: Sequence[Part], text: StoredText | None) -> None:
     header = {part.component: part.header for part in parts}
     sources = {part.component: asdict(part.source) for part in parts}
     licences = dict.fromkeys(part.source.licence for part in parts if part.source.licence)
@@ -331,8 +337,12 @@ def _write(path: Path, parts: Sequence[Part]) -> None:
         RestorerConfig(takes_text=True) if any(part.kind == "student" for part in parts) else None
     )  # the released settings
     entries = {f"{part.component}.{key}": entry for part in parts for key, entry in part.entries.items()}
+    if text is None:
+        text = _kept_text(path, header)
+    else:
+        require_text_fits(path, text, header)
     try:
-        write_tensors(path, *with_text(entries, bundle_metadata(header, restorer, notes), _kept_text(path, header)))
+        write_tensors(path, *with_text(entries, bundle_metadata(header, restorer, notes), text))
     except ValueError as error:
         raise CheckpointError(f"{path}: not written: {error}") from error
 
