@@ -71,6 +71,19 @@ def test_pictures_lie_over_each_other(cli: Cli) -> None:
     assert [image["class"] for image in images[:3]] == ["left", "right", "off"], "degraded against restored"
 
 
+def test_a_data_set_brings_its_degraded_pictures(cli: Cli) -> None:
+    Path("out/d.png").unlink()
+    Path("gt/d.png").unlink()
+    for name in ("gt", "lq"):
+        Path("set").mkdir(exist_ok=True)
+        Path(name).rename(f"set/{name}")
+    assert cli("score", "out", "--dataset", "set", "--metrics", "ssim_y", "--report", "sub/p.html").code == 0
+    page = Path("sub/p.html")
+    assert layers(page) == [["degraded", "restored", "reference"]] * 3
+    links = [a["href"] for a in read(page).of("a") if a.get("data-label") == "degraded"]
+    assert len(links) == 3 and "../set/lq/b.png" in links
+
+
 def test_without_reference_and_by_shard(cli: Cli) -> None:
     ran = cli("score", "out", "--report", "p.html", "--metrics", "psnr_y")
     assert ran.code == 2 and not Path("p.html").exists()

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ LARGEST = 100_000_000  # pixels; larger pictures would take gigabytes to look fo
 QUALITY = 90
 _STEP = 16
 _STRIP = 256
+_LOOKED_AT = 16_000_000  # pixels; larger differences are reduced before the largest is looked for
 _BACKGROUND = 200
 
 Bytes = npt.NDArray[np.uint8]
@@ -134,7 +136,20 @@ def _most_changed(one: Bytes, two: Bytes, size: tuple[int, int], side: tuple[int
     """Left and top of the window with the largest mean difference; the middle where nothing differs."""
     gray = [cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) for pixels in (one, two)]
     gray = [g if g.shape[::-1] == size else cv2.resize(g, size, interpolation=cv2.INTER_CUBIC) for g in gray]
-    sums: npt.NDArray[Any] = cv2.integral(cv2.absdiff(gray[0], gray[1]), sdepth=cv2.CV_64F)
+    difference = cv2.absdiff(gray[0], gray[1])
+    factor = math.ceil(math.sqrt(difference.size / _LOOKED_AT))
+    if factor > 1:  # the sums of a whole picture of this size would be most of a gigabyte
+        small = (max(1, size[0] // factor), max(1, size[1] // factor))
+        difference = cv2.resize(difference, small, interpolation=cv2.INTER_AREA)
+    left, top = _window(difference, (max(1, side[0] // factor), max(1, side[1] // factor)))
+    return min(left * factor, size[0] - side[0]), min(top * factor, size[1] - side[1])
+
+
+def _window(difference: npt.NDArray[Any], side: tuple[int, int]) -> tuple[int, int]:
+    """Left and top of the window with the largest sum."""
+    size = difference.shape[::-1]
+    side = (min(side[0], size[0]), min(side[1], size[1]))
+    sums: npt.NDArray[Any] = cv2.integral(difference, sdepth=cv2.CV_64F)
     lefts, tops = _places(size[0], side[0]), _places(size[1], side[1])
     rights, bottoms = lefts + side[0], tops + side[1]
     total = sums[np.ix_(bottoms, rights)] - sums[np.ix_(tops, rights)]
