@@ -85,12 +85,14 @@ train-compact: $(VENV)/.installed-dev  ## The bundled model from nothing: photog
 	OMP_NUM_THREADS= $(BIN)/varestorer train prerestorer $(PHOTOS) --out $(RUNS)/prerestorer --resume
 	OMP_NUM_THREADS= $(BIN)/varestorer train tokenizer $(PHOTOS) --out $(RUNS)/tokenizer --resume
 	OMP_NUM_THREADS= $(BIN)/varestorer train teacher $(PHOTOS) --out $(RUNS)/teacher --resume
+	OMP_NUM_THREADS= $(BIN)/varestorer distill $(PHOTOS) --out $(RUNS)/distill --resume
+	OMP_NUM_THREADS= $(BIN)/varestorer distill $(PHOTOS) --out $(RUNS)/distill2 --init $(RUNS)/distill --steps 430 \
+		--loss features=0.4 --resume
 	$(BIN)/varestorer labels $(PHOTOS) --out $(RUNS)/labels
-	OMP_NUM_THREADS= $(BIN)/varestorer distill $(PHOTOS) --out $(RUNS)/decoder --labels $(RUNS)/labels --resume \
-		--decoder-only
-	OMP_NUM_THREADS= $(BIN)/varestorer distill $(PHOTOS) --out $(RUNS)/distill --labels $(RUNS)/labels --resume \
-		--init $(RUNS)/decoder --half --license MIT
-	cp $(RUNS)/distill/model.safetensors varestorer_cli/data/compact.safetensors
+	OMP_NUM_THREADS= $(BIN)/varestorer distill $(PHOTOS) --out $(RUNS)/distill3 --init $(RUNS)/distill2 --steps 900 \
+		--labels $(RUNS)/labels --lr 2e-4 --loss l1=0.5 --loss gradient=0 --loss features=0 --loss texture=1 \
+		--loss balanced_features=0.15 --resume --half --license MIT
+	cp $(RUNS)/distill3/model.safetensors varestorer_cli/data/compact.safetensors
 
 check: lint typecheck test  ## What continuous integration runs
 

@@ -4,8 +4,7 @@ One class serves the released tokenizer (GroupNorm, full-resolution stem, 110 M 
 trained from scratch (no normalisation, pixel-unshuffle stem, linear shortcut); they differ by
 :class:`AutoencoderConfig` only. The quantiser between encoder and decoder lives in ``quantizer.py``.
 
-Shapes: B batch, d latent channels, h w latent grid, H W pixels, f = stride (pixels per latent cell),
-G channels of a guide.
+Shapes: B batch, d latent channels, h w latent grid, H W pixels, f = stride (pixels per latent cell).
 """
 
 import math
@@ -39,8 +38,6 @@ class AutoencoderConfig:
         guided: the decoder also reads the pre-restored picture and predicts a residual to it (controllable
             feature wrapping as in StableSR, section 3.2, reduced to the finest level); it has no linear path
             then. Used by one-step students whose codes are predicted; a plain tokenizer leaves it off.
-        guide_channels: channels of the guide: 3 = the pre-restored picture; 6 = the degraded one behind it, whose
-            faint texture the clean-up has taken away.
     """
 
     latent_channels: int = 32
@@ -55,7 +52,6 @@ class AutoencoderConfig:
     narrow_upsample: bool = False
     linear_path: bool = False
     guided: bool = False
-    guide_channels: int = 3
 
     def __post_init__(self) -> None:
         levels = len(self.multipliers)
@@ -64,8 +60,6 @@ class AutoencoderConfig:
                 f"multipliers ({levels}), encoder_blocks ({len(self.encoder_blocks)}) and decoder_blocks "
                 f"({len(self.decoder_blocks)}) must have one entry per level"
             )
-        if self.guide_channels not in (3, 6):
-            raise ValueError(f"guide_channels is {self.guide_channels}; a guide is one picture (3) or two (6)")
 
     @property
     def stride(self) -> int:
@@ -244,22 +238,22 @@ class Decoder(nn.Module):
         linear_path = c.linear_path and not c.guided  # the guide takes its place
         self.linear = nn.ConvTranspose2d(c.latent_channels, 3, c.stride, stride=c.stride) if linear_path else None
         if c.guided:
-            self.guide_in = nn.Conv2d(c.guide_channels * c.unshuffle**2, entry, 3, padding=1)
+            self.guide_in = nn.Conv2d(pixels, entry, 3, padding=1)
 
-    def forward(self, latent_Bdhw: Tensor, guide_BGHW: Tensor | None = None) -> Tensor:
-        """(B, d, h, w) and optionally a guide (B, G, f h, f w) in [-1, 1] -> (B, 3, f h, f w)."""
+    def forward(self, latent_Bdhw: Tensor, guide_B3HW: Tensor | None = None) -> Tensor:
+        """(B, d, h, w) and optionally a guide (B, 3, f h, f w) in [-1, 1] -> (B, 3, f h, f w)."""
         # channels_last is the faster layout, and the one in which GroupNorm rounds as the released pictures did
         latent_Bdhw = latent_Bdhw.contiguous(memory_format=torch.channels_last)
         x = self.mid(self.conv_in(latent_Bdhw))
         for level in reversed(range(len(self.up))):
-            if level == 0 and guide_BGHW is not None:
+            if level == 0 and guide_B3HW is not None:
                 # bounded: norm-free features of the coarse levels can drift without limit, and would silence this level
-                x = torch.tanh(x) + self.guide_in(self._unshuffled(guide_BGHW))
+                x = torch.tanh(x) + self.guide_in(self._unshuffled(guide_B3HW))
             x = self.up[level](x)
         x = F.silu(self.norm_out(x))
         image = self._shuffled(self.conv_out(x))
-        if guide_BGHW is not None:
-            return guide_BGHW[:, :3] + image
+        if guide_B3HW is not None:
+            return guide_B3HW + image
         return image + self.linear(latent_Bdhw) if self.linear is not None else image
 
     def _unshuffled(self, x: Tensor) -> Tensor:
@@ -302,13 +296,12 @@ class Autoencoder(nn.Module):
         latent: Tensor = self.encoder(image_B3HW)
         return latent
 
-    def decode(self, latent_Bdhw: Tensor, guide_BGHW: Tensor | None = None, *, clamp: bool = True) -> Tensor:
+    def decode(self, latent_Bdhw: Tensor, guide_B3HW: Tensor | None = None, *, clamp: bool = True) -> Tensor:
         """Decode a latent, or the accumulated codes that stand for it.
 
         Args:
             latent_Bdhw: (B, d, h, w).
-            guide_BGHW: ``config.guide_channels`` planes (B, G, f h, f w) in [-1, 1], the pre-restored picture first;
-                needs ``config.guided``.
+            guide_B3HW: pre-restored picture (B, 3, f h, f w) in [-1, 1]; needs ``config.guided``.
             clamp: False leaves values outside [-1, 1], which losses need.
 
         Returns:
@@ -317,11 +310,11 @@ class Autoencoder(nn.Module):
         Raises:
             ValueError: a guide is given to a decoder without one, or none to a guided one.
         """
-        if guide_BGHW is not None and not self.config.guided:
+        if guide_B3HW is not None and not self.config.guided:
             raise ValueError("this decoder takes no guide: its configuration has guided=False")
-        if guide_BGHW is None and self.config.guided:
+        if guide_B3HW is None and self.config.guided:
             raise ValueError("this decoder needs a guide: it predicts a residual to the pre-restored picture")
-        image: Tensor = self.decoder(latent_Bdhw, guide_BGHW)
+        image: Tensor = self.decoder(latent_Bdhw, guide_B3HW)
         return image.clamp(-1, 1) if clamp else image
 
     @torch.no_grad()

@@ -178,18 +178,23 @@ def texture_distance(image_B3HW: Tensor, reference_B3HW: Tensor, scales: int = 3
     return total / scales
 
 
-def feature_distance(features: Sequence[Tensor], references: Sequence[Tensor]) -> Tensor:
+def feature_distance(
+    features: Sequence[Tensor], references: Sequence[Tensor], weights: Sequence[float] | None = None
+) -> Tensor:
     """Squared distance of unit-length features, averaged over positions and stages (LPIPS without its linear heads).
 
     Args:
         features: (B, C_i, h_i, w_i) per stage.
         references: the same of the reference picture.
+        weights: one factor a stage, by default 1.
     """
     terms = []
     for a, b in zip(features, references, strict=True):
         a = a / (a.norm(dim=1, keepdim=True) + 1e-8)
         b = b / (b.norm(dim=1, keepdim=True) + 1e-8)
         terms.append((a - b).square().sum(1).mean())
+    if weights is not None:
+        terms = [weight * term for weight, term in zip(weights, terms, strict=True)]
     return torch.stack(terms).mean()
 
 

@@ -217,19 +217,10 @@ class Restorer(nn.Module):
         bits = draw_bits(logits, uniforms_BLd2 if sampling == "sample" else None)
         return quantizer.accumulate(bits, schedule)
 
-    def decode(
-        self, accumulated_Bdhw: Tensor, prerestored_B3TT: Tensor, degraded_B3TT: Tensor, *, clamp: bool = True
-    ) -> Tensor:
-        """Accumulated codes -> picture in [-1, 1].
-
-        A decoder that takes a guide gets the pre-restored picture, and the degraded one where its configuration has
-        channels for both; pictures are (B, 3, T, T) in [0, 1].
-        """
-        config = self.tokenizer.config.autoencoder
-        if not config.guided:
-            return self.tokenizer.decode(accumulated_Bdhw, clamp=clamp)
-        pictures = [prerestored_B3TT, degraded_B3TT][: config.guide_channels // 3]
-        return self.tokenizer.decode(accumulated_Bdhw, torch.cat(pictures, dim=1) * 2 - 1, clamp=clamp)
+    def decode(self, accumulated_Bdhw: Tensor, prerestored_B3TT: Tensor, *, clamp: bool = True) -> Tensor:
+        """Accumulated codes -> picture in [-1, 1], guided by the pre-restored one where the decoder takes a guide."""
+        guide = prerestored_B3TT * 2 - 1 if self.tokenizer.config.autoencoder.guided else None
+        return self.tokenizer.decode(accumulated_Bdhw, guide, clamp=clamp)
 
     def forward(
         self,
@@ -263,7 +254,7 @@ class Restorer(nn.Module):
         latent = self.tokenizer.encode(prerestored * 2 - 1).float()
         prediction = self.predict(self.tokenizer.quantize(latent), latent, condition)
         accumulated = self.codes(prediction, sampling or self.config.sampling, uniforms)
-        image = (self.decode(accumulated, prerestored, degraded_B3TT).float() + 1) / 2
+        image = (self.decode(accumulated, prerestored).float() + 1) / 2
         fix = color_fix or self.config.color_fix
         if fix == "wavelet":
             image = wavelet_fix(image, prerestored, self.config.wavelet_levels)

@@ -58,9 +58,9 @@ class ImageTokenizer(nn.Module):
         height, width = latent_Bdhw.shape[-2:]
         return self.quantizer(latent_Bdhw, self.schedule_for((height, width)))  # type: ignore[no-any-return]
 
-    def decode(self, accumulated_Bdhw: Tensor, guide_BGHW: Tensor | None = None, *, clamp: bool = True) -> Tensor:
+    def decode(self, accumulated_Bdhw: Tensor, guide_B3HW: Tensor | None = None, *, clamp: bool = True) -> Tensor:
         """Accumulated codes -> image (B, 3, H, W) in [-1, 1]."""
-        return self.autoencoder.decode(accumulated_Bdhw, guide_BGHW, clamp=clamp)
+        return self.autoencoder.decode(accumulated_Bdhw, guide_B3HW, clamp=clamp)
 
     def forward(self, image_B3HW: Tensor) -> Tensor:
         """Round trip through the bits: image in [-1, 1] -> image in [-1, 1], the ceiling of any restorer."""

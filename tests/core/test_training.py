@@ -21,9 +21,9 @@ from varestorer_cli.core.cropping import CropCacheConfig, held_out
 from varestorer_cli.core.dataset import CropCache, PairBatch
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, UsageError
 from varestorer_cli.core.labels import make_labels
-from varestorer_cli.core.training.distillation import DistillTask
 from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.run import train
+from varestorer_cli.core.training.tasks import label_target
 
 
 @pytest.fixture(scope="module")
@@ -199,32 +199,15 @@ def test_labels_are_the_target_of_distillation(photos: Path, chain: Path, tmp_pa
         train(replace(labelled, out=tmp_path / "again"))
 
 
-def test_warm_up_trains_the_decoder_and_nothing_else(photos: Path, chain: Path, tmp_path: Path) -> None:
-    folders = {"prerestorer": chain / "prerestorer", "teacher": chain / "teacher", "cache": chain / "cache"}
-    warm = options("distill", photos, tmp_path, decoder_only=True, steps=3, **folders)
-    trained = load_bundle(train(warm)).components
-    before = load_bundle(chain / "teacher" / "model.safetensors").components
-    for name in ("transformer", "tokenizer"):
-        old = before[name].state_dict()
-        for key, value in trained[name].state_dict().items():
-            changes = ".decoder." in key and key.endswith("weight")
-            if changes or ".decoder." not in key:
-                assert torch.equal(value, old[key]) is not changes, key
-    with pytest.raises(UsageError, match="no recipe for the decoder"):
-        train(replace(warm, preset="2b", out=tmp_path / "2b"))
-
-
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_label_share_mixes_label_and_pre_restored_picture(share: float, chain: Path) -> None:
-    restorer = load_restorer(chain / "distill" / "model.safetensors").restorer
-    task = DistillTask(restorer, restorer.transformer, {"mse": 1.0}, 0.0, torch.device("cpu"), share)
+def test_label_share_mixes_label_and_pre_restored_picture(share: float) -> None:
     picture = torch.full((1, 3, 64, 64), 51, dtype=torch.uint8)
     batch = PairBatch(picture, picture[..., ::4, ::4], torch.zeros(1, dtype=torch.int64), picture)
     prerestored = torch.full((1, 3, 64, 64), 0.6)
-    target = task._reference(batch, prerestored)
+    target = label_target(batch, prerestored, share)
     torch.testing.assert_close(target, torch.full_like(target, 2 * (0.6 + share * (0.2 - 0.6)) - 1))
     without = replace(batch, label=None)
-    torch.testing.assert_close(task._reference(without, prerestored), torch.full_like(target, -0.6))
+    torch.testing.assert_close(label_target(without, prerestored, share), torch.full_like(target, -0.6))
 
 
 def test_a_used_run_folder_is_refused_without_resume(chain: Path, photos: Path) -> None:

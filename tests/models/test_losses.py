@@ -106,3 +106,11 @@ def test_feature_distance_ignores_length() -> None:
 def test_psnr_by_hand() -> None:
     reference = torch.zeros(2, 3, 4, 4)
     assert psnr(reference + 0.2, reference).tolist() == pytest.approx([20.0, 20.0])
+
+
+def test_weights_of_stages_scale_their_terms() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b, c, d = (torch.randn(1, 4, 3, 3, generator=generator) for _ in range(4))
+    first, second = feature_distance([a], [b]), feature_distance([c], [d])
+    torch.testing.assert_close(feature_distance([a, c], [b, d], (2.0, 0.5)), (2 * first + second / 2) / 2)
+    torch.testing.assert_close(feature_distance([a, c], [b, d], (0.0, 1.0)), second / 2)

@@ -142,7 +142,7 @@ def test_picture_losses_reach_the_transformer(head: str) -> None:
     prediction = restorer.predict(restorer.tokenizer.quantize(latent), latent)
     uniforms = torch.rand(2, *restorer.uniforms_shape, generator=torch.Generator().manual_seed(0))
     codes = restorer.training_codes(prediction, uniforms)
-    restorer.decode(codes, tiles(restorer), tiles(restorer), clamp=False).square().mean().backward()
+    restorer.decode(codes, tiles(restorer), clamp=False).square().mean().backward()
     gradient = restorer.transformer.head.weight.grad
     assert gradient is not None and gradient.abs().sum() > 0
 

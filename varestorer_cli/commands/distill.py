@@ -43,9 +43,6 @@ def distill(
     labels: Annotated[
         Path | None, typer.Option(help="Labels made by 'varestorer labels': a sharper target than the photograph.")
     ] = None,
-    decoder_only: Annotated[
-        bool, typer.Option("--decoder-only", help="Warm-up: train the student's decoder alone, on pixel losses.")
-    ] = False,
     head: Annotated[Head | None, typer.Option(help="bits (the paper's) or latent, instead of the preset's.")] = None,
     decoder: Annotated[
         float | None, typer.Option(help="Train the decoder at this fraction of the learning rate; 0 keeps it.")
@@ -83,7 +80,6 @@ def distill(
         "teacher": teacher,
         "prerestorer": prerestorer,
         "labels": labels,
-        "decoder_only": decoder_only,
         "head": head.value if head else None,
     }
     run(TrainOptions(stage="distill", **own, **fields))

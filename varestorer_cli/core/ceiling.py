@@ -66,7 +66,7 @@ class RoundTrip:
         codes = tokenizer.quantize(tokenizer.encode(reference * 2 - 1).float()).accumulated_Bdhw
         degraded = degraded if self.guided else reference
         guide = self._restorer.prerestore(degraded) if self.guided else reference
-        image = (self._restorer.decode(codes, guide, degraded).float() + 1) / 2
+        image = (self._restorer.decode(codes, guide).float() + 1) / 2
         return RestoredTiles(image.clamp(0, 1), guide.clamp(0, 1))
 
 

@@ -57,8 +57,7 @@ class Recipe:
         clip: largest gradient norm.
         ema: decay of the averaged weights, which are the ones kept.
         flip: largest probability of bitwise self-correction (teacher).
-        student, decoder: distillation trains transformer and decoder at these fractions of the learning rate; 0 =
-            frozen.
+        decoder: train the student's decoder too (distillation), at this fraction of the learning rate; 0 = frozen.
         label_share: where there are labels, the target of distillation is this share of the label and the rest of the
             pre-restored picture: a definite picture, where the true one is one of many.
         variant: choices that research varies.
@@ -75,7 +74,6 @@ class Recipe:
     clip: float = 1.0
     ema: float = 0.999
     flip: float = 0.0
-    student: float = 1.0
     decoder: float = 0.0
     label_share: float = 0.7
     variant: Variant = field(default_factory=Variant)
@@ -95,7 +93,7 @@ class Preset:
         student_autoencoder: the student's, with a new decoder that is guided by the pre-restored picture; None = the
             tokenizer's own.
         restorer: settings written into the student's file.
-        recipes: by stage name; ``decoder`` is the warm-up of the student's decoder before ``distill``.
+        recipes: by stage name.
         crops: training crops cut from the photographs.
         large: for GPUs: several processes divide the transformers' weights, blocks are recomputed for gradients.
     """
@@ -137,7 +135,7 @@ def _compact() -> Preset:
         teacher=_small_transformer(width=192, depth=4, heads=4, bits=96, levels=len(schedule) + 1),
         student_head="latent",
         adapter_rank=0,
-        student_autoencoder=replace(autoencoder, guided=True, guide_channels=6, decoder_blocks=(6, 2, 2)),
+        student_autoencoder=replace(autoencoder, guided=True),
         restorer=RestorerConfig(
             extra_block=False,
             sampling="argmax",
@@ -160,9 +158,8 @@ def _compact() -> Preset:
                 clip=5.0,
                 flip=0.3,
             ),
-            "decoder": Recipe(1500, 2, 256, 4e-4, {"l1": 1.0, "gradient": 0.25}, ema=0.998, student=0.0, decoder=1.0),
             "distill": Recipe(
-                1100,
+                620,
                 2,
                 256,
                 4e-4,
@@ -174,7 +171,7 @@ def _compact() -> Preset:
                     "latent": 0.05,
                 },
                 ema=0.998,
-                decoder=1.0,
+                decoder=0.5,
             ),
         },
     )
@@ -235,7 +232,6 @@ def _smoke() -> Preset:
                 warmup=5,
             ),
             "teacher": Recipe(30, 2, 64, 1e-3, {"cross_entropy": 1.0}, betas=(0.9, 0.97), flip=0.3, warmup=5),
-            "decoder": Recipe(30, 2, 64, 1e-3, {"l1": 1.0, "gradient": 0.25}, warmup=5, student=0.0, decoder=1.0),
             "distill": Recipe(30, 2, 64, 1e-3, {"kl": 0.1, "texture": 0.25, "mse": 0.5}, warmup=5),
         },
         crops=48,

@@ -45,7 +45,7 @@ def stages(model: str, rounds: int) -> dict[str, float]:
         "encoder": lambda: restorer.tokenizer.encode(prerestored * 2 - 1),
         "quantiser, tokens": lambda: restorer.tokenizer.quantize(latent),
         "transformer": lambda: restorer.predict(quantized, latent),
-        "decoder": lambda: restorer.decode(codes, prerestored, tile),
+        "decoder": lambda: restorer.decode(codes, prerestored),
         "whole tile": lambda: restorer(tile),
     }
     return {name: value / megapixels for name, value in interleaved(works, rounds).items()}

@@ -105,7 +105,7 @@ def measure(store: str, blocks: int) -> None:
     quantized = stages.run("quantise, tokens", lambda: restorer.tokenizer.quantize(latent))
     prediction: Any = stages.run(f"transformer, {blocks} blocks", lambda: restorer.predict(quantized, latent))
     codes = stages.run("bits, codes", lambda: restorer.codes(prediction, "argmax"))
-    stages.run("decode", lambda: restorer.decode(codes, prerestored, tile))
+    stages.run("decode", lambda: restorer.decode(codes, prerestored))
     stages.total()
 
 

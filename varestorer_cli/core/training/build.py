@@ -151,7 +151,6 @@ class StageBuilder:
             self.recipe.decoder,
             self.device,
             self.recipe.label_share,
-            self.recipe.student,
             self.recipe.variant,
             self._texts(),
             self.preset.adapter_rank,

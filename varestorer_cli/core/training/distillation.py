@@ -21,7 +21,15 @@ from varestorer_cli.core.dataset import PairBatch
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.presets import Variant
 from varestorer_cli.core.training.parallel import batch_mean
-from varestorer_cli.core.training.tasks import PictureLosses, Terms, check_terms, degraded, pixels, sharp, usage_terms
+from varestorer_cli.core.training.tasks import (
+    PictureLosses,
+    Terms,
+    check_terms,
+    degraded,
+    label_target,
+    sharp,
+    usage_terms,
+)
 from varestorer_cli.core.training.texts import TextFolder, Texts, condition_on, dropped
 
 
@@ -54,7 +62,6 @@ class DistillTask:
         teacher: frozen multi-step transformer on the same tokenizer.
         weights: loss weights by name.
         decoder: learning-rate factor of the student's decoder; 0 keeps it frozen.
-        student: learning-rate factor of the transformer; 0 keeps it frozen.
         device: where the pictures go.
         label_share: of the label in the target of a labelled batch.
         variant: choices that research varies.
@@ -76,7 +83,6 @@ class DistillTask:
         decoder: float,
         device: torch.device,
         label_share: float = 0.0,
-        student: float = 1.0,
         variant: Variant | None = None,
         texts: TextFolder | None = None,
         adapter_rank: int = 0,
@@ -106,9 +112,6 @@ class DistillTask:
         self.trained = nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
         restorer.prerestorer.requires_grad_(False)
         restorer.tokenizer.requires_grad_(False)
-        self.student = student
-        if not student:
-            restorer.transformer.requires_grad_(False)
         if decoder:
             restorer.tokenizer.autoencoder.decoder.requires_grad_(True)
         if self.variant.encoder:
@@ -134,10 +137,9 @@ class DistillTask:
     def terms(self, batch: PairBatch, generator: torch.Generator) -> Terms:
         """KL to the teacher over the bits of all scales, and picture terms of the decoded student."""
         restorer = self.restorer
-        upscaled = degraded(batch, self.device)
         with torch.no_grad():
-            prerestored = restorer.prerestore(upscaled)
-            reference = self._reference(batch, prerestored)
+            prerestored = restorer.prerestore(degraded(batch, self.device))
+            reference = label_target(batch, prerestored, self.label_share)
             clean = self.tokenizer.encode(reference).float()
             target = self.tokenizer.quantize(clean)
         texts: Texts = self.texts.of(batch) if self.texts is not None else [None] * len(batch)
@@ -154,7 +156,7 @@ class DistillTask:
         if self.critic is not None:
             terms |= self._score_terms(restorer.training_bits(prediction, uniforms), texts, drop)
         codes = restorer.training_codes(prediction, uniforms, self.variant.bits)
-        decoded = restorer.decode(codes, prerestored, upscaled, clamp=False).float()
+        decoded = restorer.decode(codes, prerestored, clamp=False).float()
         return {**terms, **self.losses(decoded, reference)}
 
     def _degraded_tokens(
@@ -197,13 +199,6 @@ class DistillTask:
             "score": score_distance(bits_BLd, critic, teacher, schedule.slices),
             "critic": bit_cross_entropy(critic, hard, schedule.slices, sides),
         }
-
-    def _reference(self, batch: PairBatch, prerestored_B3TT: Tensor) -> Tensor:
-        """What the student shall make, in [-1, 1]: the true picture, or a definite one made from the label."""
-        if batch.label is None:
-            return sharp(batch, self.device)
-        target = torch.lerp(prerestored_B3TT.clamp(0, 1), pixels(batch.label, self.device), self.label_share)
-        return target * 2 - 1
 
     def _bit_terms(self, prediction: Prediction, target: Quantized, texts: Texts, drop: list[bool]) -> Terms:
         terms: Terms = {}
@@ -250,7 +245,7 @@ class DistillTask:
     def parameter_groups(self) -> list[dict[str, object]]:
         """Transformer (or its adapters) and, with its own factor, the decoder."""
         student = [p for p in self.restorer.transformer.parameters() if p.requires_grad]
-        groups: list[dict[str, object]] = [{"params": student, "scale": self.student}] if student else []
+        groups: list[dict[str, object]] = [{"params": student, "scale": 1.0}]
         if self.variant.encoder:
             encoder = list(self.restorer.tokenizer.autoencoder.encoder.parameters())
             groups.append({"params": encoder, "scale": self.variant.encoder})

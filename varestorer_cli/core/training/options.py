@@ -26,7 +26,6 @@ class TrainOptions:
         weights: folder of installed models; None asks the environment.
         tokenizer, prerestorer, teacher: earlier stages: run folders, files or model names; by default the folders of
             that name beside ``out``.
-        decoder_only: distillation trains only the student's decoder, by the preset's recipe ``decoder``: a warm-up.
         labels: folder of labels made by ``varestorer labels``; only labelled crops are then used (distill).
         texts: folder of text features, one file a photograph (teacher, distill); see ``core.training.texts``.
         variant: changes of the recipe's ``Variant`` by field name.
@@ -65,7 +64,6 @@ class TrainOptions:
     tokenizer: Path | None = None
     prerestorer: Path | None = None
     teacher: Path | None = None
-    decoder_only: bool = False
     labels: Path | None = None
     texts: Path | None = None
     variant: Mapping[str, Any] = field(default_factory=dict)

@@ -218,10 +218,7 @@ def label(options: TrainOptions, count: int) -> bool:
 
 
 def _recipe(chosen: Preset, options: TrainOptions) -> Recipe:
-    name = "decoder" if options.decoder_only else options.stage
-    recipe = chosen.recipes.get(name)
-    if recipe is None:
-        raise UsageError(f"preset {chosen.name} has no recipe for the decoder alone; leave --decoder-only out")
+    recipe = chosen.recipes[options.stage]
     return replace(
         recipe,
         variant=replace(recipe.variant, **options.variant),

@@ -74,6 +74,18 @@ def degraded(batch: PairBatch, device: torch.device) -> Tensor:
     return F.interpolate(small, size=batch.hq.shape[-2:], mode="bicubic", align_corners=False).clamp_(0, 1)
 
 
+def label_target(batch: PairBatch, prerestored_B3HW: Tensor, share: float) -> Tensor:
+    """What is to be learnt from a labelled batch, (B, 3, P, P) in [-1, 1].
+
+    A share of the label, the rest the pre-restored picture ((B, 3, P, P) in [0, 1]): sharp, yet no further from the
+    truth than need be. Without labels it is the true picture.
+    """
+    if batch.label is None:
+        return sharp(batch, prerestored_B3HW.device)
+    label = pixels(batch.label, prerestored_B3HW.device)
+    return torch.lerp(prerestored_B3HW.clamp(0, 1), label, share).mul_(2).sub_(1)
+
+
 def pixels(picture: Tensor, device: torch.device) -> Tensor:
     """uint8 pictures (B, 3, H, W) -> float32 in [0, 1]."""
     moved = picture.to(device, non_blocking=True)
@@ -88,14 +100,15 @@ class PictureLosses:
         device: of the feature networks.
     """
 
-    NAMES = ("l1", "mse", "gradient", "texture", "features", "perceptual", "adversarial", "discriminator")
+    FEATURES = ("features", "balanced_features")
+    NAMES = ("l1", "mse", "gradient", "texture", *FEATURES, "perceptual", "adversarial", "discriminator")
     JUDGED = 4  # stages the discriminator sees: strides 2 to 16, texture rather than content
 
     def __init__(self, weights: Mapping[str, float], device: torch.device) -> None:
         if bool(weights.get("adversarial")) != bool(weights.get("discriminator")):
             raise UsageError("the loss terms 'adversarial' and 'discriminator' only make sense together")
         self.weights = weights
-        wanted = weights.get("features") or weights.get("adversarial")
+        wanted = any(weights.get(name) for name in (*self.FEATURES, "adversarial"))
         self.features = LiteFeatures().to(device) if wanted else None
         self.discriminator: FeatureDiscriminator | None = None
         if weights.get("adversarial"):
@@ -129,6 +142,8 @@ class PictureLosses:
             stages, references = self.features.pair(result, reference)
             if self.weights.get("features"):
                 terms["features"] = feature_distance(stages, references)
+            if self.weights.get("balanced_features"):
+                terms["balanced_features"] = feature_distance(stages, references, LiteFeatures.BALANCE)
             if self.discriminator is not None:
                 seen = slice(self.JUDGED)
                 players = self.discriminator.losses(stages[seen], references[seen])
