@@ -86,7 +86,7 @@ def main() -> None:
             times.append(seconds(step, device))
             peaks.append(2 * size**3 / seconds(lambda: matrix @ matrix, device))
         wall, peak = statistics.median(times), statistics.median(peaks)
-        write(f"| {stage} | {batch / wall:.2f} | {flops / wall / 1e12:.3f} | {flops / wall / peak:.0%} |\n")
+        write(f"| {stage} | {batch / wall:.2f} | {flops / wall / 1e12:.2g} | {flops / wall / peak:.0%} |\n")
         sys.stdout.flush()
 
 
