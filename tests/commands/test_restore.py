@@ -14,6 +14,7 @@ from typing import Any
 import fakes
 import numpy as np
 import pytest
+import torch
 from conftest import Ran, load, photo, rows, save, tree
 from PIL import Image, ImageCms
 
@@ -538,6 +539,24 @@ def test_a_tile_of_another_picture_is_never_written(cli: Cli) -> None:
     assert ran.code == 1
     assert sorted(tree(Path("out"))) == ["a.png", "failed.txt"]
     assert "in/b.png: the model's result for tile 1 of 1 is unlike its input, in fp32 too" in ran.err
+
+
+class Painting(fakes.FakeModel):
+    """Untrained: paints stripes over everything."""
+
+    def restore(self, degraded: Any, settings: dict[str, Any]) -> Any:
+        columns = torch.arange(degraded.shape[-1]).div(16, rounding_mode="floor") % 2
+        return columns.float().expand_as(degraded).clone()
+
+
+def test_a_model_that_does_so_to_every_picture_is_taken_as_it_is(cli: Cli) -> None:
+    for name in ("a", "b"):
+        save(Path(f"in/{name}.png"), photo(8, 8))
+    ran = cli("restore", "in", "out", model=Painting())
+    assert ran.code == 0
+    assert "in/a.png: the model spoils even a plain test picture (is it trained?)" in ran.err
+    assert [row["retries"] for row in rows(Path("out/metrics.csv"))] == ["0", "0"]
+    assert all("unchecked: " in row["warnings"] for row in rows(Path("out/metrics.csv")))
 
 
 def test_pictures_unlike_the_rest_are_named_in_the_summary(cli: Cli) -> None:

@@ -30,7 +30,6 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("varestorer_cli.core.engine.fault", lambda restored, degraded: None)  # nothing has been learned
     for i, size in enumerate([(20, 31), (1, 1), (13, 5)]):
         save(Path(f"in/{i}.png"), photo(*size, seed=i))
     return tmp_path

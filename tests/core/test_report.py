@@ -59,7 +59,7 @@ CONTRACT = [
 
 def test_the_columns_are_a_stable_interface() -> None:
     assert list(COLUMNS[: len(CONTRACT)]) == CONTRACT
-    assert COLUMNS[len(CONTRACT) :] == ("warnings", "oom_split", "transfer", "model")
+    assert COLUMNS[len(CONTRACT) :] == ("warnings", "oom_split", "transfer", "model", "caption")
 
 
 def test_not_measured_is_empty_never_zero_or_nan() -> None:

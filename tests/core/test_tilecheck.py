@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from conftest import photo
 
-from varestorer_cli.core.tilecheck import fault
+from varestorer_cli.core.tilecheck import RELATIVE, fault, probe_card
 
 TILE = (photo(256, 256) / 255).astype(np.float32)
 COARSE = cv2.resize(np.random.default_rng(1).random((12, 12, 3)).astype(np.float32), (256, 256)).clip(0, 1)
@@ -37,3 +37,13 @@ def test_removing_heavy_noise_is_no_blur() -> None:
     degraded = cv2.resize(noise, (256, 256), interpolation=cv2.INTER_CUBIC).clip(0, 1).astype(np.float32)
     clean = np.full_like(degraded, 0.4) + np.linspace(-0.01, 0.01, 256, dtype=np.float32)[:, None, None]
     assert fault(clean, degraded) is None
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (64, 96), (256, 256), (512, 512)])
+def test_the_probe_card_is_a_picture_that_passes_and_whose_opposite_does_not(shape: tuple[int, int]) -> None:
+    card = probe_card(*shape)
+    assert card.shape == (*shape, 3) and card.dtype == np.float32
+    assert card.min() >= 0.05 - 1e-6 and card.max() <= 0.95 + 1e-6
+    assert fault(card, card) is None
+    if min(shape) > 64:
+        assert fault(1 - card, card) in RELATIVE

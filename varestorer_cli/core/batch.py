@@ -257,6 +257,12 @@ class _Batch:
             result.retries,
             result.split,
         )
+        if result.unchecked:
+            text = (
+                "the model spoils even a plain test picture (is it trained?): its tiles were not held against the input"
+            )
+            item.warnings.append(text)
+            row.warnings = "; ".join(filter(None, (row.warnings, f"unchecked: {text}")))
         row.device, row.precision, row.peak_mb = self.setup.device, result.precision, self.setup.peak_mb()
         return pool.submit(self.finisher.finish, item, source, result.image)
 

@@ -24,7 +24,7 @@ from varestorer_cli.core.plans import EvenPlan, Floats, PicturePlan
 from varestorer_cli.core.released import HANDLINGS, OneSequence
 from varestorer_cli.core.resample import Pixels, to_depth
 from varestorer_cli.core.runtime import autocast_type
-from varestorer_cli.core.tilecheck import fault
+from varestorer_cli.core.tilecheck import RELATIVE, fault, probe_card
 from varestorer_cli.core.tiling import Tile, TileGrid, fewest_tiles
 
 Allocate = Callable[[tuple[int, ...], npt.DTypeLike], Any]
@@ -105,6 +105,7 @@ class Restored:
         batch: tiles per call at the end.
         split: what an out-of-memory error changed for this picture, "" if nothing.
         precision: arithmetic that was used; "bf16+fp32" where tiles were computed again in fp32.
+        unchecked: the model's tiles cannot be compared with their inputs: it spoils even a plain test picture.
     """
 
     image: Any
@@ -114,6 +115,7 @@ class Restored:
     batch: int
     split: str
     precision: str
+    unchecked: bool = False
 
 
 class _TileTooLargeError(Exception):
@@ -160,6 +162,7 @@ class RestoreEngine:
         # Learned from out-of-memory errors, for all pictures that follow.
         self._largest_side = max(self._sides)
         self._most_pixels: int | None = None
+        self._faithful: bool | None = None  # unknown until a tile comes out unlike its input
         self.model_seconds = 0.0  # spent in calls of the model so far
         self.conditions = Conditions(model, options.device)
 
@@ -253,7 +256,8 @@ class RestoreEngine:
             precision = self.options.precision
             if run.retries and precision != "fp32":
                 precision += "+fp32"
-            return Restored(image, len(grid), run.retries, max(grid.sides), batch, split, precision)
+            unchecked = self._faithful is False
+            return Restored(image, len(grid), run.retries, max(grid.sides), batch, split, precision, unchecked)
 
     def plan(self, picture: Pixels, size: tuple[int, int]) -> PicturePlan:
         """How this picture, restored to (width, height), becomes tiles and is put together again."""
@@ -333,6 +337,16 @@ class RestoreEngine:
             seconds = time.monotonic() - started
         return seconds / (batch * side * side)
 
+    def is_its_nature(self, wrong: str) -> bool:
+        """Whether this fault of a tile says nothing of the tile: the model does the same to a plain test picture."""
+        if wrong not in RELATIVE:
+            return False
+        if self._faithful is None:
+            card = probe_card(self.tile, self.tile)
+            noise = [self.draw("", 0, 0)] if self.sampling == "sample" else None
+            self._faithful = self.fault(self.infer(card[None], noise, precision="fp32")[0], card) is None
+        return not self._faithful
+
     def _autocast(self, precision: str) -> AbstractContextManager[Any]:
         kind = autocast_type(precision)
         if kind is None:
@@ -404,13 +418,14 @@ class _Run:
         texts = [self.text] * len(tiles)
         restored = list(engine.infer(degraded, self._noise(tiles, 0), precision=precision, texts=texts))
         for i, tile in enumerate(tiles):
-            if engine.fault(restored[i], degraded[i]) is None:
+            first = engine.fault(restored[i], degraded[i])
+            if first is None or engine.is_its_nature(first):
                 continue
             self.retries += 1
             one, noise = degraded[i : i + 1], self._noise([tile], 1)
             again = engine.infer(one, noise, precision="fp32", texts=[self.text])[0]
             wrong = engine.fault(again, degraded[i])
-            if wrong is not None:
+            if wrong is not None and not engine.is_its_nature(wrong):
                 raise InputError(
                     f"the model's result for tile {tile.index + 1} of {len(self.grid)} is {wrong}, in fp32 too; "
                     "nothing was written; try another --tile or --model"

@@ -48,7 +48,9 @@ class CostlessEngine:
 
     def restore(self, picture: Any, size: tuple[int, int], **settings: Any) -> Any:
         """The prepared result of this size."""
-        return SimpleNamespace(image=self.results[size], tile=1, tiles=1, retries=0, split="", precision="none")
+        return SimpleNamespace(
+            image=self.results[size], tile=1, tiles=1, retries=0, split="", precision="none", unchecked=False
+        )
 
 
 def prepare(folder: Path, count: int, format: ImageFormat, side: int) -> dict[tuple[int, int], Any]:

@@ -52,7 +52,6 @@ class Row:
     icc: str = ""
     alpha: str = ""
     scale: float | None = None
-    caption: str = ""
     tile: int | None = None
     tiles: int | None = None
     retries: int | None = None
@@ -74,6 +73,7 @@ class Row:
     oom_split: str = ""
     transfer: str = ""
     model: str = ""
+    caption: str = ""
 
     @property
     def key(self) -> str:
