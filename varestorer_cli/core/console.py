@@ -68,14 +68,16 @@ class Console:
         self._write(f"error: {text}")
 
     def out(self, text: str) -> None:
-        """One line of data on stdout. A reader that went away is no error: the work goes on."""
+        """One line of data on stdout. A reader that went away or a full disk is no error: the work goes on."""
         if sys.stdout is None or not self._stdout_open:
             return
         try:
             sys.stdout.write(text + "\n")
             sys.stdout.flush()
-        except (BrokenPipeError, ValueError):
+        except (OSError, ValueError) as error:
             self._stdout_open = False
+            if not isinstance(error, BrokenPipeError | ValueError):
+                self.warn(f"standard output cannot be written ({error}); the rest is left out there")
             # Python would complain about the pipe again when it flushes stdout at exit.
             with suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
