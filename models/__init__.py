@@ -7,7 +7,7 @@ Map, in reading order
     autoencoder    image <-> latent
     quantizer      latent <-> bits of all scales, and the pyramid tokens between; tokenizer: both in one
     transformer    ONE class: the one-step student and the multi-step teacher, with condition and config
-    layers, rope   its blocks; its two-dimensional rotary positions
+    layers, attention, rope    its blocks; attention without weights; two-dimensional rotary positions
     sampler        scores -> bits; the teacher's scale-by-scale sampler
     lora           adapters: add, merge, disable, state
     pyramid        bit flips, the training noise on the pyramid

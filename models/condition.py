@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils.rnn import pad_sequence
 
-from models.layers import KeysValues
+from models.attention import KeysValues
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,14 @@ and condition tokens may have batch 1; they then hold for every item.
 """
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
+from models.attention import KeysValues, KeyValueCache, TextAttention, attend, attend_text
 from models.rope import rotate
-
-TextAttention = Literal["exact", "bfloat16"]
-KeysValues = tuple[Tensor, Tensor]
-"""Keys and values, (B, n, N, K) each."""
 
 
 class Projection(nn.Linear):
@@ -61,92 +57,12 @@ def float32_linear(layer: nn.Linear, input: Tensor) -> Tensor:
         return F.linear(input.float(), layer.weight.float(), bias)
 
 
-def attend(
-    queries_BLNK: Tensor,
-    keys_BnNK: Tensor,
-    values_BnNK: Tensor,
-    *,
-    mask: Tensor | None = None,
-    scale: float | None = None,
-) -> Tensor:
-    """softmax(q k^T * scale) v.
-
-    Args:
-        queries_BLNK: (B, L, N, K).
-        keys_BnNK: (B, n, N, K), or batch 1 for all items.
-        values_BnNK: As the keys.
-        mask: bool, broadcastable to (B, N, L, n), True = may attend.
-        scale: 1 / sqrt(K) if None.
-
-    Returns:
-        (B, L, N * K).
-    """
-    batch = len(queries_BLNK)
-    query, key, value = (
-        part.to(queries_BLNK.dtype).expand(batch, -1, -1, -1).transpose(1, 2)
-        for part in (queries_BLNK, keys_BnNK, values_BnNK)
-    )
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
-    return mixed.transpose(1, 2).flatten(2)
-
-
-def attend_text(
-    queries_BLNK: Tensor,
-    keys_values: KeysValues,
-    *,
-    mask_Bn: Tensor | None,
-    precision: TextAttention,
-) -> Tensor:
-    """Attention to text tokens, (B, L, N * K).
-
-    ``precision`` "bfloat16" rounds queries, keys, values and result to bfloat16, as the released script does
-    around every attention to text even where all else is float32; "exact" leaves them alone.
-    """
-    keys, values = keys_values
-    mask = None if mask_Bn is None else mask_Bn[:, None, None, :]
-    if precision == "exact":
-        return attend(queries_BLNK, keys, values, mask=mask)
-    queries, keys, values = (part.bfloat16().float() for part in (queries_BLNK, keys, values))
-    return attend(queries, keys, values, mask=mask).bfloat16().to(queries_BLNK.dtype)
-
-
 def modulated_norm(input_BLC: Tensor, scale_B1C: Tensor, shift_B1C: Tensor, eps: float) -> Tensor:
     """LayerNorm without parameters, then (1 + scale) * x + shift; scale and shift (B, 1, C) or (1, 1, C)."""
     width = (input_BLC.shape[-1],)
     if len(scale_B1C) == 1:  # one prompt for all items: the modulation is the norm's own weight and bias
         return F.layer_norm(input_BLC, width, 1 + scale_B1C.flatten(), shift_B1C.flatten(), eps)
     return torch.addcmul(shift_B1C, F.layer_norm(input_BLC, width, eps=eps), 1 + scale_B1C)
-
-
-class KeyValueCache:
-    """Keys and values of one self-attention for the scales seen so far.
-
-    Args:
-        length: Positions to make room for.
-    """
-
-    def __init__(self, length: int) -> None:
-        self.length = length
-        self.filled = 0
-        self._buffers: KeysValues | None = None
-
-    def append(self, keys_BlNK: Tensor, values_BlNK: Tensor) -> KeysValues:
-        """Store the next l positions and return all stored so far (views, not copies).
-
-        Raises:
-            ValueError: If there is no room left.
-        """
-        end = self.filled + keys_BlNK.shape[1]
-        if end > self.length:
-            raise ValueError(f"The cache has room for {self.length} positions, got {end}; make a longer one.")
-        if self._buffers is None:
-            batch, _, heads, head_width = keys_BlNK.shape
-            shape = (batch, self.length, heads, head_width)
-            self._buffers = keys_BlNK.new_empty(shape), values_BlNK.new_empty(shape)
-        for buffer, part in zip(self._buffers, (keys_BlNK, values_BlNK), strict=True):
-            buffer[:, self.filled : end] = part
-        self.filled = end
-        return self._buffers[0][:, :end], self._buffers[1][:, :end]
 
 
 class SelfAttention(nn.Module):

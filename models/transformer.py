@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from models.attention import KeysValues, KeyValueCache
 from models.condition import Condition, TextFeatures, padded
-from models.layers import Block, KeysValues, KeyValueCache, TextPool, float32_linear, modulated_norm
+from models.layers import Block, TextPool, float32_linear, modulated_norm
 from models.lora import add_adapters
 from models.rope import RotaryLayout, rotary_coordinates, rotary_table
 from models.schedule import ScaleSchedule

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from models.layers import TextAttention
+from models.attention import TextAttention
 from models.rope import ExtraPositions, Rounding
 
 _TEXT_HEAD_WIDTH = 128  # one head of the text pool for so many channels of text features
