@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from varestorer_cli.core import cropping, dataset
+from varestorer_cli.core import crop_builder, cropping, dataset
 from varestorer_cli.core.cropping import cut_crop, halvings, held_out, load_photo, share_out, sharpness
 from varestorer_cli.core.dataset import CropCache, CropCacheConfig, PairBatches, list_photos
 from varestorer_cli.core.errors import InputError, OutputError, UsageError
@@ -215,7 +215,7 @@ def test_the_same_call_builds_the_same_bytes_with_any_number_of_workers(cache, p
 
 
 def test_the_same_call_again_reuses_the_cache(cache, photos, monkeypatch):
-    monkeypatch.setattr(dataset, "_Builder", None)
+    monkeypatch.setattr(dataset, "CropBuilder", None)
     assert CropCache.build(photos, cache.path.parent, CONFIG).path == cache.path
 
 
@@ -344,7 +344,7 @@ def test_progress_counts_to_the_end(tmp_path):
 def test_a_full_disk_is_seen_before_the_work(tmp_path, monkeypatch):
     folder = only_photos(tmp_path / "in", 2)
     usage = dataset.shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(dataset.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(crop_builder.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OutputError, match=r"needs 0\.0 GB.*has 0\.0 GB free"):
         CropCache.build(folder, tmp_path / "cache", SMALL)
     assert list((tmp_path / "cache").iterdir()) == []
