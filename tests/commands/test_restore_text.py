@@ -19,7 +19,8 @@ from varestorer_cli import RestoreOptions, Restorer, app
 from varestorer_cli.core import checkpoint, conditioning, texts
 from varestorer_cli.core.checkpoint import StoredText, save_bundle
 from varestorer_cli.core.engine import EngineOptions, RestoreEngine
-from varestorer_cli.core.options import Precision, TextOptions
+from varestorer_cli.core.options import Precision
+from varestorer_cli.core.text_options import TextOptions
 
 STORED = "a photograph"
 

@@ -9,7 +9,6 @@ import typer
 from varestorer_cli.commands import _options as opt
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.options import (
-    Captioning,
     ColorFix,
     Compat,
     Existing,
@@ -21,11 +20,11 @@ from varestorer_cli.core.options import (
     RestoreOptions,
     Sampling,
     Sizing,
-    TextOptions,
     Transfer,
     parse_size,
 )
 from varestorer_cli.core.schedulers import parse_shard
+from varestorer_cli.core.text_options import Captioning, TextOptions
 
 _HELP = """Restore pictures: files, folders (with their structure), patterns, lists.
 

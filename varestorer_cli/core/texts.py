@@ -19,9 +19,10 @@ from varestorer_cli.core.conditioning import (
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import InputError, MissingDependencyError, UsageError
 from varestorer_cli.core.imageio import decode, read_bytes
-from varestorer_cli.core.options import Captioning, RestoreOptions
+from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.sources import Job
 from varestorer_cli.core.stopping import StopFlag
+from varestorer_cli.core.text_options import Captioning
 from varestorer_cli.core.textcache import TextCache, cache_folder
 from varestorer_cli.core.textmodels import CAPTIONER, TEXT_ENCODER, need_folder
 from varestorer_cli.core.weights import choose_model, weights_root
