@@ -8,7 +8,7 @@ belongs to the caller, who may keep it on disk.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from varestorer_cli.core.conditions import Conditions
-from varestorer_cli.core.errors import InputError, InterruptedRunError, OutOfMemoryError, UsageError
+from varestorer_cli.core.errors import OutOfMemoryError, UsageError
 from varestorer_cli.core.plans import EvenPlan, Floats, PicturePlan
-from varestorer_cli.core.released import HANDLINGS, OneSequence
+from varestorer_cli.core.released import HANDLINGS
 from varestorer_cli.core.resample import Pixels, to_depth
 from varestorer_cli.core.runtime import autocast_type
 from varestorer_cli.core.tilecheck import RELATIVE, fault, probe_card
-from varestorer_cli.core.tiling import Tile, TileGrid, fewest_tiles
+from varestorer_cli.core.tilerun import TileRun, TileTooLargeError
+from varestorer_cli.core.tiling import TileGrid, fewest_tiles
 
 Allocate = Callable[[tuple[int, ...], npt.DTypeLike], Any]
 
@@ -116,10 +117,6 @@ class Restored:
     split: str
     precision: str
     unchecked: bool = False
-
-
-class _TileTooLargeError(Exception):
-    """Even one tile does not fit in memory."""
 
 
 class RestoreEngine:
@@ -242,12 +239,12 @@ class RestoreEngine:
             plan = self.plan(picture, size)
             grid = plan.grid
             first = first or (grid, self.batch_for(grid.sides))
-            run = _Run(self, plan, key, text, on_tiles, should_stop)
+            run = TileRun(self, plan, key, text, on_tiles, should_stop)
             try:
                 for top, left, block in plan.blocks(run.restored):
                     height, width = block.shape[:2]
                     image[top : top + height, left : left + width] = to_depth(block, dtype)
-            except _TileTooLargeError as error:
+            except TileTooLargeError as error:
                 self._shrink(grid.sides, str(error))
                 continue
             batch = self.batch_for(grid.sides)
@@ -360,95 +357,7 @@ class RestoreEngine:
         return torch.rand(self.model.uniforms_shape, generator=torch.Generator().manual_seed(seed))
 
 
-class _Run:
-    """One pass over one picture's plan."""
-
-    def __init__(
-        self,
-        engine: RestoreEngine,
-        plan: PicturePlan,
-        key: str,
-        text: str | None,
-        on_tiles: Callable[[int, int], None] | None,
-        should_stop: Callable[[], bool] | None,
-    ) -> None:
-        self.engine = engine
-        self.plan = plan
-        self.grid = plan.grid
-        self.key = key
-        self.text = text
-        self.on_tiles = on_tiles
-        self.should_stop = should_stop
-        self.retries = 0
-        self.done = 0
-        self._sequence = OneSequence(engine.options.seed, engine.model.uniforms_shape) if engine.compatible else None
-
-    def restored(self, tiles: Sequence[Tile]) -> Iterator[tuple[Tile, Floats]]:
-        """Tiles with their restored pixels, cut to the picture."""
-        at = 0
-        while at < len(tiles):
-            if self.should_stop is not None and self.should_stop():
-                raise InterruptedRunError("stopped")
-            chunk = tiles[at : at + self.engine.batch_for(self.grid.sides)]
-            degraded = np.stack([self.plan.cut(tile) for tile in chunk])
-            restored, shortage = None, ""
-            try:
-                restored = self._checked(chunk, degraded)
-            except Exception as error:
-                if not _is_out_of_memory(error):
-                    raise
-                shortage = str(error).partition("\n")[0]
-            if restored is None:  # outside the except block, whose traceback would keep the tensors alive
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-                if not self.engine.halve(self.grid.sides):
-                    raise _TileTooLargeError(shortage)
-                continue
-            for tile, pixels in zip(chunk, restored, strict=True):
-                yield tile, pixels[: tile.bottom - tile.top, : tile.right - tile.left]
-            at += len(chunk)
-            self.done += len(chunk)
-            if self.on_tiles is not None:
-                self.on_tiles(self.done, len(self.grid))
-
-    def _checked(self, tiles: Sequence[Tile], degraded: Floats) -> list[Floats]:
-        """Restored tiles; unusable ones are computed again in fp32 with fresh noise."""
-        engine = self.engine
-        precision = engine.options.precision
-        texts = [self.text] * len(tiles)
-        restored = list(engine.infer(degraded, self._noise(tiles, 0), precision=precision, texts=texts))
-        for i, tile in enumerate(tiles):
-            first = engine.fault(restored[i], degraded[i])
-            if first is None or engine.is_its_nature(first):
-                continue
-            self.retries += 1
-            one, noise = degraded[i : i + 1], self._noise([tile], 1)
-            again = engine.infer(one, noise, precision="fp32", texts=[self.text])[0]
-            wrong = engine.fault(again, degraded[i])
-            if wrong is not None and not engine.is_its_nature(wrong):
-                raise InputError(
-                    f"the model's result for tile {tile.index + 1} of {len(self.grid)} is {wrong}, in fp32 too; "
-                    "nothing was written; try another --tile or --model"
-                )
-            restored[i] = again
-        return restored
-
-    def _noise(self, tiles: Sequence[Tile], attempt: int) -> list[Tensor] | None:
-        if self.engine.sampling != "sample":
-            return None
-        if self._sequence is not None and attempt == 0:
-            return [self._sequence.draw(tile.index) for tile in tiles]
-        return [self.engine.draw(self.key, tile.index, attempt) for tile in tiles]
-
-
 def _listed(sides: Sequence[int]) -> str:
     if len(sides) > 3:
         return f"{sides[0]} to {sides[-1]} pixels"
     return f"{', '.join(str(side) for side in sides)} pixels"
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
