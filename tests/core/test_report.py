@@ -18,11 +18,9 @@ from varestorer_cli.core.report import (
     Row,
     Times,
     clock,
-    failed_list_path,
     read_rows,
-    report_name,
-    write_failed_list,
 )
+from varestorer_cli.core.report_files import failed_list_path, report_name, write_failed_list
 
 CONTRACT = [
     "input",

@@ -17,7 +17,8 @@ from varestorer_cli.core.errors import MissingDependencyError, UsageError, Vares
 from varestorer_cli.core.files import check_writable
 from varestorer_cli.core.options import Compat, Precision, Progress, RestoreOptions
 from varestorer_cli.core.picture import Samples
-from varestorer_cli.core.report import BatchReport, ReportFile, report_name, reports_in
+from varestorer_cli.core.report import BatchReport, ReportFile
+from varestorer_cli.core.report_files import report_name, reports_in
 from varestorer_cli.core.sources import Plan, plan_for
 from varestorer_cli.core.stopping import StopFlag
 from varestorer_cli.core.work import Setup

@@ -7,16 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.report import (
-    FAILED_LIST_HEADER,
-    WRITING,
-    BatchReport,
-    ReportFile,
-    failed_list_path,
-    read_rows,
-    report_name,
-    write_failed_list,
-)
+from varestorer_cli.core.report import WRITING, BatchReport, ReportFile, read_rows
+from varestorer_cli.core.report_files import FAILED_LIST_HEADER, failed_list_path, report_name, write_failed_list
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,11 @@ input and writes the file anew. The rows of earlier runs are also the first witn
 
 import csv
 import dataclasses
-import hashlib
 import io
 import json
 import math
 import os
 import platform
-import re
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
@@ -21,12 +19,11 @@ from pathlib import Path
 
 from varestorer_cli.core.errors import ExitCode, OutputError, UsageError
 from varestorer_cli.core.files import part_path
-from varestorer_cli.core.options import FailureLimit, Shard
+from varestorer_cli.core.options import FailureLimit
 
 DONE, SKIPPED, FAILED, IGNORED = "done", "skipped", "failed", "ignored"
 # Written before an output gets its name: where a process dies between the two, the next run knows the file as ours.
 WRITING = "writing"
-FAILED_LIST_HEADER = "# varestorer: inputs that failed; give this file back as @failed.txt\n"
 
 
 @dataclass
@@ -269,30 +266,6 @@ class ReportFile:
             raise OutputError(f"{self.path}: the report cannot be written ({error.strerror})") from error
 
 
-def report_name(shard: Shard | None, name: str = "metrics", suffix: str = ".csv", frames: str | None = None) -> str:
-    """File name of a report; it carries the shard and the frames, so that tasks of a farm never share one."""
-    part = f".{shard.index}-of-{shard.count}" if shard is not None else ""
-    if frames is not None:
-        spec = re.sub(r"[^\w,-]", "_", frames.strip())
-        digest = hashlib.sha256(frames.encode()).hexdigest()[:12]
-        part += f".frames-{spec if len(spec) <= 60 else spec[:40] + '_' + digest}"
-    return f"{name}{part}{suffix}"
-
-
-def failed_list_path(report: Path) -> Path:
-    """The list of failures that belongs to a report: ``failed.txt`` for ``metrics.csv``."""
-    stem = report.stem
-    name = "failed" + stem.removeprefix("metrics") if stem.startswith("metrics") else f"{stem}.failed"
-    return report.with_name(f"{name}.txt")
-
-
-def reports_in(folder: Path) -> list[Path]:
-    """Report files of a folder, of all shards."""
-    with suppress(OSError):
-        return sorted(folder.glob("metrics*.csv"))
-    return []
-
-
 @dataclass
 class Times:
     """Where the time of a run went, in seconds of its main thread.
@@ -386,25 +359,3 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def write_failed_list(path: Path, inputs: list[str]) -> Path | None:
-    """Write the list of failed inputs, or remove the one of an earlier run when there are none.
-
-    Returns:
-        the file, None where none was written (no failures, or a file that is not ours has the name).
-    """
-    try:
-        with path.open("rb") as stream:
-            ours = stream.read(len(FAILED_LIST_HEADER)) == FAILED_LIST_HEADER.encode()
-        if not ours:
-            return None
-        if not inputs:
-            path.unlink()
-    except FileNotFoundError:
-        pass
-    if not inputs:
-        return None
-    lines = "".join(f"{name}\n" for name in inputs if "\n" not in name)
-    path.write_bytes(FAILED_LIST_HEADER.encode() + lines.encode("utf-8", "surrogateescape"))
-    return path

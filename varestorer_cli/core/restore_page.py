@@ -15,8 +15,9 @@ from varestorer_cli.core.imagewrite import read_software
 from varestorer_cli.core.options import RestoreOptions, Shard
 from varestorer_cli.core.outliers import outliers
 from varestorer_cli.core.provenance import UP_TO_DATE
-from varestorer_cli.core.report import DONE, FAILED, IGNORED, SKIPPED, Row, clock, report_name
+from varestorer_cli.core.report import DONE, FAILED, IGNORED, SKIPPED, Row, clock
 from varestorer_cli.core.report_charts import histogram
+from varestorer_cli.core.report_files import report_name
 from varestorer_cli.core.report_html import escape, link_to, named, number_text, plain_table, section
 from varestorer_cli.core.report_page import (
     MOST_ROWS,

@@ -15,7 +15,8 @@ from varestorer_cli.core.files import check_writable, remove_stale_parts
 from varestorer_cli.core.merging import merge_reports
 from varestorer_cli.core.options import ExitCodes, RestoreOptions
 from varestorer_cli.core.pool import run_pool
-from varestorer_cli.core.report import BatchReport, ReportFile, Row, report_name, reports_in
+from varestorer_cli.core.report import BatchReport, ReportFile, Row
+from varestorer_cli.core.report_files import report_name, reports_in
 from varestorer_cli.core.restore_page import page_target, write_restore_page
 from varestorer_cli.core.schedulers import translated
 from varestorer_cli.core.sources import Plan, plan_for

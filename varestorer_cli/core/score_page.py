@@ -9,8 +9,8 @@ from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.metrics import Metric
 from varestorer_cli.core.options import Shard
 from varestorer_cli.core.pairing import find_images
-from varestorer_cli.core.report import report_name
 from varestorer_cli.core.report_charts import histogram, scatter
+from varestorer_cli.core.report_files import report_name
 from varestorer_cli.core.report_html import lines_of, link_to, number_text, plain_table, section
 from varestorer_cli.core.report_page import (
     MOST_ROWS,

@@ -8,7 +8,7 @@ from varestorer_cli.core import score_output
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.pairing import PairPlan, find_images
-from varestorer_cli.core.report import report_name
+from varestorer_cli.core.report_files import report_name
 from varestorer_cli.core.score_render import Block, latex, markdown, terminal
 from varestorer_cli.core.score_report import ScoreReport
 from varestorer_cli.core.score_work import ScoreJob, TableStyle

@@ -9,7 +9,8 @@ from varestorer_cli.core.errors import ExitCode
 from varestorer_cli.core.merging import Merged
 from varestorer_cli.core.options import DEFAULT_SCALE, RestoreOptions, Sizing
 from varestorer_cli.core.outliers import outliers
-from varestorer_cli.core.report import FAILED, BatchReport, ReportFile, failed_list_path, report_name, write_failed_list
+from varestorer_cli.core.report import FAILED, BatchReport, ReportFile
+from varestorer_cli.core.report_files import failed_list_path, report_name, write_failed_list
 from varestorer_cli.core.sources import Plan
 
 _NAMED_AT_MOST = 10
