@@ -2,6 +2,7 @@
 
 import csv
 import os
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,11 @@ def photo(height: int = 24, width: int = 32, channels: int = 3, depth: int = 8, 
     picture = np.clip(0.15 + 0.7 * smooth + 0.05 * rng.standard_normal((height, width, channels)), 0, 1)
     kind, top = (np.uint16, 65535) if depth == 16 else (np.uint8, 255)
     return np.floor(picture * top + 0.5).astype(kind)
+
+
+def flat(value: int, size: int = 16) -> Any:
+    """A picture of one gray."""
+    return np.full((size, size, 3), value, np.uint8)
 
 
 def save(path: Path, pixels: Any) -> Path:
@@ -66,6 +72,25 @@ def tree(folder: Path) -> dict[str, bytes]:
     }
 
 
+def pictures() -> None:
+    """Two pictures and a text file in the folder ``in``."""
+    save(Path("in/a.png"), photo(10, 14))
+    save(Path("in/sub/b.jpg"), photo(9, 9, seed=1))
+    Path("in/notes.txt").write_text("x")
+
+
+def broken_folder() -> list[str]:
+    """Good and bad files; returns the bad ones."""
+    save(Path("in/good.png"), photo(10, 14))
+    save(Path("in/フォト/ü ñ.jpg"), photo(8, 8))
+    Path("in/empty.png").touch()
+    Path("in/text.png").write_text("I am no picture\n")
+    data = save(Path("in/cut.jpg"), photo(64, 64)).read_bytes()
+    Path("in/cut.jpg").write_bytes(data[: len(data) // 2])
+    Path("in/loop.png").symlink_to("loop.png")
+    return ["in/cut.jpg", "in/empty.png", "in/loop.png", "in/text.png"]
+
+
 @dataclass
 class Ran:
     """What one call of the command did."""
@@ -73,6 +98,14 @@ class Ran:
     code: int
     out: str
     err: str
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in an empty folder, without home directory and network."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/nonexistent")
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("restore opened a connection"))
 
 
 @pytest.fixture

@@ -5,38 +5,17 @@ import json
 import os
 import re
 import shutil
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import fakes
-import numpy as np
 import pytest
-import torch
-from conftest import Ran, load, photo, rows, save, tree
-from PIL import Image, ImageCms
-
-from varestorer_cli.core.imageio import decode
+from conftest import Ran, broken_folder, load, photo, pictures, rows, save, tree
+from PIL import Image
 
 Cli = Callable[..., Ran]
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in an empty folder, without home directory and network."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", "/nonexistent")
-    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("restore opened a connection"))
-    return tmp_path
-
-
-def pictures() -> None:
-    save(Path("in/a.png"), photo(10, 14))
-    save(Path("in/sub/b.jpg"), photo(9, 9, seed=1))
-    Path("in/notes.txt").write_text("x")
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 def test_a_folder(cli: Cli) -> None:
@@ -142,119 +121,6 @@ def test_the_released_way_is_said_and_warned_about_emulation(cli: Cli, monkeypat
     assert (row["precision"], row["tiles"]) == ("fp32", "4")
     emulated = cli("restore", "in", "out", "--precision", "bf16")
     assert "this CPU has no bf16 arithmetic" in emulated.err and "bf16 (asked for; emulated)" in emulated.err
-
-
-# --- failures
-
-
-def broken_folder() -> list[str]:
-    """Good and bad files; returns the bad ones."""
-    save(Path("in/good.png"), photo(10, 14))
-    save(Path("in/フォト/ü ñ.jpg"), photo(8, 8))
-    Path("in/empty.png").touch()
-    Path("in/text.png").write_text("I am no picture\n")
-    data = save(Path("in/cut.jpg"), photo(64, 64)).read_bytes()
-    Path("in/cut.jpg").write_bytes(data[: len(data) // 2])
-    Path("in/loop.png").symlink_to("loop.png")
-    return ["in/cut.jpg", "in/empty.png", "in/loop.png", "in/text.png"]
-
-
-def test_bad_files_are_named_and_stop_nothing(cli: Cli) -> None:
-    bad = broken_folder()
-    ran = cli("restore", "in", "out")
-    assert ran.code == 1
-    assert sorted(tree(Path("out"))) == ["failed.txt", "good.png", "フォト/ü ñ.jpg"]
-    status = {row["input"]: row["status"] for row in rows(Path("out/metrics.csv"))}
-    assert sorted(name for name, state in status.items() if state == "failed") == bad
-    assert "error: in/empty.png: the file is empty (0 bytes)" in ran.err
-    assert "error: in/text.png: text, not a picture" in ran.err
-    assert "2 pictures restored, 4 failed" in ran.err
-    assert "to try only these again: give @out/failed.txt as the input" in ran.err
-    assert "Traceback" not in ran.err
-
-
-def test_failures_can_be_fed_back(cli: Cli) -> None:
-    broken_folder()
-    Path("in/loop.png").unlink()
-    assert cli("restore", "in", "out").code == 1
-    save(Path("in/empty.png"), photo(5, 5))
-    ran = cli("restore", "@out/failed.txt", "out")
-    assert ran.code == 1
-    assert "1 picture restored, 2 failed" in ran.err
-    assert load(Path("out/empty.png")).shape == (20, 20, 3)
-    for name in ("cut.jpg", "text.png"):
-        Path(f"in/{name}").unlink()
-    assert cli("restore", "in", "out").code == 0
-    assert not Path("out/failed.txt").exists()
-
-
-@pytest.mark.parametrize(("limit", "code"), [("3", 1), ("4", 0), ("50%", 1), ("70%", 0)])
-def test_a_tolerated_number_of_failures(cli: Cli, limit: str, code: int) -> None:
-    broken_folder()
-    ran = cli("restore", "in", "out", "--max-failed", limit)
-    assert ran.code == code
-    assert "4 failed" in ran.err
-
-
-def test_tracebacks_with_v(cli: Cli) -> None:
-    broken_folder()
-    assert "Traceback" in cli("restore", "in", "out", "-v").err
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "message"),
-    [
-        (["none", "out"], 2, "none: no such file or folder"),
-        (["in", "in"], 2, "output and input are the same folder"),
-        (["in", "out", "--scale", "2", "--long-side", "9"], 2, "--scale and --long-side contradict each other"),
-        (["in", "out", "--tile", "48"], 2, "--tile 48: this model works on tiles of 32"),
-        (["in", "out", "--shard", "3/3"], 2, "shards count from 0"),
-        (["in", "out", "--format", "gif"], 2, "--format gif: possible are png, jpg"),
-        (["in", "out", "--device", "cuda:7"], 3, "--device cuda"),
-        (["in/*.webp", "out"], 0, "nothing to do: no picture in in/*.webp"),
-        (["in/notes.txt", "in/notes.txt", "out"], 0, "nothing to do: no picture in in/notes.txt"),
-    ],
-)
-def test_codes_and_words(cli: Cli, words: list[str], code: int, message: str) -> None:
-    pictures()
-    ran = cli("restore", *words)
-    assert ran.code == code
-    assert message in ran.err
-    assert not tree(Path("out")) if Path("out").exists() else True
-
-
-def test_the_output_cannot_be_written(cli: Cli) -> None:
-    pictures()
-    Path("file").touch()
-    ran = cli("restore", "in", "file/out")
-    assert ran.code == 5
-    assert "file/out: nothing can be written there" in ran.err
-
-
-def test_out_of_memory(cli: Cli) -> None:
-    pictures()
-    ran = cli("restore", "in", "out", model=fakes.Hungry())
-    assert ran.code == 6
-    assert "one tile of 32x32 does not fit" in ran.err
-    assert tree(Path("out")) == {}
-
-
-def test_a_smaller_tile_is_said_and_reported(cli: Cli) -> None:
-    pictures()
-    ran = cli("restore", "in", "out", "--batch", "2", model=fakes.Hungry(tile_sides=(32, 16), fits=256))
-    assert ran.code == 0
-    assert "in/a.png: out of memory, went on with a smaller batch 2->1, tile 32->16" in ran.err
-    splits = {row["input"]: row["oom_split"] for row in rows(Path("out/metrics.csv"))}
-    assert splits["in/a.png"] == "batch 2->1, tile 32->16" and splits["in/sub/b.jpg"] == ""
-    assert cli("restore", "in", "out", model=fakes.FakeModel(tile_sides=(32, 16))).err.count("up to date") == 1
-
-
-def test_a_model_that_returns_rubbish_writes_nothing(cli: Cli) -> None:
-    pictures()
-    ran = cli("restore", "in", "out", model=fakes.Faulty(fault="nan"))
-    assert ran.code == 1
-    assert "not finite, in fp32 too; nothing was written" in ran.err
-    assert sorted(tree(Path("out"))) == ["failed.txt"]
 
 
 # --- what exists already
@@ -404,109 +270,6 @@ def test_output_inside_the_input(cli: Cli) -> None:
     assert sorted(tree(Path("in/out2"))) == ["a.png", "sub/b.jpg"]
 
 
-# --- modes and formats
-
-
-MODES = ["L", "LA", "P", "1", "RGB", "RGBA", "CMYK", "I;16", "RGB16"]
-FORMATS = ["png", "tif", "jpg", "webp"]
-HOLDS = {
-    "png": {"L", "LA", "P", "1", "RGB", "RGBA", "I;16", "RGB16"},
-    "tif": {"L", "LA", "P", "1", "RGB", "RGBA", "I;16", "RGB16", "CMYK"},
-    "jpg": {"L", "RGB", "CMYK"},
-    "webp": {"RGB", "RGBA"},
-}
-
-
-def sample(mode: str, format: str) -> Path:
-    """A file of this mode and format with a profile, EXIF and orientation 6."""
-    path = Path(f"in/{mode.replace(';', '')}.{format}")
-    path.parent.mkdir(exist_ok=True)
-    if mode in ("I;16", "RGB16"):
-        pixels = photo(10, 14, 1 if mode == "I;16" else 3, depth=16)
-        return save(path, pixels[..., 0] if mode == "I;16" else pixels)
-    rgb = Image.fromarray(photo(10, 14))
-    if mode == "P":
-        image = rgb.quantize(40)
-    elif mode in ("LA", "RGBA"):
-        image = rgb.convert(mode)
-        image.putalpha(Image.fromarray(photo(10, 14, 1, seed=2)[..., 0]))
-    else:
-        image = rgb.convert(mode)
-    exif = Image.Exif()
-    exif[0x010F], exif[0x0112] = "Camera", 6
-    settings: dict[str, Any] = {"exif": exif}
-    if mode in ("RGB", "RGBA", "P"):
-        settings["icc_profile"] = SRGB
-    image.save(path, **settings)
-    return path
-
-
-@pytest.mark.parametrize("target", FORMATS)
-@pytest.mark.parametrize(("mode", "source"), [(m, f) for f in FORMATS for m in MODES if m in HOLDS[f]])
-def test_every_mode_and_format(cli: Cli, mode: str, source: str, target: str) -> None:
-    sample(mode, source)
-    ran = cli("restore", "in", "out", "--scale", "2", "--format", target)
-    assert ran.code == 0, ran.err
-    (output,) = Path("out").glob(f"*.{target}")
-    picture = decode(output.read_bytes())
-    (row,) = rows(Path("out/metrics.csv"))
-    names = {warning.partition(":")[0] for warning in row["warnings"].split("; ")} - {""}
-    deep, clear, gray = mode in ("I;16", "RGB16"), mode in ("LA", "RGBA"), mode in ("L", "LA", "1", "I;16")
-    # Upright: the stored 14x10 was held sideways, save for the files without EXIF.
-    assert (picture.width, picture.height) == ((28, 20) if deep else (20, 28))
-    expected = {
-        "depth": deep and target in ("jpg", "webp"),
-        "alpha": clear and target == "jpg",
-        "palette": mode == "P",
-        "bilevel": mode == "1",
-        "cmyk": mode == "CMYK",
-    }
-    assert names == {name for name, lost in expected.items() if lost}
-    assert picture.depth == (16 if deep and target in ("png", "tif") else 8)
-    assert (picture.alpha is not None) == (clear and target != "jpg")
-    if target != "webp":
-        assert picture.gray == gray
-    if mode in ("RGB", "RGBA", "P"):
-        assert picture.extras.icc == SRGB
-    if not deep:
-        assert picture.extras.exif is not None
-        assert picture.extras.exif.text(0x010F) == "Camera"
-        assert picture.extras.exif.short(0x0112) in (None, 1)
-    strict = cli("restore", "in", "strict", "--scale", "2", "--format", target, "--strict")
-    assert strict.code == (1 if names - {"palette", "bilevel"} else 0)
-    assert bool(tree(Path("strict")).keys() - {"failed.txt"}) == (strict.code == 0)
-
-
-def test_no_dark_fringe_around_transparency(cli: Cli) -> None:
-    disc = np.zeros((40, 40, 4), np.uint8)
-    y, x = np.mgrid[:40, :40]
-    disc[(y - 20) ** 2 + (x - 20) ** 2 < 150] = (220, 20, 20, 255)
-    save(Path("in/disc.png"), disc)
-    assert cli("restore", "in", "out").code == 0
-    result = load(Path("out/disc.png"))
-    visible = result[result[..., 3] > 0]
-    assert np.abs(visible[:, :3].astype(int) - (220, 20, 20)).max() <= 2
-    assert {0, 255} <= set(np.unique(result[..., 3]))
-
-
-def test_the_first_of_several_frames_is_said(cli: Cli) -> None:
-    Path("in").mkdir()
-    frames = [Image.fromarray(photo(8, 8, seed=i)) for i in range(3)]
-    frames[0].save("in/a.gif", save_all=True, append_images=frames[1:])
-    ran = cli("restore", "in", "out")
-    assert ran.code == 0
-    assert "warning: in/a.gif: only the first of 3 frames is restored" in ran.err
-    assert load(Path("out/a.png")).shape == (32, 32, 3)
-
-
-def test_decoders_do_not_talk_over_us(cli: Cli) -> None:
-    Path("in").mkdir()
-    exif = b"Exif\0\0II*\0\x08\0\0\0\x09\0\x0f\x01\x02\0\xff\0\0\0\xff\xff\0\0"
-    Image.fromarray(photo(8, 8)).save("in/a.jpg", exif=exif)
-    ran = cli("restore", "in", "out", "-q")
-    assert (ran.code, ran.err) == (0, "warning: in/a.jpg: the EXIF block is damaged and was dropped\n")
-
-
 def test_provenance_is_in_the_file(cli: Cli) -> None:
     pictures()
     cli("restore", "in", "out")
@@ -518,57 +281,6 @@ def test_provenance_is_in_the_file(cli: Cli) -> None:
             )
 
 
-class Inverting(fakes.FakeModel):
-    """Returns bright tiles as their negative, which is another picture."""
-
-    def restore(self, degraded: Any, settings: dict[str, Any]) -> Any:
-        return 1 - degraded if float(degraded.mean()) > 0.8 else degraded
-
-
-class Darkening(fakes.FakeModel):
-    """Takes 20 steps from bright tiles: too little for a fault."""
-
-    def restore(self, degraded: Any, settings: dict[str, Any]) -> Any:
-        return (degraded - 20 / 255).clamp(0, 1) if float(degraded.mean()) > 0.8 else degraded
-
-
-def test_a_tile_of_another_picture_is_never_written(cli: Cli) -> None:
-    save(Path("in/a.png"), photo(8, 8))
-    save(Path("in/b.png"), np.clip(photo(8, 8) / 8 + 220, 0, 255).astype(np.uint8))
-    ran = cli("restore", "in", "out", model=Inverting())
-    assert ran.code == 1
-    assert sorted(tree(Path("out"))) == ["a.png", "failed.txt"]
-    assert "in/b.png: the model's result for tile 1 of 1 is unlike its input, in fp32 too" in ran.err
-
-
-class Painting(fakes.FakeModel):
-    """Untrained: paints stripes over everything."""
-
-    def restore(self, degraded: Any, settings: dict[str, Any]) -> Any:
-        columns = torch.arange(degraded.shape[-1]).div(16, rounding_mode="floor") % 2
-        return columns.float().expand_as(degraded).clone()
-
-
-def test_a_model_that_does_so_to_every_picture_is_taken_as_it_is(cli: Cli) -> None:
-    for name in ("a", "b"):
-        save(Path(f"in/{name}.png"), photo(8, 8))
-    ran = cli("restore", "in", "out", model=Painting())
-    assert ran.code == 0
-    assert "in/a.png: the model spoils even a plain test picture (is it trained?)" in ran.err
-    assert [row["retries"] for row in rows(Path("out/metrics.csv"))] == ["0", "0"]
-    assert all("unchecked: " in row["warnings"] for row in rows(Path("out/metrics.csv")))
-
-
-def test_pictures_unlike_the_rest_are_named_in_the_summary(cli: Cli) -> None:
-    for i in range(9):
-        save(Path(f"in/{i}.png"), photo(8, 8, seed=i))
-    save(Path("in/bright.png"), np.clip(photo(8, 8) / 8 + 220, 0, 255).astype(np.uint8))
-    ran = cli("restore", "in", "out", model=Darkening())
-    assert ran.code == 0
-    assert "1 came out unlike the rest of the run" in ran.err
-    assert re.search(r"  bright\.png: 20\.0 8-bit steps of mean colour shift, the median is 0\.\d", ran.err)
-
-
 def test_quality_does_not_make_a_png_stale(cli: Cli) -> None:
     save(Path("in/a.png"), photo(8, 8))
     save(Path("in/b.jpg"), photo(8, 8))
@@ -578,21 +290,3 @@ def test_quality_does_not_make_a_png_stale(cli: Cli) -> None:
     assert "1 picture restored, 1 already up to date" in ran.err
     after = tree(Path("out"))
     assert before["a.png"] == after["a.png"] and before["b.jpg"] != after["b.jpg"]
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
-def test_strip_leaves_what_decides_the_look(cli: Cli, suffix: str) -> None:
-    exif = Image.Exif()
-    exif[0x010F], exif[0x0112] = "Camera", 6
-    exif.get_ifd(0x8825)[1] = "N"
-    Path("in").mkdir()
-    xmp = b"<x:xmpmeta>secret</x:xmpmeta>"
-    Image.fromarray(photo(8, 12)).save(f"in/a.{suffix}", exif=exif, icc_profile=SRGB, dpi=(300, 300), xmp=xmp)
-    assert cli("restore", "in", "out", "--strip").code == 0
-    data = Path(f"out/a.{suffix}").read_bytes()
-    extras = decode(data).extras
-    assert b"secret" not in data and b"Camera" not in data and extras.xmp == b""
-    assert extras.exif is None or (extras.exif.gps, set(extras.exif.main) - {0x0131}) == ({}, set())
-    assert extras.icc == SRGB
-    assert load(Path(f"out/a.{suffix}")).shape == (48, 32, 3)
-    assert "1 already up to date" in cli("restore", "in", "out", "--strip").err

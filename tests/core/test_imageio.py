@@ -9,30 +9,12 @@ import numpy as np
 import pytest
 import tifffile
 from conftest import photo
-from PIL import Image, ImageCms, PngImagePlugin, features
+from encoding import SRGB, deep, encode
+from PIL import Image, PngImagePlugin, features
 
-from varestorer_cli.core import imageio, metadata
+from varestorer_cli.core import imageio
 from varestorer_cli.core.errors import InputError
-from varestorer_cli.core.imageio import decode, probe, read_bytes
-from varestorer_cli.core.output import Output
-from varestorer_cli.core.tiffwrite import write_tiff
-
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-
-
-def encode(image: Image.Image, format: str, **settings: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, format, **settings)
-    return stream.getvalue()
-
-
-def deep(pixels: Any, suffix: str) -> bytes:
-    if pixels.shape[-1] in (3, 4):
-        pixels = pixels[..., [2, 1, 0, *range(3, pixels.shape[-1])]]
-    ok, data = cv2.imencode(suffix, pixels)
-    assert ok
-    return bytes(data.tobytes())
-
+from varestorer_cli.core.imageio import decode, probe
 
 RGB = photo(12, 18)
 GRAY = RGB[..., 0]
@@ -299,111 +281,6 @@ def test_what_cannot_be_carried_is_said_when_reading() -> None:
     assert "comment" in [loss.name for loss in decode(gif).losses]
 
 
-def test_damaged_exif_costs_the_exif_only() -> None:
-    picture = decode(encode(Image.fromarray(RGB), "JPEG", exif=b"Exif\0\0garbage that is no TIFF header"))
-    assert picture.extras.exif is None
-    assert [loss.name for loss in picture.losses] == ["exif"]
-
-
-# --- files that are no pictures
-
-
-def bad_header(width: int, height: int) -> bytes:
-    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    end = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
-    idat = struct.pack(">I", 4) + b"IDATabcd" + struct.pack(">I", zlib.crc32(b"IDATabcd"))
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body)) + idat + end
-
-
-GOOD = {
-    "PNG": encode(Image.fromarray(RGB), "PNG"),
-    "deep PNG": deep(photo(12, 18, depth=16), ".png"),
-    "JPEG": encode(Image.fromarray(photo(64, 64)), "JPEG"),
-    "WebP": encode(Image.fromarray(RGB), "WEBP"),
-    "TIFF": encode(Image.fromarray(RGB), "TIFF"),
-    "deep TIFF": deep(photo(12, 18, depth=16), ".tiff"),
-    "BMP": encode(Image.fromarray(RGB), "BMP"),
-    "GIF": encode(Image.fromarray(RGB), "GIF"),
-}
-
-
-@pytest.mark.parametrize("kind", GOOD)
-@pytest.mark.parametrize("part", [0.2, 0.5, 0.8])
-def test_cut_off_files_are_refused(kind: str, part: float) -> None:
-    data = GOOD[kind]
-    with pytest.raises(InputError):
-        decode(data[: int(len(data) * part)])
-
-
-@pytest.mark.parametrize("kind", ["PNG", "deep PNG"])
-def test_a_flipped_bit_in_a_png_is_found(kind: str) -> None:
-    data = bytearray(GOOD[kind])
-    data[len(data) // 2] ^= 4
-    with pytest.raises(InputError, match="damaged"):
-        decode(bytes(data))
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (b"", "empty"),
-        (b"Dear diary,\n", "text, not a picture"),
-        (bytes(500), "zero bytes only"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIF or a video"),
-        (b"\x00\x05\x16\x07\x00\x02\x00\x00", "AppleDouble"),
-        (b"%PDF-1.4\x80\x90", "first bytes 25 50 44 46"),
-        (bad_header(60000, 60000), "60000x60000 = 3600 megapixels, the limit is 268"),
-        (
-            bad_header(16000, 16000),
-            r"16000x16000 = 256 megapixels, the file has \d+ bytes: that is damage",
-        ),
-        (bad_header(0, 5), "damaged"),
-        (b"\x89PNG\r\n\x1a\n", "cut off after 8 bytes"),
-        (b"\xff\xd8\xff", "JPEG data is damaged or cut off"),
-    ],
-)
-def test_reasons(data: bytes, words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        decode(data)
-
-
-def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lossless WebP of one colour takes next to nothing."""
-    data = encode(Image.new("RGB", (16000, 64)), "WEBP", lossless=True)
-    assert len(data) < 400
-    assert decode(data).width == 16000
-    monkeypatch.setattr(imageio, "_PLAUSIBLE_PIXELS", 1_000_000)
-    monkeypatch.setattr(imageio, "_MOST_PIXELS_PER_BYTE", 1000)
-    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
-    with pytest.raises(InputError, match="decompression bomb"):
-        decode(data)
-
-
-def test_float_tiff_is_refused_with_its_kind() -> None:
-    stream = io.BytesIO()
-    tifffile.imwrite(stream, photo(12, 18).astype(np.float32), photometric="rgb")
-    with pytest.raises(InputError, match="32-bit floating point samples are not supported"):
-        decode(stream.getvalue())
-
-
-def test_reading_names_the_cause(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="No such file"):
-        read_bytes(tmp_path / "none.png")
-    (tmp_path / "empty.png").touch()
-    with pytest.raises(InputError, match="empty"):
-        read_bytes(tmp_path / "empty.png")
-
-
-def test_content_counts_not_the_suffix() -> None:
-    assert decode(GOOD["PNG"]).source == "PNG"  # whatever the file is called
-
-
-def test_pillows_own_limit_is_left_alone() -> None:
-    before = Image.MAX_IMAGE_PIXELS
-    decode(GOOD["PNG"])
-    assert before == Image.MAX_IMAGE_PIXELS
-
-
 def test_bleeding_replaces_invisible_colours_only() -> None:
     red = np.zeros((40, 40, 4), np.uint8)
     y, x = np.mgrid[:40, :40]
@@ -412,88 +289,3 @@ def test_bleeding_replaces_invisible_colours_only() -> None:
     bled = picture.model_input()
     np.testing.assert_array_equal(bled[red[..., 3] > 0], red[red[..., 3] > 0][:, :3])
     np.testing.assert_allclose(bled.reshape(-1, 3), np.tile([[200, 10, 10]], (1600, 1)), atol=1)
-
-
-def test_exif_trees_survive_a_round_trip() -> None:
-    exif = Image.Exif()
-    exif[0x010F], exif[0x0112] = "Camera", 6
-    exif.get_ifd(0x8769)[0xA002] = 18
-    exif.get_ifd(0x8769)[0x927C] = b"maker note" * 5
-    tree = metadata.parse(exif.tobytes())
-    assert tree is not None and tree.short(metadata.ORIENTATION) == 6
-    changed = tree.upright(72, 48).with_software("varestorer")
-    again = Image.Exif()
-    again.load(metadata.build(changed))
-    assert (again[0x010F], again[0x0112], again[0x0131]) == ("Camera", 1, "varestorer")
-    assert again.get_ifd(0x8769)[0xA002] == 72
-    assert again.get_ifd(0x8769)[0x927C] == b"maker note" * 5
-
-
-@pytest.mark.parametrize("length", [5, 300])
-def test_a_maker_note_stays_where_its_own_offsets_count_from(length: int) -> None:
-    """Its offsets count from the start of the block; a longer Software text must not move it."""
-    exif = Image.Exif()
-    exif[0x010F], exif[0x0131] = "Camera", "firmware"
-    photo_tags = exif.get_ifd(0x8769)
-    photo_tags[0x9003], photo_tags[0x9286] = "2001:02:03 04:05:06", b"comment" * 9
-    photo_tags[0x927C] = b"maker" + bytes(200)
-    photo_tags[0xA005] = {1: "R03", 2: b"0100"}
-    block = exif.tobytes().removeprefix(b"Exif\0\0")
-    tree = metadata.parse(block)
-    assert tree is not None and tree.note_offset == block.index(b"maker")
-    changed = metadata.build(tree.with_software("x" * length))
-    assert changed.index(b"maker") == tree.note_offset
-    again = Image.Exif()
-    again.load(changed)
-    assert (again[0x010F], again[0x0131], again.get_ifd(0x8769)[0x9286]) == ("Camera", "x" * length, b"comment" * 9)
-    assert again.get_ifd(0xA005) == {1: "R03", 2: b"0100"}
-    assert metadata.parse(changed) == tree.with_software("x" * length)
-
-
-def test_a_maker_note_without_room_moves() -> None:
-    note = metadata.Entry(7, 9, b"maker" + bytes(4))
-    crowded = metadata.Exif(photo={metadata.MAKER_NOTE: note}, note_offset=10)
-    tree = metadata.parse(metadata.build(crowded))
-    assert tree is not None and tree.photo == crowded.photo and tree.note_offset != 10
-
-
-def test_exif_tags_in_the_first_directory_of_a_tiff_are_kept_and_private_ones_said() -> None:
-    stream = io.BytesIO()
-    more = [(0x829A, 5, 1, (1, 160), True), (33550, 12, 3, (1.0, 1.0, 0.0), True)]
-    tifffile.imwrite(stream, photo(12, 18, depth=16), photometric="rgb", metadata=None, extratags=more)
-    picture = decode(stream.getvalue())
-    assert picture.extras.exif is not None and 0x829A in picture.extras.exif.main
-    output = io.BytesIO()
-    write_tiff(output, Output(picture.color, False, None, picture.extras), "x")
-    assert decode(output.getvalue()).extras.exif.main[0x829A] == picture.extras.exif.main[0x829A]  # type: ignore[union-attr]
-    assert [(loss.name, loss.text[-17:]) for loss in picture.losses] == [("tags", "are dropped (33550)"[-17:])]
-
-
-@pytest.mark.parametrize("data", [b"", b"II*\0", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff"])
-def test_damaged_exif_never_raises(data: bytes) -> None:
-    tree = metadata.parse(data)
-    assert tree is None or tree.main == {}
-
-
-def test_xmp_orientation_is_reset() -> None:
-    assert metadata.upright_xmp(b'<x tiff:Orientation="6"/>') == b'<x tiff:Orientation="1"/>'
-    assert metadata.upright_xmp(b"<tiff:Orientation>8</") == b"<tiff:Orientation>1</"
-
-
-def test_metadata_of_a_sixteen_bit_tiff() -> None:
-    stream = io.BytesIO()
-    tifffile.imwrite(
-        stream,
-        photo(12, 18, depth=16),
-        photometric="rgb",
-        iccprofile=SRGB,
-        resolution=(300, 150),
-        resolutionunit="inch",
-        description="a scan",
-        metadata=None,
-        extratags=[(700, 1, 5, b"<xmp>", True), (271, 2, 7, b"Camera\0", True)],
-    )
-    extras = decode(stream.getvalue()).extras
-    assert (extras.icc, extras.xmp, extras.dpi) == (SRGB, b"<xmp>", (300, 150))
-    assert extras.exif is not None
-    assert (extras.exif.text(0x010E), extras.exif.text(0x010F)) == ("a scan", "Camera")
