@@ -9,7 +9,7 @@ import pytest
 
 from varestorer_cli.core import score_compare
 from varestorer_cli.core.errors import ExitCode
-from varestorer_cli.core.metrics import Metric
+from varestorer_cli.core.metrics import MetricInfo
 from varestorer_cli.core.pairing import Pair, PairPlan
 from varestorer_cli.core.protocols import PROTOCOLS
 from varestorer_cli.core.score_compare import Comparison, sign_test
@@ -17,8 +17,8 @@ from varestorer_cli.core.score_report import ScoreReport
 from varestorer_cli.core.scoring import PairScore
 
 METRICS = (
-    Metric("psnr_y", "PSNR-Y", True, False, "ours", lambda a, b: [0.0]),
-    Metric("niqe", "NIQE", False, True, "theirs", lambda a, b: [0.0]),
+    MetricInfo("psnr_y", "PSNR-Y", True, False, "ours"),
+    MetricInfo("niqe", "NIQE", False, True, "theirs"),
 )
 
 
@@ -89,7 +89,7 @@ def test_pairs_that_failed_in_either_are_left_out_and_said() -> None:
 
 
 def test_a_score_of_the_whole_set_has_no_test() -> None:
-    fid = Metric("fid", "FID", True, True, "theirs", lambda a, b: [0.0], whole_set=True)
+    fid = MetricInfo("fid", "FID", True, True, "theirs", whole_set=True)
     a, b = (
         replace(report(name, [1, 2], [1, 2]), metrics=(fid,), set_values={"fid": v})
         for name, v in (("A", 9.0), ("B", 8.5))

@@ -10,7 +10,7 @@ import pytest
 
 from varestorer_cli.core import score_output, score_render
 from varestorer_cli.core.errors import ExitCode, OutputError, UsageError
-from varestorer_cli.core.metrics import Metric
+from varestorer_cli.core.metrics import MetricInfo
 from varestorer_cli.core.pairing import Pair, PairPlan
 from varestorer_cli.core.protocols import PROTOCOLS
 from varestorer_cli.core.published import PublishedRow
@@ -54,8 +54,8 @@ def report() -> ScoreReport:
         PairScore(pairs[2], reason="sizes differ, or so"),
     )
     metrics = (
-        Metric("psnr_y", "PSNR-Y", True, False, "varestorer 1", lambda a, b: [0.0]),
-        Metric("niqe", "NIQE", False, True, "pyiqa 2 on cpu", lambda a, b: [0.0]),
+        MetricInfo("psnr_y", "PSNR-Y", True, False, "varestorer 1"),
+        MetricInfo("niqe", "NIQE", False, True, "pyiqa 2 on cpu"),
     )
     return ScoreReport(scores, metrics, PROTOCOLS["osediff"], 4, PairPlan(tuple(pairs)), subject="out against gt")
 
@@ -136,7 +136,7 @@ def test_the_terminal_gets_whole_cells(report: ScoreReport, monkeypatch: pytest.
 
 
 def test_whole_sets_have_one_number(report: ScoreReport) -> None:
-    fid = Metric("fid", "FID", True, True, "pyiqa 2 on cpu", lambda a, b: [0.0], whole_set=True)
+    fid = MetricInfo("fid", "FID", True, True, "pyiqa 2 on cpu", whole_set=True)
     with_fid = replace(report, metrics=(*report.metrics, fid), set_values={"fid": 117.234})
     assert score_output.table(with_fid).rows[2] == ("FID ↓", "117.23", "-")
     assert "FID: one number for all 2 pairs, so it has no interval" in score_output.footnotes(with_fid)

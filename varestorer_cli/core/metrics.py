@@ -41,8 +41,8 @@ Measure = Callable[[Sequence[Image8], Sequence[Image8 | None]], list[float]]
 
 
 @dataclass(frozen=True)
-class Metric:
-    """One metric, ready to call.
+class MetricInfo:
+    """What a table says of a metric; enough for scores that were computed elsewhere.
 
     Attributes:
         name: what the user types and what heads the column of a file, e.g. ``psnr_y``.
@@ -50,12 +50,7 @@ class Metric:
         needs_reference: True for a full-reference metric (FR), False for a no-reference one (NR).
         lower_better: whether a lower score is the better one.
         library: who computes it, with version and device.
-        measure: scores of several images of one size and their references; raises ValueError with a reason.
-        batch: how many images one call of ``measure`` may take.
-        whole_set: one number for all pairs together instead of one each; ``measure_set`` computes it then.
-        measure_set: (restored folder, reference folder) of 8-bit PNG files of the same names -> score.
-        prepare: loads what the metric needs; called before long work, so that what is missing is said early.
-        version: what beside the images decides a score; part of the key under which scores are kept.
+        whole_set: one number for all pairs together instead of one each.
     """
 
     name: str
@@ -63,9 +58,24 @@ class Metric:
     needs_reference: bool
     lower_better: bool
     library: str
+    whole_set: bool = field(default=False, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Metric(MetricInfo):
+    """One metric, ready to call.
+
+    Attributes:
+        measure: scores of several images of one size and their references; raises ValueError with a reason.
+        batch: how many images one call of ``measure`` may take.
+        measure_set: (restored folder, reference folder) of 8-bit PNG files of the same names -> score, of a metric
+            of the whole set.
+        prepare: loads what the metric needs; called before long work, so that what is missing is said early.
+        version: what beside the images decides a score; part of the key under which scores are kept.
+    """
+
     measure: Measure
     batch: int = 1
-    whole_set: bool = False
     measure_set: Callable[[Path, Path], float] | None = None
     prepare: Callable[[], object] = field(default=lambda: None)
     version: Callable[[], str] = field(default=lambda: "")

@@ -15,7 +15,7 @@ import numpy as np
 
 import varestorer_cli
 from varestorer_cli.core.errors import ExitCode
-from varestorer_cli.core.metrics import Metric
+from varestorer_cli.core.metrics import MetricInfo
 from varestorer_cli.core.score_output import INTERVAL_HEAD, TOOL, count, footnotes, interval, number, title
 from varestorer_cli.core.score_render import Block, Table
 from varestorer_cli.core.score_report import BOOTSTRAP_DRAWS, BOOTSTRAP_LEVEL, ScoreReport, bootstrap, summarize
@@ -70,7 +70,7 @@ class Comparison:
             sides.append([scores[pair][name] for pair in self.names])
         return sides[0], sides[1]
 
-    def verdict(self, metric: Metric) -> Verdict:
+    def verdict(self, metric: MetricInfo) -> Verdict:
         """What one metric says."""
         if metric.whole_set:
             a, b = self.a.set_values.get(metric.name), self.b.set_values.get(metric.name)
@@ -173,7 +173,7 @@ def json_text(comparison: Comparison) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _verdict_json(verdict: Verdict, metric: Metric) -> dict[str, Any]:
+def _verdict_json(verdict: Verdict, metric: MetricInfo) -> dict[str, Any]:
     low, high = verdict.interval or (None, None)
     return {
         "lower_better": metric.lower_better,

@@ -7,12 +7,11 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.metrics import Image8, Metric
+from varestorer_cli.core.metrics import MetricInfo
 from varestorer_cli.core.pairing import Pair, PairPlan, listed
 from varestorer_cli.core.protocols import PROTOCOLS
 from varestorer_cli.core.published import published_rows
@@ -96,11 +95,8 @@ def _columns(part: dict[str, Any]) -> list[tuple[str, str]]:
     return [(name, about["library"]) for name, about in part["summary"].items()]
 
 
-def _metric(name: str, about: dict[str, Any]) -> Metric:
-    def measure(restored: Sequence[Image8], references: Sequence[Image8 | None]) -> list[float]:
-        raise NotImplementedError("scores that were read from a file are not computed again")
-
-    return Metric(name, about["label"], about["needs_reference"], about["lower_better"], about["library"], measure)
+def _metric(name: str, about: dict[str, Any]) -> MetricInfo:
+    return MetricInfo(name, about["label"], about["needs_reference"], about["lower_better"], about["library"])
 
 
 def _score(image: dict[str, Any]) -> PairScore:

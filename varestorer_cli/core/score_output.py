@@ -15,7 +15,7 @@ from typing import Any
 import varestorer_cli
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.files import atomic_file, check_writable
-from varestorer_cli.core.metrics import Metric
+from varestorer_cli.core.metrics import MetricInfo
 from varestorer_cli.core.pairing import IMAGE_SUFFIXES, listed
 from varestorer_cli.core.protocols import FOOTING_METRICS
 from varestorer_cli.core.published import FOOTING_WORDS, PublishedRow
@@ -109,7 +109,7 @@ def _source(row: PublishedRow) -> str:
     return f"{row.source} (second-hand)" if row.second_hand else row.source
 
 
-def _label(metric: Metric, up: str, down: str) -> str:
+def _label(metric: MetricInfo, up: str, down: str) -> str:
     return f"{metric.label} {down if metric.lower_better else up}"
 
 
@@ -173,7 +173,7 @@ def json_text(report: ScoreReport) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _summary_json(report: ScoreReport, metric: Metric) -> dict[str, Any]:
+def _summary_json(report: ScoreReport, metric: MetricInfo) -> dict[str, Any]:
     summary = report.summary(metric.name)
     low, high = summary.interval or (None, None)
     return {
@@ -190,7 +190,7 @@ def _summary_json(report: ScoreReport, metric: Metric) -> dict[str, Any]:
     }
 
 
-def _score_json(score: PairScore, metrics: Sequence[Metric]) -> dict[str, Any]:
+def _score_json(score: PairScore, metrics: Sequence[MetricInfo]) -> dict[str, Any]:
     width, height = score.size or (None, None)
     return {
         "name": score.pair.name,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.metrics import Metric
+from varestorer_cli.core.metrics import MetricInfo
 from varestorer_cli.core.options import Shard
 from varestorer_cli.core.pairing import find_images
 from varestorer_cli.core.report_charts import histogram, scatter
@@ -218,13 +218,13 @@ def comparison_page(comparison: Comparison, names: tuple[Path, Path], job: Score
     )
 
 
-def _both(a: PairScore, b: PairScore, metric: Metric) -> tuple[Value, Value, Value]:
+def _both(a: PairScore, b: PairScore, metric: MetricInfo) -> tuple[Value, Value, Value]:
     one, two = a.values.get(metric.name), b.values.get(metric.name)
     known = one is not None and two is not None and math.isfinite(one) and math.isfinite(two)
     return one, two, two - one if known and one is not None and two is not None else None
 
 
-def _columns_of_both(metric: Metric) -> tuple[Column, Column, Column]:
+def _columns_of_both(metric: MetricInfo) -> tuple[Column, Column, Column]:
     plain = _column(metric)
     return (
         Column(f"{plain.label} A", plain.digits, plain.worst, plain.hint),
@@ -236,16 +236,16 @@ def _columns_of_both(metric: Metric) -> tuple[Column, Column, Column]:
 # --- shared ----------------------------------------------------------------------------------------------------------
 
 
-def _column(metric: Metric) -> Column:
+def _column(metric: MetricInfo) -> Column:
     digits = 2 if metric.name.startswith("psnr") else 4
     return Column(metric.label, digits, "high" if metric.lower_better else "low", _direction(metric))
 
 
-def _direction(metric: Metric) -> str:
+def _direction(metric: MetricInfo) -> str:
     return "lower is better" if metric.lower_better else "higher is better"
 
 
-def _worst_first(pictures: Sequence[_Picture], metric: Metric | None, place: int = 0) -> list[_Picture]:
+def _worst_first(pictures: Sequence[_Picture], metric: MetricInfo | None, place: int = 0) -> list[_Picture]:
     """Pairs without a score last, ties by name."""
     if metric is None:
         return sorted(pictures, key=lambda picture: picture.name)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from varestorer_cli.core.errors import ExitCode
-from varestorer_cli.core.metrics import Metric
+from varestorer_cli.core.metrics import MetricInfo
 from varestorer_cli.core.pairing import PairPlan
 from varestorer_cli.core.protocols import Protocol
 from varestorer_cli.core.published import PublishedRow
@@ -56,7 +56,7 @@ class ScoreReport:
     """
 
     scores: tuple[PairScore, ...]
-    metrics: tuple[Metric, ...]
+    metrics: tuple[MetricInfo, ...]
     protocol: Protocol
     crop_border: int
     plan: PairPlan
