@@ -18,6 +18,11 @@ Command = Callable[..., None]
 """(shared fields of ``TrainOptions``, own arguments by name) -> None."""
 
 
+TextDropOption = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Probability of training a picture without its text.")
+]
+
+
 class Parallel(StrEnum):
     """How several processes share a run."""
 

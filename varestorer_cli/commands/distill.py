@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from varestorer_cli.commands._training import shared_options
+from varestorer_cli.commands._training import TextDropOption, shared_options
 
 
 class Head(StrEnum):
@@ -58,9 +58,7 @@ def distill(
         float | None, typer.Option(min=0, max=1, help="Largest probability of flipped bits in the student's input.")
     ] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance of the teacher by --texts; 1 is none.")] = None,
-    text_drop: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Probability of training a picture without its text.")
-    ] = None,
+    text_drop: TextDropOption = None,
 ) -> None:
     """Distil a teacher into one forward pass; the result is a model for 'varestorer restore --model OUT'."""
     from varestorer_cli.core.training.options import TrainOptions

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from varestorer_cli.commands._training import shared_options
+from varestorer_cli.commands._training import TextDropOption, shared_options
 
 
 class Stage(StrEnum):
@@ -25,9 +25,7 @@ def train(
         Path | None,
         typer.Option(help="Tokenizer run, file or model name for the teacher [default: 'tokenizer' beside --out]."),
     ] = None,
-    text_drop: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Probability of training a picture without its text.")
-    ] = None,
+    text_drop: TextDropOption = None,
 ) -> None:
     """Train one stage on a folder of photographs.
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from varestorer_cli.core.picture import Extras, Samples
+from varestorer_cli.core.picture import Extras, Samples, Sized
 from varestorer_cli.core.resample import to_depth
 
 _STRIP_BYTES = 1 << 23
 
 
 @dataclass(frozen=True)
-class Output:
+class Output(Sized):
     """What is to be written.
 
     Attributes:
@@ -29,16 +29,6 @@ class Output:
     alpha_rows: Callable[[int, int], npt.NDArray[np.float32]] | None
     extras: Extras
     gain_rows: Callable[[int, int], npt.NDArray[np.float32]] | None = None
-
-    @property
-    def height(self) -> int:
-        """Rows."""
-        return int(self.color.shape[0])
-
-    @property
-    def width(self) -> int:
-        """Columns."""
-        return int(self.color.shape[1])
 
     @property
     def channels(self) -> int:

@@ -88,8 +88,24 @@ def is_text(chunk: bytes) -> bool:
     return chunk in (b"tEXt", b"zTXt", b"iTXt")
 
 
+class Sized:
+    """What holds pixels, (H, W, channels), and has their size."""
+
+    color: Samples
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return int(self.color.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return int(self.color.shape[1])
+
+
 @dataclass
-class Picture:
+class Picture(Sized):
     """Upright pixels of one picture.
 
     Attributes:
@@ -105,16 +121,6 @@ class Picture:
     source: str
     extras: Extras = field(default_factory=Extras)
     losses: list[Loss] = field(default_factory=list)
-
-    @property
-    def height(self) -> int:
-        """Rows."""
-        return int(self.color.shape[0])
-
-    @property
-    def width(self) -> int:
-        """Columns."""
-        return int(self.color.shape[1])
 
     @property
     def depth(self) -> int:
