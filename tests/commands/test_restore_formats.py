@@ -9,6 +9,7 @@ import pytest
 from conftest import Ran, load, photo, rows, save, tree
 from PIL import Image, ImageCms
 
+from varestorer_cli.core import metadata
 from varestorer_cli.core.imageio import decode
 
 Cli = Callable[..., Ran]
@@ -108,6 +109,19 @@ def test_the_first_of_several_frames_is_said(cli: Cli) -> None:
     assert ran.code == 0
     assert "warning: in/a.gif: only the first of 3 frames is restored" in ran.err
     assert load(Path("out/a.png")).shape == (32, 32, 3)
+
+
+def test_a_maker_note_that_cannot_stay_makes_a_picture_fail_with_strict(cli: Cli) -> None:
+    Path("in").mkdir()
+    note = metadata.Entry(7, 40, b"maker" + bytes(35))
+    block = metadata.build(metadata.Exif(photo={metadata.MAKER_NOTE: note}, note_offset=26))
+    Image.fromarray(photo(8, 8)).save("in/a.jpg", exif=b"Exif\0\0" + block)
+    said = "the camera's maker note moves; not all may be readable"
+    ran = cli("restore", "in", "out")
+    assert (ran.code, f"warning: in/a.jpg: {said}" in ran.err) == (0, True)
+    strict = cli("restore", "in", "strict", "--strict")
+    assert strict.code == 1 and f"error: in/a.jpg: {said} (--strict)" in strict.err
+    assert sorted(tree(Path("strict"))) == ["failed.txt"]
 
 
 def test_decoders_do_not_talk_over_us(cli: Cli) -> None:

@@ -230,6 +230,39 @@ def test_interoperability_and_maker_note_survive(format: ImageFormat) -> None:
         assert names == [] and read.note_offset == 600
 
 
+@pytest.mark.parametrize("format", [ImageFormat.PNG, ImageFormat.JPEG, ImageFormat.WEBP])
+@pytest.mark.parametrize(("more", "moves"), [(0, True), (12, False)])
+def test_a_maker_note_moves_where_the_entries_that_are_added_need_its_place(
+    format: ImageFormat, more: int, moves: bool
+) -> None:
+    """Software always, and the resolution in a WebP: each is an entry of 12 bytes before the note."""
+    added = 4 if format == ImageFormat.WEBP else 1
+    at = 8 + 6 + 12 * (2 + added) - 12 + more  # behind a directory of Make, the pointer and what is added
+    note = Entry(7, 40, b"maker" + bytes(35))
+    exif = Exif("<", {0x010F: Entry(2, 7, b"Camera\0")}, {0x927C: note}, note_offset=at)
+    extras = Extras(exif=exif, dpi=(300.0, 300.0))
+    losses = losses_of(format, depth=8, alpha=False, source="JPEG", extras=extras)
+    assert [(loss.name, loss.strict) for loss in losses] == ([("makernote", True)] if moves else [])
+    read = decode(write(photo(), format, extras=extras)).extras.exif
+    assert read is not None and read.photo[0x927C] == note and (read.note_offset != at) == moves
+
+
+def test_a_maker_note_of_four_bytes_holds_no_offsets() -> None:
+    extras = Extras(exif=Exif("<", EXIF.main, {0x927C: Entry(7, 4, b"note")}))
+    for format in (ImageFormat.TIFF, ImageFormat.JPEG):
+        assert losses_of(format, depth=8, alpha=False, source="JPEG", extras=extras) == []
+
+
+@pytest.mark.parametrize(("length", "lost"), [(65500 - 100, False), (65500 - 60, True)])
+def test_exif_that_only_our_own_entry_makes_too_large_for_jpeg_is_said(length: int, lost: bool) -> None:
+    software = "varestorer test; fingerprint 0"  # 31 bytes and an entry
+    extras = Extras(exif=Exif("<", {0x010E: Entry(2, length, b"x" * length)}))
+    losses = losses_of(ImageFormat.JPEG, depth=8, alpha=False, source="JPEG", extras=extras, software=software)
+    assert [loss.name for loss in losses] == (["exif"] if lost else [])
+    read = decode(write(photo(), ImageFormat.JPEG, extras=extras)).extras.exif
+    assert read is not None and (0x010E in read.main) == (not lost)
+
+
 def test_a_gray_profile_does_not_go_into_a_webp() -> None:
     gray = b"\0" * 16 + b"GRAY" + b"\0" * 16 + b"acsp" + b"\0" * 88
     extras = Extras(icc=gray)

@@ -23,9 +23,21 @@ _LARGEST_SIDE = {ImageFormat.JPEG: 65500, ImageFormat.WEBP: 16383}
 _LABEL = {ImageFormat.JPEG: "JPEG", ImageFormat.WEBP: "WebP", ImageFormat.TIFF: "TIFF", ImageFormat.EXR: "OpenEXR"}
 
 
-def losses_of(format: ImageFormat, *, depth: int, alpha: bool, source: str, extras: Extras) -> list[Loss]:
-    """What a picture loses by being written in this format."""
+def losses_of(
+    format: ImageFormat, *, depth: int, alpha: bool, source: str, extras: Extras, software: str = ""
+) -> list[Loss]:
+    """What a picture loses by being written in this format.
+
+    Args:
+        format: of the output.
+        depth: bits per sample of the input.
+        alpha: whether the input has transparency.
+        source: format of the input.
+        extras: metadata of the input.
+        software: text for the Software field, or one as long: it takes room from the input's own EXIF.
+    """
     losses = []
+    exif = _written_exif(extras, format, software)
     name = _LABEL.get(format, format.value.upper())
     if depth > 8 and format not in DEEP:
         losses.append(Loss("depth", f"{depth} bits become 8, {name} has no more"))
@@ -40,10 +52,10 @@ def losses_of(format: ImageFormat, *, depth: int, alpha: bool, source: str, extr
         losses.append(Loss("iptc", f"IPTC data is dropped, it is copied from JPEG to JPEG only, not to {name}"))
     if extras.exif and metadata.TIFF_ONLY & set(extras.exif.main) and format != ImageFormat.TIFF:
         losses.append(Loss("iptc", f"IPTC data is dropped, it is copied from TIFF to TIFF only, not to {name}"))
-    note = extras.exif is not None and metadata.MAKER_NOTE in extras.exif.photo
-    moves = format == ImageFormat.TIFF or (format in _EXIF_BLOCK and extras.exif and extras.exif.note_offset is None)
-    if note and moves:
-        losses.append(Loss("makernote", "the camera's maker note moves; not all may be readable", strict=False))
+    if format == ImageFormat.TIFF:
+        exif = replace(exif, note_offset=None)  # it is written among the file's own directories
+    if format in (ImageFormat.TIFF, *_EXIF_BLOCK) and not metadata.note_stays(exif):
+        losses.append(Loss("makernote", "the camera's maker note moves; not all may be readable"))
     if extras.jpeg_comment and format != ImageFormat.JPEG:
         losses.append(Loss("comment", f"the JPEG comment is dropped, {name} has no place for it"))
     if not extras.icc and format != ImageFormat.PNG and is_unusual_colour(extras.png_chunks):
@@ -53,7 +65,7 @@ def losses_of(format: ImageFormat, *, depth: int, alpha: bool, source: str, extr
     if source == "PNG" and format != ImageFormat.PNG and any(is_text(t) for t, _ in extras.png_chunks):
         losses.append(Loss("text", f"PNG text is dropped, {name} has no place for it"))
     if format == ImageFormat.JPEG:
-        if extras.exif and len(metadata.build(extras.exif)) > LARGEST_SEGMENT:
+        if extras.exif and len(metadata.build(exif)) > LARGEST_SEGMENT:
             losses.append(Loss("exif", "EXIF is dropped: it is larger than one JPEG segment"))
         if len(extras.xmp) > LARGEST_SEGMENT:
             losses.append(Loss("xmp", "XMP is dropped: it is larger than one JPEG segment"))
@@ -100,10 +112,7 @@ def write_picture(stream: BinaryIO, output: Output, format: ImageFormat, quality
         quality: of JPEG and WebP.
         software: provenance, written into the file's Software field.
     """
-    exif = (output.extras.exif or metadata.Exif()).with_software(software)
-    if format != ImageFormat.TIFF:
-        exif = exif.without(*metadata.TIFF_ONLY)
-    output = replace(output, extras=replace(output.extras, exif=exif))
+    output = replace(output, extras=replace(output.extras, exif=_written_exif(output.extras, format, software)))
     if format in SCENE:
         vfx.write(stream, output, format, software)
     elif format == ImageFormat.PNG:
@@ -112,6 +121,16 @@ def write_picture(stream: BinaryIO, output: Output, format: ImageFormat, quality
         write_tiff(stream, output, software)
     else:
         write_pillow(stream, output, format, quality)
+
+
+def _written_exif(extras: Extras, format: ImageFormat, software: str) -> metadata.Exif:
+    """The EXIF tree that goes into a file."""
+    exif = (extras.exif or metadata.Exif()).with_software(software)
+    if format != ImageFormat.TIFF:
+        exif = exif.without(*metadata.TIFF_ONLY)
+    if format == ImageFormat.WEBP and extras.dpi and exif.dpi() is None:  # WebP has no other place for it
+        exif = exif.with_dpi(extras.dpi)
+    return exif
 
 
 def read_software(path: Path) -> str:

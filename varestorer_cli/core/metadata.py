@@ -38,6 +38,7 @@ STORAGE = frozenset(
 )
 LARGEST_BLOCK = 65500  # bytes of a JPEG segment
 _MOST_ENTRIES = 4096
+_HEADER = 8  # bytes before the first directory of a block
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ class _Space:
     """Places in a block, around a part that is taken."""
 
     def __init__(self, taken: tuple[int, int] | None) -> None:
-        self.low = 8
+        self.low = _HEADER
         self.limit = taken[0] if taken else None
         self.high = taken[1] + taken[1] % 2 if taken else 0
 
@@ -226,6 +227,15 @@ class _Space:
         return self.high - size
 
 
+def note_stays(exif: Exif) -> bool:
+    """Whether :func:`build` leaves the maker note where offsets inside it count from; True where there is none."""
+    note, at = exif.photo.get(MAKER_NOTE), exif.note_offset
+    if note is None or len(note.value) <= CLASSIC.inline:  # inside its entry: too short for offsets
+        return True
+    entries = len({*exif.main, EXIF_IFD, *([GPS_IFD] if exif.gps else [])})
+    return at is not None and _HEADER + 6 + CLASSIC.entry * entries <= at  # the first directory lies before it
+
+
 def build(exif: Exif) -> bytes:
     """An EXIF block from its tree, without the ``Exif`` marker; the maker note stays at its place if there is room."""
     order, main, photo = exif.order, dict(exif.main), dict(exif.photo)
@@ -234,11 +244,11 @@ def build(exif: Exif) -> bytes:
         photo[INTEROP_IFD] = pointer
     main.update({tag: pointer for tag, part in ((EXIF_IFD, photo), (GPS_IFD, exif.gps)) if part})
     note, at = photo.get(MAKER_NOTE), exif.note_offset
+    if at is not None and not note_stays(exif):
+        return build(replace(exif, note_offset=None))
     space = _Space((at, at + len(note.value)) if note is not None and at is not None else None)
     tables = [(0, main), (EXIF_IFD, photo), (GPS_IFD, dict(exif.gps)), (INTEROP_IFD, dict(exif.interop))]
     places = {tag: space.take(6 + CLASSIC.entry * len(table)) for tag, table in tables if table or not tag}
-    if places[0] != 8:  # no room before the note
-        return build(replace(exif, note_offset=None))
     for table in (main, photo):
         table.update({t: Entry(_LONG, 1, struct.pack(order + "I", places[t])) for t in table if t and t in places})
     parts = [(0, (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8))]

@@ -41,8 +41,6 @@ def write_pillow(stream: BinaryIO, output: Output, format: ImageFormat, quality:
             settings["xmp"] = extras.xmp
         if metadata.icc_space(extras.icc) == "GRAY":
             settings.pop("icc_profile")
-        if extras.dpi and exif.dpi() is None:  # WebP has no other place for it
-            exif = exif.with_dpi(extras.dpi)
         settings["exif"] = metadata.build(exif)
         image.save(stream, "WEBP", method=4, exact=True, **settings)
         return

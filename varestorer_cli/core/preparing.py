@@ -18,6 +18,8 @@ from varestorer_cli.core.report import SKIPPED, ReportFile, Row
 from varestorer_cli.core.sources import Job
 from varestorer_cli.core.work import Item, Setup, name_of
 
+_LONGEST_TILE = 99999  # the tile is not known yet; what is said of losses holds for any
+
 
 class Preparer:
     """Turns jobs into decoded items.
@@ -99,12 +101,21 @@ class Preparer:
         check_side(item.format, *item.size)
         if picture.extras.scene is not None:
             row.transfer = "linear to sRGB and back" if picture.extras.scene.linear else "as encoded"
+        software = provenance.software_text(
+            item.identity,
+            model=self.setup.model,
+            scale=row.scale,
+            tile=_LONGEST_TILE,
+            seed=self.options.seed,
+            caption=row.caption,
+        )
         losses = picture.losses + losses_of(
             item.format,
             depth=picture.depth,
             alpha=picture.alpha is not None,
             source=picture.source,
             extras=picture.extras,
+            software=software,
         )
         row.warnings = "; ".join(f"{loss.name}: {loss.text}" for loss in losses)
         hard = [loss.text for loss in losses if loss.strict]
