@@ -247,6 +247,17 @@ def test_the_report_goes_elsewhere_or_nowhere(cli: Cli) -> None:
     assert ran.code == 2 and "not a varestorer report" in ran.err
 
 
+def test_tasks_that_share_a_report_file_do_not_overwrite_one_another(cli: Cli) -> None:
+    for number in range(1, 5):
+        save(Path(f"in/shot.{number:04}.png"), photo(8, 8, seed=number))
+    for frames in ("1-2", "3-4"):
+        assert cli("restore", "in/shot.####.png", "out", "--metrics-csv", "my.csv", "--frames", frames).code == 0
+    found = {path.name: [row["input"][-8:-4] for row in rows(path)] for path in sorted(Path().glob("my*.csv"))}
+    assert found == {"my.frames-1-2.csv": ["0001", "0002"], "my.frames-3-4.csv": ["0003", "0004"]}
+    assert cli("restore", "in", "out", "--metrics-csv", "my.csv", "--shard", "0/1").code == 0
+    assert len(rows(Path("my.0-of-1.csv"))) == 4
+
+
 def test_umask_and_strange_surroundings(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures()
     for name, value in (("LANG", "de_DE"), ("TERM", "dumb"), ("NO_COLOR", "1")):

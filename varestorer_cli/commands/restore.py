@@ -117,7 +117,11 @@ def restore(
     ] = False,
     metrics_csv: Annotated[
         str | None,
-        typer.Option("--metrics-csv", metavar="FILE|none", help="Report file; OUTPUT/metrics.csv by default."),
+        typer.Option(
+            "--metrics-csv",
+            metavar="FILE|none",
+            help="Report file [default: OUTPUT/metrics.csv]; its name gets the shard and the frames.",
+        ),
     ] = None,
     report: Annotated[
         Path | None,

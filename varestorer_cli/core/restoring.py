@@ -31,7 +31,8 @@ class Job:
     Attributes:
         inputs: files, folders, patterns, ``@list``, ``-``.
         output: folder, or file for a single file.
-        metrics_csv: report file, None for ``metrics.csv`` in the output folder, ``none`` for no report.
+        metrics_csv: report file, None for ``metrics.csv`` in the output folder, ``none`` for no report; the name gets
+            the shard and the frames.
         nul_lists: lists are separated by NUL.
         dry_run: only say what would be done.
         json: rows as JSON lines on stdout.
@@ -174,7 +175,7 @@ def _report_path(job: Job, options: RestoreOptions, plan: Plan) -> Path | None:
     if job.metrics_csv is None:
         return plan.folder / report_name(options.shard, frames=options.frames)
     path = Path(job.metrics_csv)
-    return path.with_name(report_name(options.shard, path.stem, path.suffix)) if options.shard else path
+    return path.with_name(report_name(options.shard, path.stem, path.suffix, options.frames))
 
 
 def _only_ignored(plan: Plan, on_row: Callable[[Row], None] | None) -> BatchReport:
