@@ -46,7 +46,7 @@ def crop(seed, height, width, change):
     elif change == "inverted":
         changed = 255 - reference.astype(np.int64)
     elif change == "darker":
-        changed = reference * 3 // 4
+        changed = reference.astype(np.int64) * 3 // 4
     else:
         changed = reference[..., ::-1]
     return np.clip(changed, 0, 255).astype(np.uint8), reference
@@ -67,7 +67,7 @@ def main_skimage():
             "psnr_rgb": peak_signal_noise_ratio(reference, restored, data_range=255),
             "psnr_y": peak_signal_noise_ratio(luma[1], luma[0], data_range=255),
         }
-        if case[3] in ("one step", "noise 8"):
+        if case[3] in ("one step", "noise 8", "darker"):
             scores["ssim_rgb"] = structural_similarity(reference, restored, channel_axis=2, **settings)
             scores["ssim_y"] = structural_similarity(np.rint(luma[1]), np.rint(luma[0]), **settings)
         rows.append({"case": case, "scores": {name: float(score) for name, score in scores.items()}})
