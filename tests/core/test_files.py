@@ -140,3 +140,12 @@ def test_no_room_is_said_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(OutputError, match=r"no room for 0\.0 GB of pixels \(No space left on device\)"):
         allocate((40, 30, 3), np.uint8, tmp_path, limit=1000)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a" * 240, "é" * 120])
+def test_long_names_that_differ_at_their_end_have_parts_of_their_own(tmp_path: Path, name: str) -> None:
+    parts = [part_path(tmp_path / f"{name}{number}.png") for number in (1, 2)]
+    assert parts[0] != parts[1]
+    for part in parts:
+        part.touch()
+    assert remove_stale_parts({tmp_path}) == 2

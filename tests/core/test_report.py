@@ -20,7 +20,8 @@ from varestorer_cli.core.report import (
     clock,
     read_rows,
 )
-from varestorer_cli.core.report_files import failed_list_path, report_name, write_failed_list
+from varestorer_cli.core.report_files import failed_list_path, read_failed_list, report_name, write_failed_list
+from varestorer_cli.core.sources import make_plan
 
 CONTRACT = [
     "input",
@@ -240,3 +241,21 @@ def test_shares_of_time_add_up() -> None:
     assert times.shares(10.0) == "model 80 %, decode 5 %, encode 10 %, rest 5 %"
     times.add(Times(model=8.0))
     assert times.shares(20.0) == "model 80 %, decode 2 %, encode 5 %, rest 13 %"
+
+
+def test_names_in_the_failed_list_are_read_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["#1.png", "in/./a\u2028b.png", "in/./c\x0cd.png"]
+    listed = write_failed_list(Path("failed.txt"), names)
+    found = [job.key for job in make_plan([f"@{listed}"], "out/").jobs]
+    assert found == ["#1.png", "a\u2028b.png", "c\x0cd.png"]
+    assert read_failed_list(Path("failed.txt")) == ["./#1.png", *names[1:]]
+    assert read_failed_list(Path("none.txt")) == []
+    Path("notes.txt").write_text("in/a.png\n")
+    assert read_failed_list(Path("notes.txt")) == []
+
+
+def test_a_file_that_no_csv_reader_takes_is_no_report(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_bytes(b'"' + b"x" * 200_000 + b'"\n')
+    with pytest.raises(UsageError, match="is not a varestorer report"):
+        ReportFile(tmp_path / "metrics.csv")

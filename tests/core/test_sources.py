@@ -312,3 +312,10 @@ def test_no_input_is_opened_beyond_its_first_bytes(here: Path, monkeypatch: pyte
     monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail(f"read {self}"))
     assert len(make_plan(["in"], "out").jobs) == 1
     monkeypatch.setattr(Path, "read_bytes", plain)
+
+
+@pytest.mark.parametrize("line", ["in/./../a.png", "in/./sub/../../a.png", "in/.//a.png", "in/./..//a.png"])
+def test_no_key_leads_out_of_the_output_folder(here: Path, line: str) -> None:
+    Path("list.txt").write_text(f"{line}\n")
+    for named in (line, "@list.txt"):
+        assert [str(job.output) for job in make_plan([named], "out/deep/").jobs] == ["out/deep/a.png"]

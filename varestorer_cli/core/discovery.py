@@ -125,7 +125,7 @@ def _named(text: str, several: bool) -> list[Entry]:
     """An argument: an existing path, or a pattern that the shell left to us."""
     _, dot, rest = text.replace(os.sep, "/").partition("/./")
     if dot and rest:
-        return [Entry(text, str(PurePosixPath(rest)))]
+        return [Entry(text, _below(rest))]
     path = Path(text)
     if path.is_dir():
         # One folder: its contents go to the top of the output. Several inputs: each folder keeps its name.
@@ -164,11 +164,15 @@ def _listed_key(line: str, common: str) -> str:
     posix = line.replace(os.sep, "/")
     root, dot, rest = posix.partition("/./")
     if dot and rest and root not in ("", "."):
-        return str(PurePosixPath(rest))
+        return _below(rest)
     if Path(line).is_absolute():
         return (Path(os.path.realpath(Path(line).parent)) / Path(line).name).relative_to(common).as_posix()
-    # Leading ".." would climb out of the output folder.
-    parts = [part for part in Path(os.path.normpath(line)).parts if part != ".."]
+    return _below(posix)
+
+
+def _below(path: str) -> str:
+    """A relative path as a key: leading ``..`` or ``/`` would lead out of the output folder."""
+    parts = [part for part in PurePosixPath(os.path.normpath(path)).parts if part not in ("..", "/", "//")]
     return PurePosixPath(*parts).as_posix() if parts else ""
 
 

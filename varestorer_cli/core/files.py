@@ -41,8 +41,10 @@ def part_path(path: Path) -> Path:
     """Temporary name beside a target; it says which process of which host writes it."""
     end = f".{_here()}-{os.getpid()}.part"
     room = 255 - len(os.fsencode(end)) - 1
-    name = os.fsdecode(os.fsencode(path.name)[:room])
-    return path.with_name(f".{name}{end}")
+    name = os.fsencode(path.name)
+    if len(name) > room:  # two files in work at once may differ at their ends only
+        name = name[: room - 13] + b"~" + hashlib.sha256(name).hexdigest()[:12].encode()
+    return path.with_name(f".{os.fsdecode(name)}{end}")
 
 
 @contextmanager

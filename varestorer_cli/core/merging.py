@@ -8,7 +8,7 @@ from pathlib import Path
 
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.report import WRITING, BatchReport, ReportFile, read_rows
-from varestorer_cli.core.report_files import FAILED_LIST_HEADER, failed_list_path, report_name, write_failed_list
+from varestorer_cli.core.report_files import failed_list_path, read_failed_list, report_name, write_failed_list
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def merge_reports(folder: Path) -> Merged:
             if row.status != WRITING:
                 report.rows.append(row)
                 merged.add(row)
-        report.failed_inputs += _failed(failed_list_path(path))
+        report.failed_inputs += read_failed_list(failed_list_path(path))
     merged.close()
     with suppress(OSError):
         write_failed_list(folder / "failed.txt", report.failed_inputs)
@@ -67,11 +67,3 @@ def _newest_set(folder: Path) -> tuple[int, dict[int, Path]]:
     if not sets:
         return 0, {}
     return max(sets.items(), key=lambda item: max(path.stat().st_mtime for path in item[1].values()))
-
-
-def _failed(path: Path) -> list[str]:
-    with suppress(OSError):
-        text = path.read_bytes().decode("utf-8", "surrogateescape")
-        if text.startswith(FAILED_LIST_HEADER):
-            return text.removeprefix(FAILED_LIST_HEADER).splitlines()
-    return []

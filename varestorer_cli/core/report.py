@@ -144,11 +144,13 @@ def read_rows(path: Path) -> list[Row]:
     if not data.strip():
         return []
     whole = data[: data.rfind(b"\n") + 1].decode("utf-8", "surrogateescape")
-    reader = csv.reader(io.StringIO(whole, newline=""))
-    header = next(reader, [])
+    try:
+        header, *lines = csv.reader(io.StringIO(whole, newline=""))
+    except (csv.Error, ValueError):  # a field without end; not one line
+        header, lines = [], []
     if header[:4] != list(COLUMNS[:4]):
         raise UsageError(f"{path}: exists and is not a varestorer report; move it, or choose another --metrics-csv")
-    return [Row.from_cells(dict(zip(header, cells, strict=True))) for cells in reader if len(cells) == len(header)]
+    return [Row.from_cells(dict(zip(header, cells, strict=True))) for cells in lines if len(cells) == len(header)]
 
 
 class ReportFile:

@@ -51,6 +51,17 @@ def write_failed_list(path: Path, inputs: list[str]) -> Path | None:
         pass
     if not inputs:
         return None
-    lines = "".join(f"{name}\n" for name in inputs if "\n" not in name)
+    # in a list, # begins a comment and a line ends a name
+    names = [f"./{name}" if name.startswith("#") else name for name in inputs if "\n" not in name]
+    lines = "".join(f"{name}\n" for name in names)
     path.write_bytes(FAILED_LIST_HEADER.encode() + lines.encode("utf-8", "surrogateescape"))
     return path
+
+
+def read_failed_list(path: Path) -> list[str]:
+    """Inputs of a list of failures; none where the file is not one, or is not there."""
+    with suppress(OSError):
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+        if text.startswith(FAILED_LIST_HEADER):
+            return [name for name in text.removeprefix(FAILED_LIST_HEADER).split("\n") if name]
+    return []
