@@ -16,7 +16,8 @@ BESIDE = "beside"
 """Value of ``--captions`` for text files beside the pictures."""
 HEADER = ("path", "caption")
 _PATH_COLUMNS = ("path", "input")  # "input" is the report's name for it
-_LARGEST_SIDECAR = 1 << 16
+LARGEST_SIDECAR = 1 << 16
+"""Bytes of a text file beside a picture above which it is no caption."""
 
 
 @dataclass(frozen=True)
@@ -198,15 +199,15 @@ def _from_files(source: str, jobs: Sequence[Job], place: Callable[[Job], Path]) 
         path = place(job)
         try:
             with path.open("rb") as stream:
-                data = stream.read(_LARGEST_SIDECAR + 1)
+                data = stream.read(LARGEST_SIDECAR + 1)
         except FileNotFoundError:
             continue
         except OSError as error:
             found.problems.append(f"{path}: cannot be read ({error.strerror})")
             continue
         found.files.add(os.path.realpath(path))
-        if len(data) > _LARGEST_SIDECAR:
-            found.problems.append(f"{path}: above {_LARGEST_SIDECAR} bytes, that is no caption")
+        if len(data) > LARGEST_SIDECAR:
+            found.problems.append(f"{path}: above {LARGEST_SIDECAR} bytes, that is no caption")
         elif caption := clean(data.decode("utf-8-sig", "replace")):
             found.by_key[job.key] = caption
     return found

@@ -91,12 +91,32 @@ def encode_prompts(
         MissingDependencyError: transformers or the folder is missing.
         CheckpointError: the folder is damaged, holds another kind of model, or one of another width.
     """
+    return dict(features_of(folder, prompts, width=width, device=device, on_cut=on_cut, on_prompt=on_prompt))
+
+
+def features_of(
+    folder: Path,
+    prompts: Sequence[str],
+    *,
+    width: int | None = None,
+    device: str = "cpu",
+    on_cut: Callable[[str, int], None] = lambda prompt, tokens: None,
+    on_prompt: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[str, Tensor]]:
+    """The same one by one: (prompt, features) in the order of the prompts, for more of them than memory holds.
+
+    The network lives until the iterator ends or is closed.
+    """
+    done = 0
     try:
-        return _encode(folder, prompts, width, device, on_cut, on_prompt)
+        for row in _encode(folder, prompts, width, device, on_cut, on_prompt):
+            yield row
+            done += 1
+        return
     except torch.cuda.OutOfMemoryError:
         pass  # outside the except block its traceback no longer keeps the tensors alive
     torch.cuda.empty_cache()
-    return _encode(folder, prompts, width, "cpu", on_cut, on_prompt)
+    yield from _encode(folder, prompts[done:], width, "cpu", on_cut, on_prompt)
 
 
 def stored_text(folder: Path, prompt: str = DEFAULT_PROMPT) -> StoredText:
@@ -120,7 +140,7 @@ def _encode(
     device: str,
     on_cut: Callable[[str, int], None],
     on_prompt: Callable[[], None],
-) -> dict[str, Tensor]:
+) -> Iterator[tuple[str, Tensor]]:
     with _offline(TEXT_ENCODER, folder) as transformers:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         _check_type(folder, config, TEXT_ENCODER)
@@ -131,11 +151,9 @@ def _encode(
             )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         encoder = _whole(folder, transformers.T5EncoderModel, config).to(device)
-        rows: dict[str, Tensor] = {}
         for prompt in prompts:
             on_prompt()
-            rows[prompt] = _features(folder, tokenizer, encoder, prompt, on_cut)
-        return rows
+            yield prompt, _features(folder, tokenizer, encoder, prompt, on_cut)
 
 
 def _features(folder: Path, tokenizer: Any, encoder: Any, prompt: str, on_cut: Callable[[str, int], None]) -> Tensor:

@@ -43,7 +43,7 @@ def named_photos(data: Path) -> dict[str, Path]:
 
 def cache_key(config: CropCacheConfig, recipe: DegradationConfig, photos: dict[str, Path]) -> str:
     """Name of the cache that these make: other settings, recipes or photographs have another."""
-    sizes = [(name, shards.photo_bytes(path)) for name, path in photos.items()]
+    sizes = [(name, shards.file_bytes(path)) for name, path in photos.items()]
     # how many may be missing changes nothing in the others: a constant, the one that older caches were named with
     contents = asdict(config) | {"max_unreadable": 0.1}
     text = json.dumps([_FORMAT, contents, asdict(recipe), sizes])
@@ -138,7 +138,7 @@ class CropBuilder:
     def _probe(self, name: str, path: Path) -> Source | None:
         """Size from the header alone; decoding waits until the crops are cut."""
         try:
-            with shards.open_photo(path) as stream, Image.open(stream) as image:
+            with shards.open_file(path) as stream, Image.open(stream) as image:
                 width, height = image.size
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, InputError) as error:
             self._skip(path, f"cannot be read: {error}", unreadable=True)

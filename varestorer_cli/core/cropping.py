@@ -145,7 +145,7 @@ def load_photo(path: Path) -> Bytes:
         InputError: Not an image, damaged, or cut off.
     """
     try:
-        with shards.open_photo(path) as stream, Image.open(stream) as image:
+        with shards.open_file(path) as stream, Image.open(stream) as image:
             upright = ImageOps.exif_transpose(image)
             if upright.has_transparency_data:
                 upright = upright.convert("RGBA")

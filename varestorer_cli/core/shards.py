@@ -1,6 +1,7 @@
-"""Photographs inside tar files (WebDataset shards), addressed like files in a folder: ``shard_0001.tar/0003.jpg``.
+"""Files inside tar files (WebDataset shards), addressed like files in a folder: ``shard_0001.tar/0003.jpg``.
 
-Only plain tar files are read: their members lie at known places, so that any photograph can be read on its own.
+Only plain tar files are read: their members lie at known places, so that any photograph or caption can be read on its
+own.
 """
 
 import io
@@ -37,8 +38,8 @@ def _members(shard: Path, size: int, changed: int) -> dict[str, tuple[int, int]]
     return found
 
 
-def open_photo(path: Path) -> BinaryIO:
-    """Open a photograph that is a file, or a member of a shard.
+def open_file(path: Path) -> BinaryIO:
+    """Open a file, or a member of a shard.
 
     Raises:
         OSError: there is neither.
@@ -53,8 +54,8 @@ def open_photo(path: Path) -> BinaryIO:
         return io.BytesIO(stream.read(size))
 
 
-def photo_bytes(path: Path) -> int:
-    """Size of a photograph in bytes, -1 where there is none."""
+def file_bytes(path: Path) -> int:
+    """Size of a file or of a member of a shard in bytes, -1 where there is none."""
     if path.is_file():
         return path.stat().st_size
     place = _place(path)

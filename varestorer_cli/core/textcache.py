@@ -44,23 +44,14 @@ class TextCache:
         """Features (n, T) in float32, None where there are none or the file is damaged."""
         if self.folder is None:
             return None
-        with suppress(OSError, SafetensorError), safe_open(self._path(prompt), framework="pt") as reader:
-            metadata = reader.metadata() or {}
-            if (metadata.get("encoder"), metadata.get("prompt")) != (self.encoder, prompt):
-                return None
-            rows: Tensor = reader.get_tensor("rows")
-            if rows.ndim == 2 and len(rows) and bool(torch.isfinite(rows).all()):
-                return rows.float()
-        return None
+        return read_features(self._path(prompt), self.encoder, prompt)
 
     def write(self, prompt: str, rows: Tensor) -> None:
         """Keep features; a failure is remembered in ``problem``."""
         if self.folder is None:
             return
-        metadata = {"encoder": self.encoder, "prompt": prompt}
         try:
-            with atomic_file(self._path(prompt)) as stream:
-                stream.write(save({"rows": rows.float().cpu().contiguous()}, metadata=metadata))
+            write_features(self._path(prompt), self.encoder, prompt, rows)
         except OutputError as error:
             self.problem = str(error).partition(";")[0]
             self.folder = None
@@ -68,3 +59,31 @@ class TextCache:
     def _path(self, prompt: str) -> Path:
         assert self.folder is not None
         return self.folder / f"{hashlib.sha256(prompt.encode()).hexdigest()}.safetensors"
+
+
+def read_features(path: Path, encoder: str, prompt: str) -> Tensor | None:
+    """Features (n, T) in float32 that an encoder made of a prompt; None where the file is damaged or another's.
+
+    Args:
+        path: file of ``write_features``.
+        encoder: fingerprint of the encoder.
+        prompt: the text.
+    """
+    with suppress(OSError, SafetensorError), safe_open(path, framework="pt") as reader:
+        metadata = reader.metadata() or {}
+        if (metadata.get("encoder"), metadata.get("prompt")) != (encoder, prompt):
+            return None
+        rows: Tensor = reader.get_tensor("rows")
+        if rows.ndim == 2 and len(rows) and bool(torch.isfinite(rows).all()):
+            return rows.float()
+    return None
+
+
+def write_features(path: Path, encoder: str, prompt: str, rows: Tensor) -> None:
+    """Write a prompt's features, atomically; float32.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with atomic_file(path) as stream:
+        stream.write(save({"rows": rows.float().cpu().contiguous()}, metadata={"encoder": encoder, "prompt": prompt}))

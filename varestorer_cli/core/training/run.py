@@ -184,9 +184,13 @@ class _Run:
             "validation": json.dumps({k: round(v, 4) for k, v in figures.items()}),
             "licence": options.license_text,
         }
-        restorer = task.restorer.config if isinstance(task, DistillTask) else None
+        restorer, text = None, None
+        if isinstance(task, DistillTask):
+            restorer = task.restorer.config
+            if task.texts is not None:
+                restorer, text = replace(restorer, takes_text=True), task.texts.default
         dtype = torch.float16 if options.half else None
-        save_bundle(options.out / MODEL, _merged(components), restorer=restorer, notes=notes, dtype=dtype)
+        save_bundle(options.out / MODEL, _merged(components), restorer=restorer, notes=notes, dtype=dtype, text=text)
 
 
 def label(options: TrainOptions, count: int) -> bool:

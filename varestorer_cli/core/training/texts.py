@@ -6,7 +6,7 @@ without text (Infinity and the released student: 0.1).
 """
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,11 +14,14 @@ from torch import Tensor
 
 from models.condition import Condition, TextFeatures
 from models.transformer import Transformer
+from varestorer_cli.core.checkpoint import StoredText
 from varestorer_cli.core.dataset import CropCache, PairBatch
 from varestorer_cli.core.errors import InputError
 
 Texts = list[Tensor | None]
 """Features (n, T) of each picture, None = no text."""
+DEFAULT_FILE = ".default.safetensors"
+"""Features of the default text, which the trained model takes with it; no photograph's name begins with a dot."""
 
 
 class TextFolder:
@@ -26,6 +29,10 @@ class TextFolder:
 
     The photograph ``sea/wave.jpg`` has the file ``sea/wave.jpg.safetensors`` or ``sea/wave.safetensors`` in the folder
     with one tensor (n, T); one without a file has no text.
+
+    Attributes:
+        default: text for pictures that nobody describes, which the trained model takes with it; None where the folder
+            has none.
 
     Args:
         folder: of the files.
@@ -47,8 +54,10 @@ class TextFolder:
         if not self.with_text:
             raise InputError(
                 f"{folder} has text features for none of the {self.photographs} photographs; files are named after "
-                f"them, for example {cache.sources[0]['name'] if cache.sources else 'photo.jpg'}.safetensors"
+                f"them, for example {cache.sources[0]['name'] if cache.sources else 'photo.jpg'}.safetensors; "
+                "varestorer texts makes them"
             )
+        self.default = _read_default(folder / DEFAULT_FILE)
 
     def of(self, batch: PairBatch) -> Texts:
         """Features of each picture of a batch.
@@ -59,9 +68,27 @@ class TextFolder:
         return [_read(self._files[row]) if row in self._files else None for row in batch.indices.tolist()]
 
 
+def feature_file(folder: Path, name: str) -> Path:
+    """File of a photograph's features; below the folder whatever the name, which may come out of a tar file."""
+    parts = ("__" if part == ".." else part for part in PurePosixPath(name).parts if part.strip("/"))
+    return folder.joinpath(*parts).with_name(f"{PurePosixPath(name).name}.safetensors")
+
+
 def _file(folder: Path, name: str) -> Path | None:
-    whole, bare = folder / f"{name}.safetensors", (folder / name).with_suffix(".safetensors")
+    whole = feature_file(folder, name)
+    bare = whole.with_suffix("").with_suffix(".safetensors")
     return whole if whole.is_file() else bare if bare.is_file() else None
+
+
+def _read_default(file: Path) -> StoredText | None:
+    if not file.is_file():
+        return None
+    rows = _read(file)
+    with safe_open(file, framework="pt") as reader:
+        metadata = reader.metadata() or {}
+    if not metadata.get("prompt"):
+        return None
+    return StoredText(metadata["prompt"], rows, metadata.get("encoder", ""))
 
 
 def _read(file: Path) -> Tensor:
@@ -86,10 +113,19 @@ def dropped(texts: Texts, batch: PairBatch, probability: float, generator: torch
 
 
 def condition_on(transformer: Transformer, texts: Sequence[Tensor | None], drop: Sequence[bool]) -> Condition:
-    """The condition of each picture: its text, or the learned null condition."""
+    """The condition of each picture: its text, or the learned null condition.
+
+    Raises:
+        InputError: features of another width than the transformer's.
+    """
     if all(text is None or gone for text, gone in zip(texts, drop, strict=True)) or not texts:
         return transformer.encode_condition(None, len(texts))
-    most = transformer.config.null_tokens
+    most, width = transformer.config.null_tokens, transformer.config.text_width
+    wrong = next((text.shape[1] for text in texts if text is not None and text.shape[1] != width), None)
+    if wrong is not None:
+        raise InputError(
+            f"the text features are {wrong} wide, the model takes {width}; make them with its text encoder"
+        )
     lengths = tuple(most if text is None else min(len(text), most) for text in texts)
     null = transformer.null_features(lengths)
     device = null.rows.device
