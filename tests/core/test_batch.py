@@ -17,7 +17,7 @@ import pytest
 from conftest import Ran, load, photo, rows, save, tree
 
 from varestorer_cli.core import batch as module
-from varestorer_cli.core import finishing
+from varestorer_cli.core import finishing, imageio
 from varestorer_cli.core.batch import run_batch
 from varestorer_cli.core.budget import PixelBudget
 from varestorer_cli.core.console import Console
@@ -206,6 +206,25 @@ def test_files_of_every_format_are_recognised_without_a_report(tmp_path: Path, s
     run(tmp_path / "in", out)
     (out / "metrics.csv").unlink()
     assert run(tmp_path / "in", out).count("skipped") == 1
+
+
+def test_a_changed_file_too_large_to_be_decoded_is_never_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results of photographs of 17 megapixels are: what cannot be looked at is not damaged."""
+    monkeypatch.setattr(imageio, "MOST_PIXELS", 500)
+    source, out = folder(tmp_path / "in", 2), tmp_path / "out"
+    run(source, out)
+    mine = save(out / "00.png", photo(30, 30))
+    report = run(source, out)
+    assert "changed after it was written" in report.rows[0].reason
+    assert load(mine).shape == (30, 30, 3)
+    (out / "metrics.csv").unlink()
+    (out / "00.png").unlink()
+    assert [row.status for row in run(source, out).rows] == ["done", "skipped"]
+    (out / "metrics.csv").unlink()
+    (out / "01.png").write_bytes((out / "01.png").read_bytes()[:-30])  # a file that was cut off is done again
+    assert [row.status for row in run(source, out).rows] == ["skipped", "done"]
 
 
 def test_foreign_and_changed_files_are_never_replaced(tmp_path: Path) -> None:

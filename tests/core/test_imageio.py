@@ -289,3 +289,24 @@ def test_bleeding_replaces_invisible_colours_only() -> None:
     bled = picture.model_input()
     np.testing.assert_array_equal(bled[red[..., 3] > 0], red[red[..., 3] > 0][:, :3])
     np.testing.assert_allclose(bled.reshape(-1, 3), np.tile([[200, 10, 10]], (1600, 1)), atol=1)
+
+
+@pytest.mark.parametrize(("kind", "channels", "key"), [(0, 1, (1000,)), (2, 3, (1000, 2000, 3000))])
+def test_the_clear_colour_of_a_sixteen_bit_png_is_alpha(kind: int, channels: int, key: tuple[int, ...]) -> None:
+    pixels = photo(6, 7, channels, depth=16)
+    pixels[2, 3] = key
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 7, 6, 16, kind, 0, 0, 0))
+    data += (
+        chunk(b"tRNS", struct.pack(f">{channels}H", *key)) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    )
+    picture = decode(data)
+    np.testing.assert_array_equal(picture.color, pixels)
+    assert picture.alpha is not None and picture.alpha.dtype == np.uint16
+    clear = np.zeros((6, 7), bool)
+    clear[2, 3] = True
+    np.testing.assert_array_equal(picture.alpha, np.where(clear, 0, 65535))

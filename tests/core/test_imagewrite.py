@@ -1,4 +1,7 @@
 import io
+import struct
+import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,7 @@ from PIL import Image, ImageCms
 from varestorer_cli.core import vfx
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.imageio import decode
-from varestorer_cli.core.imagewrite import check_side, losses_of, write_picture
+from varestorer_cli.core.imagewrite import check_side, losses_of, read_software, write_picture
 from varestorer_cli.core.metadata import Entry, Exif
 from varestorer_cli.core.options import ImageFormat
 from varestorer_cli.core.output import Output
@@ -271,3 +274,21 @@ def test_a_gray_profile_does_not_go_into_a_webp() -> None:
     ]
     assert decode(write(photo(), ImageFormat.WEBP, gray=True, extras=extras)).extras.icc == b""
     assert decode(write(photo(), ImageFormat.PNG, gray=True, extras=extras)).extras.icc == gray
+
+
+def test_the_software_field_of_a_picture_beyond_pillows_limit_is_read(tmp_path: Path) -> None:
+    """Results are often larger than what Pillow takes for an attack; an unread field makes them look foreign."""
+    data = bytearray(write(photo(), ImageFormat.PNG))
+    data[16:24] = struct.pack(">II", 20000, 20000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    (tmp_path / "large.png").write_bytes(data)
+    assert read_software(tmp_path / "large.png") == "varestorer test; fingerprint 0"
+
+
+def test_a_resolution_that_no_device_has_is_dropped() -> None:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, photo(depth=16), photometric="rgb", metadata=None, resolution=(4e9, 4e9), resolutionunit=2)
+    picture = decode(stream.getvalue())
+    assert picture.extras.dpi is None
+    for format in (ImageFormat.PNG, ImageFormat.TIFF, ImageFormat.JPEG, ImageFormat.WEBP):
+        assert decode(write(picture.color, format, extras=picture.extras)).color.shape == (24, 32, 3)

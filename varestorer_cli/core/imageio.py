@@ -28,6 +28,10 @@ _EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/"
 _PILLOW_LOCK = threading.Lock()
 
 
+class TooLargeError(InputError):
+    """More pixels than are decoded; nothing is said of the rest of the file."""
+
+
 def read_bytes(path: str | Path) -> bytes:
     """A file's bytes.
 
@@ -62,7 +66,7 @@ def probe(path: str | Path) -> tuple[int, int]:
                 tags = tiffread.inspect(stream)
                 size, orientation = (tags.width, tags.height), tags.orientation
             else:
-                with _open(stream, kind) as image:
+                with open_image(stream, kind) as image:
                     size, orientation = image.size, _orientation(image)
         _check_size(*size, Path(path).stat().st_size)
         return (size[1], size[0]) if orientation >= 5 else size
@@ -111,7 +115,7 @@ def _decode(data: bytes, kind: str, transfer: Transfer) -> Picture:
         if tags.bits > 8 or tags.big:
             return _tiff(data, tags, losses)
     chunks = list(pngread.read_chunks(data)) if kind == "PNG" else []
-    with _open(io.BytesIO(data), kind) as image:
+    with open_image(io.BytesIO(data), kind) as image:
         _check_size(*image.size, len(data))
         frames = int(getattr(image, "n_frames", 1))
         # Pillow turns TIFF files upright by itself while loading.
@@ -167,8 +171,8 @@ def _tiff_exif(data: bytes, losses: list[Loss]) -> metadata.Exif | None:
 # --- headers ---------------------------------------------------------------------------------------------------------
 
 
-def _open(stream: Any, kind: str) -> Image.Image:
-    """Open with Pillow under our own size limit instead of its global one."""
+def open_image(stream: Any, kind: str) -> Image.Image:
+    """Open a file of a kind known to Pillow, without its global size limit; pixels are not decoded."""
     if kind == "AVIF" and not features.check("avif"):
         raise InputError("an AVIF picture, which this Pillow cannot read; update it, or convert the picture first")
     with _PILLOW_LOCK:
@@ -189,7 +193,7 @@ def _avif_depth(data: bytes) -> int:
 def _check_size(width: int, height: int, size: int) -> None:
     """Refuse what is too large, or large and too little of a file: 800 bytes can announce, and cost, 200 megapixels."""
     if width * height > MOST_PIXELS:
-        raise InputError(
+        raise TooLargeError(
             f"the header says {width}x{height} = {width * height / 1e6:.0f} megapixels, the limit is "
             f"{MOST_PIXELS / 1e6:.0f}; if the picture is real, cut it into parts"
         )
@@ -231,11 +235,8 @@ def _extras(
     xmp = info.get("xmp") or b""
     if isinstance(xmp, str):
         xmp = xmp.encode()
-    dpi = info.get("dpi")
-    if dpi is not None:
-        dpi = (float(dpi[0]), float(dpi[1]))
-        if not (0 < dpi[0] < 1e6 and 0 < dpi[1] < 1e6) or info.get("jfif_unit", 1) == 0:
-            dpi = None
+    said = info.get("dpi") if info.get("jfif_unit", 1) else None
+    dpi = metadata.plausible_dpi(*said) if said is not None else None
     hidden, chunks = pngread.embedded(chunks)
     exif: metadata.Exif | None = None
     block = info.get("exif") or hidden.get("exif")

@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image, PngImagePlugin
-
 from varestorer_cli.core import metadata, vfx
 from varestorer_cli.core.errors import InputError
+from varestorer_cli.core.formats import HEAD_BYTES, sniff
+from varestorer_cli.core.imageio import open_image
 from varestorer_cli.core.options import ImageFormat
 from varestorer_cli.core.output import Output
 from varestorer_cli.core.picture import Extras, Loss, Scene, is_text
@@ -138,9 +138,14 @@ def read_software(path: Path) -> str:
     try:
         if path.suffix.lower() in vfx.KINDS.values():
             return vfx.read_software(path)
-        with path.open("rb") as stream, Image.open(stream) as image:
-            if isinstance(image, PngImagePlugin.PngImageFile):
-                return str(image.info.get("Software", ""))
-            return str(image.getexif().get(metadata.SOFTWARE, ""))
+        with path.open("rb") as stream:
+            kind = sniff(stream.read(HEAD_BYTES))
+            stream.seek(0)
+            if kind is None:
+                return ""
+            with open_image(stream, kind) as image:  # results are often beyond Pillow's own limit
+                if kind == "PNG":
+                    return str(image.info.get("Software", ""))
+                return str(image.getexif().get(metadata.SOFTWARE, ""))
     except Exception:  # whatever is wrong with it: nothing can be read
         return ""

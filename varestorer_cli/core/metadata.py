@@ -124,10 +124,8 @@ class Exif:
             if entry is None or entry.type != _RATIONAL or entry.count != 1 or per_inch is None:
                 return None
             top, bottom = struct.unpack(self.order + "II", entry.value)
-            if not (bottom and 0 < top / bottom * per_inch < 1e6):
-                return None
-            found.append(top / bottom * per_inch)
-        return found[0], found[1]
+            found.append(top / bottom * per_inch if bottom else 0)
+        return plausible_dpi(*found)
 
     def with_dpi(self, dpi: tuple[float, float]) -> "Exif":
         """The same block with these pixels per inch."""
@@ -151,6 +149,11 @@ class Exif:
     def without(self, *tags: int) -> "Exif":
         """The same block without some tags of the main directory."""
         return replace(self, main={tag: entry for tag, entry in self.main.items() if tag not in tags})
+
+
+def plausible_dpi(x: float, y: float) -> tuple[float, float] | None:
+    """Pixels per inch, None where no device has such: what is written has no room for more."""
+    return (float(x), float(y)) if 0 < x < 1e6 and 0 < y < 1e6 else None
 
 
 def parse(block: bytes) -> Exif | None:

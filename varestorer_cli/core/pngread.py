@@ -92,8 +92,21 @@ def read_deep(data: bytes) -> tuple[Samples, Samples | None]:
     if pixels is None or pixels.dtype != np.uint16:
         raise InputError("the 16-bit PNG data is damaged")
     if pixels.ndim == 2:
-        return pixels[..., None], None
+        clear = _clear_gray(data) if data[25] == 0 else None  # which OpenCV leaves out; clear colours it has
+        alpha = None if clear is None else np.where(pixels == clear, 0, 65535).astype(np.uint16)
+        return pixels[..., None], alpha
     alpha = np.ascontiguousarray(pixels[..., 3]) if pixels.shape[2] == 4 else None
     if data[25] in (0, 4):  # gray, gray + alpha
         return np.ascontiguousarray(pixels[..., :1]), alpha
     return np.ascontiguousarray(pixels[..., 2::-1]), alpha
+
+
+def _clear_gray(data: bytes) -> int | None:
+    """The gray that a PNG shows as nothing."""
+    place = 8
+    while (kind := data[place + 4 : place + 8]) not in (b"IDAT", b""):
+        size = int.from_bytes(data[place : place + 4], "big")
+        if kind == b"tRNS" and size >= 2:
+            return int.from_bytes(data[place + 8 : place + 10], "big")
+        place += 12 + size
+    return None

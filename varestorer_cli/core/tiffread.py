@@ -15,6 +15,7 @@ import numpy.typing as npt
 import tifffile
 
 from varestorer_cli.core.errors import InputError
+from varestorer_cli.core.metadata import plausible_dpi
 from varestorer_cli.core.picture import Loss, Samples
 
 # Photometric kind -> colour channels: white is zero, black is zero, RGB, CMYK.
@@ -50,8 +51,7 @@ def inspect(source: bytes | BinaryIO) -> TiffInfo:
         bits = page.bitspersample
         dpi: tuple[float, float] | None = None
         if page.resolutionunit in (2, 3):
-            x, y = page.get_resolution("inch")
-            dpi = (float(x), float(y)) if x > 0 and y > 0 else None
+            dpi = plausible_dpi(*page.get_resolution("inch"))
         orientation = _tag(page, 274)
         return TiffInfo(
             width=int(page.imagewidth),
