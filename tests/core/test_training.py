@@ -15,15 +15,18 @@ import pytest
 import torch
 
 from models.restorer import Restorer
+from models.rrdb import RRDBConfig, RRDBNet
 from varestorer_cli.app import run
 from varestorer_cli.core.checkpoint import load_bundle, load_restorer
 from varestorer_cli.core.cropping import CropCacheConfig, held_out
-from varestorer_cli.core.dataset import CropCache, PairBatch
+from varestorer_cli.core.dataset import PairBatch
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, UsageError
-from varestorer_cli.core.labels import make_labels
+from varestorer_cli.core.presets import preset
+from varestorer_cli.core.training import build as build_module
+from varestorer_cli.core.training import run as run_module
 from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.run import train
-from varestorer_cli.core.training.tasks import label_target
+from varestorer_cli.core.training.tasks import kept_target
 
 
 @pytest.fixture(scope="module")
@@ -182,32 +185,19 @@ def test_both_heads_train(head: str, photos: Path, chain: Path, tmp_path: Path) 
     assert load_restorer(run.out).restorer.transformer.config.head == head
 
 
-def test_labels_are_the_target_of_distillation(photos: Path, chain: Path, tmp_path: Path) -> None:
-    """Another target gives other losses; labels that do not fit the run are refused."""
-    other = options("distill", photos, tmp_path, prerestorer=chain / "prerestorer", teacher=chain / "teacher", steps=2)
-    cache = CropCache(next((chain / "cache").glob("crops-*")))
-    make_labels(cache, tmp_path / "labels", 5, lambda picture: 255 - picture.repeat(4, 0).repeat(4, 1))
-    plain = losses(train(replace(other, cache=chain / "cache")).parent)
-    labelled = replace(other, out=tmp_path / "labelled", cache=chain / "cache", labels=tmp_path / "labels")
-    folder = train(labelled).parent
-    assert losses(folder) != plain
-    assert json.loads((folder / "run.json").read_text())["labels"] == 5
-    with pytest.raises(UsageError, match="only distillation"):
-        train(options("tokenizer", photos, tmp_path, labels=tmp_path / "labels"))
-    (tmp_path / "labels" / "labels.json").write_text(json.dumps({"cache": "crops-0"}))
-    with pytest.raises(UsageError, match="crops-0"):
-        train(replace(labelled, out=tmp_path / "again"))
-
-
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_label_share_mixes_label_and_pre_restored_picture(share: float) -> None:
+def test_the_target_keeps_a_share_of_the_sharper_picture(share: float) -> None:
     picture = torch.full((1, 3, 64, 64), 51, dtype=torch.uint8)
-    batch = PairBatch(picture, picture[..., ::4, ::4], torch.zeros(1, dtype=torch.int64), picture)
-    prerestored = torch.full((1, 3, 64, 64), 0.6)
-    target = label_target(batch, prerestored, share)
-    torch.testing.assert_close(target, torch.full_like(target, 2 * (0.6 + share * (0.2 - 0.6)) - 1))
-    without = replace(batch, label=None)
-    torch.testing.assert_close(label_target(without, prerestored, share), torch.full_like(target, -0.6))
+    batch = PairBatch(picture, picture[..., ::4, ::4], torch.zeros(1, dtype=torch.int64))
+    target = kept_target(batch, torch.full((1, 3, 64, 64), 0.6), share)
+    torch.testing.assert_close(target, torch.full_like(target, 2 * (0.2 + share * (0.6 - 0.2)) - 1))
+
+
+def test_keeping_the_pre_restored_picture_is_another_target(photos: Path, chain: Path, tmp_path: Path) -> None:
+    earlier = {name: chain / name for name in ("tokenizer", "prerestorer", "teacher")}
+    run = options("distill", photos, tmp_path, steps=2, cache=chain / "cache", **earlier)
+    plain = losses(train(run).parent)
+    assert losses(train(replace(run, out=tmp_path / "kept", kept=0.5)).parent) != plain
 
 
 def test_a_used_run_folder_is_refused_without_resume(chain: Path, photos: Path) -> None:
@@ -262,3 +252,30 @@ def test_smoke_preset_from_photographs_to_a_restored_picture(photos: Path, tmp_p
     assert run(words) == 0
     restored = cv2.imread(str(next((tmp_path / "out").glob("training_*.png"))))
     assert restored.shape == (160, 200, 3) and restored.std() > 5
+
+
+def test_a_pre_restorer_made_from_a_larger_network_trains_and_resumes(
+    photos: Path, chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smoke = preset("smoke")
+    small = RRDBConfig(width=8, growth=4, blocks=2)
+    recipe = replace(smoke.recipes["prerestorer"], losses={"hints": 1.0, "l1": 0.5}, kept=0.75)
+    changed = replace(smoke, prerestorer=small, recipes={**smoke.recipes, "prerestorer": recipe})
+    torch.manual_seed(0)
+    large = RRDBNet(replace(small, blocks=4, unshuffle=1)).requires_grad_(False)
+    monkeypatch.setattr(run_module, "preset", lambda name: changed)
+    monkeypatch.setattr(build_module, "load_realesrgan", lambda: large)
+    whole = options("prerestorer", photos, tmp_path / "whole", steps=6, cache=chain / "cache")
+    train(whole)
+    torn = replace(whole, out=tmp_path / "torn")
+    train(replace(torn, stop_after=0.0))
+    train(replace(torn, resume=True))
+    assert losses(torn.out) == losses(whole.out)
+    trained = load_bundle(whole.out / "model.safetensors").components["prerestorer"]
+    assert isinstance(trained, RRDBNet)
+    assert not torch.equal(trained.body[0].rdb1.conv1.weight, large.body[0].rdb1.conv1.weight)
+
+
+def test_hints_need_a_network_that_can_take_them(photos: Path, chain: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="RRDBNet"):
+        train(options("prerestorer", photos, tmp_path, cache=chain / "cache", losses={"hints": 1.0}))

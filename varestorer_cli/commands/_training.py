@@ -14,6 +14,15 @@ import typer
 from varestorer_cli.commands._options import WeightsOption
 from varestorer_cli.core.errors import UsageError
 
+KeepOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Share of a sharper picture in the target: Real-ESRGAN's (prerestorer), the pre-restored (distill).",
+        show_default="the preset's",
+    ),
+]
 Command = Callable[..., None]
 """(shared fields of ``TrainOptions``, own arguments by name) -> None."""
 

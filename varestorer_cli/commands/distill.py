@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from varestorer_cli.commands._training import TextDropOption, shared_options
+from varestorer_cli.commands._training import KeepOption, TextDropOption, shared_options
 
 
 class Head(StrEnum):
@@ -40,9 +40,7 @@ def distill(
     prerestorer: Annotated[
         Path | None, typer.Option(help="Pre-restorer run, file or model name [default: 'prerestorer' beside --out].")
     ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="Labels made by 'varestorer labels': a sharper target than the photograph.")
-    ] = None,
+    keep: KeepOption = None,
     head: Annotated[Head | None, typer.Option(help="bits (the paper's) or latent, instead of the preset's.")] = None,
     decoder: Annotated[
         float | None, typer.Option(help="Train the decoder at this fraction of the learning rate; 0 keeps it.")
@@ -77,7 +75,7 @@ def distill(
         "decoder": decoder,
         "teacher": teacher,
         "prerestorer": prerestorer,
-        "labels": labels,
+        "kept": keep,
         "head": head.value if head else None,
     }
     run(TrainOptions(stage="distill", **own, **fields))

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from varestorer_cli.commands._training import TextDropOption, shared_options
+from varestorer_cli.commands._training import KeepOption, TextDropOption, shared_options
 
 
 class Stage(StrEnum):
@@ -25,6 +25,7 @@ def train(
         Path | None,
         typer.Option(help="Tokenizer run, file or model name for the teacher [default: 'tokenizer' beside --out]."),
     ] = None,
+    keep: KeepOption = None,
     text_drop: TextDropOption = None,
 ) -> None:
     """Train one stage on a folder of photographs.
@@ -36,7 +37,7 @@ def train(
     from varestorer_cli.core.training.run import train as run
 
     variant = {} if text_drop is None else {"text_drop": text_drop}
-    run(TrainOptions(stage=stage.value, tokenizer=tokenizer, variant=variant, **fields))
+    run(TrainOptions(stage=stage.value, tokenizer=tokenizer, kept=keep, variant=variant, **fields))
 
 
 def register(app: typer.Typer) -> None:

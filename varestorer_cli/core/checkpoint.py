@@ -24,6 +24,7 @@ from models.autoencoder import Autoencoder, AutoencoderConfig
 from models.blank import without_memory
 from models.prerestorer import ConvRestorer, ConvRestorerConfig
 from models.restorer import Restorer, RestorerConfig
+from models.rrdb import RRDBConfig, RRDBNet
 from models.swinir import SwinIR, SwinIRConfig
 from models.tokenizer import ImageTokenizer, TokenizerConfig
 from models.transformer import Transformer, TransformerConfig
@@ -42,6 +43,7 @@ COMPONENTS: dict[str, tuple[type[Any], type[nn.Module]]] = {
     "Autoencoder": (AutoencoderConfig, Autoencoder),
     "ConvRestorer": (ConvRestorerConfig, ConvRestorer),
     "ImageTokenizer": (TokenizerConfig, ImageTokenizer),
+    "RRDBNet": (RRDBConfig, RRDBNet),
     "SwinIR": (SwinIRConfig, SwinIR),
     "Transformer": (TransformerConfig, Transformer),
 }

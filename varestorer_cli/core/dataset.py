@@ -26,7 +26,6 @@ from varestorer_cli.core.crop_builder import CropBuilder, cache_key, named_photo
 from varestorer_cli.core.cropping import CropCacheConfig, list_photos
 from varestorer_cli.core.degradation import Bytes, load_recipe
 from varestorer_cli.core.errors import InputError, OutputError, UsageError
-from varestorer_cli.core.labels import Labels
 
 __all__ = ["CropCache", "CropCacheConfig", "PairBatch", "PairBatches", "list_photos"]
 
@@ -37,14 +36,12 @@ Indices = npt.NDArray[np.int64]
 class PairBatch:
     """Aligned pairs: ``hq`` (B, 3, P, P) and ``lq`` (B, 3, P/scale, P/scale) uint8 RGB; rows of the cache.
 
-    ``label``, where there are labels, is what another restorer makes of ``lq``, of ``hq``'s shape. Where a step's
-    batch is shared out, ``first`` is the place of the first pair in the whole batch of ``whole`` pairs.
+    Where a step's batch is shared out, ``first`` is the place of the first pair in the whole batch of ``whole`` pairs.
     """
 
     hq: torch.Tensor
     lq: torch.Tensor
     indices: torch.Tensor
-    label: torch.Tensor | None = None
     first: int = 0
     whole: int = 0
 
@@ -59,7 +56,6 @@ class PairBatch:
                 self.hq[a:b],
                 self.lq[a:b],
                 self.indices[a:b],
-                None if self.label is None else self.label[a:b],
                 self.first + a,
                 self.whole or len(self),
             )
@@ -185,11 +181,11 @@ class CropCache:
         return cls(target)
 
 
-def _batch(hq: Sequence[Bytes], lq: Sequence[Bytes], rows: Indices, label: Sequence[Bytes] = ()) -> PairBatch:
+def _batch(hq: Sequence[Bytes], lq: Sequence[Bytes], rows: Indices) -> PairBatch:
     def planes(pictures: Sequence[Bytes]) -> torch.Tensor:
         return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
-    return PairBatch(planes(hq), planes(lq), torch.from_numpy(rows.copy()), planes(label) if label else None)
+    return PairBatch(planes(hq), planes(lq), torch.from_numpy(rows.copy()))
 
 
 class PairBatches:
@@ -207,7 +203,6 @@ class PairBatches:
         world_size: int = 1,
         rank: int = 0,
         patch: int | None = None,
-        labels: Labels | None = None,
     ) -> None:
         """Describe the batches.
 
@@ -218,7 +213,6 @@ class PairBatches:
             world_size: Number of ranks; they share each batch without overlap, in parts at most one apart in size.
             rank: This rank, from 0.
             patch: Side of the sharp sub-patch, a multiple of the scale; the whole crop when left out.
-            labels: What another restorer made of the degraded crops; only labelled crops are then drawn.
 
         Raises:
             UsageError: The numbers do not fit each other or the cache.
@@ -234,8 +228,6 @@ class PairBatches:
         if not len(cache.train_indices):
             raise UsageError(f"The crop cache {cache.path} holds no training crops.")
         self.cache = cache
-        self.labels = labels
-        self.rows = cache.train_indices if labels is None else labels.rows
         self.batch_size = batch_size
         self.seed = seed
         self.world_size = world_size
@@ -246,27 +238,26 @@ class PairBatches:
         """This rank's part of the batch of ``step`` (from 0)."""
         first, last = (self.batch_size * rank // self.world_size for rank in (self.rank, self.rank + 1))
         start = step * self.batch_size
-        hq, lq, label, rows = [], [], [], []
+        hq, lq, rows = [], [], []
         for position in range(start + first, start + last):
             row = self._row(position)
-            sharp, degraded, labelled = self._augmented(row, np.random.default_rng([self.seed, 1, position]))
+            sharp, degraded = self._augmented(row, np.random.default_rng([self.seed, 1, position]))
             hq.append(sharp)
             lq.append(degraded)
-            label += [] if labelled is None else [labelled]
             rows.append(row)
-        pairs = _batch(hq, lq, np.asarray(rows, dtype=np.int64), label)
+        pairs = _batch(hq, lq, np.asarray(rows, dtype=np.int64))
         return replace(pairs, first=first, whole=self.batch_size)
 
     def _row(self, position: int) -> int:
-        epoch, place = divmod(position, len(self.rows))
+        epoch, place = divmod(position, len(self.cache.train_indices))
         if self._order is None or self._order[0] != epoch:
             rng = np.random.default_rng([self.seed, 0, epoch])
-            self._order = (epoch, rng.permutation(self.rows))
+            self._order = (epoch, rng.permutation(self.cache.train_indices))
         return int(self._order[1][place])
 
-    def _augmented(self, row: int, rng: np.random.Generator) -> tuple[Bytes, Bytes, Bytes | None]:
+    def _augmented(self, row: int, rng: np.random.Generator) -> tuple[Bytes, Bytes]:
         config = self.cache.config
-        version = int(rng.integers(config.versions)) if self.labels is None else Labels.VERSION
+        version = int(rng.integers(config.versions))
         side, scale = self.patch // config.scale, config.scale
         top, left = rng.integers(config.crop // scale - side + 1, size=2)
         turns, flip = int(rng.integers(4)), bool(rng.integers(2))
@@ -275,5 +266,4 @@ class PairBatches:
             cut = picture[factor * top :, factor * left :][: factor * side, : factor * side]
             return np.rot90(cut[:, ::-1] if flip else cut, turns)
 
-        label = None if self.labels is None else oriented(self.labels.picture(row), scale)
-        return oriented(self.cache.hq[row], scale), oriented(self.cache.lq[row, version], 1), label
+        return oriented(self.cache.hq[row], scale), oriented(self.cache.lq[row, version], 1)

@@ -8,6 +8,7 @@ from models.autoencoder import AutoencoderConfig
 from models.prerestorer import ConvRestorerConfig
 from models.quantizer import QuantizerConfig
 from models.restorer import RestorerConfig
+from models.rrdb import RRDBConfig
 from models.schedule import ScaleSchedule
 from models.swinir import SwinIRConfig
 from models.tokenizer import TokenizerConfig
@@ -58,8 +59,8 @@ class Recipe:
         ema: decay of the averaged weights, which are the ones kept.
         flip: largest probability of bitwise self-correction (teacher).
         decoder: train the student's decoder too (distillation), at this fraction of the learning rate; 0 = frozen.
-        label_share: where there are labels, the target of distillation is this share of the label and the rest of the
-            pre-restored picture: a definite picture, where the true one is one of many.
+        kept: share of a sharper picture in the target of the picture terms, the rest is the true one: of the larger
+            network's (prerestorer), of the pre-restored picture (distillation).
         variant: choices that research varies.
     """
 
@@ -75,7 +76,7 @@ class Recipe:
     ema: float = 0.999
     flip: float = 0.0
     decoder: float = 0.0
-    label_share: float = 0.7
+    kept: float = 0.0
     variant: Variant = field(default_factory=Variant)
 
 
@@ -99,7 +100,7 @@ class Preset:
     """
 
     name: str
-    prerestorer: ConvRestorerConfig | SwinIRConfig
+    prerestorer: ConvRestorerConfig | RRDBConfig | SwinIRConfig
     tokenizer: TokenizerConfig
     teacher: TransformerConfig
     student_head: str
@@ -128,7 +129,7 @@ def _compact() -> Preset:
     )
     return Preset(
         name="compact",
-        prerestorer=ConvRestorerConfig(width=48, blocks=8),
+        prerestorer=RRDBConfig(blocks=5),
         tokenizer=TokenizerConfig(
             autoencoder, QuantizerConfig(bits=96, scales=len(schedule), learned_gains=True), schedule
         ),
@@ -145,7 +146,7 @@ def _compact() -> Preset:
             upscale_filter="lanczos",  # not UPSCALE: the trained model gives firmer texture from the sharper input
         ),
         recipes={
-            "prerestorer": Recipe(6000, 8, 128, 4e-4, {"l1": 1.0}),
+            "prerestorer": Recipe(3000, 2, 256, 2e-4, {"hints": 1.0}),
             "tokenizer": Recipe(2500, 2, 256, 4e-4, {"l1": 1.0, "gradient": 0.5, "codebook": 1.0, "commitment": 0.1}),
             "teacher": Recipe(
                 500,

@@ -13,6 +13,7 @@ from models.autoencoder import AutoencoderConfig
 from models.lora import add_adapters, train_adapters_only
 from models.prerestorer import ConvRestorer
 from models.restorer import Restorer
+from models.rrdb import RRDBConfig, RRDBNet
 from models.swinir import SwinIR, SwinIRConfig
 from models.tokenizer import ImageTokenizer
 from models.transformer import Transformer
@@ -20,13 +21,24 @@ from varestorer_cli.core.checkpoint import load_bundle
 from varestorer_cli.core.dataset import CropCache
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, UsageError
 from varestorer_cli.core.presets import Preset, Recipe
+from varestorer_cli.core.realesrgan import load_realesrgan
+from varestorer_cli.core.training.compression import Hints, compressed_start
 from varestorer_cli.core.training.distillation import DistillTask
 from varestorer_cli.core.training.options import TrainOptions
-from varestorer_cli.core.training.tasks import PrerestorerTask, Task, TeacherTask, TokenizerTask, sharp
+from varestorer_cli.core.training.tasks import (
+    PrerestorerTask,
+    Task,
+    TeacherTask,
+    TokenizerTask,
+    degraded,
+    pixels,
+    sharp,
+)
 from varestorer_cli.core.training.texts import TextFolder
 from varestorer_cli.core.weights import choose_model
 
 MODEL = "model.safetensors"
+COMPRESSION_SAMPLE = 24
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -72,10 +84,28 @@ class StageBuilder:
         module = self._new_prerestorer()
         if isinstance(module, ConvRestorer):
             module.reset_parameters(self.generator)
+        hints = None
+        if self.recipe.losses.get("hints") or self.recipe.kept:
+            hints = self._compressed(module)
         if self.options.init is not None:
             _start_from(module, self.options.init, "prerestorer")
         module = self._placed(module, picture=True)
-        return PrerestorerTask(module, self.recipe.losses, self.device), {"model": _plain(self.preset.prerestorer)}
+        return PrerestorerTask(module, self.recipe.losses, self.device, hints, self.recipe.kept), {
+            "model": _plain(self.preset.prerestorer)
+        }
+
+    def _compressed(self, module: nn.Module) -> Hints | None:
+        """Real-ESRGAN as the network to learn from, whose weights the module starts with."""
+        if not isinstance(module, RRDBNet):
+            raise UsageError("hints and --keep are for a pre-restorer made from Real-ESRGAN, an RRDBNet")
+        if self.fresh or self.cache is None:
+            return None
+        large = self._placed(load_realesrgan(), picture=True)
+        rows = self.cache.train_indices
+        # the same crops in every run of these photographs, so that a run can go on from another's weights
+        sample = self.cache.read(rows[:: max(1, len(rows) // COMPRESSION_SAMPLE)])
+        small = self._placed(module, picture=True)
+        return compressed_start(small, large, pixels(sample.lq, self.device), degraded(sample, self.device))
 
     def _placed(self, module: M, *, picture: bool = False) -> M:
         """The module on its device; ``picture``: with the memory layout that convolutions like."""
@@ -92,6 +122,8 @@ class StageBuilder:
 
     def _new_prerestorer(self) -> nn.Module:
         config = self.preset.prerestorer
+        if isinstance(config, RRDBConfig):
+            return RRDBNet(config)
         return SwinIR(config) if isinstance(config, SwinIRConfig) else ConvRestorer(config)
 
     def _tokenizer(self) -> tuple[Task, dict[str, Any]]:
@@ -150,7 +182,7 @@ class StageBuilder:
             self.recipe.losses,
             self.recipe.decoder,
             self.device,
-            self.recipe.label_share,
+            self.recipe.kept,
             self.recipe.variant,
             self._texts(),
             self.preset.adapter_rank,

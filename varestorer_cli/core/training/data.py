@@ -1,4 +1,4 @@
-"""What a run learns from: crops, labels, held-out crops."""
+"""What a run learns from: crops and held-out crops."""
 
 import sys
 import time
@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from varestorer_cli.core.dataset import CropCache, CropCacheConfig, PairBatch
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.labels import Labels
 from varestorer_cli.core.presets import Preset, Recipe
 from varestorer_cli.core.training.options import TrainOptions
 
@@ -43,21 +42,6 @@ def crop_cache(options: TrainOptions, chosen: Preset, recipe: Recipe, say: Calla
             say(f"cutting crops: {done}/{total}")
 
     return CropCache.build(options.data, folder, config, on_progress=progress, on_warning=say, workers=options.threads)
-
-
-def labels_of(options: TrainOptions, cache: CropCache) -> Labels | None:
-    """The labels asked for, which must belong to the cache."""
-    if options.labels is None:
-        return None
-    if options.stage != "distill":
-        raise UsageError(f"--labels: stage {options.stage} has no use for labels, only distillation has")
-    labels = Labels(options.labels)
-    if labels.cache != cache.path.name:
-        raise UsageError(
-            f"{options.labels}: labels of the crop cache {labels.cache}, but this run uses {cache.path.name}; "
-            "give the photographs, crops and recipe they were made with"
-        )
-    return labels
 
 
 def validation_batches(cache: CropCache) -> list[PairBatch]:

@@ -26,7 +26,7 @@ from varestorer_cli.core.training.tasks import (
     Terms,
     check_terms,
     degraded,
-    label_target,
+    kept_target,
     sharp,
     usage_terms,
 )
@@ -63,7 +63,7 @@ class DistillTask:
         weights: loss weights by name.
         decoder: learning-rate factor of the student's decoder; 0 keeps it frozen.
         device: where the pictures go.
-        label_share: of the label in the target of a labelled batch.
+        kept: share of the pre-restored picture in the target of the picture terms.
         variant: choices that research varies.
         texts: text features of the pictures; None = no text.
         adapter_rank: of the critic, where the loss has one; 0 = all of its weights are trained.
@@ -82,13 +82,13 @@ class DistillTask:
         weights: Mapping[str, float],
         decoder: float,
         device: torch.device,
-        label_share: float = 0.0,
+        kept: float = 0.0,
         variant: Variant | None = None,
         texts: TextFolder | None = None,
         adapter_rank: int = 0,
     ) -> None:
         check_terms(weights, self.NAMES, "distill")
-        self.label_share = label_share
+        self.kept = kept
         self.restorer = restorer
         self.teacher = teacher.requires_grad_(False).eval()
         self.weights, self.decoder, self.device = weights, decoder, device
@@ -139,7 +139,7 @@ class DistillTask:
         restorer = self.restorer
         with torch.no_grad():
             prerestored = restorer.prerestore(degraded(batch, self.device))
-            reference = label_target(batch, prerestored, self.label_share)
+            reference = kept_target(batch, prerestored, self.kept)
             clean = self.tokenizer.encode(reference).float()
             target = self.tokenizer.quantize(clean)
         texts: Texts = self.texts.of(batch) if self.texts is not None else [None] * len(batch)

@@ -26,9 +26,9 @@ class TrainOptions:
         weights: folder of installed models; None asks the environment.
         tokenizer, prerestorer, teacher: earlier stages: run folders, files or model names; by default the folders of
             that name beside ``out``.
-        labels: folder of labels made by ``varestorer labels``; only labelled crops are then used (distill).
         texts: folder of text features, one file a photograph (teacher, distill); see ``core.training.texts``.
         variant: changes of the recipe's ``Variant`` by field name.
+        kept: overrides the share of a sharper picture in the target (prerestorer, distill).
         decoder: overrides the recipe's learning-rate factor of the decoder (distill).
         cache: folder for crop caches, by default ``out``'s parent / ``cache``.
         recipe: degradation recipe, by name or file.
@@ -64,9 +64,9 @@ class TrainOptions:
     tokenizer: Path | None = None
     prerestorer: Path | None = None
     teacher: Path | None = None
-    labels: Path | None = None
     texts: Path | None = None
     variant: Mapping[str, Any] = field(default_factory=dict)
+    kept: float | None = None
     decoder: float | None = None
     cache: Path | None = None
     recipe: str = "moderate"

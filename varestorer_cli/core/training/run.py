@@ -19,12 +19,11 @@ from models.transformer import Transformer
 from varestorer_cli.core.checkpoint import save_bundle
 from varestorer_cli.core.dataset import CropCache, PairBatches
 from varestorer_cli.core.errors import OutputError, UsageError
-from varestorer_cli.core.labels import NcnnLabeller, make_labels
 from varestorer_cli.core.options import Precision
 from varestorer_cli.core.presets import Preset, Recipe, Variant, preset
 from varestorer_cli.core.runtime import Runtime, autocast_type, choose, keep_freed_memory
 from varestorer_cli.core.training.build import MODEL, StageBuilder
-from varestorer_cli.core.training.data import crop_cache, labels_of, speaker, validation_batches
+from varestorer_cli.core.training.data import crop_cache, speaker, validation_batches
 from varestorer_cli.core.training.distillation import DistillTask
 from varestorer_cli.core.training.loop import LoopOptions, Trainer
 from varestorer_cli.core.training.options import STAGES, TrainOptions
@@ -95,7 +94,6 @@ class _Run:
         options, recipe = self.options, self.recipe
         say = speaker(options.quiet or not self.world.main)
         cache: CropCache = self.world.in_turn(lambda: crop_cache(options, self.preset, recipe, say))
-        labels = labels_of(options, cache)
         torch.manual_seed(options.seed)
         generator = torch.Generator().manual_seed(options.seed)
         device = torch.device(self.runtime.device)
@@ -105,7 +103,6 @@ class _Run:
             "preset": options.preset,
             "seed": options.seed,
             "cache": cache.path.name,
-            "labels": 0 if labels is None else len(labels),
             "recipe": _plain_recipe(recipe),
         }
         if self.world.main:
@@ -117,9 +114,7 @@ class _Run:
             f"{recipe.steps} steps of {recipe.batch} on {processes}{self.runtime.describe()}"
         )
         self._prepare(task)
-        batches = PairBatches(
-            cache, recipe.batch, options.seed, self.world.size, self.world.rank, patch=recipe.patch, labels=labels
-        )
+        batches = PairBatches(cache, recipe.batch, options.seed, self.world.size, self.world.rank, patch=recipe.patch)
         started = time.time()
         trainer = Trainer(
             task,
@@ -193,39 +188,12 @@ class _Run:
         save_bundle(options.out / MODEL, _merged(components), restorer=restorer, notes=notes, dtype=dtype, text=text)
 
 
-def label(options: TrainOptions, count: int) -> bool:
-    """Make labels for the crop cache that a run with these options would use.
-
-    Args:
-        options: data, preset, recipe and folders; ``out`` gets the labels.
-        count: crops to label.
-
-    Returns:
-        Whether all are made; else the same call goes on.
-
-    Raises:
-        MissingDependencyError: the labeller is not installed.
-        UsageError: ``out`` holds labels of another kind.
-    """
-    chosen = preset(options.preset)
-    say = speaker(options.quiet)
-    labeller = NcnnLabeller(options.threads or 1)
-    cache = crop_cache(options, chosen, _recipe(chosen, options), say)
-    last = [0.0]
-
-    def progress(done: int, total: int) -> None:
-        if time.monotonic() - last[0] > 30 or done == total:
-            last[0] = time.monotonic()
-            say(f"labels: {done}/{total}")
-
-    return make_labels(cache, options.out, count, labeller, options.seed, options.stop_after, progress)
-
-
 def _recipe(chosen: Preset, options: TrainOptions) -> Recipe:
     recipe = chosen.recipes[options.stage]
     return replace(
         recipe,
         variant=replace(recipe.variant, **options.variant),
+        kept=recipe.kept if options.kept is None else options.kept,
         decoder=recipe.decoder if options.decoder is None else options.decoder,
         steps=options.steps or recipe.steps,
         batch=options.batch or recipe.batch,

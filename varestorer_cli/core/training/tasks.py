@@ -26,11 +26,13 @@ from models.losses import (
 )
 from models.pyramid import draw_flips
 from models.quantizer import straight_through
+from models.rrdb import RRDBNet
 from models.tokenizer import ImageTokenizer
 from models.transformer import Transformer
 from varestorer_cli.core.dataset import PairBatch
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.presets import Recipe
+from varestorer_cli.core.training.compression import Hints, hint_distance
 from varestorer_cli.core.training.parallel import batch_mean
 from varestorer_cli.core.training.perceptual import LiteFeatures, PerceptualLoss, lpips_loss
 from varestorer_cli.core.training.texts import TextFolder, Texts, condition_on, dropped
@@ -74,16 +76,14 @@ def degraded(batch: PairBatch, device: torch.device) -> Tensor:
     return F.interpolate(small, size=batch.hq.shape[-2:], mode="bicubic", align_corners=False).clamp_(0, 1)
 
 
-def label_target(batch: PairBatch, prerestored_B3HW: Tensor, share: float) -> Tensor:
-    """What is to be learnt from a labelled batch, (B, 3, P, P) in [-1, 1].
+def kept_target(batch: PairBatch, sharper_B3HW: Tensor, share: float) -> Tensor:
+    """Target of picture terms, (B, 3, P, P) in [-1, 1]: a share of a sharper picture, the rest the true one.
 
-    A share of the label, the rest the pre-restored picture ((B, 3, P, P) in [0, 1]): sharp, yet no further from the
-    truth than need be. Without labels it is the true picture.
+    A regression learns the mean of all that could be true, which is soft. Another network's sharp picture ((B, 3, P, P)
+    in [0, 1]) is one definite picture, which can be learnt; the true one keeps it from inventing too much.
     """
-    if batch.label is None:
-        return sharp(batch, prerestored_B3HW.device)
-    label = pixels(batch.label, prerestored_B3HW.device)
-    return torch.lerp(prerestored_B3HW.clamp(0, 1), label, share).mul_(2).sub_(1)
+    reference = sharp(batch, sharper_B3HW.device)
+    return torch.lerp(reference, sharper_B3HW.clamp(0, 1) * 2 - 1, share) if share else reference
 
 
 def pixels(picture: Tensor, device: torch.device) -> Tensor:
@@ -174,34 +174,66 @@ def usage_terms(difference_BLd: Tensor, slices: Sequence[slice], count: int) -> 
 
 
 class PrerestorerTask:
-    """Pre-restorer on pairs (L1 or L2); frozen in every later stage."""
+    """Pre-restorer on pairs, or on what a larger network makes of them; frozen in every later stage.
+
+    Args:
+        module: the network.
+        weights: loss weights by name: picture terms, and ``hints``, its features against the larger network's.
+        device: where the pictures go.
+        hints: the larger network, where there is one.
+        kept: share of the larger network's picture in the target of the picture terms.
+
+    Raises:
+        UsageError: terms that need a larger network, and there is none.
+    """
 
     unit = "patches"
+    NAMES = (*PictureLosses.NAMES, "hints")
 
-    def __init__(self, module: nn.Module, weights: Mapping[str, float], device: torch.device) -> None:
-        check_terms(weights, PictureLosses.NAMES, "prerestorer")
-        self.module = module
-        self.device = device
+    def __init__(
+        self,
+        module: nn.Module,
+        weights: Mapping[str, float],
+        device: torch.device,
+        hints: Hints | None = None,
+        kept: float = 0.0,
+    ) -> None:
+        check_terms(weights, self.NAMES, "prerestorer")
+        self.module, self.weights, self.device, self.hints, self.kept = module, weights, device, hints, kept
         self.losses = PictureLosses(weights, device)
         self.trained = self.losses.trained_with(module)
 
     def terms(self, batch: PairBatch, generator: torch.Generator) -> Terms:
-        """Picture terms of the pre-restored patch."""
-        return self.losses(self.module(degraded(batch, self.device)) * 2 - 1, sharp(batch, self.device))
+        """Picture terms of the pre-restored patch, and the distance of its features to the larger network's."""
+        upscaled = degraded(batch, self.device)
+        if self.hints is None:
+            return self.losses(self.module(upscaled).float() * 2 - 1, sharp(batch, self.device))
+        assert isinstance(self.module, RRDBNet)
+        hints, label = self.hints(pixels(batch.lq, self.device))
+        first, outputs = self.module.features(upscaled)
+        terms = {"hints": hint_distance(outputs, hints)}
+        if any(weight for name, weight in self.weights.items() if name != "hints"):
+            result = self.module.render(first, outputs[-1]).float()
+            terms |= self.losses(result * 2 - 1, kept_target(batch, label, self.kept))
+        return terms
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """The network; with an adversarial term the discriminator too."""
         return [{"params": list(self.module.parameters()), "scale": 1.0}, *self.losses.parameter_groups()]
 
     def validate(self, batch: PairBatch) -> tuple[dict[str, float], list[Tensor]]:
-        """PSNR of the result and of bicubic upscaling, over RGB."""
+        """PSNR of the result and of bicubic upscaling, over RGB; with hints also of the result against the label."""
         bicubic, reference = degraded(batch, self.device), (sharp(batch, self.device) + 1) / 2
-        result = self.module(bicubic).clamp(0, 1)
+        result = self.module(bicubic).float().clamp(0, 1)
         figures = {
             "psnr": float(psnr(result, reference, 1.0).mean()),
             "psnr_bicubic": float(psnr(bicubic, reference, 1.0).mean()),
         }
-        return figures, [bicubic, result, reference]
+        if self.hints is None:
+            return figures, [bicubic, result, reference]
+        label = self.hints(pixels(batch.lq, self.device))[1].clamp(0, 1)
+        figures["psnr_label"] = float(psnr(result, label, 1.0).mean())
+        return figures, [bicubic, result, label, reference]
 
     def components(self) -> Mapping[str, nn.Module]:
         """The pre-restorer."""
