@@ -3,6 +3,7 @@
 import csv
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,18 @@ def broken_folder() -> list[str]:
     return ["in/cut.jpg", "in/empty.png", "in/loop.png", "in/text.png"]
 
 
+def many(root: Path, count: int = 7) -> Path:
+    """A set of one's own in mine/: pairs whose restored files the fake model makes."""
+    for i in range(count):
+        lq = photo(12, 12, seed=i)
+        save(root / f"mine/lq/p{i}.png", lq)
+        save(
+            root / f"mine/gt/p{i}.png",
+            np.clip(np.repeat(np.repeat(lq, 4, 0), 4, 1).astype(int) + i + 1, 0, 255).astype(np.uint8),
+        )
+    return root / "mine"
+
+
 @dataclass
 class Ran:
     """What one call of the command did."""
@@ -106,6 +119,26 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/nonexistent")
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("restore opened a connection"))
+
+
+@pytest.fixture
+def no_pyiqa(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The tests run as if pyiqa were absent, in an empty folder, without a data root."""
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+    monkeypatch.delenv("VARESTORER_DATA", raising=False)
+    monkeypatch.setenv("VARESTORER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Three restored images in out/, their references in gt/."""
+    for i, name in enumerate(("a", "b", "c")):
+        reference = photo(24, 24, seed=i)
+        save(tmp_path / f"gt/{name}.png", reference)
+        save(tmp_path / f"out/{name}.png", np.clip(reference.astype(int) + 4 + i, 0, 255).astype(np.uint8))
+    return tmp_path / "out"
 
 
 @pytest.fixture

@@ -1,35 +1,15 @@
 import csv
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import fakes
 import numpy as np
 import pytest
-from conftest import Ran, load, photo, save
+from conftest import Ran, load, many, photo, save
 
 Cli = Callable[..., Ran]
-
-
-@pytest.fixture(autouse=True)
-def no_pyiqa(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The tests run as if pyiqa were absent, in an empty folder, without a data root."""
-    monkeypatch.setitem(sys.modules, "pyiqa", None)
-    monkeypatch.delenv("VARESTORER_DATA", raising=False)
-    monkeypatch.setenv("VARESTORER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    """Three restored images in out/, their references in gt/."""
-    for i, name in enumerate(("a", "b", "c")):
-        reference = photo(24, 24, seed=i)
-        save(tmp_path / f"gt/{name}.png", reference)
-        save(tmp_path / f"out/{name}.png", np.clip(reference.astype(int) + 4 + i, 0, 255).astype(np.uint8))
-    return tmp_path / "out"
+pytestmark = pytest.mark.usefixtures("no_pyiqa")
 
 
 def test_prints_and_writes(cli: Cli, out: Path) -> None:
@@ -220,6 +200,18 @@ def test_a_sheet_shows_degraded_restored_and_reference(cli: Cli, out: Path, tmp_
     assert cli("score", "out", "-r", "gt", "--sheet", "sheet.nothing").code == 5
 
 
+def test_a_sheet_replaces_no_picture_that_is_scored_and_costs_no_score(cli: Cli, out: Path, tmp_path: Path) -> None:
+    before = (out / "a.png").read_bytes()
+    ran = cli("score", "out", "-r", "gt", "--sheet", "out/a.png")
+    assert ran.code == 2 and "out/a.png is one of the pictures that are scored" in ran.err
+    assert (out / "a.png").read_bytes() == before
+    (tmp_path / "lq").mkdir()
+    (tmp_path / "lq/a.png").write_text("no picture")
+    ran = cli("score", "out", "-r", "gt", "--sheet", "sheet.png", "--degraded", "lq")
+    assert ran.code == 1 and "lq/a.png" in ran.err
+    assert len(list(csv.DictReader((out / "scores.csv").open()))) == 3
+
+
 def test_a_sheet_of_nothing_is_refused(cli: Cli, out: Path, tmp_path: Path) -> None:
     save(tmp_path / "lq/other.png", photo(6, 6))
     ran = cli("score", "out", "-r", "gt", "--sheet", "sheet.png", "--degraded", "lq")
@@ -227,74 +219,6 @@ def test_a_sheet_of_nothing_is_refused(cli: Cli, out: Path, tmp_path: Path) -> N
 
 
 # --- shards, comparison, ceiling, sets of one's own ------------------------------------------------------------------
-
-
-def many(root: Path, count: int = 7) -> Path:
-    """A set of one's own in mine/: pairs whose restored files the fake model makes."""
-    for i in range(count):
-        lq = photo(12, 12, seed=i)
-        save(root / f"mine/lq/p{i}.png", lq)
-        save(
-            root / f"mine/gt/p{i}.png",
-            np.clip(np.repeat(np.repeat(lq, 4, 0), 4, 1).astype(int) + i + 1, 0, 255).astype(np.uint8),
-        )
-    return root / "mine"
-
-
-def test_shards_are_restored_scored_and_joined(cli: Cli, tmp_path: Path) -> None:
-    many(tmp_path)
-    words = ("score", "--dataset", "mine", "--metrics", "psnr_rgb,ssim_y")
-    whole = cli(*words, "--restored", "whole", "--model", "compact")
-    assert whole.code == 0 and "7 pairs scored" in whole.out
-    calls = []
-    for i in range(3):
-        model = fakes.FakeModel()
-        ran = cli(*words, "--shard", f"{i}/3", model=model)
-        assert ran.code == 0 and f"PARTIAL: shard {i}/3 only" in ran.out
-        calls.append(len(model.calls))
-    assert sum(calls) > 0
-    folder = tmp_path / "scores/mine-compact"
-    assert sorted(path.name for path in folder.glob("p*.png")) == [f"p{i}.png" for i in range(7)]
-    merged = cli("score", folder, "--merge")
-    assert (
-        merged.code == 0 and "compact on mine: 7 pairs scored, 0 failed" in merged.out and "PARTIAL" not in merged.out
-    )
-    table = [line for line in whole.out.splitlines() if line.startswith((" PSNR", " SSIM"))]
-    assert len(table) == 2 and all(line in merged.out for line in table)
-    assert sorted(r["name"] for r in csv.DictReader((folder / "scores.csv").open())) == [f"p{i}" for i in range(7)]
-
-
-def test_missing_and_different_shards_are_refused(cli: Cli, tmp_path: Path) -> None:
-    many(tmp_path)
-    words = ("score", "--dataset", "mine", "--metrics", "psnr_rgb")
-    cli(*words, "--restored", "w", "--model", "compact")
-    cli(*words, "--restored", "out", "--shard", "0/2", "--model", "compact")
-    ran = cli("score", "out", "--merge")
-    assert ran.code == 2 and "the scores of 1 of 2 shards are missing: 1/2" in ran.err and ran.out == ""
-    partial = cli("score", "out", "--merge", "--partial")
-    assert partial.code == 0 and "shards missing: 1/2" in partial.out
-    cli(*words, "--restored", "out", "--shard", "1/2", "--model", "compact", "--crop-border", "1")
-    ran = cli("score", "out", "--merge")
-    assert ran.code == 2 and "under another crop_border than" in ran.err
-    cli(
-        "score", "--dataset", "mine", "--restored", "out", "--shard", "1/2", "--model", "compact", "--metrics", "ssim_y"
-    )
-    assert "under another metrics than" in cli("score", "out", "--merge").err
-    cli(*words, "--restored", "out", "--shard", "1/3", "--model", "compact")
-    assert "scores of runs with 2, 3 shards" in cli("score", "out", "--merge").err
-    assert "holds no scores of shards" in cli("score", "w", "--merge").err
-    assert "name their folder" in cli("score", "--merge").err
-    (tmp_path / "x").mkdir()
-    (tmp_path / "x/scores.0-of-1.json").write_text('{"tool": "other"}')
-    assert "holds no scores of this program" in cli("score", "x", "--merge").err
-
-
-def test_shards_of_scored_folders_hold_each_pair_once(cli: Cli, out: Path) -> None:
-    for i in range(2):
-        assert cli("score", "out", "-r", "gt", "--shard", f"{i}/2").code == 0
-    merged = cli("score", "out", "--merge", "--table", "markdown")
-    assert "out against gt: 3 pairs scored" in merged.out
-    assert cli("score", "out", "-r", "gt", "--table", "markdown").out == merged.out
 
 
 def test_two_folders_are_compared(cli: Cli, out: Path, tmp_path: Path) -> None:

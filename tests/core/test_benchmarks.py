@@ -154,3 +154,10 @@ def test_shards_hold_each_pair_once_as_restore_does(tmp_path: Path) -> None:
         plan = make_plan(list(found.inputs), f"{tmp_path / 'o'}/", format=ImageFormat.PNG, shard=Shard(i, 3))
         mine = {pair.restored for pair in found.plan_outputs(tmp_path / "o").only(names).pairs}
         assert mine == {job.output for job in plan.jobs}
+
+
+@pytest.mark.parametrize("data", [b"lq,gt\n\xff.png,b.png\n", b'lq,gt\n"' + b"x" * 200_000])
+def test_a_manifest_that_is_no_text_is_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "pairs.csv").write_bytes(data)
+    with pytest.raises(UsageError, match=r"pairs\.csv: cannot be read as a manifest"):
+        benchmarks.open_dataset(str(tmp_path / "pairs.csv"))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import save
 from PIL import Image
 
 from varestorer_cli.core.errors import InputError, OutputError
@@ -53,3 +54,18 @@ def test_failures_are_named(tmp_path: Path) -> None:
     picture = flat(tmp_path, "a.png", (1, 2, 3))
     with pytest.raises(OutputError, match=r"choose a \.jpg or \.png name"):
         contact_sheet([[picture]], ["ours"], tmp_path / "sheet.nothing")
+
+
+def test_pictures_are_shown_as_they_are_scored(tmp_path: Path) -> None:
+    """Upright, and 16 bit reduced to 8: Pillow alone would clip them to white."""
+    save(tmp_path / "deep.png", np.full((32, 32), 100 * 257, np.uint16))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    half = np.zeros((32, 32, 3), np.uint8)
+    half[16:] = 200
+    Image.fromarray(half).save(tmp_path / "turned.png", exif=exif)
+    target = tmp_path / "sheet.png"
+    contact_sheet([[tmp_path / "deep.png", tmp_path / "turned.png"]], ["a", "b"], target, cell=32)
+    sheet = np.asarray(Image.open(target))
+    assert (sheet[22:54, 4:36] == 100).all()
+    assert (sheet[22:38, 40:72] == 200).all() and (sheet[38:54, 40:72] == 0).all()

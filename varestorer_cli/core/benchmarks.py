@@ -217,11 +217,15 @@ def _subfolder(folder: Path, names: tuple[str, ...], what: str) -> Path:
 
 
 def _open_manifest(path: Path) -> Dataset:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        if not reader.fieldnames or not {"lq", "gt"} <= set(reader.fieldnames):
-            raise UsageError(f"{path} starts with the columns {reader.fieldnames}; a manifest of pairs needs lq and gt")
-        lines = [(number, row) for number, row in enumerate(reader, 2) if any(row.values())]
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
+            lines = [(number, row) for number, row in enumerate(reader, 2) if any(row.values())]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path}: cannot be read as a manifest of pairs ({error})") from error
+    if not {"lq", "gt"} <= set(columns):
+        raise UsageError(f"{path} starts with the columns {columns}; a manifest of pairs needs lq and gt")
     half = [str(number) for number, row in lines if not (row["lq"] and row["gt"])]
     if half:
         raise UsageError(f"{path}: lines {listed(half)} name only one of lq and gt; fill them or take them out")

@@ -55,7 +55,7 @@ def merge_shards(folder: Path, *, partial: bool = False) -> ScoreReport:
             different.append("metrics")
         if different:
             raise UsageError(f"{path} was scored under another {', '.join(different)} than {next(iter(parts))}")
-    scores = sorted((_score(image) for part in parts.values() for image in part["images"]), key=lambda s: s.pair.name)
+    scores = sorted((score for part in parts.values() for score in part["images"]), key=lambda score: score.pair.name)
     twice = sorted({a.pair.name for a, b in itertools.pairwise(scores) if a.pair.name == b.pair.name})
     if twice:
         raise UsageError(f"{folder}: {len(twice)} pairs are in more than one shard: {listed(twice)}")
@@ -88,7 +88,20 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} cannot be read as scores ({error}); score that shard again") from error
     if not isinstance(content, dict) or content.get("tool") != TOOL or content.get("protocol") not in PROTOCOLS:
         raise UsageError(f"{path} holds no scores of this program; move it away")
-    return content
+    try:
+        unpaired = {side: [str(name) for name in content["unpaired"][side]] for side in ("restored", "reference")}
+        for about in content["summary"].values():
+            _metric("", about)
+        return {
+            **{name: content[name] for name in _SETTINGS},
+            "bootstrap": {"seed": int(content["bootstrap"]["seed"])},
+            "notes": [str(note) for note in content["notes"]],
+            "summary": content["summary"],
+            "unpaired": unpaired,
+            "images": [_score(image) for image in content["images"]],
+        }
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UsageError(f"{path} is no whole report of scores ({error!r}); score that shard again") from error
 
 
 def _columns(part: dict[str, Any]) -> list[tuple[str, str]]:

@@ -219,9 +219,6 @@ def _finish(
     """Print the table, write the files."""
     targets = targets or targets_of(job, folder, report.plan, console)
     show(score_output.blocks, report, job.table, console)
-    if job.sheet is not None:
-        write_sheet(report, job.degraded, job.sheet)
-        console.info(f"wrote {job.sheet}")
     for path, text in zip(targets, (score_output.csv_text(report), score_output.json_text(report)), strict=True):
         if path is not None:
             score_output.write_text(path, text)
@@ -229,6 +226,9 @@ def _finish(
     if page is not None:
         write_score_page(report, page)
         console.info(f"wrote {page.target}")
+    if job.sheet is not None:
+        write_sheet(report, job.degraded, job.sheet)
+        console.info(f"wrote {job.sheet}")
     return report.exit_code
 
 

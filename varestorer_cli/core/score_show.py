@@ -7,6 +7,7 @@ from pathlib import Path
 from varestorer_cli.core import score_output
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.files import check_writable
 from varestorer_cli.core.pairing import PairPlan, find_images
 from varestorer_cli.core.report_files import report_name
 from varestorer_cli.core.score_render import Block, latex, markdown, terminal
@@ -36,15 +37,27 @@ def inputs_of(plan: PairPlan) -> set[Path]:
 
 
 def targets_of(job: ScoreJob, restored: Path, plan: PairPlan, console: Console) -> tuple[Path | None, Path | None]:
-    """Where CSV and JSON go: as asked, else beside the restored files if nothing foreign is in the way."""
+    """Where CSV and JSON go: as asked, else beside the restored files if nothing foreign is in the way.
+
+    The names carry the shard. All that was asked for is checked, before any work.
+
+    Raises:
+        UsageError: a file asked for would replace a picture.
+        OutputError: its folder cannot be written to.
+    """
     inputs = inputs_of(plan)
     one = restored.is_file()
     folder, stem = (restored.parent, f"{restored.stem}.scores") if one else (restored, "scores")
+    if job.sheet is not None:
+        if job.sheet in inputs:
+            raise UsageError(f"--sheet {job.sheet} is one of the pictures that are scored; choose another name")
+        check_writable(job.sheet.parent)
     chosen: list[Path | None] = []
     for asked, suffix in ((job.csv, ".csv"), (job.json, ".json")):
         path = folder / report_name(job.shard, stem, suffix)
         elsewhere = f"--{suffix[1:]} FILE puts the scores elsewhere"
         if asked is not None:
+            asked = asked.with_name(report_name(job.shard, asked.stem, asked.suffix))
             score_output.check_target(asked, inputs)
             chosen.append(asked)
         elif folder.exists() and not os.access(folder, os.W_OK):

@@ -130,11 +130,6 @@ def find_work(job: ScoreJob, console: Console) -> Work:
     return Work(known.plan_outputs(folder), folder, subject, known, True, notes)
 
 
-_CEILING_NOTE = (
-    "ceiling: references sent through the tokenizer alone; a restorer with this tokenizer can reach this much"
-)
-
-
 def _folders(job: ScoreJob) -> Work:
     if job.restored is None:
         raise UsageError("Nothing to score: name the restored images, as in: score RESTORED --reference GT")

@@ -6,6 +6,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from varestorer_cli.core.errors import InputError, OutputError
+from varestorer_cli.core.imageio import read_bytes
+from varestorer_cli.core.scoring import rgb8
 
 _GAP = 4
 _LABEL = 22
@@ -47,8 +49,9 @@ def contact_sheet(
             draw.text((place * block + column * (cell + _GAP) + _GAP, 3), label, fill="black", font=font)
     for number, row in enumerate(rows):
         left, top = (number % per_line) * block, (number // per_line) * (cell + _GAP) + _LABEL
-        for column, path in enumerate(row):
-            part = _part(path, window).resize((cell, cell), _filter(path, row[-1]))
+        pictures = [_read(path) for path in row]
+        for column in range(len(row)):
+            part = _part(pictures[column], window).resize((cell, cell), _filter(pictures[column], pictures[-1]))
             sheet.paste(part, (left + column * (cell + _GAP) + _GAP, top))
     try:
         sheet.save(target, quality=88)
@@ -56,12 +59,15 @@ def contact_sheet(
         raise OutputError(f"{target}: the sheet cannot be written ({error}); choose a .jpg or .png name") from error
 
 
-def _part(path: Path, window: tuple[float, float, float] | None) -> Image.Image:
+def _read(path: Path) -> Image.Image:
+    """A file as it is scored: upright, 8 bit, RGB."""
     try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
-    except (OSError, ValueError) as error:
+        return Image.fromarray(rgb8(read_bytes(path))[0])
+    except InputError as error:
         raise InputError(f"{path}: cannot be read for the sheet ({error})") from error
+
+
+def _part(image: Image.Image, window: tuple[float, float, float] | None) -> Image.Image:
     x, y, share = window or (0.5, 0.5, 1.0)
     side = min(image.size) * share
     left = min(max(x * image.width - side / 2, 0), image.width - side)
@@ -69,7 +75,6 @@ def _part(path: Path, window: tuple[float, float, float] | None) -> Image.Image:
     return image.crop((round(left), round(top), round(left + side), round(top + side)))
 
 
-def _filter(path: Path, reference: Path) -> Image.Resampling:
+def _filter(image: Image.Image, reference: Image.Image) -> Image.Resampling:
     """Square pixels for a picture with far fewer of them than its reference."""
-    with Image.open(path) as small, Image.open(reference) as large:
-        return Image.Resampling.NEAREST if 2 * small.width <= large.width else Image.Resampling.LANCZOS
+    return Image.Resampling.NEAREST if 2 * image.width <= reference.width else Image.Resampling.LANCZOS
