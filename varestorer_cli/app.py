@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from varestorer_cli import __version__
-from varestorer_cli.core.errors import ExitCode, InterruptedRunError, VarestorerError
+from varestorer_cli.core.errors import ExitCode, InterruptedRunError, VarestorerError, visible
 
 # In the order of --help. Each module has register(app); none may import torch or another heavy package at its top.
 COMMANDS = ("restore", "score", "train", "distill", "weights", "doctor", "photos", "texts")
@@ -110,7 +110,7 @@ def _failed(error: BaseException, text: str, code: ExitCode, verbose: bool) -> i
                 import traceback
 
                 traceback.print_exception(error)
-            sys.stderr.write(f"error: {text}\n")
+            sys.stderr.write(f"error: {visible(text)}\n")
             sys.stderr.flush()
     return int(code)
 

@@ -59,6 +59,20 @@ def test_the_bar_goes_to_stderr_and_messages_stay_whole(
     assert "warning: in/[bold]x[/bold].png: " + "y" * 80 in text
 
 
+@pytest.mark.parametrize("mode", [Progress.BAR, Progress.NONE])
+def test_names_of_files_are_neither_pictures_nor_orders_to_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, mode: Progress
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    console = Console(mode)
+    console.start(1)
+    console.warn("in/a:cat:b.png\x1b]0;title\x07\x9b2J c\nd")
+    console.finish()
+    assert "warning: in/a:cat:b.png\\x1b]0;title\\x07\\x9b2J c\nd\n" in terminal.getvalue()
+
+
 def test_quiet_leaves_warnings_and_errors(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console(Progress.LINES, quiet=True)
     console.start(1)

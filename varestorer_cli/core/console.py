@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from varestorer_cli.core.errors import visible
 from varestorer_cli.core.options import Progress
 from varestorer_cli.core.progress import DIALECTS
 from varestorer_cli.core.report import clock
@@ -83,9 +84,10 @@ class Console:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def _write(self, text: str) -> None:
+        text = visible(text)
         with self._lock:
             if self._bar is not None:
-                self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+                self._bar.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
                 return
             if sys.stderr is None:
                 return

@@ -1,11 +1,14 @@
-"""Exit codes and the exceptions that carry them.
+"""Exit codes, the exceptions that carry them, and how their messages are shown.
 
 Every failure a user can cause or meet is one exception class with one exit code; ``app.py`` is the only
 place that turns an exception into a process exit. The code table is a stable interface: scripts and render
 farms decide on retries by it.
 """
 
+import re
 from enum import IntEnum
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tabs and ends of lines
 
 
 class ExitCode(IntEnum):
@@ -74,3 +77,8 @@ class InterruptedRunError(VarestorerError):
     def __init__(self, message: str, exit_code: ExitCode = ExitCode.INTERRUPTED) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def visible(text: str) -> str:
+    """A message whose control characters are spelt out: the names of files in it must not steer a terminal."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
