@@ -36,6 +36,8 @@ class RestorerConfig:
         sampling: default way from logits to codes, the best on validation for the model at hand.
         color_fix: default colour fix; ``wavelet`` takes the low band from the pre-restored picture.
         wavelet_levels: dyadic levels counted as high band; 1 = finest detail only, 5 = all but colour and shading.
+        input_color_levels: the pre-restored picture takes the bands coarser than so many dyadic levels from the degraded
+            one, for pre-restorers that shift colours; 0 = none, 5 = colour and shading.
         largest_tile: the model also takes tiles up to this side, in steps of its stride, with stretched scales;
             fewer tiles then cover a picture. 0 = its native tile only.
         upscale_filter: what the model's input is upscaled with before tiles are cut, as in its training: ``lanczos``
@@ -48,6 +50,7 @@ class RestorerConfig:
     sampling: Sampling = "sample"
     color_fix: ColorFix = "none"
     wavelet_levels: int = 5
+    input_color_levels: int = 0
     largest_tile: int = 0
     upscale_filter: Literal["lanczos", "bicubic", "bicubic_sharp"] = "lanczos"
     takes_text: bool = False
@@ -138,6 +141,8 @@ class Restorer(nn.Module):
     def prerestore(self, degraded_B3TT: Tensor) -> Tensor:
         """Degraded picture in [0, 1] -> pre-restored picture, about [0, 1]."""
         out: Tensor = self.prerestorer(degraded_B3TT)
+        if self.config.input_color_levels:
+            return wavelet_fix(out.float(), degraded_B3TT.float(), self.config.input_color_levels)
         return out.float()
 
     def condition(self, rows: Tensor | None = None) -> Condition:

@@ -279,3 +279,14 @@ def test_a_pre_restorer_made_from_a_larger_network_trains_and_resumes(
 def test_hints_need_a_network_that_can_take_them(photos: Path, chain: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="RRDBNet"):
         train(options("prerestorer", photos, tmp_path, cache=chain / "cache", losses={"hints": 1.0}))
+
+
+def test_a_pre_restorer_that_is_asked_for_stays_under_init(photos: Path, chain: Path, tmp_path: Path) -> None:
+    other = train(options("prerestorer", photos, tmp_path, steps=2, seed=9, cache=chain / "cache")).parent
+    earlier = {"teacher": chain / "teacher", "prerestorer": other, "init": chain / "distill"}
+    made = train(options("distill", photos, tmp_path, steps=1, cache=chain / "cache", **earlier))
+    asked, found = (
+        load_bundle(folder / "model.safetensors").components["prerestorer"].state_dict()
+        for folder in (other, made.parent)
+    )
+    assert all(torch.equal(asked[key], found[key]) for key in asked)

@@ -154,3 +154,16 @@ def test_training_codes_equal_the_codes_at_inference() -> None:
     assert prediction.latent_Bdhw is not None
     expected = restorer.codes(prediction, "argmax")
     torch.testing.assert_close(straight_through(prediction.latent_Bdhw, expected), expected)
+
+
+def test_colours_of_the_input_replace_those_of_the_pre_restorer() -> None:
+    class Reddens(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return image + torch.tensor([0.2, 0.0, -0.1]).view(1, 3, 1, 1)
+
+    plain = build()
+    plain.prerestorer = Reddens()
+    picture = torch.rand(1, 3, plain.tile, plain.tile, generator=torch.Generator().manual_seed(0))
+    assert (plain.prerestore(picture) - picture).abs().max() > 0.19
+    kept = plain.with_config(input_color_levels=5)
+    torch.testing.assert_close(kept.prerestore(picture), picture, atol=1e-5, rtol=0)

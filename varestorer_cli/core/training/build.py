@@ -165,7 +165,8 @@ class StageBuilder:
         restorer = Restorer(self.preset.restorer, prerestorer, tokenizer, student)
         if self.options.init is not None:
             for name, module in restorer.components().items():
-                _start_from(module, self.options.init, name)
+                if name != "prerestorer" or self.options.prerestorer is None:  # one that is asked for stays
+                    _start_from(module, self.options.init, name)
         if self.preset.adapter_rank:
             add_adapters(student, self.preset.adapter_rank)
             train_adapters_only(student)
