@@ -36,8 +36,8 @@ class RestorerConfig:
         sampling: default way from logits to codes, the best on validation for the model at hand.
         color_fix: default colour fix; ``wavelet`` takes the low band from the pre-restored picture.
         wavelet_levels: dyadic levels counted as high band; 1 = finest detail only, 5 = all but colour and shading.
-        input_color_levels: the pre-restored picture takes the bands coarser than so many dyadic levels from the degraded
-            one, for pre-restorers that shift colours; 0 = none, 5 = colour and shading.
+        input_color_levels: the pre-restored picture takes the bands coarser than so many dyadic levels from the
+            degraded one, for pre-restorers that shift colours; 0 = none, 5 = colour and shading.
         largest_tile: the model also takes tiles up to this side, in steps of its stride, with stretched scales;
             fewer tiles then cover a picture. 0 = its native tile only.
         upscale_filter: what the model's input is upscaled with before tiles are cut, as in its training: ``lanczos``
