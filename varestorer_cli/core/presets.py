@@ -144,10 +144,10 @@ def _compact() -> Preset:
             wavelet_levels=1,
             input_color_levels=5,  # Real-ESRGAN shifts colours, by up to 14 levels of 255 on moss
             largest_tile=320,
-            upscale_filter="lanczos",  # not UPSCALE: the trained model gives firmer texture from the sharper input
+            upscale_filter=UPSCALE,
         ),
         recipes={
-            "prerestorer": Recipe(3000, 2, 256, 2e-4, {"hints": 1.0}),
+            "prerestorer": Recipe(2400, 2, 256, 2e-4, {"hints": 1.0}),
             "tokenizer": Recipe(2500, 2, 256, 4e-4, {"l1": 1.0, "gradient": 0.5, "codebook": 1.0, "commitment": 0.1}),
             "teacher": Recipe(
                 500,
@@ -168,12 +168,14 @@ def _compact() -> Preset:
                 {
                     "l1": 1.0,
                     "gradient": 0.25,
+                    "texture": 0.5,
                     "features": 0.2,
                     "kl": 0.005,
                     "latent": 0.05,
                 },
                 ema=0.998,
                 decoder=0.5,
+                kept=0.75,
             ),
         },
     )

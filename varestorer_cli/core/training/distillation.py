@@ -157,7 +157,7 @@ class DistillTask:
             terms |= self._score_terms(restorer.training_bits(prediction, uniforms), texts, drop)
         codes = restorer.training_codes(prediction, uniforms, self.variant.bits)
         decoded = restorer.decode(codes, prerestored, clamp=False).float()
-        return {**terms, **self.losses(decoded, reference)}
+        return {**terms, **self.losses(decoded, reference, sharp(batch, self.device))}
 
     def _degraded_tokens(
         self, batch: PairBatch, prerestored_B3TT: Tensor, generator: torch.Generator

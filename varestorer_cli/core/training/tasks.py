@@ -127,8 +127,14 @@ class PictureLosses:
             return []
         return [{"params": list(self.discriminator.parameters()), "scale": 1.0, "betas": (0.5, 0.99)}]
 
-    def __call__(self, result: Tensor, reference: Tensor) -> Terms:
-        """Terms by name."""
+    def __call__(self, result: Tensor, reference: Tensor, features_of: Tensor | None = None) -> Terms:
+        """Terms by name.
+
+        Args:
+            result: what was made.
+            reference: what the terms compare it with.
+            features_of: another picture for the terms on features, which bear detail that lies elsewhere.
+        """
         terms: Terms = {}
         if self.weights.get("l1"):
             terms["l1"] = (result - reference).abs().mean()
@@ -139,7 +145,7 @@ class PictureLosses:
         if self.weights.get("texture"):
             terms["texture"] = texture_distance(result, reference)
         if self.features is not None:
-            stages, references = self.features.pair(result, reference)
+            stages, references = self.features.pair(result, reference if features_of is None else features_of)
             if self.weights.get("features"):
                 terms["features"] = feature_distance(stages, references)
             if self.weights.get("balanced_features"):
