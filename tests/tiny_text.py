@@ -1,5 +1,6 @@
 """Tiny random text networks on the disk, laid out as the real ones are, and a restorer that takes a text."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +82,21 @@ def restorer(width: int = WIDTH, *, takes_text: bool = True) -> Restorer:
     torch.nn.init.normal_(transformer.head.weight, std=0.5)
     parts: tuple[Any, ...] = ConvRestorer(smoke.prerestorer), ImageTokenizer(smoke.tokenizer), transformer
     return Restorer(smoke.restorer, *parts).with_config(takes_text=takes_text).eval()
+
+
+def in_shards(folder: Path) -> dict[str, bytes]:
+    """Files of a text encoder's folder with its weights in two, as large models are published: the second has a part of
+    the decoder only."""
+    from safetensors.torch import load_file, save
+
+    state = load_file(folder / "model.safetensors")
+    late = {name for name in state if name.startswith(("decoder.block.1", "lm_head"))}
+    shards = {
+        "model-00001-of-00002.safetensors": [name for name in state if name not in late],
+        "model-00002-of-00002.safetensors": sorted(late),
+    }
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "model.safetensors"}
+    for shard, names in shards.items():
+        files[shard] = save({name: state[name] for name in names}, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": {name: shard for shard, names in shards.items() for name in names}}
+    return files | {"model.safetensors.index.json": json.dumps(index).encode()}

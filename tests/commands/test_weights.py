@@ -1,17 +1,27 @@
 """``weights``, and ``restore`` with what it installed."""
 
 import json
+import os
+import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import releases
+import tiny_text
 import torch
 from conftest import load, photo, rows, save
+from safetensors.torch import load_file
+from stand_in_hub import StandInHub, running
 
 from varestorer_cli import app
-from varestorer_cli.core.weights import choose_model, weights_root
+from varestorer_cli.core.checkpoint import read_metadata, read_text
+from varestorer_cli.core.conditioning import DEFAULT_PROMPT, stored_text
+from varestorer_cli.core.textmodels import FOLDERS
+from varestorer_cli.core.weights import RELEASED, choose_model, weights_root
 
 FILES = (releases.STUDENT, releases.AUTOENCODER, releases.PRERESTORER)
 
@@ -152,3 +162,134 @@ def test_doctor_lists_the_root(release: Path, root: Path, capsys: pytest.Capture
     assert "-> varestorer weights pull teacher" in out
     assert run("doctor", "--weights", "elsewhere") == 0
     assert "elsewhere (--weights), not there" in capsys.readouterr().out
+
+
+# --- text networks and the default text ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_text.text_encoder(tmp_path_factory.mktemp("t5"), width=releases.SMALL.transformer.text_width)
+
+
+def test_a_bundle_from_the_mirror_carries_everything_to_a_machine_without_a_network(
+    release: Path, encoder: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pulled by a process of its own, which finds the mirror by HF_ENDPOINT alone."""
+    pytest.importorskip("huggingface_hub")
+    files = {file.key: (release / file.name).read_bytes() for file in RELEASED["2b"].files}
+    folders = {"text": encoder, "captioner": tiny_text.captioner(Path("blip"))}
+    for name, folder in folders.items():
+        files |= {f"{FOLDERS[name].repository}/{path.name}": path.read_bytes() for path in folder.iterdir()}
+    with running(StandInHub(files)) as mirror:
+        words = ["weights", "pull", "2b", "captioner", "text", "--to", "bundle", "-q"]
+        here = str(Path(app.__file__).parent.parent)
+        surroundings = os.environ | {
+            "HF_ENDPOINT": mirror.url,
+            "HF_HOME": str(Path("hf").resolve()),
+            "PYTHONPATH": here,
+        }
+        command = [sys.executable, "-m", "varestorer_cli", *words]
+        done = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert len(mirror.requests) > 10
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path("cache").resolve()))
+    for name in ("socket", "create_connection", "getaddrinfo"):
+        monkeypatch.setattr(socket, name, lambda *_, **__: pytest.fail("a socket was opened"))
+    assert run("weights", "import", "bundle") == 0
+    assert run("weights", "verify") == 0
+    assert capsys.readouterr().out.splitlines() == ["compact: ok", "2b: ok", "text: ok", "captioner: ok"]
+    for path in (path for path in Path("bundle").rglob("*.*") if path.name != "weights.json"):
+        assert (root / path.relative_to("bundle")).read_bytes() == path.read_bytes()
+
+    save(Path("in/a.png"), photo(20, 26))
+    words = ["--model", "2b", "--precision", "fp32", "--sampling", "argmax"]
+    Path("t.csv").write_text("path,caption\na.png,blue snow\n")
+    assert run("restore", "in", "plain", *words) == 0
+    assert rows(Path("plain/metrics.csv"))[0]["caption"] == DEFAULT_PROMPT
+    assert run("restore", "in", "prompt", *words, "--prompt", "a red cat") == 0
+    assert run("restore", "in", "captions", *words, "--captions", "t.csv") == 0
+    assert run("restore", "in", "auto", *words, "--caption", "auto") == 0
+    assert rows(Path("auto/captions.csv"))[0]["caption"] == rows(Path("auto/metrics.csv"))[0]["caption"] != ""
+    capsys.readouterr()
+
+    with Path("bundle/text/model.safetensors").open("r+b") as stream:
+        stream.seek(-1, os.SEEK_END)
+        last = stream.read(1)[0]
+        stream.seek(-1, os.SEEK_END)
+        stream.write(bytes([last ^ 1]))
+    assert run("weights", "import", "bundle", "--weights", "third") == 4
+    assert "model.safetensors has the hash" in capsys.readouterr().err and not Path("third").exists()
+    Path("bundle/weights.json").unlink()  # the file itself knows its hash
+    assert run("weights", "import", "bundle/text", "--weights", "third") == 4
+    assert "model.safetensors" in capsys.readouterr().err and not Path("third").exists()
+
+
+def test_folders_fetched_by_hand_are_imported_and_complete_the_models(
+    release: Path, encoder: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    by_hand = Path("flan-t5-xl")
+    shutil.copytree(encoder, by_hand)
+    torch.save(load_file(by_hand / "model.safetensors"), by_hand / "pytorch_model.bin")
+    (by_hand / "model.safetensors").unlink()
+    assert run("weights", "import", by_hand, tiny_text.captioner(Path("blip")), "-q") == 0
+    assert run("weights", "import", *(release / name for name in FILES)) == 0
+    assert f"{root / 'text'}: encoding" in capsys.readouterr().err
+    text = read_text(root / "2b.safetensors")
+    assert text is not None and torch.equal(text.rows, stored_text(encoder).rows)
+    assert run("weights", "list") == 0
+    out = capsys.readouterr().out
+    assert "text       " in out and "Flan-T5-XL, the text encoder" in out and "licence: not stated" in out
+    assert run("weights", "verify", "text", "captioner") == 0
+    (root / "captioner" / "tokenizer.json").unlink()
+    assert run("weights", "verify") == 4
+    assert "captioner: tokenizer.json is not there" in capsys.readouterr().out
+    assert run("doctor") == 0
+    assert "network text" in capsys.readouterr().out
+    (by_hand / "tokenizer.json").unlink()
+    assert run("weights", "import", by_hand) == 3
+    (by_hand / "config.json").write_text('{"model_type": "gpt2"}')
+    assert run("weights", "import", by_hand) == 4
+
+
+def test_the_default_text_is_added_to_an_installed_model(
+    release: Path, encoder: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("weights", "text") == 3
+    assert "no model that takes a text is installed" in capsys.readouterr().err
+    assert run("weights", "import", *(release / name for name in FILES), "-q") == 0
+    path = root / "2b.safetensors"
+    before, notes = load_file(path), read_metadata(path)
+    assert run("weights", "text", "2b") == 3
+    assert "weights text needs a T5 text encoder with features of width 128" in capsys.readouterr().err
+    assert run("weights", "text", "2b", "--text-encoder", tiny_text.text_encoder(Path("narrow"))) == 4
+    assert run("weights", "text", "compact", "--text-encoder", encoder) == 2
+    assert path.stat().st_size == sum(tensor.nbytes for tensor in before.values()) + (
+        8 + int.from_bytes(path.read_bytes()[:8], "little")
+    )
+    assert run("weights", "text", "--text-encoder", encoder) == 0
+    text, after = read_text(path), load_file(path)
+    assert text is not None and torch.equal(text.rows, stored_text(encoder).rows)
+    assert after.keys() == before.keys() | {"text.rows"}
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert {key: read_metadata(path)[key] for key in notes if key != "data_sha256"} == {
+        key: value for key, value in notes.items() if key != "data_sha256"
+    }
+    assert run("weights", "verify") == 0
+    stamp = path.stat().st_mtime_ns
+    assert run("weights", "text", path, "--text-encoder", encoder) == 0
+    assert path.stat().st_mtime_ns == stamp and "already" in capsys.readouterr().err
+
+
+def test_a_damaged_model_gets_no_new_hash(
+    release: Path, encoder: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("weights", "import", *(release / name for name in FILES), "-q") == 0
+    path = root / "2b.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert run("weights", "text", "--text-encoder", encoder) == 4
+    assert "it is damaged" in capsys.readouterr().err and path.read_bytes() == data
+    assert run("weights", "import", release / releases.TEACHER) == 4  # would take its tokenizer from there
+    assert "it is damaged" in capsys.readouterr().err and not (root / "teacher.safetensors").exists()

@@ -17,18 +17,20 @@ if TYPE_CHECKING:
 _HELP = """The published models: fetch, import, list and check them.
 
 \b
-  varestorer weights pull 2b                   fetch, check and convert the published restorer
+  varestorer weights pull 2b text              fetch, check and convert the published restorer and its text encoder
   varestorer weights pull 2b --to bundle/      the same into a folder, for a machine without a network
   varestorer weights import varestorer.pth infinity_vae_d32reg.pth general_swinir_v1.ckpt
   varestorer weights list
 """
 
 
-class Model(StrEnum):
+class Pulled(StrEnum):
     """What can be pulled."""
 
     STUDENT = "2b"
     TEACHER = "teacher"
+    TEXT = "text"
+    CAPTIONER = "captioner"
 
 
 class Stored(StrEnum):
@@ -48,8 +50,8 @@ EncoderOption = Annotated[
     typer.Option(
         "--text-encoder",
         metavar="DIR",
-        help="Folder of Flan-T5-XL: stores the default prompt's features in 2b, so that restore needs no encoder "
-        "(extra 'text').",
+        help="Folder of the text encoder, Flan-T5-XL: stores the default text's features in the model, so that "
+        "restore needs no encoder (extra 'text'). By default the one below the weights root.",
     ),
 ]
 
@@ -58,11 +60,12 @@ def register(app: typer.Typer) -> None:
     """Add the command and its subcommands."""
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=_HELP)
     group.command("list", help="Models that are installed or can be had: size, licence, where from.")(list_)
-    group.command("pull", help="Fetch a published model, check it, convert it (extra 'hub').")(pull)
+    group.command("pull", help="Fetch published models and networks, check and convert them (extra 'hub').")(pull)
     group.command("import", no_args_is_help=True, help="Make models of published files, or copy those of a bundle.")(
         import_
     )
-    group.command("verify", help="Compare installed models with every hash that is known of them.")(verify)
+    group.command("text", help="Store the default text's features in installed models (extra 'text').")(text)
+    group.command("verify", help="Compare what is installed with every hash that is known of them.")(verify)
     app.add_typer(group, name="weights")
 
 
@@ -80,34 +83,45 @@ def list_(
 
 
 def pull(
-    model: Annotated[Model, typer.Argument(help="Which model.")],
+    names: Annotated[
+        list[Pulled],
+        typer.Argument(
+            metavar="NAME...", help="2b, teacher, text (the text encoder), captioner; weights list tells more."
+        ),
+    ],
     weights: WeightsOption = None,
     to: Annotated[
         Path | None, typer.Option("--to", metavar="DIR", help="Make a bundle in DIR instead of installing it here.")
     ] = None,
     store: StoredOption = Stored.BF16,
     text_encoder: EncoderOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Also where the model is there already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also what is there already.")] = False,
     quiet: QuietOption = False,
 ) -> None:
     """Fetch, check, convert."""
-    from varestorer_cli.core.hub import pull as run
+    from varestorer_cli.core.pulling import pull as run
     from varestorer_cli.core.weights import weights_root
 
-    run(
-        model.value,
-        to or weights_root(weights),
-        matrices=_type(store),
-        encoder=text_encoder,
-        say=_speaker(quiet),
-        quiet=quiet,
-        force=force,
-    )
+    # networks first: a model that comes after its text encoder is written once
+    for name in sorted(dict.fromkeys(names), key=lambda name: name not in (Pulled.TEXT, Pulled.CAPTIONER)):
+        run(
+            name.value,
+            to or weights_root(weights),
+            matrices=_type(store),
+            encoder=text_encoder,
+            say=_speaker(quiet),
+            warn=_warn,
+            quiet=quiet,
+            force=force,
+        )
 
 
 def import_(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Published .pth, .ckpt or .safetensors; or a bundle.")
+        list[Path],
+        typer.Argument(
+            metavar="FILE...", help="Published .pth, .ckpt or .safetensors; folders of text networks; or a bundle."
+        ),
     ],
     weights: WeightsOption = None,
     store: StoredOption = Stored.BF16,
@@ -118,11 +132,36 @@ def import_(
     from varestorer_cli.core.weights import weights_root
     from varestorer_cli.core.weights_import import import_files
 
-    import_files(files, weights_root(weights), matrices=_type(store), encoder=text_encoder, say=_speaker(quiet))
+    import_files(
+        files,
+        weights_root(weights),
+        matrices=_type(store),
+        encoder=text_encoder,
+        say=_speaker(quiet),
+        warn=_warn,
+    )
+
+
+def text(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="MODEL...", help="Names or files; all installed models that take a text by default."),
+    ] = None,
+    weights: WeightsOption = None,
+    text_encoder: EncoderOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Encode the default text and put it beside the weights."""
+    from varestorer_cli.core.defaulttext import store
+    from varestorer_cli.core.weights import weights_root
+
+    store(models or [], weights_root(weights), encoder=text_encoder, say=_speaker(quiet))
 
 
 def verify(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Models; all by default.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME...", help="Models and networks; all by default.")
+    ] = None,
     weights: WeightsOption = None,
 ) -> None:
     """Check hashes; exit code 4 where one differs."""
@@ -144,3 +183,7 @@ def _type(store: Stored) -> "dtype":
 
 def _speaker(quiet: bool) -> "Callable[[str], None]":
     return (lambda text: None) if quiet else (lambda text: typer.echo(text, err=True))
+
+
+def _warn(text: str) -> None:
+    typer.echo(f"warning: {text}", err=True)

@@ -135,18 +135,20 @@ def _threads() -> Iterator[Check]:
 def _weights(weights: str | os.PathLike[str] | None) -> Iterator[Check]:
     from varestorer_cli.core.checkpoint import file_sha256
     from varestorer_cli.core.installed import list_models
+    from varestorer_cli.core.textmodels import FOLDERS
     from varestorer_cli.core.weights import BUNDLED_MODELS, ENVIRONMENT, RELEASED, weights_root
 
     root = weights_root(weights)
     source = "--weights" if weights else ENVIRONMENT if os.environ.get(ENVIRONMENT) else f"{ENVIRONMENT} is not set"
     yield Check("weights root", OK, f"{root} ({source}){'' if root.is_dir() else ', not there'}")
     for model in list_models(root):
-        name = f"model {model.name}"
+        network = model.name in FOLDERS if model.path is None else model.path.is_dir()
+        name = f"{'network' if network else 'model'} {model.name}"
         if model.path is None:
             if model.name in BUNDLED_MODELS:
                 advice = "reinstall varestorer, or give a model file with --model"
                 yield Check(name, MISSING, f"no file {BUNDLED_MODELS[model.name]}", advice)
-            elif model.name in RELEASED:
+            elif model.name in RELEASED or model.name in FOLDERS:
                 yield Check(name, NOTE, f"not installed: {model.about}", f"varestorer weights pull {model.name}")
             continue
         found = f"{model.path} ({model.size / 1e6:.1f} MB"

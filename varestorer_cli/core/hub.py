@@ -9,69 +9,22 @@ library looks for them.
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
-
 from varestorer_cli.core.checkpoint import file_sha256
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, OutputError
-from varestorer_cli.core.weights import RELEASED, Published, Record, Source, installed_file
-from varestorer_cli.core.weights_import import Imported, import_files
+from varestorer_cli.core.weights import Published, Source
 
 _ATTEMPTS = 5
 _PAUSE = 2.0  # seconds before the second attempt; doubled each time
 
 _WITHOUT = (
     "HF_ENDPOINT names a mirror, HF_TOKEN logs in, HF_HUB_OFFLINE=1 uses the cache alone. Without a network: on "
-    "another machine, varestorer weights pull {model} --to DIR, then here varestorer weights import DIR"
+    "another machine, varestorer weights pull {name} --to DIR, then here varestorer weights import DIR"
 )
-
-
-def pull(
-    model: str,
-    root: Path,
-    *,
-    matrices: torch.dtype = torch.bfloat16,
-    encoder: Path | None = None,
-    say: Callable[[str], None] = lambda text: None,
-    quiet: bool = False,
-    force: bool = False,
-) -> list[Imported]:
-    """Fetch a published model's files, check them, and make its model file.
-
-    Args:
-        model: a name in ``RELEASED``.
-        root: weights root, or the folder of a bundle.
-        matrices: type of the transformer blocks' matrices.
-        encoder: folder of the text encoder, see :func:`import_files`.
-        say: gets one sentence a step.
-        quiet: no progress bars.
-        force: also where the model is there already.
-
-    Raises:
-        MissingDependencyError: huggingface_hub is not installed, or a file cannot be had.
-        CheckpointError: a file is not the published one, or damaged.
-        OutputError: cache or root cannot be written.
-    """
-    hub = _Hub(_library(), model, say, quiet)
-    path = installed_file(model, root)
-    if path.is_file() and not force:
-        say(f"{model}: {path} is there already; weights verify checks it, --force makes it again")
-        return []
-    paths, sources = [], {}
-    for published in RELEASED[model].files:
-        record = Record.read(root)
-        file, source = hub.fetch(published, record.published.get(published.key))
-        if record.published.get(published.key) != source:  # at once: what was seen first holds from now on
-            replace(record, published={**record.published, published.key: source}).write(root)
-        paths.append(file)
-        sources[file] = source
-    made = import_files(paths, root, matrices=matrices, sources=sources, encoder=encoder, say=say)
-    say(f"the fetched files stay in the hub's cache, {hub.cache}; the model does not need them any more")
-    return made
 
 
 def _library() -> ModuleType:
@@ -97,19 +50,56 @@ class _Remote:
     size: int | None
 
 
-class _Hub:
-    """One library, one run."""
+class Hub:
+    """One library, one run.
 
-    def __init__(self, library: ModuleType, model: str, say: Callable[[str], None], quiet: bool) -> None:
+    Args:
+        name: what is pulled, for advice.
+        say: gets one sentence a step.
+        quiet: no progress bars.
+
+    Raises:
+        MissingDependencyError: huggingface_hub is not installed.
+    """
+
+    def __init__(self, name: str, say: Callable[[str], None], quiet: bool) -> None:
+        library = _library()
         self._library: Any = library
-        self._advice = _WITHOUT.format(model=model)
+        self._advice = _WITHOUT.format(name=name)
         self._say = say
         self.cache = Path(library.constants.HF_HUB_CACHE)
         if quiet:
             library.utils.disable_progress_bars()
 
+    def has(self, published: Published) -> bool:
+        """Whether the repository has a file; in offline mode, whether the cache has it.
+
+        Raises:
+            MissingDependencyError: the hub does not say.
+        """
+        revision = published.revision or "main"
+        try:
+            self._remote(published, revision)
+        except MissingDependencyError as error:
+            if isinstance(error.__cause__, self._library.errors.OfflineModeIsEnabled):
+                return False
+            if getattr(getattr(error.__cause__, "response", None), "status_code", 0) == 404:
+                return False
+            raise
+        return True
+
     def fetch(self, published: Published, known: Source | None) -> tuple[Path, Source]:
-        """The file in the hub's cache, and what it is; fetched where it is not there yet."""
+        """The file in the hub's cache, and what it is; fetched where it is not there yet.
+
+        Args:
+            published: the file.
+            known: what was recorded of it; commit and hash are then insisted on.
+
+        Raises:
+            MissingDependencyError: it cannot be had.
+            CheckpointError: it has another hash than expected.
+            OutputError: the cache cannot be written.
+        """
         revision = published.revision or (known.revision if known else "") or "main"
         remote = self._remote(published, revision)
         if remote is None:

@@ -1,4 +1,4 @@
-"""What is installed in a weights root, and whether it is whole."""
+"""What is installed in a weights root, models and the networks beside them, and whether it is whole."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -7,17 +7,19 @@ from pathlib import Path
 from varestorer_cli.core.checkpoint import load_bundle, read_metadata
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
 from varestorer_cli.core.tensorfile import DATA_HASH, hash_data
+from varestorer_cli.core.textfolder import check_folder, folder_notes, folder_size
+from varestorer_cli.core.textmodels import FOLDERS, kind_of, network_folders
 from varestorer_cli.core.weights import BUNDLED_MODELS, PARTS, RELEASED, Record, installed_file, installed_names
 
 
 @dataclass(frozen=True)
 class Installed:
-    """A model and what is known of it.
+    """A model, or a text encoder or captioner, and what is known of it.
 
     Attributes:
-        name: as given to ``--model``.
-        path: its file, None where it is not installed.
-        size: of the file in bytes.
+        name: of the model as given to ``--model``, or of the network's folder.
+        path: its file or folder, None where it is not installed.
+        size: in bytes.
         licence: of the weights.
         about: what it is.
         sources: published files it was made from, with hash and commit where known.
@@ -38,9 +40,10 @@ class Installed:
 
 
 def list_models(root: Path) -> list[Installed]:
-    """The bundled model, those that can be had, and whatever else lies in the root."""
+    """The bundled model, the models and networks that can be had, and whatever else lies in the root."""
     names = dict.fromkeys((*BUNDLED_MODELS, *RELEASED, *installed_names(root)))
-    return [_described(name, root) for name in names]
+    folders = dict.fromkeys((*FOLDERS, *(folder.name for folder in network_folders(root))))
+    return [_described(name, root) for name in names] + [_network(name, root / name) for name in folders]
 
 
 def _described(name: str, root: Path) -> Installed:
@@ -61,6 +64,21 @@ def _described(name: str, root: Path) -> Installed:
         return Installed(name, path, size, "", about, problem=str(error))
 
 
+def _network(name: str, folder: Path) -> Installed:
+    published, kind = FOLDERS.get(name), kind_of(folder)
+    about = published.about if published else kind.name if kind else ""
+    if kind is None:
+        assert published is not None
+        return Installed(name, None, 0, published.licence, about, (f"{published.repository}: {published.kind.name}",))
+    size = folder_size(folder)
+    try:
+        notes = folder_notes(folder)
+        lines = tuple(_source_line(source) for source in json.loads(notes.get("sources", "{}")).values())
+        return Installed(name, folder, size, notes.get("licence") or "not stated", about, lines)
+    except (CheckpointError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return Installed(name, folder, size, "", about, problem=str(error))
+
+
 def _source_line(source: dict[str, str]) -> str:
     where = f"{source['repository']} at {source['revision'][:12]}, " if source["repository"] else ""
     return f"{where}{source['file']}, sha256 {source['sha256'] or 'not known'}"
@@ -71,21 +89,31 @@ def verify_models(root: Path, names: list[str]) -> list[tuple[str, str]]:
 
     Args:
         root: weights root.
-        names: models; all that are there by default.
+        names: of models and networks; all that are there by default.
 
     Returns:
         (name, what is wrong, or "") of each.
 
     Raises:
-        MissingDependencyError: a named model is not installed.
+        MissingDependencyError: a named one is not installed.
         CheckpointError: the record is damaged.
     """
     record = Record.read(root)
-    there = [*BUNDLED_MODELS, *dict.fromkeys((*installed_names(root), *record.models))]
-    unknown = [name for name in names if name not in there]
+    models = [*BUNDLED_MODELS, *dict.fromkeys((*installed_names(root), *record.models))]
+    folders = list(dict.fromkeys((*(folder.name for folder in network_folders(root)), *record.folders)))
+    unknown = [name for name in names if name not in models and name not in folders]
     if unknown:
-        raise MissingDependencyError(f"model {unknown[0]!r} is not installed in {root}; there are {', '.join(there)}")
-    return [(name, check_file(installed_file(name, root), record.models.get(name, ""))) for name in names or there]
+        there = ", ".join((*models, *folders))
+        raise MissingDependencyError(f"{unknown[0]!r} is not installed in {root}; there are {there}")
+    return [
+        (name, check_file(installed_file(name, root), record.models.get(name, "")))
+        for name in models
+        if name in (names or models)
+    ] + [
+        (name, check_folder(root / name, record.folders.get(name, {})))
+        for name in folders
+        if name in (names or folders)
+    ]
 
 
 def check_file(path: Path, sha256: str = "") -> str:
@@ -121,8 +149,8 @@ def render(root: Path, models: list[Installed]) -> str:
         state = f"{model.size / 1e6:,.1f} MB" if model.path else "not installed"
         about = f", {model.about}" if model.about else ""
         lines.append(f"{model.name:{width}}  {state}{about}; licence: {model.licence}")
-        if model.path is None and model.name in RELEASED:
-            lines.append(f"{'':{width}}  varestorer weights pull {model.name}, made from:")
+        if model.path is None and model.name in (*RELEASED, *FOLDERS):
+            lines.append(f"{'':{width}}  varestorer weights pull {model.name}, from:")
         lines += [f"{'':{width}}    {source}" for source in model.sources]
         if model.problem:
             lines.append(f"{'':{width}}  PROBLEM: {model.problem}")

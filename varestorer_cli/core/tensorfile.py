@@ -35,6 +35,8 @@ _TYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+STORED_TYPES = frozenset(_TYPES)
+"""Types that files are written in."""
 _BLOCK = 1 << 24
 
 

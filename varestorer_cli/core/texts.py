@@ -50,7 +50,10 @@ class Prepared:
 def of_model(stored: StoredText | None, *, takes_text: bool) -> Prepared:
     """The model's own text for every picture, or its learned null condition."""
     if stored is None:
-        warning = "the model was trained with texts and brings no default text, so it works without one; give --prompt"
+        warning = (
+            "the model was trained with texts and brings no default text, so it works without one; store it with "
+            "varestorer weights text, or give --prompt"
+        )
         return Prepared(warning=warning if takes_text else "")
     return Prepared(Texts(default=stored.prompt, stored=stored.prompt), {stored.prompt: stored.rows})
 

@@ -9,7 +9,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -162,10 +162,12 @@ class Record:
     Attributes:
         published: files seen on the hub, by repository and path.
         models: hash of each installed model's file, by its name.
+        folders: hashes of the files of each text encoder or captioner, by its folder's name and theirs.
     """
 
     published: dict[str, Source]
     models: dict[str, str]
+    folders: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, root: Path) -> "Record":
@@ -180,6 +182,10 @@ class Record:
             return cls(
                 {str(key): Source(**value) for key, value in stored["published"].items()},
                 {str(key): str(value) for key, value in stored["models"].items()},
+                {
+                    str(name): {str(key): str(value) for key, value in files.items()}
+                    for name, files in stored.get("folders", {}).items()
+                },
             )
         except FileNotFoundError:
             return cls({}, {})
@@ -197,6 +203,7 @@ class Record:
         stored: dict[str, Any] = {
             "published": {key: asdict(source) for key, source in sorted(self.published.items())},
             "models": dict(sorted(self.models.items())),
+            "folders": {name: dict(sorted(files.items())) for name, files in sorted(self.folders.items())},
         }
         with atomic_file(root / RECORD) as stream:
             stream.write((json.dumps(stored, indent=1) + "\n").encode())

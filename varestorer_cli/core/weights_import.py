@@ -6,16 +6,14 @@ Adapters are folded into their layers in float32, and only then rounded.
 """
 
 import json
-import pickle
-import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from models.autoencoder import AutoencoderConfig
@@ -37,9 +35,13 @@ from varestorer_cli.core.checkpoint import (
     with_text,
 )
 from varestorer_cli.core.conditioning import stored_text
+from varestorer_cli.core.defaulttext import complete, made_below
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
 from varestorer_cli.core.installed import check_file
-from varestorer_cli.core.tensorfile import Entry, all_finite, mapped_entries, write_tensors
+from varestorer_cli.core.statefile import read_state
+from varestorer_cli.core.tensorfile import DATA_HASH, Entry, all_finite, mapped_entries, write_tensors
+from varestorer_cli.core.textfolder import CONFIG, Network, check_folder, read_network, write_network
+from varestorer_cli.core.textmodels import network_folders
 from varestorer_cli.core.weights import (
     AUTOENCODER_FILE,
     PRERESTORER_FILE,
@@ -52,7 +54,6 @@ from varestorer_cli.core.weights import (
     installed_names,
 )
 
-_DAMAGED = "{path}: cannot be read ({error}); it is cut off or damaged: fetch it again"
 _PUBLISHED: Mapping[str, Published] = {
     "student": STUDENT_FILE,
     "teacher": TEACHER_FILE,
@@ -104,7 +105,7 @@ def read_published(path: Path, source: Source | None = None, *, matrices: torch.
         MissingDependencyError: there is no such file.
         CheckpointError: damaged, foreign, or anything but the tensors of one network.
     """
-    state = _read_state(path)
+    state = read_state(path)
     try:
         component = recognise(state)
         released = released_tensors(component, state)
@@ -116,35 +117,6 @@ def read_published(path: Path, source: Source | None = None, *, matrices: torch.
         licence = _PUBLISHED[kind].licence
         source = Source(path.name, file_sha256(path), path.stat().st_size, licence=licence)
     return Part(kind, header, entries, source)
-
-
-def _read_state(path: Path) -> Mapping[str, Any]:
-    """The file's mapping of names to tensors; tensors are mapped, not read."""
-    if not path.is_file():
-        raise MissingDependencyError(f"{path}: no such file; check the path")
-    with path.open("rb") as stream:
-        head = stream.read(9)
-    if path.suffix == ".safetensors" or head[8:] == b"{":
-        try:
-            with safe_open(path, framework="pt") as reader:
-                return {key: reader.get_tensor(key) for key in reader.keys()}  # noqa: SIM118  (not a dict)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(_DAMAGED.format(path=path, error=error)) from error
-    zipped = head[:2] == b"PK"  # files of PyTorch before 1.6 are not, and cannot be mapped
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"it wants to run {found[1]!r} when it is opened" if found else str(error).partition("\n")[0][:200]
-        raise CheckpointError(
-            f"{path}: holds more than weights ({what}); nothing of it was run. Get the file from its authors"
-        ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-        reason = str(error).partition("\n")[0][:200] or type(error).__name__
-        raise CheckpointError(_DAMAGED.format(path=path, error=reason)) from error
-    if not isinstance(state, Mapping):
-        raise CheckpointError(f"{path}: holds a {type(state).__name__}, not a mapping of names to tensors")
-    return state
 
 
 def _require_own_bytes(path: Path, released: Released) -> None:
@@ -216,28 +188,32 @@ def import_files(
     sources: Mapping[Path, Source] | None = None,
     encoder: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> list[Imported]:
     """Make model files of published files, in the weights root.
 
     A transformer with adapters becomes ``2b`` with a tokenizer and a pre-restorer, one without becomes ``teacher``
     with a tokenizer; what a model lacks is taken from installed ones. A tokenizer or a pre-restorer that comes without
-    a transformer is installed by itself. A model file of ours (of a bundle) is checked and copied.
+    a transformer is installed by itself. A model file of ours (of a bundle) is checked and copied, and so is the
+    folder of a text encoder or captioner. The default text is stored in models that lack it, where an encoder is there.
 
     Args:
-        paths: published files, model files, or folders of model files.
+        paths: published files, model files, folders of text encoders or captioners, or folders with any of the latter.
         root: weights root; made where it does not exist.
         matrices: type of the transformer blocks' matrices.
         sources: where files come from, where that is known.
         encoder: folder of the text encoder; features of the default prompt are then stored in ``2b``. Without it those
-            of the file that is replaced are kept.
+            of the file that is replaced are kept, else made by the encoder below the root, where there is one.
         say: gets one sentence a step.
+        warn: told what could not be done, although the import succeeded.
 
     Raises:
         MissingDependencyError: a file, or a part that a model needs, is not there.
         CheckpointError: a file is damaged or foreign, or two parts do not fit.
         OutputError: the root cannot be written.
     """
-    ready, raw = _sorted(paths)
+    ready, raw, folders = _sorted(paths)
+    networks = [_checked_network(folder) for folder in folders]
     parts: dict[str, Part] = {}
     for path in raw:
         part = read_published(path, (sources or {}).get(path), matrices=matrices)
@@ -249,13 +225,16 @@ def import_files(
     if not models:
         models = [(kind, (part,)) for kind, part in parts.items()]
     text = stored_text(encoder) if encoder is not None and "2b" in dict(models) else None
-    made = [_copied(path, root, say) for path in ready]
+    made = [Imported(network.name, write_network(network, root, say), ()) for network in networks]
+    made += [_copied(path, root, say) for path in ready]
     for name, chosen in models:
         path = installed_file(name, root)
-        _write(path, chosen, text if name == "2b" else None)
+        _write(path, chosen, text if text and name == "2b" else _text_of(name, path, chosen, root, say, warn))
         made.append(Imported(name, path, chosen))
         _remember(name, path, root)
         say(f"{name}: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    if networks or ready:
+        complete(root, say=say, warn=warn, skip=[name for name, _ in models])
     return made
 
 
@@ -263,21 +242,37 @@ _MODELS = {"2b": "student", "teacher": "teacher"}
 _NEEDS = {"2b": ("prerestorer", "tokenizer"), "teacher": ("tokenizer",)}
 
 
-def _sorted(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """(model files, published files), folders replaced by the model files in them."""
+def _sorted(paths: Sequence[Path]) -> tuple[list[Path], list[Path], list[Path]]:
+    """(model files, published files, folders of networks), other folders replaced by what is in them."""
     ready: list[Path] = []
     raw: list[Path] = []
+    folders: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            found = sorted(path.glob("*.safetensors"))
-            if not found:
-                raise MissingDependencyError(f"{path}: no model files (*.safetensors) in this folder")
+        if (path / CONFIG).is_file():
+            folders.append(path)
+        elif path.is_dir():
+            found, networks = sorted(path.glob("*.safetensors")), network_folders(path)
+            if not found and not networks:
+                raise MissingDependencyError(
+                    f"{path}: no model files (*.safetensors) and no text encoder or captioner ({CONFIG}) in this folder"
+                )
             ready += found
+            folders += networks
         elif _is_model_file(path):
             ready.append(path)
         else:
             raw.append(path)
-    return ready, raw
+    return ready, raw, folders
+
+
+def _checked_network(folder: Path) -> Network:
+    """A network to be copied; one that this program wrote must have the hashes it had then."""
+    network = read_network(folder)
+    hashes = Record.read(folder.parent).folders.get(folder.name, {})
+    problem = check_folder(folder, hashes) if hashes or DATA_HASH in network.metadata else ""
+    if problem:
+        raise CheckpointError(f"{folder}: {problem}")
+    return network
 
 
 def _is_model_file(path: Path) -> bool:
@@ -310,6 +305,7 @@ def _installed_part(kind: str, model: str, root: Path) -> Part:
         path = installed_file(name, root)
         header = json.loads(read_metadata(path)["components"])
         if kind in header:
+            _require_whole(path, root)
             prefix = f"{kind}."
             entries = {key.removeprefix(prefix): entry for key, entry in mapped_entries(path, prefix).items()}
             return Part(kind, header[kind], entries, _source_of(path, kind))
@@ -337,24 +333,41 @@ def _write(path: Path, parts: Sequence[Part], text: StoredText | None) -> None:
         RestorerConfig(takes_text=True) if any(part.kind == "student" for part in parts) else None
     )  # the released settings
     entries = {f"{part.component}.{key}": entry for part in parts for key, entry in part.entries.items()}
-    if text is None:
-        text = _kept_text(path, header)
-    else:
-        require_text_fits(path, text, header)
+    require_text_fits(path, text, header)
     try:
         write_tensors(path, *with_text(entries, bundle_metadata(header, restorer, notes), text))
     except ValueError as error:
         raise CheckpointError(f"{path}: not written: {error}") from error
 
 
-def _kept_text(path: Path, header: Mapping[str, Any]) -> StoredText | None:
-    """The default prompt's features of the file that is being replaced, where they fit."""
-    try:
-        text = read_text(path)
-    except (CheckpointError, MissingDependencyError):
+def _text_of(
+    name: str,
+    path: Path,
+    parts: Sequence[Part],
+    root: Path,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> StoredText | None:
+    """The default text's features: of the file that is being replaced, where they fit, else made here if possible."""
+    if name != "2b":
         return None
-    width = header.get("transformer", {}).get("config", {}).get("text_width")
-    return text if text is not None and text.rows.shape[1] == width else None
+    width = int(parts[-1].header["config"]["text_width"])
+    with suppress(CheckpointError, MissingDependencyError):
+        text = read_text(path)
+        if text is not None and text.rows.shape[1] == width:
+            return text
+    return made_below(root, width, say=say, warn=warn)
+
+
+def _require_whole(path: Path, root: Path) -> None:
+    """Nothing of a damaged file may get a new hash.
+
+    Raises:
+        CheckpointError: it has not the hash that is recorded, there or in its metadata.
+    """
+    problem = check_file(path, Record.read(root).models.get(path.stem, ""))
+    if problem:
+        raise CheckpointError(f"{path}: {problem}")
 
 
 def _remember(name: str, path: Path, root: Path) -> None:
@@ -365,9 +378,7 @@ def _remember(name: str, path: Path, root: Path) -> None:
 def _copied(path: Path, root: Path, say: Callable[[str], None]) -> Imported:
     """Check a model file and put a copy into the root."""
     name, target = path.stem, installed_file(path.stem, root)
-    problem = check_file(path)
-    if problem:
-        raise CheckpointError(f"{path}: {problem}")
+    _require_whole(path, path.parent)
     if not (target.exists() and target.samefile(path)):
         write_tensors(target, mapped_entries(path), read_metadata(path))
     _remember(name, target, root)
