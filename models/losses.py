@@ -131,7 +131,29 @@ def bit_usage(
     p = torch.sigmoid(difference_BLd.detach().float())
     entropies = torch.stack([_binary_entropy(p[:, rows]).mean() for rows in slices])
     ones = over_all(torch.stack([p[:, rows].mean(dim=(0, 1)) for rows in slices]))
-    return entropies, ((ones > 0.01) & (ones < 0.99)).float().mean(dim=1)
+    return entropies, _take_both(ones)
+
+
+def code_usage(
+    bits_BLd: Tensor, slices: Sequence[slice], over_all: Callable[[Tensor], Tensor] = lambda mean: mean
+) -> tuple[Tensor, Tensor]:
+    """The same signs in the bits of a tokenizer, which are what they are: no entropy in a single one.
+
+    Args:
+        bits_BLd: bits, 0 or 1.
+        slices: positions of each scale.
+        over_all: as in :func:`bit_entropies`.
+
+    Returns:
+        For each scale the mean entropy in nats of how often a bit is 1 over batch and positions (0 = each bit has one
+        value), and the share of bits that take both values.
+    """
+    ones = over_all(torch.stack([bits_BLd[:, rows].float().mean(dim=(0, 1)) for rows in slices]))
+    return _binary_entropy(ones).mean(dim=1), _take_both(ones)
+
+
+def _take_both(ones: Tensor) -> Tensor:
+    return ((ones > 0.01) & (ones < 0.99)).float().mean(dim=1)
 
 
 def _binary_entropy(p: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from models.transformer import Transformer
 from varestorer_cli.app import run
 from varestorer_cli.core.presets import preset
 from varestorer_cli.core.training import plan as planning
-from varestorer_cli.core.training.log import RunLog
 from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.plan import Plan, make_plan
 
@@ -68,14 +67,3 @@ def test_a_step_of_the_published_recipe_costs_what_the_authors_must_have_paid() 
     # forward 20.5 TFLOP and 11 of the teacher, backward through frozen weights, blocks once more: 55 to 85 a picture
     assert 55e12 < found.flops / 32 < 85e12
     assert found.memory < 48e9  # they had eight GPUs of 48 GB
-
-
-def test_collapse_is_told_once_and_only_for_scales(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with RunLog(tmp_path, 0, 10, "tiles", quiet=False) as log:
-        log.scalars(1, {"entropy": -1.0, "entropy/1": 0.6, "used/1": 1.0}, 2)
-        assert "collapsing" not in capsys.readouterr().err
-        for step in (2, 3):
-            log.scalars(step, {"entropy/1": 0.6, "used/1": 1.0, "entropy/2": 0.5, "used/2": 0.02}, 2)
-    said = capsys.readouterr().err
-    assert said.count("hardly any bit of scale 2 takes both values") == 1
-    assert "used/2" not in said  # curves, not lines

@@ -21,6 +21,7 @@ from varestorer_cli.core.checkpoint import load_bundle, load_restorer
 from varestorer_cli.core.cropping import CropCacheConfig, held_out
 from varestorer_cli.core.dataset import PairBatch
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, UsageError
+from varestorer_cli.core.metrics import OUR_METRICS
 from varestorer_cli.core.presets import preset
 from varestorer_cli.core.training import build as build_module
 from varestorer_cli.core.training import run as run_module
@@ -93,6 +94,9 @@ def test_runs_leave_logs_and_pictures(chain: Path) -> None:
         assert (chain / stage / "samples" / "step_000004.png").stat().st_size > 100
         assert json.loads((chain / stage / "run.json").read_text())["stage"] == stage
         assert list((chain / stage).glob("events.out.tfevents*"))
+        with (chain / stage / "log.csv").open() as stream:
+            scored = {(r["step"], r["name"]) for r in csv.DictReader(stream) if r["kind"] == "validation"}
+        assert {(step, name) for step in ("0", "4", "6") for name in OUR_METRICS} <= scored
 
 
 @pytest.mark.parametrize("stage", ["prerestorer", "tokenizer", "teacher", "distill"])

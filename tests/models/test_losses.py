@@ -9,6 +9,8 @@ from models.losses import (
     bit_cross_entropy,
     bit_entropies,
     bit_kl,
+    bit_usage,
+    code_usage,
     feature_distance,
     gradient_l1,
     gumbel_bits,
@@ -73,6 +75,18 @@ def test_entropies_tell_decided_from_dead() -> None:
     assert single < 0.01 and spread > 0.6
     single, spread = bit_entropies(torch.full((2, 50, 6), 20.0))
     assert single < 0.01 and spread < 0.01
+
+
+def test_usage_tells_constant_bits_from_balanced_ones_in_each_scale() -> None:
+    bits = torch.zeros(4, 5, 2)
+    bits[:, 1:, 0] = torch.tensor([0.0, 1, 0, 1])
+    entropies, used = code_usage(bits, SLICES)
+    assert used.tolist() == [0.0, 0.5]
+    assert entropies.tolist() == pytest.approx([0, math.log(2) / 2], abs=1e-4)
+    entropies, used = bit_usage(20 * bits - 10, SLICES)  # sure of everything, yet of different things
+    assert used.tolist() == [0.0, 0.5] and float(entropies.max()) < 1e-3
+    entropies, used = bit_usage(torch.zeros(4, 5, 2), SLICES)
+    assert used.tolist() == [1.0, 1.0] and entropies.tolist() == pytest.approx([math.log(2)] * 2)
 
 
 def test_picture_terms_vanish_only_for_equal_pictures() -> None:

@@ -91,6 +91,10 @@ class SharedOptions:
     checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 5.0
     log_every: Annotated[int, typer.Option(min=1, help="Steps between log lines.")] = 20
     sample_every: Annotated[int, typer.Option(min=1, help="Steps between validations with sample pictures.")] = 500
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Metrics of validation, as of score [default: those that need no weights]."),
+    ] = None
     stop_after: Annotated[
         float | None, typer.Option("--stop-after", help="Pause with a checkpoint after so many minutes.")
     ] = None

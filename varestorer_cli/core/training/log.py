@@ -3,6 +3,7 @@
 import csv
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,6 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
+
+LEAST_USED, LEAST_ENTROPY = 0.1, 0.01
+"""Share of a scale's bits that take both values, and mean entropy of one in nats, below which a run is warned of."""
+_COLLAPSE = {
+    "used": (LEAST_USED, f"fewer than {LEAST_USED:.0%} of the bits take both values"),
+    "entropy": (LEAST_ENTROPY, f"the bits' mean entropy is below {LEAST_ENTROPY} nats"),
+}
+_TRY = (
+    "the model may be collapsing: look at samples/; where they agree, start anew with a lower --lr or a larger --batch, "
+    "a tokenizer with a larger --loss entropy=W, a student with a larger --loss kl=W"
+)
 
 
 class RunLog:
@@ -46,7 +58,7 @@ class RunLog:
         self._lines = not quiet and not sys.stderr.isatty()
         self._since = (time.monotonic(), first_step)
         self.steps = steps
-        self._warned = False
+        self._warned: set[tuple[str, str]] = set()
 
     def __enter__(self) -> "RunLog":
         return self
@@ -79,20 +91,19 @@ class RunLog:
             )
             sys.stderr.flush()
 
-    def _warn_of_collapse(self, step: int, values: dict[str, float]) -> None:
-        """Say once that predicted bits no longer depend on the picture, or are all certain."""
-        scales: dict[str, list[str]] = {"used": [], "entropy": []}
-        for name, value in values.items():
-            kind, _, scale = name.partition("/")
-            if scale and kind in scales and value < (0.1 if kind == "used" else 1e-3):
-                scales[kind].append(scale)
-        dead, sure = scales["used"], scales["entropy"]
-        if self._warned or not (dead or sure) or not self.writing:
-            return
-        self._warned = True
-        what = f"hardly any bit of scale {', '.join(dead)} takes both values" if dead else ""
-        what = what or f"every bit of scale {', '.join(sure)} is certain"
-        self._bar.write(f"warning: step {step}: {what}; the model may be collapsing, look at the pictures", sys.stderr)
+    def _warn_of_collapse(self, step: int, values: Mapping[str, float]) -> None:
+        """Say, once of each scale, that its bits no longer depend on the picture, or are all certain."""
+        for kind, (least, what) in _COLLAPSE.items():
+            low = {
+                scale: value
+                for name, value in values.items()
+                for found, _, scale in [name.partition("/")]
+                if found == kind and scale and value < least and (kind, scale) not in self._warned
+            }
+            self._warned |= {(kind, scale) for scale in low}
+            if low and self.writing:
+                scales = ", ".join(f"{scale} ({value:.2g})" for scale, value in low.items())
+                self._bar.write(f"warning: step {step}: {what} in scale {scales}; {_TRY}", sys.stderr)
 
     def validation(self, step: int, values: dict[str, float]) -> None:
         """Log validation figures."""

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from varestorer_cli.core.dataset import PairBatch
 from varestorer_cli.core.errors import ExitCode, InterruptedRunError, VarestorerError
-from varestorer_cli.core.metrics import load_metrics
+from varestorer_cli.core.metrics import Metric
 from varestorer_cli.core.presets import Recipe
 from varestorer_cli.core.training.ema import WeightAverage
 from varestorer_cli.core.training.log import RunLog
@@ -25,6 +24,7 @@ from varestorer_cli.core.training.parallel import World, replicate, unsynchronis
 from varestorer_cli.core.training.sharded import average_whole_gradients, whole
 from varestorer_cli.core.training.state import RunState, find_checkpoint
 from varestorer_cli.core.training.tasks import Task
+from varestorer_cli.core.training.validation import scores
 
 
 class DivergedError(VarestorerError):
@@ -55,6 +55,7 @@ class LoopOptions:
         accumulate: parts in which each process computes its share of a batch, to save memory.
         world: this process's place among those of the run.
         divided: the transformers' weights are divided among the processes.
+        metrics: that score the validation pictures, see ``validation.validation_metrics``.
     """
 
     folder: Path
@@ -70,6 +71,7 @@ class LoopOptions:
     accumulate: int = 1
     world: World = field(default_factory=World)
     divided: bool = False
+    metrics: tuple[Metric, ...] = ()
 
 
 class _Losses(nn.Module):
@@ -101,16 +103,6 @@ def learning_rate_factor(step: int, recipe: Recipe) -> float:
         return (step + 1) / recipe.warmup
     progress = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
     return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-
-
-def _scores(results: Tensor, references: Tensor) -> dict[str, float]:
-    """Sums over pictures (B, 3, H, W) in [0, 1] of what ``score`` measures on 8-bit files."""
-    pairs = [
-        [np.asarray((picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0)) for picture in pair]
-        for pair in zip(results, references, strict=True)
-    ]
-    metrics = load_metrics(("psnr_y", "ssim_y"))
-    return {metric.name: sum(metric.compute(*pair) for pair in pairs) for metric in metrics}
 
 
 class Trainer:
@@ -265,8 +257,9 @@ class Trainer:
                 for name, value in figures.items():
                     sums[name] = sums.get(name, 0.0) + value * len(batch.hq)
                 pictures.append([c.float().cpu() for c in columns])
-                for name, value in _scores(pictures[-1][-2], pictures[-1][-1]).items():
-                    sums[name] = sums.get(name, 0.0) + value
+                if self.options.world.main:
+                    for name, value in scores(self.options.metrics, *pictures[-1][-2:]).items():
+                        sums[name] = sums.get(name, 0.0) + value
         self.task.trained.train(was_training)
         if not count:
             return {}

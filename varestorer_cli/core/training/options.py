@@ -36,6 +36,7 @@ class TrainOptions:
         device, precision, threads: where and how to compute.
         checkpoint_minutes: time between checkpoints.
         log_every, sample_every: steps between log lines, and between validations with sample pictures.
+        metrics: comma list of ``score``'s metrics for validation; None, those that need no weights.
         stop_after: minutes after which the run pauses with a checkpoint; for machines lent by the piece.
         license_text: licence written into the model file.
         accumulate: parts in which each process computes its share of a batch, to save memory.
@@ -77,6 +78,7 @@ class TrainOptions:
     checkpoint_minutes: float = 5.0
     log_every: int = 20
     sample_every: int = 500
+    metrics: str | None = None
     stop_after: float | None = None
     license_text: str = ""
     accumulate: int = 1

@@ -19,6 +19,7 @@ from models.transformer import Transformer
 from varestorer_cli.core.checkpoint import save_bundle
 from varestorer_cli.core.dataset import CropCache, PairBatches
 from varestorer_cli.core.errors import OutputError, UsageError
+from varestorer_cli.core.metrics import Metric
 from varestorer_cli.core.options import Precision
 from varestorer_cli.core.presets import Preset, Recipe, Variant, preset
 from varestorer_cli.core.runtime import Runtime, autocast_type, choose, keep_freed_memory
@@ -32,6 +33,7 @@ from varestorer_cli.core.training.plan import make_plan
 from varestorer_cli.core.training.sharded import gathered, shard
 from varestorer_cli.core.training.state import find_checkpoint
 from varestorer_cli.core.training.tasks import Task
+from varestorer_cli.core.training.validation import validation_metrics
 
 
 def train(options: TrainOptions) -> Path:
@@ -93,6 +95,8 @@ class _Run:
         """Train, and say what happens."""
         options, recipe = self.options, self.recipe
         say = speaker(options.quiet or not self.world.main)
+        # only the process that writes scores the validation pictures
+        metrics = validation_metrics(options.metrics, self.runtime.device, say) if self.world.main else ()
         cache: CropCache = self.world.in_turn(lambda: crop_cache(options, self.preset, recipe, say))
         torch.manual_seed(options.seed)
         generator = torch.Generator().manual_seed(options.seed)
@@ -121,7 +125,7 @@ class _Run:
             recipe,
             batches,
             validation_batches(cache),
-            self._loop(device),
+            self._loop(device, metrics),
             identity,
             lambda step, figures: self._export(task, step, figures, time.time() - started),
         )
@@ -145,7 +149,7 @@ class _Run:
         if self._divided:
             shard(modules)
 
-    def _loop(self, device: torch.device) -> LoopOptions:
+    def _loop(self, device: torch.device, metrics: tuple[Metric, ...]) -> LoopOptions:
         options = self.options
         return LoopOptions(
             folder=options.out,
@@ -161,6 +165,7 @@ class _Run:
             accumulate=options.accumulate,
             world=self.world,
             divided=self._divided,
+            metrics=metrics,
         )
 
     def _export(self, task: Task, step: int, figures: Mapping[str, float], seconds: float) -> None:

@@ -18,6 +18,7 @@ from models.losses import (
     bit_cross_entropy,
     bit_entropies,
     bit_usage,
+    code_usage,
     feature_distance,
     gradient_l1,
     logit_difference,
@@ -38,6 +39,7 @@ from varestorer_cli.core.training.perceptual import LiteFeatures, PerceptualLoss
 from varestorer_cli.core.training.texts import TextFolder, Texts, condition_on, dropped
 
 Terms = dict[str, Tensor]
+_TELLING = 16  # positions
 
 
 class Task(Protocol):
@@ -173,10 +175,15 @@ def check_terms(weights: Mapping[str, float], known: tuple[str, ...], stage: str
 
 
 def usage_terms(difference_BLd: Tensor, slices: Sequence[slice], count: int) -> Terms:
-    """Signs of collapse for the log: ``entropy/K`` and ``used/K`` of scale K."""
+    """Signs of collapse in predicted bits for the log: ``entropy/K`` and, of large scales, ``used/K`` of scale K."""
     entropies, used = bit_usage(difference_BLd, slices, lambda mean: batch_mean(mean, count))
-    named = {f"entropy/{k + 1}": value for k, value in enumerate(entropies)}
-    return named | {f"used/{k + 1}": value for k, value in enumerate(used)}
+    return {f"entropy/{k + 1}": value for k, value in enumerate(entropies)} | _of_large("used", used, slices)
+
+
+def _of_large(name: str, values: Tensor, slices: Sequence[slice]) -> Terms:
+    """One term a scale, without the scales whose few bits may agree by chance where a batch is one picture."""
+    large = [k for k, rows in enumerate(slices) if rows.stop - rows.start >= _TELLING]
+    return {f"{name}/{k + 1}": values[k] for k in large}
 
 
 class PrerestorerTask:
@@ -302,7 +309,9 @@ class TokenizerTask:
             terms["entropy"] = single - spread
         bits = batch_mean(quantized.bits_BLd.float().mean(dim=(0, 1)), len(batch))
         terms["dead_bits"] = ((bits < 0.01) | (bits > 0.99)).float().mean()
-        return terms
+        slices = self.tokenizer.config.schedule.slices
+        entropies, used = code_usage(quantized.bits_BLd, slices, lambda mean: batch_mean(mean, len(batch)))
+        return terms | _of_large("entropy", entropies, slices) | _of_large("used", used, slices)
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """The linear path learns at a quarter of the rate: it starts at its optimum."""
