@@ -21,7 +21,7 @@ _COLLAPSE = {
     "entropy": (LEAST_ENTROPY, f"the bits' mean entropy is below {LEAST_ENTROPY} nats"),
 }
 _TRY = (
-    "the model may be collapsing: look at samples/; where they agree, start anew with a lower --lr or a larger --batch, "
+    "the model may be collapsing: look at samples/; where they agree, start anew with a lower --lr or larger --batch, "
     "a tokenizer with a larger --loss entropy=W, a student with a larger --loss kl=W"
 )
 
