@@ -14,7 +14,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from models.color_fix import adain_fix, wavelet_fix
+from models.color_fix import adain_fix, wavelet_fix, wavelet_low
 from models.losses import gumbel_bits, logit_difference
 from models.quantizer import Quantized, resample, straight_through
 from models.sampler import draw_bits
@@ -140,10 +140,11 @@ class Restorer(nn.Module):
 
     def prerestore(self, degraded_B3TT: Tensor) -> Tensor:
         """Degraded picture in [0, 1] -> pre-restored picture, about [0, 1]."""
-        out: Tensor = self.prerestorer(degraded_B3TT)
+        out: Tensor = self.prerestorer(degraded_B3TT).float()
         if self.config.input_color_levels:
-            return wavelet_fix(out.float(), degraded_B3TT.float(), self.config.input_color_levels)
-        return out.float()
+            # the wavelet fix with one low band instead of two: the band is linear
+            return out + wavelet_low(degraded_B3TT.float() - out, self.config.input_color_levels)
+        return out
 
     def condition(self, rows: Tensor | None = None) -> Condition:
         """Condition of one text for all tiles it belongs to, keys and values included; make it once.
