@@ -40,7 +40,8 @@ def free_port() -> int:
 
 
 def command(stage: str, photos: Path, run: Path, **options: Any) -> list[str]:
-    named = {"preset": "smoke", "crops": 12, "threads": 1, "steps": 5, "log-every": 1, "device": "cpu"} | options
+    named = {"preset": "smoke", "crops": 12, "threads": 1, "steps": 5, "log-every": 1, "device": "cpu"}
+    named |= {"precision": "fp32"} | options  # in bf16, the default of some CPUs, shares of a batch round differently
     words = ["distill"] if stage == "distill" else ["train", stage]
     words += [str(photos), "--out", str(run / stage)]
     for name, value in named.items():
