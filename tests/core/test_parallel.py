@@ -6,7 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import distributed as dist
 
 from varestorer_cli.core.dataset import PairBatch
-from varestorer_cli.core.training.parallel import World, read_world
+from varestorer_cli.core.training.parallel import World, meeting, read_world
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("prerestorer", "tokenizer", "teacher", "distill")
@@ -113,6 +116,36 @@ def test_two_processes_follow_the_curve_of_one(photos: Path, tmp_path: Path) -> 
     run(command("prerestorer", photos, tmp_path / "1", **shared), 1)
     run(command("prerestorer", photos, tmp_path / "2", **shared), 2)
     assert_same_curve(tmp_path / "1" / "prerestorer", tmp_path / "2" / "prerestorer")
+
+
+def meet(store: dist.Store, size: int, first: float = 0.0) -> list[str]:
+    """What the processes of one start agree on; number 0 comes ``first`` seconds after the others, or before them."""
+    names: dict[int, str] = {}
+
+    def come(rank: int) -> None:
+        time.sleep(max(first, 0) if rank == 0 else max(-first, 0))
+        names[rank] = meeting(store, World(rank, size), timedelta(seconds=60))
+
+    threads = [threading.Thread(target=come, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [names[rank] for rank in range(size)]
+
+
+@pytest.mark.parametrize("first", [0.2, -0.2], ids=["number 0 last", "number 0 first"])
+def test_each_start_has_a_name_of_its_own_in_the_same_store(first: float) -> None:
+    store = dist.HashStore()
+    store.set("hello/1", "a process that died before it was answered")
+    starts = [meet(store, size, first) for size in (3, 3, 2)]
+    assert all(len(set(names)) == 1 for names in starts)
+    assert len({names[0] for names in starts}) == 3
+
+
+def test_processes_that_do_not_come_are_named() -> None:
+    with pytest.raises(dist.DistStoreError, match=r"processes \[1, 2\] did not start within 0:00:00"):
+        meeting(dist.HashStore(), World(0, 3), timedelta(microseconds=1))
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ curve up to rounding, and any number of them goes on where another number stoppe
 
 import os
 import re
+import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,11 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from varestorer_cli.core.errors import ExitCode, InterruptedRunError
 
 _PATIENCE = timedelta(hours=12)
 """How long processes wait for one that prepares data; a dead one is noticed at once."""
+_MEETING = timedelta(minutes=30)
+"""How long processes wait for all others to start."""
 
 
 class LostProcessError(InterruptedRunError):
@@ -128,8 +133,11 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     # tensors on the CPU (votes, means for the log) travel by gloo, gradients on GPUs by nccl
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
+        common = next(rendezvous("env://", world.rank, world.size, timeout=_MEETING))[0]
+        store = dist.PrefixStore(meeting(common, world), common)
+        dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size)
         with warnings.catch_warnings():
             # which weights are used hangs on the loss terms; that all are is no reason to warn
             warnings.filterwarnings("ignore", message="find_unused_parameters=True")
@@ -139,7 +147,47 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
             raise LostProcessError(error) from error
         raise
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def meeting(store: dist.Store, world: World, patience: timedelta = _MEETING) -> str:
+    """A name that all processes of this start agree on, and that no earlier start had.
+
+    torchrun keeps one store for all its starts: without a name of their own, processes that were started again would
+    read the addresses of dead ones there, and wait for them. The count of restarts is no such name, as each machine
+    counts its own.
+
+    Args:
+        store: that all processes share, also with those of earlier starts.
+        world: who this process is.
+        patience: how long to wait for the others.
+
+    Raises:
+        DistStoreError: the others did not come.
+    """
+    own = uuid.uuid4().hex
+    if not world.main:
+        # of an earlier start there may be another word of this rank, answered or not: number 0 answers any
+        store.set(f"hello/{world.rank}", own)
+        store.wait([f"welcome/{own}"], patience)
+        name = store.get(f"welcome/{own}").decode()
+        store.set(f"here/{name}/{world.rank}", "")
+        return name
+    missing = set(range(1, world.size))
+    answered: set[str] = set()
+    deadline = time.monotonic() + patience.total_seconds()
+    while missing:
+        if time.monotonic() > deadline:
+            raise dist.DistStoreError(f"processes {sorted(missing)} did not start within {patience}")
+        for rank in sorted(missing):
+            if store.check([f"hello/{rank}"]) and (word := store.get(f"hello/{rank}").decode()) not in answered:
+                store.set(f"welcome/{word}", own)
+                answered.add(word)
+            if store.check([f"here/{own}/{rank}"]):
+                missing.remove(rank)
+        time.sleep(0.02)
+    return own
 
 
 class _SumOverProcesses(torch.autograd.Function):
