@@ -15,14 +15,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed.rendezvous import rendezvous
 
 from varestorer_cli.core.errors import ExitCode, InterruptedRunError
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
 
 _PATIENCE = timedelta(hours=12)
 """How long processes wait for one that prepares data; a dead one is noticed at once."""
@@ -130,13 +132,17 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
     if world.size == 1:
         yield
         return
+    # not in every build of torch
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
     if device.type == "cuda":
         torch.cuda.set_device(device)
     # tensors on the CPU (votes, means for the log) travel by gloo, gradients on GPUs by nccl
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         common = next(rendezvous("env://", world.rank, world.size, timeout=_MEETING))[0]
-        store = dist.PrefixStore(meeting(common, world), common)
+        store = PrefixStore(meeting(common, world), common)
         dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size)
         with warnings.catch_warnings():
             # which weights are used hangs on the loss terms; that all are is no reason to warn
@@ -151,7 +157,7 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
             dist.destroy_process_group()
 
 
-def meeting(store: dist.Store, world: World, patience: timedelta = _MEETING) -> str:
+def meeting(store: "Store", world: World, patience: timedelta = _MEETING) -> str:
     """A name that all processes of this start agree on, and that no earlier start had.
 
     torchrun keeps one store for all its starts: without a name of their own, processes that were started again would
@@ -171,7 +177,7 @@ def meeting(store: dist.Store, world: World, patience: timedelta = _MEETING) -> 
         # of an earlier start there may be another word of this rank, answered or not: number 0 answers any
         store.set(f"hello/{world.rank}", own)
         store.wait([f"welcome/{own}"], patience)
-        name = store.get(f"welcome/{own}").decode()
+        name = str(store.get(f"welcome/{own}").decode())
         store.set(f"here/{name}/{world.rank}", "")
         return name
     missing = set(range(1, world.size))
