@@ -1,5 +1,6 @@
 """What research varies in distillation: every choice trains, changes what it should and nothing else."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from models.restorer import Restorer
 from models.tokenizer import ImageTokenizer
 from models.transformer import Transformer
+from varestorer_cli.core.checkpoint import load_bundle
 from varestorer_cli.core.cropping import CropCacheConfig, held_out
 from varestorer_cli.core.dataset import PairBatch
 from varestorer_cli.core.errors import InputError, UsageError
@@ -198,6 +200,8 @@ def test_every_choice_trains_and_stands_in_the_table(
         str(tmp_path / "out"),
         "--steps",
         "2",
+        "--earlier-steps",
+        "1",
         "--crops",
         "12",
         "--threads",
@@ -206,4 +210,32 @@ def test_every_choice_trains_and_stands_in_the_table(
     monkeypatch.setattr("sys.argv", ["ablation", *words])
     ablation.main()
     rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()]
-    assert rows[0] == "choice" and rows[2:] == list(ablation.CHOICES)
+    assert rows[0] == "choice" and rows[2:] == list(ablation.choices(SMOKE))
+    steps = {
+        folder.name: load_bundle(folder / "model.safetensors").notes["steps"]
+        for folder in (tmp_path / "out").iterdir()
+        if folder.name != "cache"
+    }
+    assert steps == dict.fromkeys(ablation.EARLIER, "1") | {
+        name.replace(" ", "-"): "2" for name in ablation.choices(SMOKE)
+    }
+    # from given stages none is trained again
+    words[2] = str(tmp_path / "again")
+    given = [f"--{stage}={tmp_path / 'out' / stage}" for stage in ("prerestorer", "teacher")]
+    monkeypatch.setattr("sys.argv", ["ablation", *words, *given, f"--cache={tmp_path / 'out' / 'cache'}"])
+    monkeypatch.setattr(ablation, "choices", lambda chosen, texts: {"no KL": {"losses": {"kl": 0.0}}})
+    ablation.main()
+    assert [folder.name for folder in (tmp_path / "again").iterdir()] == ["no-KL"]
+    assert "| no KL | " in capsys.readouterr().out
+
+
+def test_the_table_compares_only_what_makes_a_difference() -> None:
+    compact, large = (ablation.choices(preset(name), texts=name == "2b") for name in ("compact", "2b"))
+    assert "extra block in its place" in large and "guided teacher" in large and "decoder trained" in large
+    assert set(compact) == (set(large) | {"decoder slower"}) - {
+        "extra block in its place",
+        "guided teacher",
+        "decoder trained",
+    }
+    changed = [json.dumps(changes, sort_keys=True) for changes in compact.values()]
+    assert len(set(changed)) == len(changed)
