@@ -52,7 +52,7 @@ def command(stage: str, photos: Path, run: Path, **options: Any) -> list[str]:
     return [sys.executable, "-m", "varestorer_cli", *words]
 
 
-def start(words: list[str], size: int) -> list["subprocess.Popen[str]"]:
+def start(words: list[str], size: int, restarts: tuple[int, ...] = (0, 0, 0)) -> list["subprocess.Popen[str]"]:
     """The processes that torchrun would start, without it: its import alone takes seconds."""
     port = str(free_port())
     processes = []
@@ -65,14 +65,15 @@ def start(words: list[str], size: int) -> list["subprocess.Popen[str]"]:
                 "WORLD_SIZE": str(size),
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": port,
+                "TORCHELASTIC_RESTART_COUNT": str(restarts[rank]),
             }
         pipe = subprocess.PIPE
         processes.append(subprocess.Popen(words, cwd=ROOT, env=environment, text=True, stderr=pipe, stdout=pipe))
     return processes
 
 
-def run(words: list[str], size: int) -> None:
-    processes = start(words, size)
+def run(words: list[str], size: int, restarts: tuple[int, ...] = (0, 0, 0)) -> None:
+    processes = start(words, size, restarts)
     said = [process.communicate(timeout=600)[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * size, said
 
@@ -255,6 +256,48 @@ def test_killed_process_is_noticed_and_torchrun_starts_all_again(photos: Path, t
     said = process.communicate(timeout=600)[1]
     assert process.returncode == 0, said
     assert_same_curve(tmp_path / "whole" / "prerestorer", tmp_path / "torn" / "prerestorer")
+
+
+@pytest.mark.slow
+def test_a_restart_that_one_machine_counts_is_one_for_all(photos: Path, tmp_path: Path) -> None:
+    shared = {"batch": 4, "steps": 4, "cache": tmp_path / "cache"}
+    words = command("prerestorer", photos, tmp_path, **shared)
+    run([*words, "--stop-after", "0"], 2)  # one step
+    refused = [(p, p.communicate(timeout=600)[1]) for p in start(words, 2)]
+    assert refused[0][0].returncode == 2 and "holds a run already" in refused[0][1]
+    assert refused[1][0].returncode == 143  # told that the other is gone
+    run(words, 2, restarts=(0, 1))
+    assert ("train", "loss", 4) in curve(tmp_path / "prerestorer")
+
+
+@pytest.mark.slow
+def test_a_process_killed_on_one_machine_restarts_those_of_another(photos: Path, tmp_path: Path) -> None:
+    shared = {"batch": 4, "steps": 40, "cache": tmp_path / "cache", "checkpoint-minutes": 0}
+    run(command("prerestorer", photos, tmp_path / "whole", **shared), 1)
+    words = command("prerestorer", photos, tmp_path / "torn", **shared)[1:]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--max-restarts=1"]
+    torchrun += ["--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{free_port()}", "--rdzv-id=test"]
+    machines = [
+        subprocess.Popen(
+            [*torchrun, *words],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    wait_for_step(tmp_path / "torn" / "prerestorer", 3)
+    last = next(child for machine in machines for child in children(machine.pid) if b"\0RANK=1\0" in environment(child))
+    os.kill(last, signal.SIGKILL)
+    said = [machine.communicate(timeout=600)[1] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], said
+    assert_same_curve(tmp_path / "whole" / "prerestorer", tmp_path / "torn" / "prerestorer")
+
+
+def environment(pid: int) -> bytes:
+    """The environment a process was started with (Linux)."""
+    return b"\0" + Path(f"/proc/{pid}/environ").read_bytes()
 
 
 def children(pid: int) -> list[int]:

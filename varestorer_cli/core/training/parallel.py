@@ -147,6 +147,9 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
         with warnings.catch_warnings():
             # which weights are used hangs on the loss terms; that all are is no reason to warn
             warnings.filterwarnings("ignore", message="find_unused_parameters=True")
+            warnings.filterwarnings(
+                "ignore", message="`broadcast_buffers` is deprecated"
+            )  # its heir is younger than 2.6
             yield
     except RuntimeError as error:  # all of torch.distributed's errors are
         if isinstance(error, dist.DistError) or re.search(r"gloo|nccl|closed by peer|reset by peer", str(error), re.I):

@@ -68,8 +68,6 @@ def train(options: TrainOptions) -> Path:
             f"a batch of {recipe.batch} cannot be divided among {world.size} processes with {options.accumulate} parts "
             "each; give a larger --batch, or fewer processes or --accumulate parts"
         )
-    if world.main:
-        _claim(options, resume=options.resume or world.restarts > 0)
     runtime = choose(options.device, Precision(options.precision), options.threads)
     if runtime.precision == "fp16":
         raise UsageError("--precision fp16: training needs the range of bf16 or fp32; choose one of them")
@@ -77,6 +75,10 @@ def train(options: TrainOptions) -> Path:
         runtime = replace(runtime, device=f"cuda:{world.local_rank}")
     keep_freed_memory()
     with joined(world, torch.device(runtime.device)):
+        # each machine counts its own restarts: those of one are none where only another's process died
+        options = replace(options, resume=options.resume or world.agree(world.restarts > 0)[0])
+        if world.main:
+            _claim(options)
         _Run(options, chosen, recipe, runtime, world).run()
     return options.out / MODEL
 
@@ -154,7 +156,7 @@ class _Run:
         return LoopOptions(
             folder=options.out,
             seed=options.seed,
-            resume=options.resume or self.world.restarts > 0,
+            resume=options.resume,
             precision=autocast_type(self.runtime.precision),
             device=device,
             log_every=options.log_every,
@@ -215,9 +217,9 @@ def _plain_recipe(recipe: Recipe) -> dict[str, Any]:
     return plain
 
 
-def _claim(options: TrainOptions, resume: bool) -> None:
+def _claim(options: TrainOptions) -> None:
     """Make the run folder; refuse one that holds another run unless told to resume."""
-    if find_checkpoint(options.out) is not None and not resume:
+    if find_checkpoint(options.out) is not None and not options.resume:
         raise UsageError(f"{options.out} holds a run already; give --resume to go on, or another --out")
     try:
         options.out.mkdir(parents=True, exist_ok=True)
