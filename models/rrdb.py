@@ -38,17 +38,18 @@ class _DenseBlock(nn.Module):
     def __init__(self, config: RRDBConfig) -> None:
         super().__init__()
         self.scale = config.residual_scale
-        for index in range(5):
-            seen = config.width + index * config.growth
-            self.add_module(
-                f"conv{index + 1}", nn.Conv2d(seen, config.growth if index < 4 else config.width, 3, padding=1)
-            )
+        width, growth = config.width, config.growth
+        self.conv1 = nn.Conv2d(width, growth, 3, padding=1)
+        self.conv2 = nn.Conv2d(width + growth, growth, 3, padding=1)
+        self.conv3 = nn.Conv2d(width + 2 * growth, growth, 3, padding=1)
+        self.conv4 = nn.Conv2d(width + 3 * growth, growth, 3, padding=1)
+        self.conv5 = nn.Conv2d(width + 4 * growth, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         seen = x
-        for index in range(4):
-            seen = torch.cat([seen, F.leaky_relu(self.get_submodule(f"conv{index + 1}")(seen), 0.2)], dim=1)
-        return torch.add(x, self.get_submodule("conv5")(seen), alpha=self.scale)
+        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
+            seen = torch.cat([seen, F.leaky_relu(conv(seen), 0.2)], dim=1)
+        return torch.add(x, self.conv5(seen), alpha=self.scale)
 
 
 class RRDB(nn.Module):

@@ -11,7 +11,7 @@ from models.transformer import Transformer
 from varestorer_cli.app import run
 from varestorer_cli.core.presets import preset
 from varestorer_cli.core.training import plan as planning
-from varestorer_cli.core.training.options import TrainOptions
+from varestorer_cli.core.training.options import STAGES, TrainOptions
 from varestorer_cli.core.training.plan import Plan, make_plan
 
 OPTIONS = TrainOptions(stage="distill", data=Path("none"), out=Path("none"), preset="smoke")
@@ -48,6 +48,27 @@ def test_more_processes_need_less_each() -> None:
     assert made().memory == 14 and made().trained == 1
     assert made().hours(100.0) == pytest.approx(10 * 1e15 / (100e12 * planning.USED) / 3600)
     assert made(processes=2).hours(100.0) == pytest.approx(made().hours(100.0) / 2)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_of_the_bundled_model_can_be_planned(stage: str) -> None:
+    compact = preset("compact")
+    found = make_plan(replace(OPTIONS, stage=stage, preset="compact"), compact, compact.recipes[stage])
+    assert found.flops > 1e9 and found.trained > 1e6
+    assert (found.weights.get("hints") == (16_697_987, 0)) == (stage == "prerestorer")
+
+
+def test_terms_on_the_same_features_cost_one_network() -> None:
+    smoke = preset("smoke")
+
+    def flops(**losses: float) -> float:
+        recipe = smoke.recipes["distill"]
+        return planning._network_flops(replace(OPTIONS, losses=losses), smoke, recipe)
+
+    assert flops() == 0 < flops(features=1.0)
+    assert (
+        flops(balanced_features=1.0) == flops(features=1.0, adversarial=0.1, discriminator=1.0) == flops(features=1.0)
+    )
 
 
 def test_dry_run_tells_and_does_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -275,14 +275,18 @@ def test_a_pre_restorer_made_from_a_larger_network_trains_and_resumes(
     train(replace(torn, stop_after=0.0))
     train(replace(torn, resume=True))
     assert losses(torn.out) == losses(whole.out)
+    figures = json.loads(load_bundle(whole.out / "model.safetensors").notes["validation"])
+    assert figures["psnr_rgb"] == pytest.approx(figures["psnr"], abs=0.1), "score's figures are of the result"
+    assert figures["psnr_label"] > figures["psnr"]
     trained = load_bundle(whole.out / "model.safetensors").components["prerestorer"]
     assert isinstance(trained, RRDBNet)
     assert not torch.equal(trained.body[0].rdb1.conv1.weight, large.body[0].rdb1.conv1.weight)
 
 
 def test_hints_need_a_network_that_can_take_them(photos: Path, chain: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="RRDBNet"):
-        train(options("prerestorer", photos, tmp_path, cache=chain / "cache", losses={"hints": 1.0}))
+    for asked in ({"losses": {"hints": 1.0}}, {"kept": 0.5}):
+        with pytest.raises(UsageError, match="RRDBNet"):
+            train(options("prerestorer", photos, tmp_path, cache=chain / "cache", **asked))
 
 
 def test_a_pre_restorer_that_is_asked_for_stays_under_init(photos: Path, chain: Path, tmp_path: Path) -> None:

@@ -97,9 +97,9 @@ class StageBuilder:
     def _compressed(self, module: nn.Module) -> Hints | None:
         """Real-ESRGAN as the network to learn from, whose weights the module starts with."""
         if not isinstance(module, RRDBNet):
-            raise UsageError("hints and --keep are for a pre-restorer made from Real-ESRGAN, an RRDBNet")
-        if self.fresh or self.cache is None:
             return None
+        if self.fresh or self.cache is None:
+            return Hints(RRDBNet(RRDBConfig(unshuffle=1)), [1.0] * module.config.blocks)
         large = self._placed(load_realesrgan(), picture=True)
         rows = self.cache.train_indices
         # the same crops in every run of these photographs, so that a run can go on from another's weights

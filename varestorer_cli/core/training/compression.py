@@ -8,7 +8,6 @@ Shapes: B batch, H W pixels of the wanted size, h w of the small picture.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -30,29 +29,34 @@ def span_ends(blocks: int, spans: int) -> tuple[int, ...]:
     return tuple(short * (i + 1) + min(i + 1, longer) for i in range(spans))
 
 
-@dataclass(frozen=True)
-class Hints:
-    """What the small network is told: the features of the large one at the end of each span.
+class Hints(nn.Module):
+    """What the small network is told: the features of the large one at the end of each span, and its picture.
 
-    Attributes:
-        large: the published network, frozen; it takes small pictures.
-        ends: large blocks up to the end of each span.
+    Args:
+        large: the published network, frozen here; it takes small pictures.
         factors: the large network's features are so many times the small one's, by span.
     """
 
-    large: RRDBNet
-    ends: tuple[int, ...]
-    factors: tuple[float, ...]
+    def __init__(self, large: RRDBNet, factors: Sequence[float]) -> None:
+        super().__init__()
+        self.large = large.eval().requires_grad_(False)
+        self.factors = tuple(factors)
+        self.ends = span_ends(large.config.blocks, len(self.factors))
 
     @torch.no_grad()
-    def __call__(self, small_B3hw: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Small pictures in [0, 1] -> features at the span ends in the small network's size, and the label picture.
+    def forward(self, small_B3hw: Tensor, *, picture: bool = True) -> tuple[list[Tensor], Tensor | None]:
+        """Features at the span ends in the small network's size, and the large network's picture.
 
-        The label is (B, 3, 4h, 4w), about [0, 1].
+        Args:
+            small_B3hw: degraded pictures in [0, 1].
+            picture: False leaves it out, a fourteenth of the arithmetic.
+
+        Returns:
+            (B, width, h, w) a span, and (B, 3, 4h, 4w), about [0, 1].
         """
         first, outputs = self.large.features(small_B3hw)
         ends = [outputs[end - 1].float() / factor for end, factor in zip(self.ends, self.factors, strict=True)]
-        return ends, self.large.render(first, outputs[-1]).float()
+        return ends, self.large.render(first, outputs[-1]).float() if picture else None
 
 
 def hint_distance(features: Sequence[Tensor], hints: Sequence[Tensor]) -> Tensor:
@@ -100,7 +104,7 @@ def compressed_start(small: RRDBNet, large: RRDBNet, small_B3hw: Tensor, upscale
         small.get_submodule(name).load_state_dict(large.get_submodule(name).state_dict())
     small.conv_body.weight.mul_(factor)
     _fit_input(small, upscaled_B3HW, first.float())
-    return Hints(large, ends, tuple(factors))
+    return Hints(large, factors)
 
 
 def _nearest(blocks: nn.Module, entering: Tensor, wanted: Tensor) -> tuple[nn.Module, float]:

@@ -41,11 +41,12 @@ class BitTemperature(nn.Module):
 
     Args:
         schedule: whose scales get a factor, 1 at first.
+        device: where they are.
     """
 
-    def __init__(self, schedule: ScaleSchedule) -> None:
+    def __init__(self, schedule: ScaleSchedule, device: torch.device) -> None:
         super().__init__()
-        self.logarithm = nn.Parameter(torch.zeros(len(schedule)))
+        self.logarithm = nn.Parameter(torch.zeros(len(schedule), device=device))
         self._schedule = schedule
 
     def forward(self, difference_BLd: Tensor) -> Tensor:
@@ -95,7 +96,7 @@ class DistillTask:
         self.losses = PictureLosses(weights, device)
         self.temperature: BitTemperature | None = None
         if restorer.transformer.config.head == "latent" and (weights.get("kl") or weights.get("cross_entropy")):
-            self.temperature = BitTemperature(restorer.tokenizer.config.schedule).to(device)
+            self.temperature = BitTemperature(restorer.tokenizer.config.schedule, device)
         self.variant, self.texts = variant or Variant(), texts
         self._check()
         # what the pictures' bits are: by the encoder as it was, also while the student's own changes

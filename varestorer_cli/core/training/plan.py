@@ -30,8 +30,10 @@ GPUS: dict[str, tuple[float, int]] = {
 """Peak of dense bf16 products in TFLOP/s, and memory in GB, as their makers print them."""
 USED = 0.4
 """Share of the peak a training step is assumed to reach."""
-_FEATURE_NETWORKS = {"perceptual": 15.3e9, "features": 0.39e9, "adversarial": 0.0, "discriminator": 0.0}
+_FEATURE_NETWORKS = {"perceptual": 15.3e9, "features": 0.39e9}
 """Multiplications of a loss network at 224 pixels (VGG16, EfficientNet-Lite0); they are not traced."""
+_ON_FEATURES = {"balanced_features": "features", "adversarial": "features", "discriminator": "features"}
+"""Terms that look at another's network."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,9 @@ def _without_networks(recipe: Recipe) -> Recipe:
 
     Guidance needs texts, which a plan has not: the teacher's second pass is left out.
     """
-    losses = {name: weight for name, weight in recipe.losses.items() if name not in _FEATURE_NETWORKS}
+    losses = {
+        name: weight for name, weight in recipe.losses.items() if name not in {**_FEATURE_NETWORKS, **_ON_FEATURES}
+    }
     if len(losses) < len(recipe.losses):
         losses["l1"] = 1.0
     return replace(recipe, losses=losses, variant=replace(recipe.variant, guidance=1.0))
@@ -164,7 +168,8 @@ def _without_networks(recipe: Recipe) -> Recipe:
 def _network_flops(options: TrainOptions, preset: Preset, recipe: Recipe) -> float:
     """Of the loss networks for one picture: forward for two, backward to one."""
     asked = {**preset.recipes[options.stage].losses, **options.losses}
-    multiplications = sum(count for name, count in _FEATURE_NETWORKS.items() if asked.get(name))
+    networks = {_ON_FEATURES.get(name, name) for name, weight in asked.items() if weight}
+    multiplications = sum(count for name, count in _FEATURE_NETWORKS.items() if name in networks)
     return 3 * 2 * multiplications * (recipe.patch / 224) ** 2
 
 
@@ -186,7 +191,7 @@ def _modules(builder: StageBuilder) -> dict[str, nn.Module]:
     teacher = getattr(task, "teacher", None)
     if isinstance(teacher, nn.Module):
         modules["teacher"] = teacher
-    for name in ("temperature", "critic"):
+    for name in ("temperature", "critic", "hints"):
         extra = getattr(task, name, None)
         if isinstance(extra, nn.Module):
             modules[name] = extra

@@ -212,7 +212,10 @@ class PrerestorerTask:
         kept: float = 0.0,
     ) -> None:
         check_terms(weights, self.NAMES, "prerestorer")
-        self.module, self.weights, self.device, self.hints, self.kept = module, weights, device, hints, kept
+        if hints is None and (weights.get("hints") or kept):
+            raise UsageError("the loss term 'hints' and --keep need a larger network: a preset with an RRDBNet")
+        self.module, self.device, self.hints, self.kept = module, device, hints, kept
+        self.pictures = any(weight for name, weight in weights.items() if name != "hints")
         self.losses = PictureLosses(weights, device)
         self.trained = self.losses.trained_with(module)
 
@@ -222,10 +225,10 @@ class PrerestorerTask:
         if self.hints is None:
             return self.losses(self.module(upscaled).float() * 2 - 1, sharp(batch, self.device))
         assert isinstance(self.module, RRDBNet)
-        hints, label = self.hints(pixels(batch.lq, self.device))
+        hints, label = self.hints(pixels(batch.lq, self.device), picture=self.pictures)
         first, outputs = self.module.features(upscaled)
         terms = {"hints": hint_distance(outputs, hints)}
-        if any(weight for name, weight in self.weights.items() if name != "hints"):
+        if label is not None:
             result = self.module.render(first, outputs[-1]).float()
             terms |= self.losses(result * 2 - 1, kept_target(batch, label, self.kept))
         return terms
@@ -244,9 +247,11 @@ class PrerestorerTask:
         }
         if self.hints is None:
             return figures, [bicubic, result, reference]
-        label = self.hints(pixels(batch.lq, self.device))[1].clamp(0, 1)
+        _, label = self.hints(pixels(batch.lq, self.device))
+        assert label is not None
+        label = label.clamp(0, 1)
         figures["psnr_label"] = float(psnr(result, label, 1.0).mean())
-        return figures, [bicubic, result, label, reference]
+        return figures, [bicubic, label, result, reference]
 
     def components(self) -> Mapping[str, nn.Module]:
         """The pre-restorer."""
