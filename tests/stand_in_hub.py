@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -43,6 +44,22 @@ class StandInHub:
         patch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1 << 14)
         patch.setattr("varestorer_cli.core.hub._PAUSE", 0.0)
         patch.setattr("time.sleep", lambda seconds: None)
+
+    def kills(self, patch: pytest.MonkeyPatch, path: str, count: int) -> None:
+        """Let the client be stopped once so many bytes of a file are written; other files come whole."""
+        client = importlib.import_module("huggingface_hub.file_download")
+        whole = next(data for key, data in self.files.items() if key.endswith(path))
+        http_get = client.http_get
+
+        def killed(url: str, stream: BinaryIO, **settings: object) -> None:
+            if not url.endswith(path):
+                http_get(url, stream, **settings)
+                return
+            stream.write(whole[:count])
+            stream.flush()
+            raise KeyboardInterrupt
+
+        patch.setattr(client, "http_get", killed)
 
     def ranges(self, path: str) -> list[str]:
         """The Range of every request for a file's bytes, "" for all of it."""

@@ -1,16 +1,19 @@
 """Tiny random text networks on the disk, laid out as the real ones are, and a restorer that takes a text."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from models.prerestorer import ConvRestorer
 from models.restorer import Restorer
 from models.tokenizer import ImageTokenizer
 from models.transformer import Transformer, TransformerConfig
+from varestorer_cli.core.conditioning import features_of
 from varestorer_cli.core.presets import preset
 
 WIDTH = 32
@@ -40,6 +43,11 @@ def text_encoder(folder: Path, *, width: int = WIDTH, seed: int = 0) -> Path:
         parameter.data.normal_(0, 0.3)
     model.save_pretrained(folder)
     return folder
+
+
+def encoded(folder: Path, prompts: Sequence[str], **settings: Any) -> dict[str, Tensor]:
+    """Features of every prompt."""
+    return dict(features_of(folder, prompts, **settings))
 
 
 def captioner(folder: Path) -> Path:

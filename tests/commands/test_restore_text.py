@@ -92,7 +92,7 @@ def test_every_picture_gets_its_caption(model: Path, encoder: Path, capsys: pyte
 def test_the_pixels_are_those_of_the_condition(model: Path, encoder: Path) -> None:
     assert run(model, "out", "--prompt", "a red cat", "--text-encoder", encoder) == 0
     restorer = checkpoint.load_restorer(model).restorer
-    features = conditioning.encode_prompts(encoder, ["a red cat"])["a red cat"]
+    features = tiny_text.encoded(encoder, ["a red cat"])["a red cat"]
     with torch.inference_mode():
         condition = restorer.condition(features)
         batch = torch.zeros(1, 3, restorer.tile, restorer.tile)
@@ -115,7 +115,7 @@ def _degraded(tile: int) -> Any:
 
 
 def test_plain_restore_needs_no_encoder(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("encode_prompts", "folder_fingerprint", "captioner"):
+    for name in ("features_of", "folder_fingerprint", "captioner"):
         forbid(monkeypatch, name)
     assert run(model, "out") == 0
     assert set(captions().values()) == {STORED}
@@ -133,7 +133,7 @@ def test_without_any_text_the_null_condition_is_used_and_said(
 
 def test_a_prompt_is_encoded_once_and_then_found(model: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(model, "one", "--prompt", "a red cat", "--text-encoder", encoder) == 0
-    forbid(monkeypatch, "encode_prompts")
+    forbid(monkeypatch, "features_of")
     assert run(model, "two", "--prompt", "a red cat", "--text-encoder", encoder) == 0
     assert tree(Path("one")) == tree(Path("two"))
     # the model knows which encoder it belongs to: what that one made before is enough
@@ -312,7 +312,7 @@ def test_given_captions_come_before_made_ones(model: Path, encoder: Path, here: 
 def test_a_dry_run_loads_nothing_and_knows_the_captions(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("encode_prompts", "captioner"):
+    for name in ("features_of", "captioner"):
         forbid(monkeypatch, name)
     Path("t.csv").write_text("path,caption\na.png,a red cat\n")
     assert run(model, "out", "--captions", "t.csv", "--dry-run", "--json") == 0
@@ -324,7 +324,7 @@ def test_one_condition_a_text_and_batches_that_mix_them(encoder: Path) -> None:
     restorer = tiny_text.restorer()
     engine = RestoreEngine(restorer, EngineOptions(batch=4))
     prompts = ["a red cat", "blue snow , sharp detailed house"]
-    engine.conditions.add(conditioning.encode_prompts(encoder, prompts))
+    engine.conditions.add(tiny_text.encoded(encoder, prompts))
     tiles = np.random.default_rng(0).random((3, restorer.tile, restorer.tile, 3)).astype(np.float32)
     mixed = engine.infer(tiles, None, precision="fp32", texts=[prompts[0], prompts[1], None])
     for i, text in enumerate([*prompts, None]):
@@ -338,7 +338,7 @@ def test_one_condition_a_text_and_batches_that_mix_them(encoder: Path) -> None:
     restorer.transformer.encode_condition = lambda *args: made.append(1) or make(*args)  # type: ignore[assignment]
     picture = photo(40, 40)
     fresh = RestoreEngine(restorer, EngineOptions(batch=1))
-    fresh.conditions.add(conditioning.encode_prompts(encoder, prompts))
+    fresh.conditions.add(tiny_text.encoded(encoder, prompts))
     for _ in range(2):
         assert fresh.restore(picture, (160, 160), text=prompts[0]).tiles > 4
     assert len(made) == 1
@@ -383,5 +383,5 @@ def test_stored_text_names_its_encoder(encoder: Path) -> None:
     stored = conditioning.stored_text(encoder)
     assert isinstance(stored, StoredText)
     assert stored.prompt == conditioning.DEFAULT_PROMPT and stored.encoder == conditioning.folder_fingerprint(encoder)
-    expected = conditioning.encode_prompts(encoder, [stored.prompt])[stored.prompt]
+    expected = tiny_text.encoded(encoder, [stored.prompt])[stored.prompt]
     assert torch.equal(stored.rows, expected)

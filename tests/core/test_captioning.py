@@ -15,7 +15,7 @@ import torch
 from varestorer_cli.app import run
 from varestorer_cli.core import conditioning
 from varestorer_cli.core.checkpoint import read_metadata, read_text
-from varestorer_cli.core.conditioning import DEFAULT_PROMPT, encode_prompts
+from varestorer_cli.core.conditioning import DEFAULT_PROMPT
 from varestorer_cli.core.crop_builder import named_photos
 from varestorer_cli.core.cropping import CropCacheConfig, held_out
 from varestorer_cli.core.dataset import PairBatch
@@ -116,7 +116,7 @@ def test_every_photograph_gets_the_features_of_its_text(
     pictures = torch.zeros(6, 3, 4, 4, dtype=torch.uint8)
     texts = TextFolder(out, Cache())  # type: ignore[arg-type]
     wanted = [BESIDE.get(source["name"], DEFAULT_PROMPT) for source in Cache.sources]
-    alone = encode_prompts(folder, list(dict.fromkeys(wanted)))
+    alone = tiny_text.encoded(folder, list(dict.fromkeys(wanted)))
     found = texts.of(PairBatch(pictures, pictures, torch.arange(6)))
     assert all(rows is not None and torch.equal(rows, alone[text]) for rows, text in zip(found, wanted, strict=True))
     assert texts.default is not None and texts.default.prompt == DEFAULT_PROMPT

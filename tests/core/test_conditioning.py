@@ -13,7 +13,7 @@ import torch
 from conftest import photo
 
 from varestorer_cli.core import conditioning
-from varestorer_cli.core.conditioning import captioner, encode_prompts, folder_fingerprint
+from varestorer_cli.core.conditioning import captioner, folder_fingerprint
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
 
 transformers = pytest.importorskip("transformers")
@@ -37,7 +37,7 @@ def released_features(folder: Path, prompt: str, kind: torch.dtype = torch.float
 
 
 def test_features_are_those_of_the_released_rule(encoder: Path) -> None:
-    found = encode_prompts(encoder, PROMPTS, width=32)
+    found = tiny_text.encoded(encoder, PROMPTS, width=32)
     assert [len(found[prompt]) for prompt in PROMPTS] == [7, 2, 7]  # words and the end token
     for prompt in PROMPTS:
         assert found[prompt].dtype == torch.float32 and found[prompt].device.type == "cpu"
@@ -45,22 +45,22 @@ def test_features_are_those_of_the_released_rule(encoder: Path) -> None:
 
 
 def test_half_precision_of_the_released_script_is_the_same_function(encoder: Path) -> None:
-    exact = encode_prompts(encoder, PROMPTS[:1])[PROMPTS[0]]
+    exact = tiny_text.encoded(encoder, PROMPTS[:1])[PROMPTS[0]]
     half = released_features(encoder, PROMPTS[0], torch.float16)
     error = (half - exact).norm() / exact.norm()
     assert 1e-5 < error < 2e-2
 
 
 def test_features_of_a_prompt_do_not_depend_on_its_company(encoder: Path) -> None:
-    together = encode_prompts(encoder, PROMPTS)
+    together = tiny_text.encoded(encoder, PROMPTS)
     for prompt in PROMPTS:
-        assert torch.equal(together[prompt], encode_prompts(encoder, [prompt])[prompt])
+        assert torch.equal(together[prompt], tiny_text.encoded(encoder, [prompt])[prompt])
     assert not torch.equal(together[PROMPTS[0]][-1], together[PROMPTS[1]][-1])
 
 
 def test_a_long_prompt_is_cut_at_512_tokens_and_said(encoder: Path) -> None:
     long, cut = " ".join(["red cat"] * 300), []
-    found = encode_prompts(encoder, [long], on_cut=lambda prompt, tokens: cut.append((prompt, tokens)))
+    found = tiny_text.encoded(encoder, [long], on_cut=lambda prompt, tokens: cut.append((prompt, tokens)))
     assert found[long].shape == (512, 32) and cut == [(long, 601)]
     torch.testing.assert_close(found[long], released_features(encoder, long), atol=5e-6, rtol=1e-4)
 
@@ -75,7 +75,7 @@ def test_the_encoder_is_gone_afterwards(encoder: Path, monkeypatch: pytest.Monke
         return network
 
     monkeypatch.setattr(conditioning, "_whole", remembered)
-    encode_prompts(encoder, PROMPTS)
+    tiny_text.encoded(encoder, PROMPTS)
     gc.collect()
     assert len(networks) == 1 and networks[0]() is None
 
@@ -86,20 +86,20 @@ def test_loading_is_offline_and_leaves_the_environment_alone(encoder: Path, monk
     seen = []
     whole = conditioning._whole
     monkeypatch.setattr(conditioning, "_whole", lambda *args: seen.append(os.environ["HF_HUB_OFFLINE"]) or whole(*args))
-    encode_prompts(encoder, PROMPTS[:1])
+    tiny_text.encoded(encoder, PROMPTS[:1])
     assert seen == ["1"]
     assert os.environ["HF_HUB_OFFLINE"] == "0" and "TRANSFORMERS_OFFLINE" not in os.environ
 
 
 def test_another_width_and_another_kind_are_refused(encoder: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="features are 32 wide, the model expects 2048"):
-        encode_prompts(encoder, PROMPTS, width=2048)
+        tiny_text.encoded(encoder, PROMPTS, width=2048)
     other = tmp_path / "other"
     transformers.BertConfig(hidden_size=32).save_pretrained(other)
     with pytest.raises(CheckpointError, match="type 'bert', a T5 text encoder is needed"):
-        encode_prompts(other, PROMPTS)
+        tiny_text.encoded(other, PROMPTS)
     with pytest.raises(MissingDependencyError, match=r"nowhere: a T5 text encoder is not there"):
-        encode_prompts(tmp_path / "nowhere", PROMPTS)
+        tiny_text.encoded(tmp_path / "nowhere", PROMPTS)
 
 
 @pytest.mark.parametrize("damage", ["cut", "key", "nan", "tokenizer"])
@@ -121,7 +121,7 @@ def test_a_damaged_encoder_is_named(damage: str, tmp_path: Path) -> None:
             tensors[key] = tensors[key] * float("nan")
         save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=str(folder)):
-        encode_prompts(folder, PROMPTS)
+        tiny_text.encoded(folder, PROMPTS)
 
 
 def test_a_missing_library_says_what_to_install(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +129,7 @@ def test_a_missing_library_says_what_to_install(encoder: Path, monkeypatch: pyte
 
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'varestorer\[text\]'"):
-        encode_prompts(encoder, PROMPTS)
+        tiny_text.encoded(encoder, PROMPTS)
 
 
 def test_the_fingerprint_tells_encoders_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,20 +74,10 @@ def test_a_cut_transfer_goes_on_where_it_was_cut(hub: StandInHub, root: Path) ->
 
 
 def test_a_killed_process_goes_on_the_next_time(hub: StandInHub, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import file_download
-
-    whole, http_get = hub.files[STUDENT_FILE.key], file_download.http_get
-
-    def killed(url: str, stream: object, **settings: object) -> None:
-        stream.write(whole[:100_000])  # type: ignore[attr-defined]
-        stream.flush()  # type: ignore[attr-defined]
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(file_download, "http_get", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        hub.kills(patch, STUDENT_FILE.path, 100_000)
         pull("2b", root, quiet=True)
     assert not (root / "2b.safetensors").exists()
-    monkeypatch.setattr(file_download, "http_get", http_get)
     said: list[str] = []
     pull("2b", root, quiet=True, say=said.append)
     assert hub.ranges(STUDENT_FILE.path) == ["bytes=100000-"]

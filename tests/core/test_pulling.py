@@ -126,23 +126,10 @@ def test_again_nothing_is_asked_and_a_model_that_came_by_hand_gets_its_text(hub:
 def test_a_killed_pull_goes_on_and_leaves_no_half_folder(
     hub: StandInHub, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from huggingface_hub import file_download
-
-    whole, http_get = hub.files[f"{T5}/{SHARD}"], file_download.http_get
-
-    def killed(url: str, stream: object, **settings: object) -> None:
-        if not url.endswith(SHARD):
-            http_get(url, stream, **settings)  # type: ignore[arg-type]
-            return
-        stream.write(whole[:50_000])  # type: ignore[attr-defined]
-        stream.flush()  # type: ignore[attr-defined]
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(file_download, "http_get", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        hub.kills(patch, SHARD, 50_000)
         pull("text", root, quiet=True)
     assert find_folder(TEXT_ENCODER, root) is None
-    monkeypatch.setattr(file_download, "http_get", http_get)
     said: list[str] = []
     pull("text", root, quiet=True, say=said.append)
     assert hub.ranges(SHARD) == ["bytes=50000-"]

@@ -68,7 +68,7 @@ def folder_fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def encode_prompts(
+def features_of(
     folder: Path,
     prompts: Sequence[str],
     *,
@@ -76,8 +76,11 @@ def encode_prompts(
     device: str = "cpu",
     on_cut: Callable[[str, int], None] = lambda prompt, tokens: None,
     on_prompt: Callable[[], None] = lambda: None,
-) -> dict[str, Tensor]:
-    """Features of every prompt: (n, T) float32 on the CPU, n its tokens with the end token, without padding.
+) -> Iterator[tuple[str, Tensor]]:
+    """Features of every prompt, one by one and in order: (prompt, (n, T)), float32 on the CPU.
+
+    n is the prompt's number of tokens with the end token, without padding. The network lives until the iterator ends
+    or is closed.
 
     Args:
         folder: configuration, weights and tokenizer of a T5 model; its decoder is not read.
@@ -90,22 +93,6 @@ def encode_prompts(
     Raises:
         MissingDependencyError: transformers or the folder is missing.
         CheckpointError: the folder is damaged, holds another kind of model, or one of another width.
-    """
-    return dict(features_of(folder, prompts, width=width, device=device, on_cut=on_cut, on_prompt=on_prompt))
-
-
-def features_of(
-    folder: Path,
-    prompts: Sequence[str],
-    *,
-    width: int | None = None,
-    device: str = "cpu",
-    on_cut: Callable[[str, int], None] = lambda prompt, tokens: None,
-    on_prompt: Callable[[], None] = lambda: None,
-) -> Iterator[tuple[str, Tensor]]:
-    """The same one by one: (prompt, features) in the order of the prompts, for more of them than memory holds.
-
-    The network lives until the iterator ends or is closed.
     """
     done = 0
     try:
@@ -130,7 +117,7 @@ def stored_text(folder: Path, prompt: str = DEFAULT_PROMPT) -> StoredText:
         MissingDependencyError: transformers or the folder is missing.
         CheckpointError: the folder is damaged or holds another kind of model.
     """
-    return StoredText(prompt, encode_prompts(folder, [prompt])[prompt], folder_fingerprint(folder))
+    return StoredText(prompt, dict(features_of(folder, [prompt]))[prompt], folder_fingerprint(folder))
 
 
 def _encode(

@@ -13,7 +13,7 @@ from varestorer_cli.core.conditioning import (
     DEFAULT_PROMPT,
     LONGEST_TEXT,
     captioner,
-    encode_prompts,
+    features_of,
     folder_fingerprint,
 )
 from varestorer_cli.core.console import Console
@@ -195,10 +195,10 @@ def _add_features(
     if folder is None:
         assert shortage is not None
         raise shortage
-    made = encode_prompts(
+    made = features_of(
         folder, left, width=width, device=device, on_cut=_tell_cut(console), on_prompt=lambda: _check(stop)
     )
-    for prompt, features in made.items():
+    for prompt, features in made:
         rows[prompt] = features
         cache.write(prompt, features)
     if cache.problem:
