@@ -219,6 +219,11 @@ def test_missing_earlier_stage_says_what_to_run(photos: Path, tmp_path: Path) ->
         train(options("teacher", photos, tmp_path, steps=1))
 
 
+def test_a_students_tokenizer_is_refused_for_a_teacher(photos: Path, chain: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="stage tokenizer made"):
+        train(options("teacher", photos, tmp_path, cache=chain / "cache", tokenizer=Path("compact")))
+
+
 def test_unknown_loss_is_refused_with_the_known_ones(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no loss term 'l7'.*l1, mse"):
         train(options("prerestorer", photos, tmp_path, losses={"l7": 1.0}))

@@ -61,7 +61,7 @@ CompatOption = Annotated[
     ),
 ]
 FidelityOption = Annotated[
-    float, typer.Option("--fidelity", help="0: only cleaned up, 1: the model's detail; between: a mix.")
+    float, typer.Option("--fidelity", help="0: the pre-restorer's picture alone, 1: the model's; between: a mix.")
 ]
 PromptOption = Annotated[
     str | None,

@@ -144,6 +144,11 @@ class StageBuilder:
             tokenizer = ImageTokenizer(self.preset.tokenizer)
         else:
             tokenizer = cast(ImageTokenizer, _earlier(self.options, "tokenizer", self.options.tokenizer))
+            if tokenizer.config.autoencoder.guided:
+                raise CheckpointError(
+                    "the tokenizer is a student's, whose decoder draws on the pre-restored picture; "
+                    "a teacher needs the tokenizer that stage tokenizer made"
+                )
         tokenizer = self._placed(tokenizer)
         transformer = Transformer(self.preset.teacher)
         transformer.reset_parameters(self.generator)
