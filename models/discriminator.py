@@ -48,7 +48,9 @@ class FeatureDiscriminator(nn.Module):
         true = [stage.detach() / size for stage, size in zip(real, sizes, strict=True)]
         frozen = {name: parameter.detach() for name, parameter in self.named_parameters()}
         fooled: list[Tensor] = functional_call(self, frozen, (fake,))
-        generator = torch.stack([-score.mean() for score in fooled]).mean()
+        generator = torch.stack([-score.float().mean() for score in fooled]).mean()
         on_true, on_fake = self(true), self([stage.detach() for stage in fake])
-        terms = [F.relu(1 - t).mean() + F.relu(1 + f).mean() for t, f in zip(on_true, on_fake, strict=True)]
+        terms = [
+            F.relu(1 - t.float()).mean() + F.relu(1 + f.float()).mean() for t, f in zip(on_true, on_fake, strict=True)
+        ]
         return generator, torch.stack(terms).mean()

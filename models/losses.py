@@ -205,13 +205,17 @@ def feature_distance(
 ) -> Tensor:
     """Squared distance of unit-length features, averaged over positions and stages (LPIPS without its linear heads).
 
+    Computed in float32 whatever the features are: a distance of two pictures is a small difference, of which bfloat16
+    keeps two digits.
+
     Args:
         features: (B, C_i, h_i, w_i) per stage.
         references: the same of the reference picture.
         weights: one factor a stage, by default 1.
     """
     terms = []
-    for a, b in zip(features, references, strict=True):
+    for stage, reference in zip(features, references, strict=True):
+        a, b = stage.float(), reference.float()
         a = a / (a.norm(dim=1, keepdim=True) + 1e-8)
         b = b / (b.norm(dim=1, keepdim=True) + 1e-8)
         terms.append((a - b).square().sum(1).mean())

@@ -111,6 +111,15 @@ def test_gradient_l1_by_hand() -> None:
     assert float(gradient_l1(ramp, torch.zeros_like(ramp))) == pytest.approx(1.0)
 
 
+def test_feature_distance_is_exact_for_features_in_bfloat16() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(2, 24, 9, 9, generator=generator).bfloat16()
+    b = (a.float() + 0.05 * torch.randn(a.shape, generator=generator)).bfloat16()
+    found, expected = feature_distance([a], [b]), feature_distance([a.double()], [b.double()])
+    assert found.dtype == torch.float32
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_feature_distance_ignores_length() -> None:
     a, b = noise(1, 4, 2, 2), noise(1, 4, 2, 2, seed=1)
     assert float(feature_distance([a], [a * 7])) == pytest.approx(0, abs=1e-6)
