@@ -84,7 +84,7 @@ train-compact: $(VENV)/.installed-dev  ## The bundled model by its recipe: photo
 	$(MAKE) photos
 	$(BIN)/varestorer train prerestorer $(PHOTOS) --out $(RUNS)/hints --resume
 	$(BIN)/varestorer train prerestorer $(PHOTOS) --out $(RUNS)/prerestorer --init $(RUNS)/hints --resume \
-		--steps 1800 --keep 1 --loss hints=0 --loss l1=0.3 --loss texture=1 --loss balanced_features=0.25 \
+		--steps 3400 --keep 0.9 --loss hints=0 --loss l1=0.3 --loss texture=1 --loss balanced_features=0.4 \
 		--loss adversarial=0.05 --loss discriminator=1
 	$(BIN)/varestorer train tokenizer $(PHOTOS) --out $(RUNS)/tokenizer --resume
 	$(BIN)/varestorer train teacher $(PHOTOS) --out $(RUNS)/teacher --resume
