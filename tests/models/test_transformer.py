@@ -135,7 +135,7 @@ def test_items_do_not_see_each_other():
     for item, rows in enumerate((text.rows[:2], text.rows[2:])):
         condition = model.encode_condition(TextFeatures(rows, (len(rows),)))
         alone = model(tokens[item : item + 1], SCHEDULE, condition)
-        torch.testing.assert_close(together[item : item + 1], alone)
+        torch.testing.assert_close(together[item : item + 1], alone, atol=1e-4, rtol=1e-4)  # logits of about 1
 
 
 def test_one_condition_serves_a_batch_and_can_be_cached():

@@ -99,7 +99,8 @@ def test_float32(file, case):
 def test_released_rounding_around_text(file, case):
     found, data = run(build(file, "bfloat16"), file, case), tensors(file)
     difference = found["logits_every_4th"] - data[f"{case}/out/logits_bf16_every_4th"]
-    assert root_mean_square(difference) < 1.2e-3
+    # processors sum bfloat16 products in orders of their own (up to 1.5e-3 seen); without the rounding it is 4.0e-3
+    assert root_mean_square(difference) < 2e-3
     torch.testing.assert_close(found["condition"], data[f"{case}/out/condition_bf16"], atol=1e-2, rtol=0)
 
 
