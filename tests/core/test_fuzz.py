@@ -1,5 +1,6 @@
 """A seeded slice of ``make fuzz``, in this process."""
 
+import damage
 import fuzzing
 import pytest
 
@@ -13,15 +14,15 @@ def test_damaged_pictures_fail_with_a_reason_or_come_out_right(start: int) -> No
 def test_the_cases_reach_both_ends() -> None:
     """The slice is of use: undamaged files are all restored, and of the damaged ones many get past the decoders."""
     statuses = [status for _, status, _ in fuzzing.work(0, iter(range(90)))]
-    kinds = len(fuzzing.valid_files())
+    kinds = len(damage.valid_files())
     assert statuses[:kinds] == ["done"] * kinds
     assert statuses[kinds:].count("done") > 10 and statuses[kinds:].count("failed") > 10
 
 
 def test_cases_are_repeatable() -> None:
-    files = fuzzing.valid_files()
-    assert [fuzzing.case(0, n, files) for n in range(200)] == [fuzzing.case(0, n, files) for n in range(200)]
-    assert [fuzzing.case(1, n, files) for n in range(40, 80)] != [fuzzing.case(0, n, files) for n in range(40, 80)]
+    files = damage.valid_files()
+    assert [damage.case(0, n, files) for n in range(200)] == [damage.case(0, n, files) for n in range(200)]
+    assert [damage.case(1, n, files) for n in range(40, 80)] != [damage.case(0, n, files) for n in range(40, 80)]
 
 
 def test_a_wrong_picture_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ import io
 import os
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -14,52 +13,22 @@ from urllib.parse import unquote
 import cv2
 import numpy as np
 import pytest
-from conftest import Ran, load, photo, save
+from conftest import Ran, photo, save
+from page_reader import read
 from PIL import Image
 
 from varestorer_cli.core import report_page, report_pictures, restore_page
-from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.imageio import decode
-from varestorer_cli.core.options import Shard
 from varestorer_cli.core.picture import Picture
 from varestorer_cli.core.report import DONE, FAILED, IGNORED, SKIPPED, Row
 from varestorer_cli.core.report_charts import histogram, scatter
 from varestorer_cli.core.report_html import escape, link_to
-from varestorer_cli.core.report_page import check_page_target
 from varestorer_cli.core.report_pictures import cut_crops
 from varestorer_cli.core.resample import Resampler
-from varestorer_cli.core.restore_page import page_target, write_restore_page
+from varestorer_cli.core.restore_page import write_restore_page
 
 Cli = Callable[..., Ran]
 ODD = "<img src=x onerror=alert(1)> \"q\" 'a' &amp; 100% #1 ü フォト.png"
-
-
-class Reader(HTMLParser):
-    """Collects tags, attributes and the text of some elements."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str]]] = []
-        self.cells: list[str] = []
-        self._open = False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, {name: value or "" for name, value in attrs}))
-        self._open = tag == "bdi"
-
-    def handle_data(self, data: str) -> None:
-        if self._open:
-            self.cells.append(data)
-            self._open = False
-
-    def of(self, tag: str, **attributes: str) -> list[dict[str, str]]:
-        return [a for t, a in self.tags if t == tag and all(a.get(k) == v for k, v in attributes.items())]
-
-
-def read(path: Path) -> Reader:
-    reader = Reader()
-    reader.feed(path.read_text(encoding="utf-8"))
-    return reader
 
 
 def row(name: str, consistency: float | None = 30.0, status: str = DONE, **more: Any) -> Row:
@@ -349,59 +318,3 @@ def test_a_scatter_plot_has_a_dot_for_every_picture() -> None:
     assert all(40 <= float(x) <= 350 and 8 <= float(y) <= 192 for x, y in places)
     assert [float(x) for x, _ in places] == sorted(float(x) for x, _ in places)
     assert scatter(points[:1], "a", "b") == ""
-
-
-# --- the command -----------------------------------------------------------------------------------------------------
-
-
-def test_restore_writes_a_page_and_a_resumed_run_the_whole_one(cli: Cli) -> None:
-    save(Path("in/a.png"), photo(10, 14))
-    Path("in/broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    ran = cli("restore", "in", "out", "--report", "out/page.html")
-    assert ran.code == 1 and "page: out/page.html" in ran.err
-    assert read(Path("out/page.html")).of("div", role="slider")
-    save(Path("in/b.png"), photo(10, 14, seed=1))
-    assert cli("restore", "in", "out", "--report", "out/page.html", "-q").code == 1
-    reader = read(Path("out/page.html"))
-    assert len(reader.of("div", role="slider")) == 2, "the picture of the earlier run is on it too"
-    text = Path("out/page.html").read_text(encoding="utf-8")
-    assert "2 pictures restored: 1 by the last run, 1 before it" in text and "in/broken.png" in text
-    assert "fake" in text, "the model's name is read from a file"
-    assert load(Path("out/a.png")).shape == (40, 56, 3)
-
-
-def test_the_page_needs_no_csv_and_carries_the_shard(cli: Cli) -> None:
-    for number in range(9):
-        save(Path(f"in/{number}.png"), photo(8, 8, seed=number))
-    counts = []
-    for shard in ("0/2", "1/2"):
-        assert cli("restore", "in", "out", "--shard", shard, "--report", "p.html", "--metrics-csv", "none").code == 0
-        counts.append(len(read(Path(f"p.{shard.replace('/', '-of-')}.html")).of("div", role="slider")))
-    assert sum(counts) == 9 and min(counts) and not Path("p.html").exists()
-    assert cli("restore", "in", "out", "--report", "p.html").code == 0
-    assert len(read(Path("p.html")).of("div", role="slider")) == 9, "a run over all shards shows them all"
-
-
-def test_tasks_of_a_farm_write_pages_of_their_own() -> None:
-    assert page_target(Path("p.html"), None) == Path("p.html") and page_target(None, None) is None
-    assert page_target(Path("d/p.html"), Shard(3, 16)) == Path("d/p.3-of-16.html")
-    assert page_target(Path("p.html"), None, "1-100x2") == Path("p.frames-1-100x2.html")
-
-
-def test_the_name_is_checked_before_any_work(cli: Cli) -> None:
-    save(Path("in/a.png"), photo(8, 8))
-    Path("mine.html").write_text("<p>my homepage</p>")
-    Path("f").write_text("")
-    for name, code, words in (
-        ("page.txt", 2, "needs a name that ends in .html"),
-        ("mine.html", 2, "exists and is no page of varestorer"),
-        ("f/page.html", 5, "nothing can be written there"),
-    ):
-        ran = cli("restore", "in", "out", "--report", name)
-        assert ran.code == code and words in ran.err and not Path("out/a.png").exists()
-    assert Path("mine.html").read_text() == "<p>my homepage</p>"
-    Path("d.html").mkdir()
-    with pytest.raises(UsageError, match="is a folder"):
-        check_page_target(Path("d.html"))
-    Path("empty.html").touch()
-    check_page_target(Path("empty.html"))

@@ -219,9 +219,16 @@ def test_missing_earlier_stage_says_what_to_run(photos: Path, tmp_path: Path) ->
         train(options("teacher", photos, tmp_path, steps=1))
 
 
-def test_a_students_tokenizer_is_refused_for_a_teacher(photos: Path, chain: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="stage tokenizer made"):
-        train(options("teacher", photos, tmp_path, cache=chain / "cache", tokenizer=Path("compact")))
+@pytest.mark.parametrize(
+    ("stage", "earlier", "reason"),
+    [("teacher", "tokenizer", "train tokenizer made"), ("distill", "teacher", "holds a student")],
+)
+def test_a_student_is_refused_as_an_earlier_stage(
+    stage: str, earlier: str, reason: str, photos: Path, chain: Path, tmp_path: Path
+) -> None:
+    given = {earlier: Path("compact"), "prerestorer": chain / "prerestorer"}
+    with pytest.raises(CheckpointError, match=rf"compact\.safetensors: .*{reason}"):
+        train(options(stage, photos, tmp_path, cache=chain / "cache", **given))
 
 
 def test_unknown_loss_is_refused_with_the_known_ones(photos: Path, tmp_path: Path) -> None:

@@ -98,9 +98,12 @@ def test_float32(file, case):
 @pytest.mark.parametrize(("file", "case"), CASES)
 def test_released_rounding_around_text(file, case):
     found, data = run(build(file, "bfloat16"), file, case), tensors(file)
-    difference = found["logits_every_4th"] - data[f"{case}/out/logits_bf16_every_4th"]
-    # processors sum bfloat16 products in orders of their own (up to 1.5e-3 seen); without the rounding it is 4.0e-3
-    assert root_mean_square(difference) < 2e-3
+    wanted = data[f"{case}/out/logits_bf16_every_4th"]
+    difference = root_mean_square(found["logits_every_4th"] - wanted)
+    # a sum in another order rounds some values to the other side, so processors differ by 1.5e-3; what counts is that
+    # the rounding explains most of the distance
+    without = root_mean_square(run(build(file), file, case)["logits_every_4th"] - wanted)
+    assert difference < without / 3 and without < 6e-3
     torch.testing.assert_close(found["condition"], data[f"{case}/out/condition_bf16"], atol=1e-2, rtol=0)
 
 

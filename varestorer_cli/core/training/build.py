@@ -144,10 +144,11 @@ class StageBuilder:
             tokenizer = ImageTokenizer(self.preset.tokenizer)
         else:
             tokenizer = cast(ImageTokenizer, _earlier(self.options, "tokenizer", self.options.tokenizer))
-            if tokenizer.config.autoencoder.guided:
+            if tokenizer.config.autoencoder.guided:  # validation decodes without a pre-restored picture
+                path = _folder(self.options, "tokenizer", self.options.tokenizer)
                 raise CheckpointError(
-                    "the tokenizer is a student's, whose decoder draws on the pre-restored picture; "
-                    "a teacher needs the tokenizer that stage tokenizer made"
+                    f"{path}: its tokenizer is a student's, whose decoder draws on the pre-restored picture; "
+                    "give the one that varestorer train tokenizer made"
                 )
         tokenizer = self._placed(tokenizer)
         transformer = Transformer(self.preset.teacher)
@@ -206,6 +207,11 @@ class StageBuilder:
         teacher, tokenizer = bundle.components.get("transformer"), bundle.components.get("tokenizer")
         if not isinstance(teacher, Transformer) or not isinstance(tokenizer, ImageTokenizer):
             raise CheckpointError(f"{path}: holds no teacher and tokenizer; train one with varestorer train teacher")
+        if teacher.config.head != "bits":
+            raise CheckpointError(
+                f"{path}: holds a student, which predicts a latent where a teacher predicts bits; "
+                "train a teacher with varestorer train teacher"
+            )
         return prerestorer, tokenizer, teacher, bundle.sha256
 
 

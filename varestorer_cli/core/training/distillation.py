@@ -21,9 +21,8 @@ from varestorer_cli.core.dataset import PairBatch
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.presets import Variant
 from varestorer_cli.core.training.parallel import batch_mean
+from varestorer_cli.core.training.picture_losses import PictureLosses, Terms
 from varestorer_cli.core.training.tasks import (
-    PictureLosses,
-    Terms,
     check_terms,
     degraded,
     kept_target,

@@ -13,17 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from models.discriminator import FeatureDiscriminator
 from models.losses import (
     bit_cross_entropy,
     bit_entropies,
     bit_usage,
     code_usage,
-    feature_distance,
-    gradient_l1,
     logit_difference,
     psnr,
-    texture_distance,
 )
 from models.pyramid import draw_flips
 from models.quantizer import straight_through
@@ -35,10 +31,9 @@ from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.presets import Recipe
 from varestorer_cli.core.training.compression import Hints, hint_distance
 from varestorer_cli.core.training.parallel import batch_mean
-from varestorer_cli.core.training.perceptual import LiteFeatures, PerceptualLoss, lpips_loss
+from varestorer_cli.core.training.picture_losses import PictureLosses, Terms
 from varestorer_cli.core.training.texts import TextFolder, Texts, condition_on, dropped
 
-Terms = dict[str, Tensor]
 _TELLING = 16  # positions
 
 
@@ -92,73 +87,6 @@ def pixels(picture: Tensor, device: torch.device) -> Tensor:
     """uint8 pictures (B, 3, H, W) -> float32 in [0, 1]."""
     moved = picture.to(device, non_blocking=True)
     return moved.to(torch.float32, memory_format=torch.channels_last).div_(255)
-
-
-class PictureLosses:
-    """The picture terms a recipe asks for, computed on (result, reference) in [-1, 1].
-
-    Args:
-        weights: loss weights by name; terms without a weight are not computed.
-        device: of the feature networks.
-    """
-
-    FEATURES = ("features", "balanced_features")
-    NAMES = ("l1", "mse", "gradient", "texture", *FEATURES, "perceptual", "adversarial", "discriminator")
-    JUDGED = 4  # stages the discriminator sees: strides 2 to 16, texture rather than content
-
-    def __init__(self, weights: Mapping[str, float], device: torch.device) -> None:
-        if bool(weights.get("adversarial")) != bool(weights.get("discriminator")):
-            raise UsageError("the loss terms 'adversarial' and 'discriminator' only make sense together")
-        self.weights = weights
-        wanted = any(weights.get(name) for name in (*self.FEATURES, "adversarial"))
-        self.features = LiteFeatures().to(device) if wanted else None
-        self.discriminator: FeatureDiscriminator | None = None
-        if weights.get("adversarial"):
-            self.discriminator = FeatureDiscriminator(LiteFeatures.CHANNELS[: self.JUDGED]).to(device)
-        self.perceptual: PerceptualLoss | None = lpips_loss(device) if weights.get("perceptual") else None
-
-    def trained_with(self, module: nn.Module) -> nn.Module:
-        """The module, and with it the discriminator where there is one: both are optimised and checkpointed."""
-        if self.discriminator is None:
-            return module
-        return nn.ModuleDict({"model": module, "discriminator": self.discriminator})
-
-    def parameter_groups(self) -> list[dict[str, object]]:
-        """The discriminator's group, if any; low momentum, as it chases a moving target."""
-        if self.discriminator is None:
-            return []
-        return [{"params": list(self.discriminator.parameters()), "scale": 1.0, "betas": (0.5, 0.99)}]
-
-    def __call__(self, result: Tensor, reference: Tensor, features_of: Tensor | None = None) -> Terms:
-        """Terms by name.
-
-        Args:
-            result: what was made.
-            reference: what the terms compare it with.
-            features_of: another picture for the terms on features, which bear detail that lies elsewhere.
-        """
-        terms: Terms = {}
-        if self.weights.get("l1"):
-            terms["l1"] = (result - reference).abs().mean()
-        if self.weights.get("mse"):
-            terms["mse"] = (result - reference).square().mean()
-        if self.weights.get("gradient"):
-            terms["gradient"] = gradient_l1(result, reference)
-        if self.weights.get("texture"):
-            terms["texture"] = texture_distance(result, reference)
-        if self.features is not None:
-            stages, references = self.features.pair(result, reference if features_of is None else features_of)
-            if self.weights.get("features"):
-                terms["features"] = feature_distance(stages, references)
-            if self.weights.get("balanced_features"):
-                terms["balanced_features"] = feature_distance(stages, references, LiteFeatures.BALANCE)
-            if self.discriminator is not None:
-                seen = slice(self.JUDGED)
-                players = self.discriminator.losses(stages[seen], references[seen])
-                terms["adversarial"], terms["discriminator"] = players
-        if self.perceptual is not None:
-            terms["perceptual"] = self.perceptual(result, reference)
-        return terms
 
 
 def check_terms(weights: Mapping[str, float], known: tuple[str, ...], stage: str) -> None:
