@@ -57,20 +57,20 @@ parity: $(VENV)/.installed-dev  ## Only the comparison with vectors of the relea
 	$(BIN)/pytest -q -m "parity"
 
 bench: $(VENV)/.installed-dev  ## Speed of the bundled model's stages and of the whole command, as ratios
-	$(BIN)/python -m varestorer_cli.core.speed
+	$(BIN)/python -m varestorer_cli.bench.inference
 
 bench-io: $(VENV)/.installed-dev  ## Speed of the whole plumbing beside the codecs alone, with a model that costs nothing
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m varestorer_cli.core.iospeed
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m varestorer_cli.bench.plumbing
 
 bench-2b: $(VENV)/.installed-dev  ## Memory and time of one tile of the full-size model, random weights (minutes, 6 GB)
-	$(BIN)/python -m varestorer_cli.core.speed_2b
+	$(BIN)/python -m varestorer_cli.bench.full_size
 
 bench-train: $(VENV)/.installed-dev  ## Training speed by stage: samples a second and the share of the machine's peak
 	$(BIN)/python -m pip install -q -e ".[train]"
-	$(BIN)/python -m varestorer_cli.core.training.speed
+	$(BIN)/python -m varestorer_cli.bench.training
 
 ablate: $(VENV)/.installed-dev  ## Every research choice of distillation at smoke size, from photographs to a table
-	$(BIN)/python -m varestorer_cli.core.training.ablation $(PHOTOS) --out runs/ablation
+	$(BIN)/python -m varestorer_cli.bench.ablation $(PHOTOS) --out runs/ablation
 
 demo: $(VENV)/.installed  ## Install, restore the bundled sample photographs into demo-out/, say where
 	$(BIN)/varestorer restore varestorer_cli/data/samples demo-out

@@ -1,4 +1,4 @@
-"""Models without weights: each obeys the contract of ``models.restorer.Restorer`` as far as the engine needs it."""
+"""Models without weights: each obeys the contract of the network in ``restorer.py`` as far as the engine needs it."""
 
 import hashlib
 import time

@@ -46,15 +46,15 @@ def wrong(name: str, data: bytes, folder: Path) -> tuple[str, str | None]:
     """
     import fakes
 
-    from varestorer_cli.core.batch import run_batch
     from varestorer_cli.core.console import Console
-    from varestorer_cli.core.engine import EngineOptions, RestoreEngine
+    from varestorer_cli.core.engine.engine import EngineOptions, RestoreEngine
     from varestorer_cli.core.errors import InputError
-    from varestorer_cli.core.imageio import decode
+    from varestorer_cli.core.image.reader import decode
+    from varestorer_cli.core.inputs.plan import make_plan
     from varestorer_cli.core.options import Existing, ImageFormat, Progress, RestoreOptions, Sizing
-    from varestorer_cli.core.report import ReportFile
-    from varestorer_cli.core.sources import make_plan
-    from varestorer_cli.core.work import Setup
+    from varestorer_cli.core.report.csv_file import ReportFile
+    from varestorer_cli.core.restore.batch import run_batch
+    from varestorer_cli.core.restore.item import Setup
 
     with suppress(InputError):
         picture = decode(data)

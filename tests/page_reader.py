@@ -1,7 +1,13 @@
 """What a page written by varestorer holds, read without a browser."""
 
+import base64
+import io
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
 
 
 class Reader(HTMLParser):
@@ -30,3 +36,11 @@ def read(path: Path) -> Reader:
     reader = Reader()
     reader.feed(path.read_text(encoding="utf-8"))
     return reader
+
+
+def decoded(address: str) -> Any:
+    """The pixels of an embedded picture."""
+    head, _, body = address.partition(",")
+    assert head == "data:image/jpeg;base64"
+    with Image.open(io.BytesIO(base64.b64decode(body))) as image:
+        return np.asarray(image.convert("RGB"))

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.autoencoder import Autoencoder, AutoencoderConfig
-from models.convert import Component, from_released, to_released
-from models.swinir import SwinIR, SwinIRConfig
-from models.transformer import Transformer, TransformerConfig
+from varestorer_models.autoencoder import Autoencoder, AutoencoderConfig
+from varestorer_models.convert import Component, from_released, to_released
+from varestorer_models.swinir import SwinIR, SwinIRConfig
+from varestorer_models.transformer import Transformer, TransformerConfig
 
 # Small, and with every number different from the released one where shapes can tell it.
 PRERESTORER = SwinIRConfig(

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.autoencoder import Autoencoder, AutoencoderConfig
-from models.blank import without_memory
-from models.convert import Component, to_released
-from models.swinir import SwinIR, SwinIRConfig
-from models.transformer import Transformer, TransformerConfig
+from varestorer_models.autoencoder import Autoencoder, AutoencoderConfig
+from varestorer_models.convert import Component, to_released
+from varestorer_models.meta_init import without_memory
+from varestorer_models.swinir import SwinIR, SwinIRConfig
+from varestorer_models.transformer import Transformer, TransformerConfig
 
 STUDENT, TEACHER, AUTOENCODER, PRERESTORER = (
     "varestorer.pth",

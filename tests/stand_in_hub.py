@@ -42,7 +42,7 @@ class StandInHub:
         patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", self.url + "/{repo_id}/resolve/{revision}/{filename}")
         patch.setattr(constants, "HF_HUB_CACHE", str(cache))
         patch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1 << 14)
-        patch.setattr("varestorer_cli.core.hub._PAUSE", 0.0)
+        patch.setattr("varestorer_cli.core.install.hub_backend._PAUSE", 0.0)
         patch.setattr("time.sleep", lambda seconds: None)
 
     def kills(self, patch: pytest.MonkeyPatch, path: str, count: int) -> None:

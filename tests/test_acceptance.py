@@ -117,7 +117,7 @@ def test_a_killed_process_between_name_and_row_is_no_riddle_for_other_settings(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that got its name while the process died is ours: a changed setting redoes it."""
-    from varestorer_cli.core.report import ReportFile
+    from varestorer_cli.core.report.csv_file import ReportFile
 
     folder(2)
     assert cli("restore", "in", "out").code == 0

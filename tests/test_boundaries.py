@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-MODELS = sorted((ROOT / "models").rglob("*.py"))
+MODELS = sorted((ROOT / "models" / "varestorer_models").rglob("*.py"))
 CLI = sorted((ROOT / "varestorer_cli").rglob("*.py"))
 CORE = sorted((ROOT / "varestorer_cli" / "core").rglob("*.py"))
 COMMANDS = sorted((ROOT / "varestorer_cli" / "commands").rglob("*.py"))
@@ -60,15 +60,15 @@ def test_the_tree_is_where_this_test_looks() -> None:
 
 
 def test_imports_are_seen() -> None:
-    found = set(imports(ROOT / "varestorer_cli" / "core" / "engine.py"))
-    assert {"torch", "varestorer_cli.core.tiling", "varestorer_cli.core.tiling.TileGrid"} <= found
+    found = set(imports(ROOT / "varestorer_cli" / "core" / "engine" / "engine.py"))
+    assert {"torch", "varestorer_cli.core.engine.tiling", "varestorer_cli.core.engine.tiling.TileGrid"} <= found
 
 
 @pytest.mark.parametrize("path", MODELS, ids=name)
 def test_models_import_only_torch_and_a_little_of_the_standard_library(path: Path) -> None:
     allowed = {
         "torch",
-        "models",
+        "varestorer_models",
         "math",
         "dataclasses",
         "typing",
@@ -90,34 +90,46 @@ def test_core_never_imports_commands_or_typer(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [*COMMANDS, *APP], ids=name)
 def test_commands_import_no_heavy_package_at_their_top(path: Path) -> None:
-    heavy = {"torch", "numpy", "cv2", "PIL", "tifffile", "safetensors", "pyiqa", "models", "tensorboard", "rich"}
+    heavy = {
+        "torch",
+        "numpy",
+        "cv2",
+        "PIL",
+        "tifffile",
+        "safetensors",
+        "pyiqa",
+        "varestorer_models",
+        "tensorboard",
+        "rich",
+    }
     assert not packages(path, top_only=True) & heavy, f"{name(path)}: --help must not load this"
 
 
 def test_single_importers() -> None:
-    assert importers("pyiqa", CLI) <= {"varestorer_cli/core/pyiqa_metrics.py"}
+    assert importers("pyiqa", CLI) <= {"varestorer_cli/core/metrics/pyiqa_backend.py"}
     # Other licences apply to pyiqa: no command but score may come near it.
-    near = {"varestorer_cli/core/metrics.py", "varestorer_cli/core/pyiqa_metrics.py"}
-    assert {name(path) for path in CLI if "varestorer_cli.core.pyiqa_metrics" in set(imports(path))} <= near
-    assert importers("transformers", CLI) <= {"varestorer_cli/core/conditioning.py"}
-    assert importers("huggingface_hub", CLI) <= {"varestorer_cli/core/hub.py"}
+    near = {"varestorer_cli/core/metrics/psnr_ssim.py", "varestorer_cli/core/metrics/pyiqa_backend.py"}
+    assert {name(path) for path in CLI if "varestorer_cli.core.metrics.pyiqa_backend" in set(imports(path))} <= near
+    assert importers("transformers", CLI) <= {"varestorer_cli/core/text/transformers_backend.py"}
+    assert importers("huggingface_hub", CLI) <= {"varestorer_cli/core/install/hub_backend.py"}
     assert importers("typer", CLI) <= {name(path) for path in [*COMMANDS, *APP]}
 
 
 def test_the_engine_never_sees_a_path_and_the_batch_never_sees_a_tensor() -> None:
     for part in ("engine.py", "tilerun.py"):
-        engine = set(imports(ROOT / "varestorer_cli" / "core" / part))
+        engine = set(imports(ROOT / "varestorer_cli" / "core" / "engine" / part))
         assert not {"pathlib", "os", "io"} & engine
         assert not any(module.startswith("varestorer_cli.core.training") for module in engine)
-    batch = packages(ROOT / "varestorer_cli" / "core" / "batch.py")
-    assert not {"torch", "models"} & batch
+    batch = packages(ROOT / "varestorer_cli" / "core" / "restore" / "batch.py")
+    assert not {"torch", "varestorer_models"} & batch
 
 
 @pytest.mark.parametrize(
-    "leaf", ["models/schedule.py", "varestorer_cli/core/errors.py", "varestorer_cli/core/tiling.py"]
+    "leaf",
+    ["models/varestorer_models/schedule.py", "varestorer_cli/core/errors.py", "varestorer_cli/core/engine/tiling.py"],
 )
 def test_leaves_import_no_sibling(leaf: str) -> None:
-    assert not {"models", "varestorer_cli"} & packages(ROOT / leaf)
+    assert not {"varestorer_models", "varestorer_cli"} & packages(ROOT / leaf)
 
 
 def test_training_never_imports_commands_and_models_no_core() -> None:

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.prerestorer import ConvRestorer
-from models.restorer import Restorer
-from models.tokenizer import ImageTokenizer
-from models.transformer import Transformer, TransformerConfig
-from varestorer_cli.core.conditioning import features_of
-from varestorer_cli.core.presets import preset
+from varestorer_cli.core.text.transformers_backend import features_of
+from varestorer_cli.core.training.presets import preset
+from varestorer_models.conv_restorer import ConvRestorer
+from varestorer_models.restorer import Restorer
+from varestorer_models.tokenizer import ImageTokenizer
+from varestorer_models.transformer import Transformer, TransformerConfig
 
 WIDTH = 32
 _WORDS = "a an the red blue cat dog house tree car on in of sharp detailed high quality photograph snow , ."

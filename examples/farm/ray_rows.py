@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from varestorer_cli import RestoreOptions, Restorer
-from varestorer_cli.core.report import ReportFile, Row
-from varestorer_cli.core.sources import plan_for
+from varestorer_cli.core.inputs.plan import plan_for
+from varestorer_cli.core.report.csv_file import ReportFile, Row
 
 
 class RestoreRows:

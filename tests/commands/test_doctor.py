@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 from conftest import Ran
 
-from varestorer_cli.core import diagnosis, weights
+from varestorer_cli.core import doctor as diagnosis
+from varestorer_cli.core.weights import root as weights
 
 Cli = Callable[..., Ran]
 

@@ -9,8 +9,8 @@ import pytest
 from conftest import Ran, load, photo, rows, save, tree
 from PIL import Image, ImageCms
 
-from varestorer_cli.core import metadata
-from varestorer_cli.core.imageio import decode
+from varestorer_cli.core.image import exif as metadata
+from varestorer_cli.core.image.reader import decode
 
 Cli = Callable[..., Ran]
 pytestmark = pytest.mark.usefixtures("alone")

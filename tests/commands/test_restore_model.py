@@ -7,13 +7,13 @@ import pytest
 import torch
 from conftest import load, photo, rows, save, tree
 
-from models.prerestorer import ConvRestorer
-from models.restorer import Restorer
-from models.tokenizer import ImageTokenizer
-from models.transformer import Transformer
 from varestorer_cli import app
-from varestorer_cli.core.checkpoint import save_bundle
-from varestorer_cli.core.presets import preset
+from varestorer_cli.core.training.presets import preset
+from varestorer_cli.core.weights.model_file import save_bundle
+from varestorer_models.conv_restorer import ConvRestorer
+from varestorer_models.restorer import Restorer
+from varestorer_models.tokenizer import ImageTokenizer
+from varestorer_models.transformer import Transformer
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,13 @@ from conftest import load, photo, rows, save, tree
 from PIL import Image
 
 from varestorer_cli import RestoreOptions, Restorer, app
-from varestorer_cli.core import checkpoint, conditioning, texts
-from varestorer_cli.core.checkpoint import StoredText, save_bundle
-from varestorer_cli.core.engine import EngineOptions, RestoreEngine
+from varestorer_cli.core.engine.engine import EngineOptions, RestoreEngine
 from varestorer_cli.core.options import Precision
+from varestorer_cli.core.text import prepare as texts
+from varestorer_cli.core.text import transformers_backend as conditioning
 from varestorer_cli.core.text_options import TextOptions
+from varestorer_cli.core.weights import model_file as checkpoint
+from varestorer_cli.core.weights.model_file import StoredText, save_bundle
 
 STORED = "a photograph"
 
@@ -106,7 +108,7 @@ def test_the_pixels_are_those_of_the_condition(model: Path, encoder: Path) -> No
 
 def _degraded(tile: int) -> Any:
     """The first tile of the first picture, cut as the engine does."""
-    from varestorer_cli.core.resample import Resampler
+    from varestorer_cli.core.image.resample import Resampler
 
     resampler = Resampler((12, 16), (48, 64), "bicubic_sharp")
     pixels = resampler.window(load(Path("in/a.png")), 0, 0, 48, 64).clip(0, 1)

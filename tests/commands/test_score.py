@@ -316,7 +316,7 @@ def test_a_protocol_without_footing_shows_no_row(cli: Cli, tmp_path: Path) -> No
 
 def test_a_kept_score_is_not_computed_again(cli: Cli, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = cli("score", "out", "-r", "gt")
-    monkeypatch.setattr("varestorer_cli.core.scoring.decode", lambda data: pytest.fail("decoded"))
+    monkeypatch.setattr("varestorer_cli.core.score.scorer.decode", lambda data: pytest.fail("decoded"))
     assert cli("score", "out", "-r", "gt").out == first.out
     with pytest.raises(pytest.fail.Exception):
         cli("score", "out", "-r", "gt", "--cache", "none")

@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from stand_in_hub import StandInHub, running
 
 from varestorer_cli import app
-from varestorer_cli.core.checkpoint import read_metadata, read_text
-from varestorer_cli.core.conditioning import DEFAULT_PROMPT, stored_text
-from varestorer_cli.core.textmodels import FOLDERS
-from varestorer_cli.core.weights import RELEASED, choose_model, weights_root
+from varestorer_cli.core.text.transformers_backend import DEFAULT_PROMPT, stored_text
+from varestorer_cli.core.weights.model_file import read_metadata, read_text
+from varestorer_cli.core.weights.root import RELEASED, choose_model, weights_root
+from varestorer_cli.core.weights.textmodels import FOLDERS
 
 FILES = (releases.STUDENT, releases.AUTOENCODER, releases.PRERESTORER)
 

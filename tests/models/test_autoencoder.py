@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.autoencoder import Autoencoder, AutoencoderConfig
+from varestorer_models.autoencoder import Autoencoder, AutoencoderConfig
 
 SMALL = AutoencoderConfig(
     latent_channels=6,

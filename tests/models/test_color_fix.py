@@ -2,7 +2,7 @@
 
 import torch
 
-from models.color_fix import adain_fix, wavelet_fix, wavelet_low
+from varestorer_models.color_fix import adain_fix, wavelet_fix, wavelet_low
 
 
 def picture(seed: int) -> torch.Tensor:

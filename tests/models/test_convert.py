@@ -19,12 +19,12 @@ from released_states import (
 )
 from torch import Tensor, nn
 
-from models.autoencoder import Autoencoder
-from models.convert import infer_config, to_released
-from models.lora import merge_adapters
-from models.schedule import ScaleSchedule
-from models.swinir import SwinIR
-from models.transformer import TextFeatures, Transformer
+from varestorer_models.autoencoder import Autoencoder
+from varestorer_models.convert import infer_config, to_released
+from varestorer_models.lora import merge_adapters
+from varestorer_models.schedule import ScaleSchedule
+from varestorer_models.swinir import SwinIR
+from varestorer_models.transformer import TextFeatures, Transformer
 
 SCHEDULE = ScaleSchedule.from_sides(1, 2, 4)
 

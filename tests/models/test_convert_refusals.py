@@ -7,7 +7,7 @@ import torch
 from released_states import CONFIGS, EXAMPLES, load, one_of_a_kind, released
 from torch import Tensor, nn
 
-from models.convert import COMPONENTS, Component, from_released, to_released
+from varestorer_models.convert import COMPONENTS, Component, from_released, to_released
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

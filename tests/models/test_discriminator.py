@@ -2,7 +2,7 @@
 
 import torch
 
-from models.discriminator import FeatureDiscriminator
+from varestorer_models.discriminator import FeatureDiscriminator
 
 
 def stages(seed: int, shift: float = 0.0) -> list[torch.Tensor]:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.layers import Projection
-from models.lora import (
+from varestorer_models.layers import Projection
+from varestorer_models.lora import (
     LoRALinear,
     adapter_state,
     adapters_disabled,
@@ -14,8 +14,8 @@ from models.lora import (
     merge_adapters,
     train_adapters_only,
 )
-from models.schedule import ScaleSchedule
-from models.transformer import Transformer, TransformerConfig
+from varestorer_models.schedule import ScaleSchedule
+from varestorer_models.transformer import Transformer, TransformerConfig
 
 SCHEDULE = ScaleSchedule.from_sides(1, 2, 4)
 SMALL = TransformerConfig.corrected(32, 2, 2, bits=6, text_width=24, null_tokens=3)

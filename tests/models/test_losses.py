@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from models.losses import (
+from varestorer_models.losses import (
     bit_cross_entropy,
     bit_entropies,
     bit_kl,

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from models.pyramid import draw_flips
-from models.quantizer import MultiScaleQuantizer, QuantizerConfig, straight_through
-from models.schedule import ScaleSchedule
+from varestorer_models.pyramid import draw_flips
+from varestorer_models.quantizer import MultiScaleQuantizer, QuantizerConfig, straight_through
+from varestorer_models.schedule import ScaleSchedule
 
 SCHEDULE = ScaleSchedule.from_sides(1, 2, 4, 4)
 

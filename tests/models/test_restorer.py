@@ -6,12 +6,12 @@ from typing import Literal
 import pytest
 import torch
 
-from models.prerestorer import ConvRestorer
-from models.quantizer import straight_through
-from models.restorer import Restorer
-from models.tokenizer import ImageTokenizer
-from models.transformer import Transformer
-from varestorer_cli.core.presets import preset
+from varestorer_cli.core.training.presets import preset
+from varestorer_models.conv_restorer import ConvRestorer
+from varestorer_models.quantizer import straight_through
+from varestorer_models.restorer import Restorer
+from varestorer_models.tokenizer import ImageTokenizer
+from varestorer_models.transformer import Transformer
 
 
 def build(head: Literal["bits", "latent"] = "latent", guided: bool = False, extra: bool = True) -> Restorer:

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from models.rope import RotaryLayout, rotary_coordinates, rotary_table, rotate
-from models.schedule import ScaleSchedule
+from varestorer_models.rope import RotaryLayout, rotary_coordinates, rotary_table, rotate
+from varestorer_models.schedule import ScaleSchedule
 
 SMALL = ScaleSchedule.from_sides(1, 2, 4, 4)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.rrdb import RRDBConfig, RRDBNet
+from varestorer_models.rrdb import RRDBConfig, RRDBNet
 
 SMALL = RRDBConfig(width=8, growth=4, blocks=2)
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.quantizer import MultiScaleQuantizer, QuantizerConfig
-from models.sampler import draw_bits, sample_multistep
-from models.schedule import ScaleSchedule
-from models.transformer import TextFeatures, Transformer, TransformerConfig
+from varestorer_models.quantizer import MultiScaleQuantizer, QuantizerConfig
+from varestorer_models.sampler import draw_bits, sample_multistep
+from varestorer_models.schedule import ScaleSchedule
+from varestorer_models.transformer import TextFeatures, Transformer, TransformerConfig
 
 BITS = 6
 SCHEDULE = ScaleSchedule.from_sides(1, 2, 3, 6, 6)

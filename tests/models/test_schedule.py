@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.schedule import INFINITY_RATIOS, INFINITY_SIZES, ScaleSchedule
+from varestorer_models.schedule import INFINITY_RATIOS, INFINITY_SIZES, ScaleSchedule
 
 
 @st.composite

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.swinir import SwinIR, SwinIRConfig, WindowGeometry, reflect_to_multiple
+from varestorer_models.swinir import SwinIR, SwinIRConfig, WindowGeometry, reflect_to_multiple
 
 SMALL = SwinIRConfig(width=12, depths=(2, 1), heads=(2, 3), window=4, unshuffle=2, feature_width=8)
 CPU = torch.device("cpu")

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.layers import Projection
-from models.lora import count_parameters
-from models.schedule import ScaleSchedule
-from models.transformer import TextFeatures, Transformer, TransformerConfig
+from varestorer_models.layers import Projection
+from varestorer_models.lora import count_parameters
+from varestorer_models.schedule import ScaleSchedule
+from varestorer_models.transformer import TextFeatures, Transformer, TransformerConfig
 
 SCHEDULE = ScaleSchedule.from_sides(1, 2, 3, 4, 4)
 SMALL = TransformerConfig.corrected(32, 3, 2, bits=6, text_width=24, null_tokens=5, levels=7)

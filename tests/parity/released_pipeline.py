@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from models.autoencoder import Autoencoder
-from models.quantizer import MultiScaleQuantizer
-from models.sampler import draw_bits
-from models.schedule import ScaleSchedule
-from models.swinir import SwinIR
-from models.transformer import Condition, Transformer
+from varestorer_models.autoencoder import Autoencoder
+from varestorer_models.quantizer import MultiScaleQuantizer
+from varestorer_models.sampler import draw_bits
+from varestorer_models.schedule import ScaleSchedule
+from varestorer_models.swinir import SwinIR
+from varestorer_models.transformer import Condition, Transformer
 
 Picture = NDArray[np.uint8]
 

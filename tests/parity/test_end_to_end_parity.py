@@ -5,12 +5,12 @@ import torch
 from reference_data import assert_same_picture, max_error, reference, thinned
 from released_pipeline import Picture, ReleasedModels, restore_picture, to_bgr
 
-from models.convert import from_released
-from models.quantizer import MultiScaleQuantizer
-from models.restorer import Restorer, RestorerConfig
-from models.schedule import ScaleSchedule
-from models.tokenizer import ImageTokenizer, TokenizerConfig
-from models.transformer import Condition, TextFeatures
+from varestorer_models.convert import from_released
+from varestorer_models.quantizer import MultiScaleQuantizer
+from varestorer_models.restorer import Restorer, RestorerConfig
+from varestorer_models.schedule import ScaleSchedule
+from varestorer_models.tokenizer import ImageTokenizer, TokenizerConfig
+from varestorer_models.transformer import Condition, TextFeatures
 
 pytestmark = pytest.mark.parity
 

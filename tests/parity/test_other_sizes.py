@@ -4,10 +4,10 @@ import pytest
 import torch
 from plain_transformer import GRIDS, logits, random_state
 
-from models.convert import from_released
-from models.lora import merge_adapters
-from models.schedule import ScaleSchedule
-from models.transformer import TextFeatures, Transformer
+from varestorer_models.convert import from_released
+from varestorer_models.lora import merge_adapters
+from varestorer_models.schedule import ScaleSchedule
+from varestorer_models.transformer import TextFeatures, Transformer
 
 pytestmark = pytest.mark.parity
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from reference_data import max_error, reference
 
-from models.quantizer import MultiScaleQuantizer
-from models.schedule import ScaleSchedule
+from varestorer_models.quantizer import MultiScaleQuantizer
+from varestorer_models.schedule import ScaleSchedule
 
 pytestmark = pytest.mark.parity
 

@@ -8,10 +8,10 @@ import torch
 from reference_data import DATA
 from torch import Tensor
 
-from models.autoencoder import AutoencoderConfig
-from models.convert import Component, from_released, to_released
-from models.swinir import SwinIRConfig
-from models.transformer import TransformerConfig
+from varestorer_models.autoencoder import AutoencoderConfig
+from varestorer_models.convert import Component, from_released, to_released
+from varestorer_models.swinir import SwinIRConfig
+from varestorer_models.transformer import TransformerConfig
 
 pytestmark = pytest.mark.parity
 

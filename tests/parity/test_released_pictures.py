@@ -15,16 +15,16 @@ from PIL import Image
 from reference_data import assert_same_picture, reference
 from released_pipeline import Picture, ReleasedModels, evaluation_noise, restore_picture, to_bgr
 
-from models.convert import from_released
-from models.quantizer import MultiScaleQuantizer
-from models.restorer import Restorer, RestorerConfig
-from models.schedule import ScaleSchedule
-from models.tokenizer import ImageTokenizer, TokenizerConfig
-from models.transformer import Condition, TextFeatures
 from varestorer_cli import app
-from varestorer_cli.core import released
-from varestorer_cli.core.checkpoint import save_bundle
-from varestorer_cli.core.engine import EngineOptions, RestoreEngine
+from varestorer_cli.core.engine import released
+from varestorer_cli.core.engine.engine import EngineOptions, RestoreEngine
+from varestorer_cli.core.weights.model_file import save_bundle
+from varestorer_models.convert import from_released
+from varestorer_models.quantizer import MultiScaleQuantizer
+from varestorer_models.restorer import Restorer, RestorerConfig
+from varestorer_models.schedule import ScaleSchedule
+from varestorer_models.tokenizer import ImageTokenizer, TokenizerConfig
+from varestorer_models.transformer import Condition, TextFeatures
 
 pytestmark = pytest.mark.parity
 SAMPLE = Path(__file__).parents[2] / "varestorer_cli" / "data" / "samples" / "citrus.png"

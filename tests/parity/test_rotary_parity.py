@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.rope import rotary_coordinates, rotary_table
-from models.schedule import ScaleSchedule
+from varestorer_models.rope import rotary_coordinates, rotary_table
+from varestorer_models.schedule import ScaleSchedule
 
 pytestmark = pytest.mark.parity
 REFERENCE = Path(__file__).parents[1] / "data" / "rotary.safetensors"

@@ -4,8 +4,8 @@ import pytest
 import torch
 from reference_data import max_error, reference
 
-from models.convert import from_released
-from models.swinir import SwinIR, WindowGeometry
+from varestorer_models.convert import from_released
+from varestorer_models.swinir import SwinIR, WindowGeometry
 
 pytestmark = pytest.mark.parity
 

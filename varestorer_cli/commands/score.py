@@ -9,7 +9,7 @@ import typer
 
 from varestorer_cli.commands._options import WeightsOption
 from varestorer_cli.core.errors import ExitCode, UsageError
-from varestorer_cli.core.schedulers import parse_shard
+from varestorer_cli.core.sharding import parse_shard
 
 
 class ProtocolName(StrEnum):
@@ -148,8 +148,8 @@ def score(
 ) -> None:
     """Check the options, call the core, end with its code."""
     from varestorer_cli.core.console import Console
-    from varestorer_cli.core.score_run import run_score
-    from varestorer_cli.core.score_work import ScoreJob
+    from varestorer_cli.core.score.run import run_score
+    from varestorer_cli.core.score.selection import ScoreJob
 
     synthetic = dataset is not None and dataset.lower() == "div2k-synth"
     if target is not None and restored is not None and not synthetic:

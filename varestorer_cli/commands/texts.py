@@ -28,7 +28,7 @@ def texts(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
 ) -> None:
     """Encode the captions of training photographs (.txt or .json beside them); run again to go on."""
-    from varestorer_cli.core.training.captioning import CaptioningOptions, make_features
+    from varestorer_cli.core.training.encode_captions import CaptioningOptions, make_features
 
     make_features(CaptioningOptions(data, out, encoder, captions, prompt, weights, device, threads, quiet))
 

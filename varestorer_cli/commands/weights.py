@@ -74,8 +74,8 @@ def list_(
     json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
 ) -> None:
     """Print what is there."""
-    from varestorer_cli.core.installed import list_models, render, render_json
-    from varestorer_cli.core.weights import weights_root
+    from varestorer_cli.core.install.inventory import list_models, render, render_json
+    from varestorer_cli.core.weights.root import weights_root
 
     root = weights_root(weights)
     models = list_models(root)
@@ -99,8 +99,8 @@ def pull(
     quiet: QuietOption = False,
 ) -> None:
     """Fetch, check, convert."""
-    from varestorer_cli.core.pulling import pull as run
-    from varestorer_cli.core.weights import weights_root
+    from varestorer_cli.core.install.puller import pull as run
+    from varestorer_cli.core.weights.root import weights_root
 
     # networks first: a model that comes after its text encoder is written once
     for name in sorted(dict.fromkeys(names), key=lambda name: name not in (Pulled.TEXT, Pulled.CAPTIONER)):
@@ -129,8 +129,8 @@ def import_(
     quiet: QuietOption = False,
 ) -> None:
     """Recognise, check, convert."""
-    from varestorer_cli.core.weights import weights_root
-    from varestorer_cli.core.weights_import import import_files
+    from varestorer_cli.core.install.importer import import_files
+    from varestorer_cli.core.weights.root import weights_root
 
     import_files(
         files,
@@ -152,8 +152,8 @@ def text(
     quiet: QuietOption = False,
 ) -> None:
     """Encode the default text and put it beside the weights."""
-    from varestorer_cli.core.defaulttext import store
-    from varestorer_cli.core.weights import weights_root
+    from varestorer_cli.core.install.default_text import store
+    from varestorer_cli.core.weights.root import weights_root
 
     store(models or [], weights_root(weights), encoder=text_encoder, say=_speaker(quiet))
 
@@ -165,8 +165,8 @@ def verify(
     weights: WeightsOption = None,
 ) -> None:
     """Check hashes; exit code 4 where one differs."""
-    from varestorer_cli.core.installed import verify_models
-    from varestorer_cli.core.weights import weights_root
+    from varestorer_cli.core.install.inventory import verify_models
+    from varestorer_cli.core.weights.root import weights_root
 
     results = verify_models(weights_root(weights), names or [])
     for name, problem in results:

@@ -10,23 +10,23 @@ import numpy as np
 import numpy.typing as npt
 
 from varestorer_cli import __version__
-from varestorer_cli.core.batch import run_batch
-from varestorer_cli.core.captions import Texts
+from varestorer_cli.core.atomic import check_writable
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import MissingDependencyError, UsageError, VarestorerError
-from varestorer_cli.core.files import check_writable
+from varestorer_cli.core.image.picture import Samples
+from varestorer_cli.core.inputs.plan import Plan, plan_for
 from varestorer_cli.core.options import Compat, Precision, Progress, RestoreOptions
-from varestorer_cli.core.picture import Samples
-from varestorer_cli.core.report import BatchReport, ReportFile
-from varestorer_cli.core.report_files import report_name, reports_in
-from varestorer_cli.core.sources import Plan, plan_for
-from varestorer_cli.core.stopping import StopFlag
-from varestorer_cli.core.work import Setup
+from varestorer_cli.core.report.csv_file import BatchReport, ReportFile
+from varestorer_cli.core.report.report_files import report_name, reports_in
+from varestorer_cli.core.restore.batch import run_batch
+from varestorer_cli.core.restore.item import Setup
+from varestorer_cli.core.signals import StopFlag
+from varestorer_cli.core.text.captions import Texts
 
 if TYPE_CHECKING:
-    from varestorer_cli.core.engine import RestoreEngine
+    from varestorer_cli.core.engine.engine import RestoreEngine
     from varestorer_cli.core.runtime import Runtime
-    from varestorer_cli.core.texts import Prepared
+    from varestorer_cli.core.text.prepare import Prepared
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Session:
 
 def load_model(model: str, device: str, weights: str | None = None) -> Any:
     """Load a restorer; apart so that tests can put a fake in its place."""
-    from varestorer_cli.core.checkpoint import load_restorer
+    from varestorer_cli.core.weights.model_file import load_restorer
 
     return load_restorer(model, device, weights)
 
@@ -97,7 +97,7 @@ def open_session(
     """
     runtime = _runtime(options)
     from varestorer_cli.core import runtime as runtimes
-    from varestorer_cli.core.engine import EngineOptions, RestoreEngine
+    from varestorer_cli.core.engine.engine import EngineOptions, RestoreEngine
 
     runtimes.keep_freed_memory(runtimes.KEPT_WHILE_RESTORING)
     loaded = (load or load_model)(options.model, runtime.device, options.weights)
@@ -118,7 +118,7 @@ def open_session(
     )
     why = f" (auto{': ' if loaded.why else ''}{loaded.why})" if options.model == "auto" else ""
     if prepared is None:
-        from varestorer_cli.core.texts import of_model
+        from varestorer_cli.core.text.prepare import of_model
 
         takes_text = bool(getattr(loaded.restorer.config, "takes_text", False))
         prepared = of_model(getattr(loaded, "text", None), takes_text=takes_text)
@@ -138,7 +138,7 @@ def prepare(plan: Plan, options: RestoreOptions, console: Console, stop: StopFla
     if not options.text.asked_by:
         return None
     device = _runtime(options).device
-    from varestorer_cli.core.texts import prepare_texts
+    from varestorer_cli.core.text.prepare import prepare_texts
 
     name = report_name(options.shard, "captions", frames=options.frames)
     file = Path(options.text.captions_file or plan.folder / name)

@@ -14,7 +14,7 @@ from typing import Any
 from varestorer_cli.core.errors import visible
 from varestorer_cli.core.options import Progress
 from varestorer_cli.core.progress import DIALECTS
-from varestorer_cli.core.report import clock
+from varestorer_cli.core.report.csv_file import clock
 
 HEARTBEAT_SECONDS = 60.0
 

@@ -1,1 +1,1 @@
-"""Training of tokenizer, pre-restorer and teacher, and the one-step distillation."""
+"""The commands `train` and `distill`, and their data."""

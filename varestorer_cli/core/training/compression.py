@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from models.rrdb import RRDBNet
 from varestorer_cli.core.errors import UsageError
+from varestorer_models.rrdb import RRDBNet
 
 
 def span_ends(blocks: int, spans: int) -> tuple[int, ...]:

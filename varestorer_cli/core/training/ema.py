@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from varestorer_cli.core.training.sharded import local
+from varestorer_cli.core.training.fsdp import local
 
 
 class WeightAverage:

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.losses import feature_distance
 from varestorer_cli.core.errors import MissingDependencyError
+from varestorer_models.losses import feature_distance
 
 PerceptualLoss = Callable[[Tensor, Tensor], Tensor]
 """(image, reference), both (B, 3, H, W) in [-1, 1] -> scalar."""

@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,26 +14,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.lora import merge_adapters
-from models.transformer import Transformer
-from varestorer_cli.core.checkpoint import save_bundle
-from varestorer_cli.core.dataset import CropCache, PairBatches
 from varestorer_cli.core.errors import OutputError, UsageError
-from varestorer_cli.core.metrics import Metric
+from varestorer_cli.core.metrics.psnr_ssim import Metric
 from varestorer_cli.core.options import Precision
-from varestorer_cli.core.presets import Preset, Recipe, Variant, preset
 from varestorer_cli.core.runtime import Runtime, autocast_type, choose, keep_freed_memory
-from varestorer_cli.core.training.build import MODEL, StageBuilder
-from varestorer_cli.core.training.data import crop_cache, speaker, validation_batches
-from varestorer_cli.core.training.distillation import DistillTask
-from varestorer_cli.core.training.loop import LoopOptions, Trainer
+from varestorer_cli.core.training.builder import MODEL, StageBuilder
+from varestorer_cli.core.training.checkpoint import find_checkpoint
+from varestorer_cli.core.training.data.crop_cache import CropCache, CropCacheConfig, PairBatch, PairBatches
+from varestorer_cli.core.training.distill import DistillTask
+from varestorer_cli.core.training.distributed import World, joined, read_world
+from varestorer_cli.core.training.estimate import make_plan
+from varestorer_cli.core.training.fsdp import gathered, shard
 from varestorer_cli.core.training.options import STAGES, TrainOptions
-from varestorer_cli.core.training.parallel import World, joined, read_world
-from varestorer_cli.core.training.plan import make_plan
-from varestorer_cli.core.training.sharded import gathered, shard
-from varestorer_cli.core.training.state import find_checkpoint
-from varestorer_cli.core.training.tasks import Task
+from varestorer_cli.core.training.presets import Preset, Recipe, Variant, preset
+from varestorer_cli.core.training.stages import Task
+from varestorer_cli.core.training.trainer import LoopOptions, Trainer
 from varestorer_cli.core.training.validation import validation_metrics
+from varestorer_cli.core.weights.model_file import save_bundle
+from varestorer_models.lora import merge_adapters
+from varestorer_models.transformer import Transformer
+
+VALIDATION_TILES = 12
 
 
 def train(options: TrainOptions) -> Path:
@@ -237,3 +238,44 @@ def _merged(components: Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:
         merge_adapters(merged)
         return {**components, "transformer": merged}
     return components
+
+
+def speaker(quiet: bool) -> Callable[[str], None]:
+    """Something that writes a line to stderr, or nothing."""
+
+    def say(text: str) -> None:
+        if not quiet:
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+
+    return say
+
+
+def crop_cache(options: TrainOptions, chosen: Preset, recipe: Recipe, say: Callable[[str], None]) -> CropCache:
+    """The crops a run uses, cut from its photographs unless they are there already."""
+    config = CropCacheConfig(
+        crop=chosen.tokenizer.tile,
+        scale=chosen.restorer.scale,
+        crops=options.crops or chosen.crops,
+        recipe=options.recipe,
+    )
+    if recipe.patch > config.crop:
+        raise UsageError(f"the recipe's patch {recipe.patch} is larger than the cached crops ({config.crop})")
+    folder = options.cache or options.out.parent / "cache"
+    last = [0.0]
+
+    def progress(done: int, total: int) -> None:
+        if time.monotonic() - last[0] > 5 or done == total:
+            last[0] = time.monotonic()
+            say(f"cutting crops: {done}/{total}")
+
+    return CropCache.build(options.data, folder, config, on_progress=progress, on_warning=say, workers=options.threads)
+
+
+def validation_batches(cache: CropCache) -> list[PairBatch]:
+    """Some crops of held-out photographs, spread over them."""
+    rows = cache.val_indices
+    if not len(rows):
+        return []
+    spread = [int(rows[i * len(rows) // VALIDATION_TILES]) for i in range(min(VALIDATION_TILES, len(rows)))]
+    return [cache.read(spread[i : i + 4]) for i in range(0, len(spread), 4)]

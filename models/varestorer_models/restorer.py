@@ -1,0 +1,308 @@
+"""The one-step restorer: degraded tile -> restored tile in a single forward pass.
+
+degraded -> pre-restorer -> encoder -> bits of all scales -> pyramid tokens -> transformer without mask -> bits ->
+accumulated codes -> decoder -> colour fix (VARestorer, section 3).
+
+Shapes: B batch, T tile side in pixels, L positions of all scales, d bits per code.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from varestorer_models.color_fix import adain_fix, wavelet_fix, wavelet_low
+from varestorer_models.losses import gumbel_bits, logit_difference
+from varestorer_models.quantizer import Quantized, resample, straight_through
+from varestorer_models.sampler import draw_bits
+from varestorer_models.schedule import ScaleSchedule
+from varestorer_models.tokenizer import ImageTokenizer
+from varestorer_models.transformer import Condition, TextFeatures, Transformer
+
+Sampling = Literal["argmax", "sample", "expected", "consistent"]
+ColorFix = Literal["wavelet", "adain", "none"]
+
+
+@dataclass(frozen=True)
+class RestorerConfig:
+    """Settings of a :class:`Restorer` that its parts do not hold.
+
+    Attributes:
+        scale: native factor; pictures are upscaled by it before the model sees them.
+        extra_block: append the full-resolution block of accumulated codes to the pyramid tokens (released: yes).
+        sampling: default way from logits to codes, the best on validation for the model at hand.
+        color_fix: default colour fix; ``wavelet`` takes the low band from the pre-restored picture.
+        wavelet_levels: dyadic levels counted as high band; 1 = finest detail only, 5 = all but colour and shading.
+        input_color_levels: the pre-restored picture takes the bands coarser than so many dyadic levels from the
+            degraded one, for pre-restorers that shift colours; 0 = none, 5 = colour and shading.
+        largest_tile: the model also takes tiles up to this side, in steps of its stride, with stretched scales;
+            fewer tiles then cover a picture. 0 = its native tile only.
+        upscale_filter: what the model's input is upscaled with before tiles are cut, as in its training: ``lanczos``
+            (released), ``bicubic`` (a = -0.5) or ``bicubic_sharp`` (a = -0.75, as OpenCV and PyTorch have it).
+        takes_text: trained with text features; otherwise only the learned null condition means anything.
+    """
+
+    scale: int = 4
+    extra_block: bool = True
+    sampling: Sampling = "sample"
+    color_fix: ColorFix = "none"
+    wavelet_levels: int = 5
+    input_color_levels: int = 0
+    largest_tile: int = 0
+    upscale_filter: Literal["lanczos", "bicubic", "bicubic_sharp"] = "lanczos"
+    takes_text: bool = False
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the transformer says about one batch.
+
+    Attributes:
+        difference_BLd: logit differences (score of bit value 1 minus score of 0).
+        latent_Bdhw: predicted latent; None for a bits head.
+        schedule: scales the positions belong to.
+    """
+
+    difference_BLd: Tensor
+    latent_Bdhw: Tensor | None
+    schedule: ScaleSchedule
+
+
+@dataclass(frozen=True)
+class RestoredTiles:
+    """Restored tiles and the pre-restored ones they were made from, both (B, 3, T, T) in [0, 1]."""
+
+    image_B3TT: Tensor
+    prerestored_B3TT: Tensor
+
+
+class Restorer(nn.Module):
+    """Pre-restorer, tokenizer and one-step student as one module.
+
+    Args:
+        config: settings.
+        prerestorer: image (B, 3, H, W) in [0, 1] -> the same size.
+        tokenizer: autoencoder, quantiser and schedule.
+        transformer: the student; its head decides how bits are predicted.
+    """
+
+    def __init__(
+        self,
+        config: RestorerConfig,
+        prerestorer: nn.Module,
+        tokenizer: ImageTokenizer,
+        transformer: Transformer,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.prerestorer = prerestorer
+        self.tokenizer = tokenizer
+        self.transformer = transformer
+
+    @classmethod
+    def from_components(cls, config: RestorerConfig, components: Mapping[str, nn.Module]) -> "Restorer":
+        """Build from modules by name.
+
+        Raises:
+            ValueError: a part is missing.
+        """
+        missing = [name for name in ("prerestorer", "tokenizer", "transformer") if name not in components]
+        if missing:
+            raise ValueError(f"a restorer needs {', '.join(missing)} too; got only {', '.join(components)}")
+        return cls(
+            config,
+            components["prerestorer"],
+            cast(ImageTokenizer, components["tokenizer"]),
+            cast(Transformer, components["transformer"]),
+        )
+
+    def components(self) -> dict[str, nn.Module]:
+        """The parts by name, as a model file stores them."""
+        return {"prerestorer": self.prerestorer, "tokenizer": self.tokenizer, "transformer": self.transformer}
+
+    @property
+    def tile(self) -> int:
+        """Side in pixels of the square tile the model works on."""
+        return self.tokenizer.config.tile
+
+    @property
+    def tile_sides(self) -> range:
+        """Sides a tile may have, the native one first."""
+        return range(self.tile, max(self.tile, self.config.largest_tile) + 1, self.tokenizer.config.autoencoder.stride)
+
+    @property
+    def uniforms_shape(self) -> tuple[int, int, int]:
+        """(L, d, 2): uniform random numbers one tile of native size needs with ``sampling="sample"``."""
+        return self.tokenizer.config.schedule.length, self.tokenizer.config.quantizer.bits, 2
+
+    def prerestore(self, degraded_B3TT: Tensor) -> Tensor:
+        """Degraded picture in [0, 1] -> pre-restored picture, about [0, 1]."""
+        out: Tensor = self.prerestorer(degraded_B3TT).float()
+        if self.config.input_color_levels:
+            # the wavelet fix with one low band instead of two: the band is linear
+            return out + wavelet_low(degraded_B3TT.float() - out, self.config.input_color_levels)
+        return out
+
+    def condition(self, rows: Tensor | None = None) -> Condition:
+        """Condition of one text for all tiles it belongs to, keys and values included; make it once.
+
+        It follows the weights and the autocast state of this moment.
+
+        Args:
+            rows: features (n, T) without padding; the learned null condition by default.
+
+        Raises:
+            ValueError: the features have another width.
+        """
+        text = None if rows is None else TextFeatures(rows, (len(rows),))
+        return self.transformer.with_keys_values(self.transformer.encode_condition(text))
+
+    def predict(self, quantized: Quantized, latent_Bdhw: Tensor, condition: Condition | None = None) -> Prediction:
+        """One pass of the student over the pyramid of a pre-restored picture.
+
+        Args:
+            quantized: the picture's tokens.
+            latent_Bdhw: its latent before quantisation.
+            condition: text condition; the learned null condition by default.
+        """
+        height, width = latent_Bdhw.shape[-2:]
+        schedule = self.tokenizer.schedule_for((height, width))
+        if condition is None:
+            condition = self.transformer.encode_condition(None, latent_Bdhw.shape[0])
+        tokens = quantized.tokens_with_extra() if self.config.extra_block else quantized.tokens_BLd
+        out = self.transformer(tokens, schedule, condition, extra_block=self.config.extra_block)
+        if self.transformer.config.head == "bits":
+            return Prediction(logit_difference(out), None, schedule)
+        latent = latent_Bdhw.float() + self._summed(out, schedule)
+        return Prediction(self.residual_logits(self.tokenizer.quantize(latent).residuals), latent, schedule)
+
+    def residual_logits(self, residuals: tuple[Tensor, ...]) -> Tensor:
+        """Pooled residuals of every scale -> logit differences (B, L, d).
+
+        The residual over the size of the scale's code component: 0 is undecided, 2 a component as large as the code.
+        """
+        quantizer = self.tokenizer.quantizer
+        root = math.sqrt(quantizer.config.bits)
+        rows = [(r * (2 * root / quantizer.gain(k))).flatten(2).transpose(1, 2) for k, r in enumerate(residuals)]
+        return torch.cat(rows, dim=1)
+
+    def _summed(self, rows_BLd: Tensor, schedule: ScaleSchedule) -> Tensor:
+        quantizer = self.tokenizer.quantizer
+        maps = [
+            resample(quantizer.scale_map(rows_BLd[:, rows].float(), grid), schedule.latent_grid)
+            for rows, grid in zip(schedule.slices, schedule.grids, strict=True)
+        ]
+        return torch.stack(maps).sum(0)
+
+    def codes(self, prediction: Prediction, sampling: Sampling, uniforms_BLd2: Tensor | None = None) -> Tensor:
+        """Prediction -> accumulated codes (B, d, h, w).
+
+        Args:
+            prediction: from :meth:`predict`.
+            sampling: ``argmax`` the likelier value of every bit; ``sample`` Bernoulli draws; ``expected`` mean codes
+                (smooth, no valid code); ``consistent`` bits of all scales by quantising the predicted latent, so that
+                fine bits fit the coarse ones. With a latent head ``argmax`` is consistent by construction.
+            uniforms_BLd2: uniform noise in [0, 1), needed by ``sample``.
+
+        Raises:
+            ValueError: ``sample`` without noise.
+        """
+        schedule, quantizer = prediction.schedule, self.tokenizer.quantizer
+        if prediction.latent_Bdhw is not None and sampling in ("argmax", "consistent"):
+            return self.tokenizer.quantize(prediction.latent_Bdhw).accumulated_Bdhw
+        difference = prediction.difference_BLd
+        if sampling in ("expected", "consistent"):
+            expected = quantizer.accumulate(torch.sigmoid(difference), schedule)
+            return expected if sampling == "expected" else self.tokenizer.quantize(expected).accumulated_Bdhw
+        if sampling == "sample" and uniforms_BLd2 is None:
+            raise ValueError("sampling='sample' needs uniforms of shape (B, L, d, 2)")
+        logits = torch.stack([torch.zeros_like(difference), difference], dim=-1)
+        bits = draw_bits(logits, uniforms_BLd2 if sampling == "sample" else None)
+        return quantizer.accumulate(bits, schedule)
+
+    def decode(self, accumulated_Bdhw: Tensor, prerestored_B3TT: Tensor, *, clamp: bool = True) -> Tensor:
+        """Accumulated codes -> picture in [-1, 1], guided by the pre-restored one where the decoder takes a guide."""
+        guide = prerestored_B3TT * 2 - 1 if self.tokenizer.config.autoencoder.guided else None
+        return self.tokenizer.decode(accumulated_Bdhw, guide, clamp=clamp)
+
+    def forward(
+        self,
+        degraded_B3TT: Tensor,
+        *,
+        condition: Condition | None = None,
+        uniforms: Tensor | None = None,
+        sampling: Sampling | None = None,
+        fidelity: float = 1.0,
+        color_fix: ColorFix | None = None,
+    ) -> RestoredTiles:
+        """Restore a batch of tiles.
+
+        Args:
+            degraded_B3TT: tiles already upscaled to the wanted size, (B, 3, T, T) in [0, 1]; each side one of
+                ``tile_sides``.
+            condition: text condition; the learned null condition by default.
+            uniforms: noise for ``sampling="sample"``, (B, L, d, 2) in [0, 1); native tiles only.
+            sampling: overrides the model's default.
+            fidelity: 0 gives the pre-restored picture, 1 the model's; between, their mix.
+            color_fix: overrides the model's default.
+
+        Raises:
+            ValueError: the tiles have a size the model does not work on.
+        """
+        sides = self.tile_sides
+        if any(side not in sides for side in degraded_B3TT.shape[-2:]):
+            known = f"{self.tile}" if len(sides) == 1 else f"{sides[0]} to {sides[-1]} in steps of {sides.step}"
+            raise ValueError(f"tiles are {tuple(degraded_B3TT.shape[-2:])}, the model works on sides of {known}")
+        prerestored = self.prerestore(degraded_B3TT)
+        latent = self.tokenizer.encode(prerestored * 2 - 1).float()
+        prediction = self.predict(self.tokenizer.quantize(latent), latent, condition)
+        accumulated = self.codes(prediction, sampling or self.config.sampling, uniforms)
+        image = (self.decode(accumulated, prerestored).float() + 1) / 2
+        fix = color_fix or self.config.color_fix
+        if fix == "wavelet":
+            image = wavelet_fix(image, prerestored, self.config.wavelet_levels)
+        elif fix == "adain":
+            image = adain_fix(image, prerestored)
+        if fidelity != 1.0:
+            image = torch.lerp(prerestored, image, fidelity)
+        return RestoredTiles(image.clamp(0, 1), prerestored.clamp(0, 1))
+
+    def training_codes(
+        self, prediction: Prediction, uniforms_BLd2: Tensor, bits: Literal["sampled", "greedy", "expected"] = "sampled"
+    ) -> Tensor:
+        """Accumulated codes through which image losses reach the transformer.
+
+        Bits head: see :meth:`training_bits`. Latent head: straight-through over the whole quantiser.
+        """
+        if prediction.latent_Bdhw is not None:
+            return straight_through(
+                prediction.latent_Bdhw, self.tokenizer.quantize(prediction.latent_Bdhw).accumulated_Bdhw
+            )
+        chosen = self.training_bits(prediction, uniforms_BLd2, bits)
+        return self.tokenizer.quantizer.accumulate(chosen, prediction.schedule)
+
+    def training_bits(
+        self, prediction: Prediction, uniforms_BLd2: Tensor, bits: Literal["sampled", "greedy", "expected"] = "sampled"
+    ) -> Tensor:
+        """Bits (B, L, d) of a bits head with a gradient.
+
+        ``sampled``: straight-through hard Gumbel (tau 0.5) on every pair of logits; ``greedy``: the same without noise;
+        ``expected``: the probability of a 1.
+        """
+        difference = prediction.difference_BLd
+        if bits == "expected":
+            return torch.sigmoid(difference.float())
+        logits = torch.stack([torch.zeros_like(difference), difference], dim=-1)
+        return gumbel_bits(logits, uniforms_BLd2 if bits == "sampled" else None)
+
+    def with_config(self, **changes: object) -> "Restorer":
+        """The same parts under changed settings."""
+        return Restorer(
+            replace(self.config, **changes),  # type: ignore[arg-type]
+            self.prerestorer,
+            self.tokenizer,
+            self.transformer,
+        )

@@ -1,0 +1,275 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import photo
+from fakes import Broken, FakeModel, Faulty, Hungry, Noisy
+
+from varestorer_cli.core.engine.engine import EngineOptions, RestoreEngine
+from varestorer_cli.core.errors import InputError, InterruptedRunError, OutOfMemoryError, UsageError
+from varestorer_cli.core.image.resample import Resampler, to_depth
+
+
+def engine(model: Any = None, **options: Any) -> RestoreEngine:
+    return RestoreEngine(model if model is not None else FakeModel(), EngineOptions(**options))
+
+
+def upscaled(picture: Any, size: tuple[int, int]) -> Any:
+    target = (size[1], size[0])
+    return Resampler(picture.shape[:2], target).window(picture, 0, 0, *target).clip(0, 1)
+
+
+@pytest.mark.parametrize("overlap", [0, 1, 4, 8, 16])
+@pytest.mark.parametrize("kind", ["constant", "gradient", "noise"])
+def test_no_seams_with_an_identity_model(kind: str, overlap: int) -> None:
+    picture = {
+        "constant": np.full((30, 41, 3), 77, np.uint8),
+        "gradient": np.repeat(np.linspace(0, 255, 41).astype(np.uint8)[None, :, None].repeat(30, 0), 3, 2),
+        "noise": np.random.default_rng(0).integers(0, 256, (30, 41, 3), np.uint8),
+    }[kind]
+    result = engine(overlap=overlap).restore(picture, (164, 120)).image
+    np.testing.assert_allclose(result, upscaled(picture, (164, 120)), atol=0.01 / 255)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 9), (7, 5), (8, 8), (9, 33), (100, 3)])
+@pytest.mark.parametrize("scale", [1, 1.5, 4])
+def test_any_size_comes_out_at_its_exact_size(size: tuple[int, int], scale: float) -> None:
+    picture = photo(size[1], size[0])
+    target = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+    result = engine().restore(picture, target, dtype=np.uint8).image
+    assert result.shape == (target[1], target[0], 3)
+    assert result.dtype == np.uint8
+    np.testing.assert_array_equal(result, to_depth(upscaled(picture, target), np.uint8))
+
+
+def test_tall_and_wide_pictures_are_the_same_turned() -> None:
+    picture = photo(20, 60)
+    wide = engine().restore(picture, (240, 80)).image
+    tall = engine().restore(np.ascontiguousarray(picture.swapaxes(0, 1)), (80, 240)).image
+    np.testing.assert_allclose(wide, tall.swapaxes(0, 1), atol=1e-6)
+
+
+def test_sixteen_bits_pass_through() -> None:
+    picture = photo(20, 30, depth=16)
+    result = engine().restore(picture, (30, 20), dtype=np.uint16).image
+    np.testing.assert_array_equal(result, picture)
+    assert len(np.unique(result)) > 300
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4])
+def test_every_call_has_one_fixed_shape(batch: int) -> None:
+    model = FakeModel()
+    result = engine(model, batch=batch).restore(photo(20, 20), (80, 80))
+    assert result.tiles == 9
+    assert {call["shape"] for call in model.calls} == {(batch, 3, 32, 32)}
+
+
+def test_batch_size_does_not_change_the_result() -> None:
+    results = [engine(batch=batch).restore(photo(20, 20), (80, 80)).image for batch in (1, 2, 5)]
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+
+
+def test_progress_counts_tiles() -> None:
+    seen: list[tuple[int, int]] = []
+    engine(batch=2).restore(photo(20, 20), (80, 80), on_tiles=lambda done, all_: seen.append((done, all_)))
+    assert seen[-1] == (9, 9)
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+
+
+def test_settings_reach_the_model() -> None:
+    model = FakeModel()
+    engine(model, sampling="expected", color_fix="adain", fidelity=0.25).restore(photo(), (32, 24))
+    call = model.calls[0]
+    assert (call["sampling"], call["color_fix"], call["fidelity"]) == ("expected", "adain", 0.25)
+    assert call["uniforms"] is None
+
+
+# --- noise
+
+
+def noisy(seed: int = 0, key: str = "a.png", **options: Any) -> Any:
+    return engine(Noisy(sampling="sample"), seed=seed, **options).restore(photo(20, 20), (80, 80), key=key).image
+
+
+def test_noise_depends_on_seed_and_key_only() -> None:
+    base = noisy()
+    np.testing.assert_array_equal(base, noisy())
+    np.testing.assert_array_equal(base, noisy(batch=4))
+    assert not np.array_equal(base, noisy(seed=1))
+    assert not np.array_equal(base, noisy(key="b.png"))
+
+
+def test_noise_differs_between_tiles_and_attempts() -> None:
+    one = engine(Noisy(sampling="sample"))
+    draws = [one.draw("k", tile, attempt) for tile in (0, 1) for attempt in (0, 1)]
+    assert len({tuple(draw.flatten().tolist()) for draw in draws}) == 4
+    assert all(float(draw.min()) >= 0 and float(draw.max()) < 1 for draw in draws)
+
+
+def test_the_released_way_draws_one_sequence_for_every_picture() -> None:
+    model = Noisy()
+    engine(model, compat="released", seed=5).restore(photo(10, 10), (40, 40), key="a.png")
+    expected = torch.rand(
+        (model.calls[-1]["uniforms"].shape[0] * 4, 5, 4, 2), generator=torch.Generator().manual_seed(5)
+    )
+    drawn = torch.cat([call["uniforms"] for call in model.calls])
+    assert len(model.calls) == 4 and torch.equal(drawn, expected)
+    again = engine(Noisy(), compat="released", seed=5)
+    first, second = (again.restore(photo(10, 10), (40, 40), key=key, dtype=np.uint8).image for key in ("b", "c"))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_the_released_way_takes_what_comes_but_no_nan() -> None:
+    result = engine(Faulty(fault="constant"), compat="released").restore(photo(10, 10), (40, 40), dtype=np.uint8)
+    assert (np.unique(result.image).tolist(), result.retries) == ([127], 0)  # 127.5 is truncated
+    with pytest.raises(InputError, match="not finite"):
+        engine(Faulty(fault="nan"), compat="released").restore(photo(10, 10), (40, 40))
+
+
+def test_the_released_way_sets_defaults_not_wishes() -> None:
+    model = FakeModel()
+    engine(model, compat="released").restore(photo(8, 8), (32, 32))
+    engine(model, compat="released", sampling="argmax", color_fix="adain").restore(photo(8, 8), (32, 32))
+    first, last = model.calls[0], model.calls[-1]
+    assert (first["sampling"], first["color_fix"]) == ("sample", "none")
+    assert (last["sampling"], last["color_fix"]) == ("argmax", "adain")
+    with pytest.raises(UsageError, match="--tile 40"):
+        engine(FakeModel(tile_sides=(32, 40)), compat="released", tile=40)
+
+
+def test_drawing_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    engine(Noisy(sampling="sample")).draw("k", 0, 0)
+    assert torch.equal(torch.rand(1), expected)
+
+
+# --- unusable results
+
+
+@pytest.mark.parametrize("fault", ["nan", "constant", "black"])
+def test_a_bad_tile_is_computed_again_in_fp32(fault: str) -> None:
+    model = Faulty(fault=fault, times=1)
+    result = engine(model, precision="bf16").restore(photo(20, 20), (80, 80))
+    assert (result.retries, result.precision) == (1, "bf16+fp32")
+    assert engine(precision="bf16").restore(photo(20, 20), (80, 80)).precision == "bf16"
+    assert [call["autocast"] for call in model.calls[:2]] == [True, False]
+    np.testing.assert_allclose(result.image, upscaled(photo(20, 20), (80, 80)), atol=1e-5)
+
+
+@pytest.mark.parametrize(("fault", "word"), [("nan", "not finite"), ("constant", "constant"), ("black", "black")])
+def test_a_tile_that_stays_bad_fails_the_picture(fault: str, word: str) -> None:
+    with pytest.raises(InputError, match=rf"tile 1 of 9 is {word}, in fp32 too; nothing was written"):
+        engine(Faulty(fault=fault)).restore(photo(20, 20), (80, 80))
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_flat_inputs_may_give_flat_results(value: int) -> None:
+    picture = np.full((10, 10, 3), value, np.uint8)
+    assert engine().restore(picture, (40, 40)).retries == 0
+
+
+def test_our_bugs_are_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        engine(Broken()).restore(photo(), (32, 24))
+
+
+# --- memory
+
+
+def test_out_of_memory_makes_the_batch_smaller_and_is_remembered() -> None:
+    model = Hungry(fits=2 * 32 * 32)
+    one = engine(model, batch=8)
+    result = one.restore(photo(20, 20), (80, 80))
+    assert (result.split, result.batch, one.batch_for((32, 32))) == ("batch 8->2", 2, 2)
+    np.testing.assert_array_equal(result.image, engine(batch=2).restore(photo(20, 20), (80, 80)).image)
+    again = one.restore(photo(20, 20), (80, 80))
+    assert again.split == ""
+
+
+@pytest.mark.parametrize("words", ["CUDA out of memory.", "[enforce fail] DefaultCPUAllocator: can't allocate memory"])
+def test_then_the_tile_smaller_with_the_pixels_of_that_tile(words: str) -> None:
+    sizes = (32, 16, 8)
+    one = engine(Hungry(tile_sides=sizes, fits=16 * 16, words=words), batch=2)
+    result = one.restore(photo(20, 20), (80, 80))
+    assert (result.tile, result.split) == (16, "batch 2->1, tile 32->16")
+    assert one.restore(photo(20, 20), (80, 80)).split == ""
+    plain = engine(FakeModel(tile_sides=sizes), tile=16, batch=1).restore(photo(20, 20), (80, 80))
+    np.testing.assert_array_equal(result.image, plain.image)
+    assert result.tiles == plain.tiles
+
+
+def test_nothing_smaller_is_left() -> None:
+    with pytest.raises(OutOfMemoryError, match="one tile of 32x32 does not fit in the memory of cpu"):
+        engine(Hungry()).restore(photo(), (32, 24))
+
+
+def test_memory_is_bounded_by_a_band_across_the_shorter_side() -> None:
+    """A wide picture keeps only a band of tiles in floats, the result belongs to the caller."""
+    import tracemalloc
+
+    picture = photo(10, 2000)
+    one = engine()
+    one.restore(photo(10, 100), (400, 40), dtype=np.uint8)
+    room = np.zeros((40, 8000, 3), np.uint8)
+    tracemalloc.start()
+    one.restore(picture, (8000, 40), dtype=np.uint8, allocate=lambda shape, dtype: room)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2_000_000 < 40 * 8000 * 3 * 4
+
+
+# --- options
+
+
+def test_a_tile_the_model_does_not_know_is_refused() -> None:
+    with pytest.raises(UsageError, match="--tile 48: this model works on tiles of 32 pixels"):
+        engine(tile=48)
+    with pytest.raises(UsageError, match="--overlap 17: at most half a tile is possible, 16 here"):
+        engine(overlap=17)
+
+
+def test_stopping() -> None:
+    with pytest.raises(InterruptedRunError):
+        engine().restore(photo(), (32, 24), should_stop=lambda: True)
+
+
+def test_stretched_tiles_save_tiles_and_change_nothing_for_an_identity() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (15, 19, 3), dtype=np.uint8)
+    plain, stretching = FakeModel(), FakeModel(tile_sides=(32, 40, 48))
+    usual = RestoreEngine(plain, EngineOptions(overlap=4)).restore(picture, (76, 60))
+    fewer = RestoreEngine(stretching, EngineOptions(overlap=4)).restore(picture, (76, 60))
+    assert (usual.tiles, fewer.tiles) == (6, 4)
+    assert {call["shape"][2:] for call in stretching.calls} == {(32, 40)}
+    assert fewer.tile == 40
+    np.testing.assert_allclose(fewer.image, usual.image, atol=1e-5)
+
+
+def test_fitted_tiles_share_less_than_fixed_ones() -> None:
+    sides = tuple(range(64, 97, 4))
+    fitted, fixed = engine(FakeModel(tile=64, tile_sides=sides)), engine(FakeModel(tile=64))
+    assert (fitted.overlap, fixed.overlap) == (4, 8)
+    assert engine(FakeModel(tile=64, tile_sides=sides), tile=64).overlap == 8
+    grid = fitted.grid(256, 64)
+    # with an eighth it would be 3 times 92
+    assert (grid.horizontal.side, len(grid.horizontal.starts), grid.horizontal.ramp) == (88, 3, 8)
+
+
+def test_an_explicit_tile_is_not_stretched() -> None:
+    model = FakeModel(tile_sides=(32, 40, 48))
+    picture = np.random.default_rng(0).integers(0, 256, (15, 19, 3), dtype=np.uint8)
+    RestoreEngine(model, EngineOptions(tile=32, overlap=4)).restore(picture, (76, 60))
+    assert {call["shape"][2:] for call in model.calls} == {(32, 32)}
+
+
+def test_an_asked_for_side_and_noise_allow_no_choice() -> None:
+    sides = (32, 36, 40, 44)
+    assert engine(FakeModel(tile_sides=sides), tile=32).restore(photo(8, 17), (68, 32)).tile == 32
+    assert engine(Noisy(tile_sides=sides, sampling="sample")).restore(photo(8, 17), (68, 32)).tile == 32
+    with pytest.raises(UsageError, match="--tile 36: this model works on tiles of 32 pixels"):
+        engine(Noisy(tile_sides=sides, sampling="sample"), tile=36)
+    with pytest.raises(UsageError, match="--tile 33: this model works on tiles of 32 to 44 pixels"):
+        engine(FakeModel(tile_sides=sides), tile=33)

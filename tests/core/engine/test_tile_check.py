@@ -1,0 +1,49 @@
+import cv2
+import numpy as np
+import pytest
+from conftest import photo
+
+from varestorer_cli.core.engine.tile_check import RELATIVE, fault, probe_card
+
+TILE = (photo(256, 256) / 255).astype(np.float32)
+COARSE = cv2.resize(np.random.default_rng(1).random((12, 12, 3)).astype(np.float32), (256, 256)).clip(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("restored", "word"),
+    [
+        (np.where(np.arange(256)[:, None, None] == 7, np.nan, COARSE), "not finite"),
+        (np.full_like(COARSE, 0.001), "black"),
+        (np.full_like(COARSE, 0.5), "constant"),
+        (1 - COARSE, "unlike its input"),
+        (COARSE[..., ::-1] * 0.2, "unlike its input"),
+        (cv2.GaussianBlur(COARSE, (0, 0), 24), "blurred"),
+    ],
+)
+def test_bad_tiles_are_named(restored: np.ndarray, word: str) -> None:
+    assert fault(restored.astype(np.float32), COARSE) == word
+
+
+@pytest.mark.parametrize("degraded", [TILE, COARSE, TILE[:40, :32], TILE[:3, :5], np.zeros_like(TILE)])
+def test_a_restoration_passes(degraded: np.ndarray) -> None:
+    assert fault(degraded, degraded) is None
+    assert fault(cv2.GaussianBlur(degraded, (0, 0), 2), degraded) is None
+    assert fault((degraded * 1.08).astype(np.float32), degraded) is None
+
+
+def test_removing_heavy_noise_is_no_blur() -> None:
+    """A flat wall at ISO 25600, enlarged four times, and the flat wall."""
+    noise = np.random.default_rng(0).normal(0.4, 0.12, (64, 64, 3))
+    degraded = cv2.resize(noise, (256, 256), interpolation=cv2.INTER_CUBIC).clip(0, 1).astype(np.float32)
+    clean = np.full_like(degraded, 0.4) + np.linspace(-0.01, 0.01, 256, dtype=np.float32)[:, None, None]
+    assert fault(clean, degraded) is None
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (64, 96), (256, 256), (512, 512)])
+def test_the_probe_card_is_a_picture_that_passes_and_whose_opposite_does_not(shape: tuple[int, int]) -> None:
+    card = probe_card(*shape)
+    assert card.shape == (*shape, 3) and card.dtype == np.float32
+    assert card.min() >= 0.05 - 1e-6 and card.max() <= 0.95 + 1e-6
+    assert fault(card, card) is None
+    if min(shape) > 64:
+        assert fault(1 - card, card) in RELATIVE

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from varestorer_cli.core.engine.tiling import Axis, TileGrid, fewest_tiles
+
+
+@st.composite
+def axes(draw: st.DrawFn) -> Axis:
+    side = draw(st.integers(1, 64))
+    ramp = draw(st.none() | st.integers(0, side))
+    overlap = draw(st.integers(0, side // 2))
+    step = draw(st.sampled_from([step for step in (1, 4, 16) if (side - overlap) % step == 0]))
+    return Axis.split(draw(st.integers(1, 12 * side)), side, overlap, ramp, step)
+
+
+settings.register_profile("quick", max_examples=60, deadline=None)
+settings.load_profile("quick")
+
+
+@given(axes())
+def test_tiles_cover_the_axis_lie_inside_and_overlap_enough(axis: Axis) -> None:
+    covered = np.zeros(axis.length, int)
+    for i, start in enumerate(axis.starts):
+        first, last = axis.window(i)
+        assert first == start >= 0
+        assert last <= axis.length
+        assert last - first == min(axis.side, axis.length)
+        covered[first:last] += 1
+        if i:
+            assert axis.starts[i - 1] + axis.side - start >= axis.overlap
+    assert covered.min() >= 1
+
+
+@given(axes())
+def test_as_few_tiles_as_possible(axis: Axis) -> None:
+    if axis.length > axis.side:
+        fewer = len(axis.starts) - 1
+        assert fewer * axis.side - (fewer - 1) * axis.overlap < axis.length
+
+
+@given(axes())
+def test_weights_sum_to_one_everywhere(axis: Axis) -> None:
+    total = np.zeros(axis.length)
+    for i in range(len(axis.starts)):
+        first, last = axis.window(i)
+        weights = axis.weights(i)
+        assert weights.shape == (last - first,)
+        assert (weights >= 0).all()
+        total[first:last] += weights
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+
+
+@given(axes())
+def test_what_is_done_is_not_touched_again(axis: Axis) -> None:
+    for i in range(len(axis.starts)):
+        done = axis.done_before(i)
+        assert all(start >= done for start in axis.starts[i + 1 :])
+    assert axis.done_before(len(axis.starts) - 1) == axis.length
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 200), st.integers(1, 200), st.sampled_from([8, 16, 33]), st.integers(0, 4))
+def test_bands_hold_each_tile_once_with_its_row_major_number(height: int, width: int, side: int, overlap: int) -> None:
+    grid = TileGrid.cover(height, width, (side, side + 4), overlap)
+    tiles = [tile for band in grid.bands() for tile in band]
+    assert sorted(tile.index for tile in tiles) == list(range(len(grid)))
+    by_number = sorted(tiles, key=lambda tile: tile.index)
+    assert [(t.top, t.left) for t in by_number] == sorted((t.top, t.left) for t in tiles)
+    shorter = min(height, width)
+    for band in grid.bands():
+        span = max(t.right for t in band) if grid.by_rows else max(t.bottom for t in band)
+        assert span == shorter
+
+
+def test_interior_weights_ramp_over_the_overlap() -> None:
+    axis = Axis.split(28, 16, 4)
+    assert axis.starts == (0, 12)
+    np.testing.assert_allclose(axis.weights(0)[12:], [0.875, 0.625, 0.375, 0.125], atol=1e-6)
+    np.testing.assert_allclose(axis.weights(0)[:12], 1)
+
+
+def test_tiles_begin_at_multiples_of_the_step_but_for_the_last() -> None:
+    assert Axis.split(1024, 272, 16).starts == (0, 250, 501, 752)
+    assert Axis.split(1024, 272, 16, step=4).starts == (0, 252, 504, 752)
+    assert Axis.split(1021, 272, 16, step=4).starts == (0, 252, 500, 749)
+
+
+def test_the_blend_takes_all_that_neighbours_share_up_to_its_limit() -> None:
+    shared = Axis.split(26, 16, 2, ramp=8)
+    assert shared.starts == (0, 10)  # 6 pixels in common
+    np.testing.assert_allclose(shared.weights(0)[10:], (5.5 - np.arange(6)) / 6, atol=1e-6)
+    limited = Axis.split(26, 16, 2, ramp=2)
+    np.testing.assert_allclose(limited.weights(0)[10:], [0.8, 4 / 7, 0.5, 0.5, 3 / 7, 0.2], atol=1e-6)
+
+
+@pytest.mark.parametrize(("length", "side", "overlap"), [(0, 8, 0), (8, 0, 0), (8, 8, 5), (8, 8, -1)])
+def test_impossible_geometry_is_refused(length: int, side: int, overlap: int) -> None:
+    with pytest.raises(ValueError, match="do not fit together"):
+        Axis.split(length, side, overlap)
+
+
+@given(st.integers(1, 5000), st.integers(0, 32))
+def test_stretched_sides_need_the_fewest_tiles_and_waste_the_least(length: int, overlap: int) -> None:
+    sides = range(64, 129, 8)
+    side = fewest_tiles(length, sides, overlap)
+    counts = {s: len(Axis.split(length, s, overlap).starts) for s in sides}
+    assert counts[side] == min(counts.values())
+    assert all(counts[s] > counts[side] for s in sides if s < side)

@@ -1,0 +1,294 @@
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from conftest import photo
+from PIL import Image, ImageCms
+
+from varestorer_cli.core.errors import InputError
+from varestorer_cli.core.image import oiio_backend as vfx
+from varestorer_cli.core.image.exif import Entry, Exif
+from varestorer_cli.core.image.output import Output
+from varestorer_cli.core.image.picture import Extras
+from varestorer_cli.core.image.reader import decode
+from varestorer_cli.core.image.writer import check_side, losses_of, read_software, write_picture
+from varestorer_cli.core.options import ImageFormat
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+EXIF = Exif(
+    "<",
+    {0x010F: Entry(2, 7, b"Camera\0"), 0x010E: Entry(2, 9, b"a scan \xe9\0"), 0x8298: Entry(2, 3, b"me\0")},
+    {0x9003: Entry(2, 20, b"2001:02:03 04:05:06\0"), 0x829A: Entry(5, 1, bytes([1, 0, 0, 0, 250, 0, 0, 0]))},
+    {1: Entry(2, 2, b"N\0")},
+)
+EXTRAS = Extras(SRGB, EXIF, b"<x:xmpmeta>caf\xc3\xa9</x:xmpmeta>", (300.0, 300.0))
+LOSSLESS = [ImageFormat.PNG, ImageFormat.TIFF]
+
+
+def write(color: Any, format: ImageFormat, *, gray: bool = False, alpha: Any = None, extras: Extras = EXTRAS) -> bytes:
+    rows = (
+        None if alpha is None else lambda top, bottom: alpha[top:bottom].astype(np.float32) / np.iinfo(alpha.dtype).max
+    )
+    stream = io.BytesIO()
+    write_picture(stream, Output(color, gray, rows, extras), format, 95, "varestorer test; fingerprint 0")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("format", LOSSLESS)
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("gray", [False, True])
+@pytest.mark.parametrize("clear", [False, True])
+def test_pixels_survive(format: ImageFormat, depth: int, gray: bool, clear: bool) -> None:
+    color = photo(37, 53, 1 if gray else 3, depth)
+    alpha = photo(37, 53, 1, depth, seed=3)[..., 0] if clear else None
+    extras = Extras()
+    picture = decode(write(np.broadcast_to(color, (37, 53, 3)), format, gray=gray, alpha=alpha, extras=extras))
+    assert (picture.gray, picture.depth) == (gray, depth)
+    np.testing.assert_array_equal(picture.color, color)
+    if clear:
+        np.testing.assert_array_equal(picture.alpha, alpha)
+    else:
+        assert picture.alpha is None
+
+
+@pytest.mark.parametrize("format", LOSSLESS)
+def test_large_pictures_are_written_in_strips(format: ImageFormat, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("varestorer_cli.core.image.output._STRIP_BYTES", 4000)
+    color = photo(101, 67, depth=16)
+    np.testing.assert_array_equal(decode(write(color, format)).color, color)
+
+
+@pytest.mark.parametrize("format", [ImageFormat.PNG, ImageFormat.TIFF, ImageFormat.JPEG, ImageFormat.WEBP])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_metadata_survives(format: ImageFormat, order: str) -> None:
+    exif = EXIF
+    if order == ">":
+        exif = Exif(">", EXIF.main, {**EXIF.photo, 0x829A: Entry(5, 1, bytes([0, 0, 0, 1, 0, 0, 0, 250]))}, EXIF.gps)
+    extras = decode(write(photo(), format, extras=Extras(SRGB, exif, EXTRAS.xmp, EXTRAS.dpi))).extras
+    assert extras.icc == SRGB
+    assert extras.xmp == EXTRAS.xmp
+    assert extras.exif is not None
+    assert extras.exif.main[0x010F].value == b"Camera\0"
+    assert extras.exif.main[0x010E].value == EXIF.main[0x010E].value
+    assert extras.exif.text(0x8298) == "me"
+    assert extras.exif.text(0x0131) == "varestorer test; fingerprint 0"
+    assert extras.exif.photo[0x9003].value == EXIF.photo[0x9003].value
+    assert extras.exif.photo[0x829A].value == exif.photo[0x829A].value
+    assert extras.exif.gps[1].value == b"N\0"
+    assert extras.dpi == pytest.approx((300, 300), abs=0.1)
+
+
+@pytest.mark.parametrize("format", [ImageFormat.PNG, ImageFormat.TIFF, ImageFormat.JPEG, ImageFormat.WEBP])
+def test_other_readers_agree(format: ImageFormat) -> None:
+    color = photo(40, 60)
+    with Image.open(io.BytesIO(write(color, format))) as image:
+        exif = image.getexif()
+        assert exif[0x0131].startswith("varestorer test")
+        assert exif.get_ifd(0x8769)[0x9003] == "2001:02:03 04:05:06"
+        assert image.info["icc_profile"] == SRGB
+        assert np.abs(np.asarray(image).astype(int) - color).mean() < 12
+
+
+def test_tiff_is_one_page_that_tifffile_reads() -> None:
+    color = photo(40, 60, depth=16)
+    with tifffile.TiffFile(io.BytesIO(write(color, ImageFormat.TIFF))) as file:
+        assert len(file.pages) == 1
+        np.testing.assert_array_equal(file.pages[0].asarray(), color)
+        assert file.pages[0].tags["ExifTag"].value["DateTimeOriginal"] == "2001:02:03 04:05:06"
+
+
+def test_the_same_picture_gives_the_same_bytes() -> None:
+    for format in set(ImageFormat) - (set() if vfx.available() else {ImageFormat.EXR, ImageFormat.DPX}):
+        assert write(photo(), format) == write(photo(), format), format
+
+
+@pytest.mark.parametrize("format", [ImageFormat.JPEG, ImageFormat.WEBP, ImageFormat.BMP])
+def test_sixteen_bits_are_rounded_for_formats_of_eight(format: ImageFormat) -> None:
+    color = photo(40, 60)
+    deep = color.astype(np.uint16) * 257
+    assert write(deep, format) == write(color, format)
+
+
+def test_png_text_and_jpeg_segments_stay_in_their_format() -> None:
+    extras = Extras(
+        png_chunks=((b"tEXt", b"Author\0me"), (b"gAMA", b"\0\0\xb1\x8f")),
+        jpeg_comment=b"hello",
+        iptc=(b"Photoshop 3.0\0x",),
+    )
+    png = decode(write(photo(), ImageFormat.PNG, extras=extras))
+    assert {(b"tEXt", b"Author\0me"), (b"gAMA", b"\0\0\xb1\x8f")} <= set(png.extras.png_chunks)
+    jpeg = decode(write(photo(), ImageFormat.JPEG, extras=extras))
+    assert (jpeg.extras.jpeg_comment, jpeg.extras.iptc) == (b"hello", (b"Photoshop 3.0\0x",))
+
+
+@pytest.mark.parametrize(
+    ("format", "names"),
+    [
+        (ImageFormat.PNG, ["iptc", "comment"]),
+        (ImageFormat.TIFF, ["iptc", "comment", "text"]),
+        (ImageFormat.JPEG, ["depth", "alpha", "text"]),
+        (ImageFormat.WEBP, ["depth", "iptc", "comment", "text"]),
+        (ImageFormat.BMP, ["depth", "alpha", "icc", "exif", "xmp", "iptc", "comment", "text"]),
+    ],
+)
+def test_every_loss_has_a_name(format: ImageFormat, names: list[str]) -> None:
+    extras = Extras(SRGB, EXIF, b"<x>", None, ((b"tEXt", b"a\0b"),), b"hello", (b"x",))
+    losses = losses_of(format, depth=16, alpha=True, source="PNG", extras=extras)
+    assert [loss.name for loss in losses] == names
+    assert losses_of(format, depth=8, alpha=False, source="PNG", extras=Extras()) == []
+
+
+def test_metadata_too_large_for_jpeg_is_dropped_and_said() -> None:
+    huge = Exif("<", {0x010F: Entry(2, 70000, b"x" * 70000)})
+    extras = Extras(exif=huge, xmp=b"y" * 70000)
+    names = [loss.name for loss in losses_of(ImageFormat.JPEG, depth=8, alpha=False, source="JPEG", extras=extras)]
+    assert names == ["exif", "xmp"]
+    picture = decode(write(photo(), ImageFormat.JPEG, extras=extras))
+    assert picture.extras.exif is not None and picture.extras.exif.text(0x0131)
+
+
+def test_sides_too_long_for_a_format() -> None:
+    check_side(ImageFormat.PNG, 100000, 5)
+    with pytest.raises(InputError, match="20000x5 does not fit WebP, whose sides end at 16383; use --format png"):
+        check_side(ImageFormat.WEBP, 20000, 5)
+    with pytest.raises(InputError, match="JPEG"):
+        check_side(ImageFormat.JPEG, 5, 70000)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_directories_are_added_to_big_tiff_too(order: Any) -> None:
+    from varestorer_cli.core.image.tiffwrite import _append_directories
+
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, photo(), photometric="rgb", bigtiff=True, byteorder=order, metadata=None)
+    _append_directories(stream, [(0x8825, {1: Entry(2, 2, b"N\0")})], order)
+    with tifffile.TiffFile(io.BytesIO(stream.getvalue())) as file:
+        assert file.is_bigtiff and len(file.pages) == 1
+        np.testing.assert_array_equal(file.pages[0].asarray(), photo())
+        assert file.pages[0].tags["GPSTag"].value == {"GPSLatitudeRef": "N"}
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_big_tiff_metadata_is_read_back(order: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("varestorer_cli.core.image.tiffwrite._LARGE_TIFF", 100)
+    exif = Exif(order, EXIF.main, {0x9003: EXIF.photo[0x9003]}, EXIF.gps)
+    data = write(photo(), ImageFormat.TIFF, extras=Extras(exif=exif))
+    assert data[2:4] in (b"+\0", b"\0+")
+    read = decode(data).extras.exif
+    assert read is not None
+    assert read.photo == exif.photo and read.gps == exif.gps and read.text(0x010F) == "Camera"
+
+
+def test_iptc_of_a_tiff_stays_in_a_tiff() -> None:
+    exif = Exif("<", {33723: Entry(7, 6, b"\x1c\x02\x05\0\x01x"), 0x010F: Entry(2, 7, b"Camera\0")})
+    extras = Extras(exif=exif)
+    assert losses_of(ImageFormat.TIFF, depth=8, alpha=False, source="TIFF", extras=extras) == []
+    read = decode(write(photo(), ImageFormat.TIFF, extras=extras)).extras.exif
+    assert read is not None and read.main[33723] == exif.main[33723]
+    for format in (ImageFormat.PNG, ImageFormat.JPEG, ImageFormat.WEBP):
+        (loss,) = losses_of(format, depth=8, alpha=False, source="TIFF", extras=extras)
+        assert loss.name == "iptc"
+        read = decode(write(photo(), format, extras=extras)).extras.exif
+        assert read is not None and read.text(0x010F) == "Camera" and 33723 not in read.main
+
+
+@pytest.mark.parametrize(
+    ("chunk", "lost"),
+    [
+        ((b"cICP", bytes([9, 16, 0, 1])), True),  # BT.2020 with the PQ curve: HDR
+        ((b"cICP", bytes([1, 13, 0, 1])), False),
+        ((b"gAMA", (100000).to_bytes(4, "big")), True),
+        ((b"gAMA", (45455).to_bytes(4, "big")), False),
+        (
+            (b"cHRM", b"".join(v.to_bytes(4, "big") for v in (31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000))),
+            True,
+        ),
+    ],
+)
+def test_png_colour_that_is_not_srgb_is_kept_or_said(chunk: tuple[bytes, bytes], lost: bool) -> None:
+    extras = Extras(png_chunks=(chunk,))
+    for format in (ImageFormat.TIFF, ImageFormat.JPEG, ImageFormat.WEBP):
+        names = [loss.name for loss in losses_of(format, depth=8, alpha=False, source="PNG", extras=extras)]
+        assert names == (["colour"] if lost else [])
+    assert losses_of(ImageFormat.PNG, depth=8, alpha=False, source="PNG", extras=extras) == []
+    assert chunk in decode(write(photo(), ImageFormat.PNG, extras=extras)).extras.png_chunks
+
+
+@pytest.mark.parametrize("format", [ImageFormat.PNG, ImageFormat.TIFF, ImageFormat.JPEG, ImageFormat.WEBP])
+def test_interoperability_and_maker_note_survive(format: ImageFormat) -> None:
+    note = Entry(7, 12, b"maker note..")
+    interop = {1: Entry(2, 4, b"R03\0"), 2: Entry(7, 4, b"0100")}
+    extras = Extras(exif=Exif("<", EXIF.main, {**EXIF.photo, 0x927C: note}, EXIF.gps, interop, 600))
+    read = decode(write(photo(), format, extras=extras)).extras.exif
+    assert read is not None and read.interop == interop and read.photo[0x927C] == note
+    names = [loss.name for loss in losses_of(format, depth=8, alpha=False, source="JPEG", extras=extras)]
+    if format == ImageFormat.TIFF:
+        assert names == ["makernote"]
+    else:
+        assert names == [] and read.note_offset == 600
+
+
+@pytest.mark.parametrize("format", [ImageFormat.PNG, ImageFormat.JPEG, ImageFormat.WEBP])
+@pytest.mark.parametrize(("more", "moves"), [(0, True), (12, False)])
+def test_a_maker_note_moves_where_the_entries_that_are_added_need_its_place(
+    format: ImageFormat, more: int, moves: bool
+) -> None:
+    """Software always, and the resolution in a WebP: each is an entry of 12 bytes before the note."""
+    added = 4 if format == ImageFormat.WEBP else 1
+    at = 8 + 6 + 12 * (2 + added) - 12 + more  # behind a directory of Make, the pointer and what is added
+    note = Entry(7, 40, b"maker" + bytes(35))
+    exif = Exif("<", {0x010F: Entry(2, 7, b"Camera\0")}, {0x927C: note}, note_offset=at)
+    extras = Extras(exif=exif, dpi=(300.0, 300.0))
+    losses = losses_of(format, depth=8, alpha=False, source="JPEG", extras=extras)
+    assert [(loss.name, loss.strict) for loss in losses] == ([("makernote", True)] if moves else [])
+    read = decode(write(photo(), format, extras=extras)).extras.exif
+    assert read is not None and read.photo[0x927C] == note and (read.note_offset != at) == moves
+
+
+def test_a_maker_note_of_four_bytes_holds_no_offsets() -> None:
+    extras = Extras(exif=Exif("<", EXIF.main, {0x927C: Entry(7, 4, b"note")}))
+    for format in (ImageFormat.TIFF, ImageFormat.JPEG):
+        assert losses_of(format, depth=8, alpha=False, source="JPEG", extras=extras) == []
+
+
+@pytest.mark.parametrize(("length", "lost"), [(65500 - 100, False), (65500 - 60, True)])
+def test_exif_that_only_our_own_entry_makes_too_large_for_jpeg_is_said(length: int, lost: bool) -> None:
+    software = "varestorer test; fingerprint 0"  # 31 bytes and an entry
+    extras = Extras(exif=Exif("<", {0x010E: Entry(2, length, b"x" * length)}))
+    losses = losses_of(ImageFormat.JPEG, depth=8, alpha=False, source="JPEG", extras=extras, software=software)
+    assert [loss.name for loss in losses] == (["exif"] if lost else [])
+    read = decode(write(photo(), ImageFormat.JPEG, extras=extras)).extras.exif
+    assert read is not None and (0x010E in read.main) == (not lost)
+
+
+def test_a_gray_profile_does_not_go_into_a_webp() -> None:
+    gray = b"\0" * 16 + b"GRAY" + b"\0" * 16 + b"acsp" + b"\0" * 88
+    extras = Extras(icc=gray)
+    assert [loss.name for loss in losses_of(ImageFormat.WEBP, depth=8, alpha=False, source="PNG", extras=extras)] == [
+        "icc"
+    ]
+    assert decode(write(photo(), ImageFormat.WEBP, gray=True, extras=extras)).extras.icc == b""
+    assert decode(write(photo(), ImageFormat.PNG, gray=True, extras=extras)).extras.icc == gray
+
+
+def test_the_software_field_of_a_picture_beyond_pillows_limit_is_read(tmp_path: Path) -> None:
+    """Results are often larger than what Pillow takes for an attack; an unread field makes them look foreign."""
+    data = bytearray(write(photo(), ImageFormat.PNG))
+    data[16:24] = struct.pack(">II", 20000, 20000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    (tmp_path / "large.png").write_bytes(data)
+    assert read_software(tmp_path / "large.png") == "varestorer test; fingerprint 0"
+
+
+def test_a_resolution_that_no_device_has_is_dropped() -> None:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, photo(depth=16), photometric="rgb", metadata=None, resolution=(4e9, 4e9), resolutionunit=2)
+    picture = decode(stream.getvalue())
+    assert picture.extras.dpi is None
+    for format in (ImageFormat.PNG, ImageFormat.TIFF, ImageFormat.JPEG, ImageFormat.WEBP):
+        assert decode(write(picture.color, format, extras=picture.extras)).color.shape == (24, 32, 3)

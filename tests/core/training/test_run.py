@@ -1,0 +1,312 @@
+"""Training: the four stages end to end, exact resume, signals, refusals."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from varestorer_cli.app import run
+from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, UsageError
+from varestorer_cli.core.metrics.psnr_ssim import OUR_METRICS
+from varestorer_cli.core.training import builder as build_module
+from varestorer_cli.core.training import run as run_module
+from varestorer_cli.core.training.data.crop_cache import PairBatch
+from varestorer_cli.core.training.data.crops import CropCacheConfig, held_out
+from varestorer_cli.core.training.options import TrainOptions
+from varestorer_cli.core.training.presets import preset
+from varestorer_cli.core.training.run import train
+from varestorer_cli.core.training.stages import kept_target
+from varestorer_cli.core.weights.model_file import load_bundle, load_restorer
+from varestorer_models.restorer import Restorer
+from varestorer_models.rrdb import RRDBConfig, RRDBNet
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven small pictures with edges and texture, one of which is held out for validation."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    names = [name for name in (f"photo_{n}.png" for n in range(200)) if held_out(name, CropCacheConfig())][:1]
+    for index, name in enumerate([*names, *(f"training_{n}.png" for n in range(6))]):
+        picture = cv2.resize(
+            rng.integers(0, 255, (24, 30, 3), dtype=np.uint8), (200, 160), interpolation=cv2.INTER_CUBIC
+        )
+        picture = cv2.circle(picture, (60 + 10 * index, 80), 40, (20, 200, 90), -1)
+        cv2.imwrite(str(folder / name), picture)
+    return folder
+
+
+def options(stage: str, photos: Path, run: Path, **changes: object) -> TrainOptions:
+    base = TrainOptions(
+        stage=stage,
+        data=photos,
+        out=run / stage,
+        preset="smoke",
+        crops=24,
+        threads=1,
+        device="cpu",
+        log_every=1,
+        sample_every=4,
+        quiet=True,
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def losses(folder: Path) -> dict[int, str]:
+    """Loss by step as written in the log."""
+    with (folder / "log.csv").open() as stream:
+        rows = csv.DictReader(stream)
+        return {int(r["step"]): r["value"] for r in rows if r["kind"] == "train" and r["name"] == "loss"}
+
+
+@pytest.fixture(scope="module")
+def chain(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All four stages of the smoke preset, a few steps each."""
+    run = tmp_path_factory.mktemp("run")
+    for stage in ("prerestorer", "tokenizer", "teacher", "distill"):
+        train(options(stage, photos, run, steps=6))
+    return run
+
+
+def test_chain_ends_in_a_restorer_that_runs(chain: Path) -> None:
+    loaded = load_restorer(chain / "distill")
+    assert isinstance(loaded.restorer, Restorer)
+    tile = torch.rand(2, 3, loaded.restorer.tile, loaded.restorer.tile, generator=torch.Generator().manual_seed(0))
+    out = loaded.restorer(tile)
+    assert out.image_B3TT.shape == tile.shape
+    assert torch.isfinite(out.image_B3TT).all()
+    assert loaded.metadata["stage"] == "distill"
+    assert loaded.metadata["steps"] == "6"
+
+
+def test_runs_leave_logs_and_pictures(chain: Path) -> None:
+    for stage in ("prerestorer", "tokenizer", "teacher", "distill"):
+        assert set(losses(chain / stage)) == {1, 2, 3, 4, 5, 6}
+        assert (chain / stage / "samples" / "step_000004.png").stat().st_size > 100
+        assert json.loads((chain / stage / "run.json").read_text())["stage"] == stage
+        assert list((chain / stage).glob("events.out.tfevents*"))
+        with (chain / stage / "log.csv").open() as stream:
+            scored = {(r["step"], r["name"]) for r in csv.DictReader(stream) if r["kind"] == "validation"}
+        assert {(step, name) for step in ("0", "4", "6") for name in OUR_METRICS} <= scored
+
+
+@pytest.mark.parametrize("stage", ["prerestorer", "tokenizer", "teacher", "distill"])
+def test_resume_repeats_the_uninterrupted_run_exactly(stage: str, photos: Path, chain: Path, tmp_path: Path) -> None:
+    earlier = {name: chain / name for name in ("tokenizer", "prerestorer", "teacher")}
+    torn = options(stage, photos, tmp_path, steps=6, cache=chain / "cache", **earlier)
+    paused = train(replace(torn, stop_after=0.0))  # pauses after its first step
+    assert set(losses(torn.out)) == {1}
+    assert paused.exists()
+    train(replace(torn, resume=True))
+    assert losses(torn.out) == losses(chain / stage)
+    whole, resumed = (
+        load_bundle(chain / stage / "model.safetensors"),
+        load_bundle(torn.out / "model.safetensors"),
+    )
+    for name, module in whole.components.items():
+        for key, tensor in module.state_dict().items():
+            assert torch.equal(tensor, resumed.components[name].state_dict()[key]), f"{name}.{key}"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_writes_a_checkpoint_first(number: signal.Signals, photos: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "varestorer_cli",
+        "train",
+        "prerestorer",
+        str(photos),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    command += [
+        "--preset",
+        "smoke",
+        "--crops",
+        "24",
+        "--steps",
+        "100000",
+        "--threads",
+        "1",
+        "--log-every",
+        "1",
+    ]
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("step 3/"):
+            break
+    process.send_signal(number)
+    rest = process.stderr.read()
+    assert process.wait(60) == (143 if number == signal.SIGTERM else 130)
+    assert "a checkpoint was written" in rest and "--resume" in rest
+    assert "Traceback" not in rest
+    assert (tmp_path / "run" / "checkpoint.pt").exists()
+    assert not list((tmp_path / "run").glob("*.part"))
+
+
+def test_adapters_of_the_student_are_merged_in_the_file(chain: Path) -> None:
+    keys = load_bundle(chain / "distill" / "model.safetensors").components["transformer"].state_dict()
+    assert keys and not [key for key in keys if "adapter" in key]
+
+
+def test_distillation_moves_the_student_away_from_its_teacher(chain: Path) -> None:
+    teacher = load_bundle(chain / "teacher" / "model.safetensors").components["transformer"].state_dict()
+    student = load_bundle(chain / "distill" / "model.safetensors").components["transformer"].state_dict()
+    moved = [key for key in teacher if not torch.equal(teacher[key], student[key])]
+    assert moved and all("attention" in key for key in moved), "only what adapters touch may change"
+
+
+@pytest.mark.parametrize("head", ["bits", "latent"])
+def test_both_heads_train(head: str, photos: Path, chain: Path, tmp_path: Path) -> None:
+    run = options(
+        "distill",
+        photos,
+        tmp_path,
+        steps=3,
+        head=head,
+        cache=chain / "cache",
+        teacher=chain / "teacher",
+        prerestorer=chain / "prerestorer",
+    )
+    train(run)
+    assert load_restorer(run.out).restorer.transformer.config.head == head
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_the_target_keeps_a_share_of_the_sharper_picture(share: float) -> None:
+    picture = torch.full((1, 3, 64, 64), 51, dtype=torch.uint8)
+    batch = PairBatch(picture, picture[..., ::4, ::4], torch.zeros(1, dtype=torch.int64))
+    target = kept_target(batch, torch.full((1, 3, 64, 64), 0.6), share)
+    torch.testing.assert_close(target, torch.full_like(target, 2 * (0.2 + share * (0.6 - 0.2)) - 1))
+
+
+def test_keeping_the_pre_restored_picture_is_another_target(photos: Path, chain: Path, tmp_path: Path) -> None:
+    earlier = {name: chain / name for name in ("tokenizer", "prerestorer", "teacher")}
+    run = options("distill", photos, tmp_path, steps=2, cache=chain / "cache", **earlier)
+    plain = losses(train(run).parent)
+    assert losses(train(replace(run, out=tmp_path / "kept", kept=0.5)).parent) != plain
+
+
+def test_a_used_run_folder_is_refused_without_resume(chain: Path, photos: Path) -> None:
+    with pytest.raises(UsageError, match=r"holds a run already; give --resume"):
+        train(options("tokenizer", photos, chain, steps=6))
+
+
+def test_resume_under_other_settings_names_the_difference(chain: Path, photos: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"seed = 0, now it is 1"):
+        train(options("tokenizer", photos, chain, steps=6, seed=1, resume=True))
+
+
+def test_missing_earlier_stage_says_what_to_run(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(MissingDependencyError, match=r"needs a trained tokenizer.*varestorer train tokenizer"):
+        train(options("teacher", photos, tmp_path, steps=1))
+
+
+@pytest.mark.parametrize(
+    ("stage", "earlier", "reason"),
+    [("teacher", "tokenizer", "train tokenizer made"), ("distill", "teacher", "holds a student")],
+)
+def test_a_student_is_refused_as_an_earlier_stage(
+    stage: str, earlier: str, reason: str, photos: Path, chain: Path, tmp_path: Path
+) -> None:
+    given = {earlier: Path("compact"), "prerestorer": chain / "prerestorer"}
+    with pytest.raises(CheckpointError, match=rf"compact\.safetensors: .*{reason}"):
+        train(options(stage, photos, tmp_path, cache=chain / "cache", **given))
+
+
+def test_unknown_loss_is_refused_with_the_known_ones(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no loss term 'l7'.*l1, mse"):
+        train(options("prerestorer", photos, tmp_path, losses={"l7": 1.0}))
+
+
+def test_damaged_checkpoint_is_refused(chain: Path, photos: Path, tmp_path: Path) -> None:
+    run = options("tokenizer", photos, tmp_path, steps=6, cache=chain / "cache", resume=True)
+    run.out.mkdir()
+    data = (chain / "tokenizer" / "checkpoint.pt").read_bytes()
+    (run.out / "checkpoint.pt").write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match="damaged"):
+        train(run)
+
+
+def test_broken_photograph_is_named_and_skipped(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index, path in enumerate(sorted(photos.glob("*.png")) * 2):
+        (folder / f"{index:02d}.png").write_bytes(path.read_bytes())
+    (folder / "torn.png").write_bytes(next(photos.glob("*.png")).read_bytes()[:200])
+    train(options("prerestorer", folder, tmp_path, steps=1, quiet=False))
+    assert "torn.png" in capsys.readouterr().err
+
+
+def test_smoke_preset_from_photographs_to_a_restored_picture(photos: Path, tmp_path: Path) -> None:
+    """The four stages with the preset's own steps, then ``restore``: everything a user types, in one process."""
+    runs = tmp_path / "runs"
+    common = ["--preset", "smoke", "--crops", "24", "--threads", "1", "--device", "cpu", "-q"]
+    for stage in ("prerestorer", "tokenizer", "teacher"):
+        assert run(["train", stage, str(photos), "--out", str(runs / stage), *common]) == 0
+    assert run(["distill", str(photos), "--out", str(runs / "distill"), "--half", *common]) == 0
+    words = ["restore", str(photos), str(tmp_path / "out"), "--scale", "1", "--model", str(runs / "distill"), "-q"]
+    assert run(words) == 0
+    restored = cv2.imread(str(next((tmp_path / "out").glob("training_*.png"))))
+    assert restored.shape == (160, 200, 3) and restored.std() > 5
+
+
+def test_a_pre_restorer_made_from_a_larger_network_trains_and_resumes(
+    photos: Path, chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smoke = preset("smoke")
+    small = RRDBConfig(width=8, growth=4, blocks=2)
+    recipe = replace(smoke.recipes["prerestorer"], losses={"hints": 1.0, "l1": 0.5}, kept=0.75)
+    changed = replace(smoke, prerestorer=small, recipes={**smoke.recipes, "prerestorer": recipe})
+    torch.manual_seed(0)
+    large = RRDBNet(replace(small, blocks=4, unshuffle=1)).requires_grad_(False)
+    monkeypatch.setattr(run_module, "preset", lambda name: changed)
+    monkeypatch.setattr(build_module, "load_realesrgan", lambda: large)
+    whole = options("prerestorer", photos, tmp_path / "whole", steps=6, cache=chain / "cache")
+    train(whole)
+    torn = replace(whole, out=tmp_path / "torn")
+    train(replace(torn, stop_after=0.0))
+    train(replace(torn, resume=True))
+    assert losses(torn.out) == losses(whole.out)
+    figures = json.loads(load_bundle(whole.out / "model.safetensors").notes["validation"])
+    assert figures["psnr_rgb"] == pytest.approx(figures["psnr"], abs=0.1), "score's figures are of the result"
+    assert figures["psnr_label"] > figures["psnr"]
+    trained = load_bundle(whole.out / "model.safetensors").components["prerestorer"]
+    assert isinstance(trained, RRDBNet)
+    assert not torch.equal(trained.body[0].rdb1.conv1.weight, large.body[0].rdb1.conv1.weight)
+
+
+def test_hints_need_a_network_that_can_take_them(photos: Path, chain: Path, tmp_path: Path) -> None:
+    for asked in ({"losses": {"hints": 1.0}}, {"kept": 0.5}):
+        with pytest.raises(UsageError, match="RRDBNet"):
+            train(options("prerestorer", photos, tmp_path, cache=chain / "cache", **asked))
+
+
+def test_a_pre_restorer_that_is_asked_for_stays_under_init(photos: Path, chain: Path, tmp_path: Path) -> None:
+    other = train(options("prerestorer", photos, tmp_path, steps=2, seed=9, cache=chain / "cache")).parent
+    earlier = {"teacher": chain / "teacher", "prerestorer": other, "init": chain / "distill"}
+    made = train(options("distill", photos, tmp_path, steps=1, cache=chain / "cache", **earlier))
+    asked, found = (
+        load_bundle(folder / "model.safetensors").components["prerestorer"].state_dict()
+        for folder in (other, made.parent)
+    )
+    assert all(torch.equal(asked[key], found[key]) for key in asked)

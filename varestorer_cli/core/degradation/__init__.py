@@ -1,0 +1,1 @@
+"""A sharp picture -> a degraded one, from a seed."""

@@ -1,0 +1,1 @@
+"""Array -> tiles -> network -> array; no path, no file."""

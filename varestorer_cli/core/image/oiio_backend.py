@@ -1,0 +1,282 @@
+"""OpenEXR and DPX files through OpenImageIO (extra ``vfx``).
+
+The model knows pictures for displays, 0 to 1. A scene-linear file goes there and back by the sRGB curve
+(IEC 61966-2-1). Where its largest channel is above 1 the pixel is divided by it, and the result is multiplied by the
+same gain, resampled: highlights keep their level and their hue. An encoded file (video, film log) goes to the model
+as it is. OpenEXR stores colour multiplied by alpha; it is divided by it when read and multiplied again when written.
+"""
+
+import shutil
+import tempfile
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from varestorer_cli.core.errors import InputError
+from varestorer_cli.core.image.output import Output
+from varestorer_cli.core.image.picture import Extras, Loss, Picture, Scene, bleed
+from varestorer_cli.core.image.resample import to_float
+from varestorer_cli.core.options import ImageFormat, Transfer
+
+Floats = npt.NDArray[np.float32]
+
+INSTALL = "install the extra: pip install 'varestorer[vfx]'"
+KINDS = {"OpenEXR": ".exr", "DPX": ".dpx"}  # by content: suffix
+_DPX_NAME, _DPX_TIME = 36, 136
+# Said anew by the writer, or of the file and not of the picture.
+_NOT_COPIED = ("oiio:subimages", "oiio:ConstantColor", "oiio:AverageColor", "oiio:SHA-1", "Software", "Orientation")
+
+
+def available() -> bool:
+    """Whether OpenImageIO is installed."""
+    return find_spec("OpenImageIO") is not None
+
+
+def to_display(linear: npt.NDArray[Any]) -> Floats:
+    """The sRGB curve: linear light in [0, 1] to display values in [0, 1]."""
+    x = linear.astype(np.float32, copy=False)
+    out: Floats = np.where(x <= 0.0031308, x * 12.92, 1.055 * np.maximum(x, 1e-9) ** np.float32(1 / 2.4) - 0.055)
+    return out.astype(np.float32, copy=False)
+
+
+def to_linear(display: npt.NDArray[Any]) -> Floats:
+    """The inverse of :func:`to_display`."""
+    x = display.astype(np.float32, copy=False)
+    out: Floats = np.where(x <= 0.04045, x / 12.92, ((np.maximum(x, 0) + 0.055) / 1.055) ** np.float32(2.4))
+    return out.astype(np.float32, copy=False)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def probe(path: Path) -> tuple[int, int]:
+    """(width, height) of the data window, from the header.
+
+    Raises:
+        InputError: OpenImageIO is missing, or cannot read the file.
+    """
+    source = _open(path)
+    spec = source.spec()
+    size = int(spec.width), int(spec.height)
+    source.close()
+    return size
+
+
+def header(data: bytes, kind: str) -> tuple[int, int]:
+    """(width, height) of a file in memory, before its pixels are decoded."""
+    with tempfile.TemporaryDirectory() as folder:
+        return probe(_stored(data, kind, folder))
+
+
+def read(data: bytes, kind: str, transfer: Transfer) -> Picture:
+    """Decode a file.
+
+    Args:
+        data: the file.
+        kind: ``OpenEXR`` or ``DPX``.
+        transfer: what its values mean; ``auto`` takes OpenEXR for linear, DPX for encoded unless it says linear.
+
+    Raises:
+        InputError: damaged, or without a picture in it.
+    """
+    import OpenImageIO as oiio  # noqa: N813  (its own short name)
+
+    with tempfile.TemporaryDirectory() as folder:
+        source = _open(_stored(data, kind, folder))
+        spec = source.spec()
+        if spec.deep:
+            raise InputError("deep pixels are not supported; flatten the picture first")
+        losses: list[Loss] = []
+        parts = 1
+        while source.seek_subimage(parts, 0):
+            parts += 1
+        source.seek_subimage(0, 0)
+        if parts > 1:
+            losses.append(Loss("frames", f"only the first of {parts} parts is restored"))
+        pixels = source.read_image(oiio.FLOAT)
+        if pixels is None:
+            raise InputError(f"the {kind} data is damaged or cut off ({source.geterror() or 'no reason given'})")
+        source.close()
+    pixels = np.asarray(pixels, np.float32).reshape(spec.height, spec.width, spec.nchannels)
+    color, alpha = _channels(list(spec.channelnames), pixels, losses)
+    color = _finite(color, losses)
+    if alpha is not None:
+        alpha = _finite(alpha, losses).clip(0, 1)
+        color = _straight(color, alpha, losses)
+    attributes = tuple((a.name, a.type, a.value) for a in spec.extra_attribs if a.name not in _NOT_COPIED)
+    linear = transfer == Transfer.LINEAR or (
+        transfer == Transfer.AUTO
+        and (kind == "OpenEXR" or str(spec.get_string_attribute("dpx:Transfer")).lower() == "linear")
+    )
+    gain: Floats | None = None
+    if linear:
+        largest = color.max(axis=2)
+        if largest.max() > 1:
+            gain = np.maximum(largest, 1)
+            color = color / gain[..., None]
+            if alpha is not None:
+                gain = bleed(gain[..., None], alpha)[..., 0]
+        color = to_display(color)
+    elif color.max() > 1:
+        losses.append(Loss("range", "values above 1 of an encoded picture are clipped"))
+        color = color.clip(0, 1)
+    whole = str(spec.format) in ("uint8", "uint16", "uint32")
+    scene = Scene(
+        linear=linear,
+        bits=int(spec.get_int_attribute("oiio:BitsPerSample", 0)) or (32 if str(spec.format) == "float" else 16),
+        floating=not whole,
+        gain=gain,
+        origin=(spec.x, spec.y),
+        size=(spec.width, spec.height),
+        display=(spec.full_x, spec.full_y, spec.full_width, spec.full_height),
+        attributes=attributes,
+    )
+    return Picture(np.ascontiguousarray(color), alpha, kind, Extras(scene=scene), losses)
+
+
+def _open(path: Path) -> Any:
+    if not available():
+        raise InputError(f"{path.suffix[1:].upper()} pictures are read by OpenImageIO, which is missing; {INSTALL}")
+    import OpenImageIO as oiio  # noqa: N813
+
+    source = oiio.ImageInput.open(str(path))
+    if source is None:
+        raise InputError(f"the header is damaged ({oiio.geterror() or 'no reason given'})")
+    return source
+
+
+def _stored(data: bytes, kind: str, folder: str) -> Path:
+    """OpenImageIO reads named files only, and tells formats by their suffixes."""
+    path = Path(folder) / f"picture{KINDS[kind]}"
+    path.write_bytes(data)
+    return path
+
+
+def _channels(names: list[str], pixels: Floats, losses: list[Loss]) -> tuple[Floats, Floats | None]:
+    """Colour, and alpha or None, of the main layer."""
+    if {"R", "G", "B"} <= set(names):
+        main = ["R", "G", "B"]
+    elif "Y" in names:
+        main = ["Y"]
+    elif len(names) == 1:
+        main = names[:1]
+    else:
+        raise InputError(f"no R, G, B or Y among its channels ({', '.join(names[:8])}); extract a layer first")
+    rest = [name for name in names if name not in main and name != "A"]
+    if rest:
+        said = ", ".join(rest[:6]) + (" ..." if len(rest) > 6 else "")
+        losses.append(Loss("channels", f"{len(rest)} more channels are dropped ({said})"))
+    alpha = np.ascontiguousarray(pixels[..., names.index("A")]) if "A" in names and main != ["A"] else None
+    return np.ascontiguousarray(pixels[..., [names.index(name) for name in main]]), alpha
+
+
+def _straight(color: Floats, alpha: Floats, losses: list[Loss]) -> Floats:
+    """Colour that is not multiplied by alpha; 0 where nothing covers."""
+    bare = (alpha <= 0) & (color.max(axis=2) > 0)
+    if bare.any():
+        losses.append(Loss("emission", f"{int(bare.sum())} pixels of light without cover (alpha 0) become black"))
+    out: Floats = np.where(alpha[..., None] > 0, color / np.maximum(alpha, 1e-6)[..., None], np.float32(0))
+    return out
+
+
+def _finite(values: Floats, losses: list[Loss]) -> Floats:
+    """Values that are numbers and not negative; what was changed is said once."""
+    known = {loss.name for loss in losses}
+    bad = ~np.isfinite(values)
+    if bad.any():
+        if "nan" not in known:
+            losses.append(Loss("nan", f"{int(bad.sum())} values that are no numbers, or infinite, become 0"))
+        values = np.where(bad, np.float32(0), values)
+    negative = int((values < 0).sum())
+    if negative:
+        if "negative" not in known:
+            losses.append(Loss("negative", f"{negative} negative values become 0"))
+        values = np.maximum(values, 0)
+    return values
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write(stream: BinaryIO, output: Output, format: ImageFormat, software: str) -> None:
+    """Write a picture, strip by strip, with its attributes, its windows scaled to the new size.
+
+    Raises:
+        InputError: OpenImageIO is missing or fails.
+    """
+    if not available():
+        raise InputError(f"{format.value.upper()} pictures are written by OpenImageIO, which is missing; {INSTALL}")
+    import OpenImageIO as oiio  # noqa: N813
+
+    exr = format == ImageFormat.EXR
+    if not exr:
+        output = replace(output, alpha_rows=None)
+    scene = output.extras.scene or Scene(linear=exr, bits=16 if exr else 10, floating=exr)
+    kind = (oiio.FLOAT if scene.bits == 32 else oiio.HALF) if exr else (oiio.UINT8 if scene.bits == 8 else oiio.UINT16)
+    spec = oiio.ImageSpec(output.width, output.height, output.channels, kind)
+    spec.channelnames = (["Y"] if output.gray else ["R", "G", "B"]) + (["A"] if output.alpha_rows else [])
+    for name, type_, value in scene.attributes:
+        spec.attribute(name, type_, value)
+    if not exr:
+        spec.attribute("oiio:BitsPerSample", scene.bits if not scene.floating else 10)
+    spec.attribute("Software", software)
+    if exr:
+        _scale_windows(spec, output, scene)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"picture.{format.value}"
+        target = oiio.ImageOutput.create(str(path))
+        if target is None or not target.open(str(path), spec):
+            raise InputError(f"the result cannot be encoded ({oiio.geterror() or (target and target.geterror())})")
+        top = 0
+        for strip in output.strips():
+            rows = _scene_rows(strip, output, scene, top)
+            if not target.write_scanlines(spec.y + top, spec.y + top + len(rows), 0, rows):
+                raise InputError(f"the result cannot be encoded ({target.geterror()})")
+            top += len(rows)
+        if not target.close():
+            raise InputError(f"the result cannot be encoded ({target.geterror()})")
+        with path.open("rb") as written:
+            shutil.copyfileobj(written, stream, 1 << 20)
+    if not exr:  # its header has the temporary file's path, and the time where the input gave none (SMPTE 268M)
+        dated = any(name == "DateTime" for name, _, _ in scene.attributes)
+        for place, size in ((_DPX_NAME, 100), *(() if dated else ((_DPX_TIME, 24),))):
+            stream.seek(place)
+            stream.write(bytes(size))
+        stream.seek(0, 2)
+
+
+def _scale_windows(spec: Any, output: Output, scene: Scene) -> None:
+    if not scene.size[0]:
+        return
+    x, y = output.width / scene.size[0], output.height / scene.size[1]
+    spec.x, spec.y = round(scene.origin[0] * x), round(scene.origin[1] * y)
+    left, top, width, height = scene.display
+    spec.full_x, spec.full_y = round(left * x), round(top * y)
+    spec.full_width, spec.full_height = max(1, round(width * x)), max(1, round(height * y))
+
+
+def _scene_rows(strip: npt.NDArray[Any], output: Output, scene: Scene, top: int) -> Floats:
+    rows = to_float(strip)
+    if not scene.linear:
+        return np.ascontiguousarray(rows.clip(0, 1))
+    colors = 1 if output.gray else 3
+    color = to_linear(rows[..., :colors].clip(0, 1))
+    if output.gain_rows is not None:
+        color = color * np.maximum(output.gain_rows(top, top + len(rows)), 1)[..., None]
+    alpha = rows[..., colors:].clip(0, 1)
+    if alpha.shape[2]:
+        color = color * alpha
+    return np.ascontiguousarray(np.concatenate([color, alpha], axis=2), np.float32)
+
+
+def read_software(path: Path) -> str:
+    """The Software attribute of a file, "" where it has none or cannot be read."""
+    try:
+        source = _open(path)
+        return str(source.spec().get_string_attribute("Software"))
+    except Exception:  # whatever is wrong with it: nothing can be read
+        return ""

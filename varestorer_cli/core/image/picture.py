@@ -1,0 +1,180 @@
+"""A decoded picture: its pixels and everything its file said about them."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from varestorer_cli.core.image.exif import Exif
+
+Samples = npt.NDArray[Any]  # uint8 or uint16
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Something of the input that its output does not have.
+
+    Attributes:
+        name: short and stable, for the report's column.
+        text: the sentence for people.
+        strict: whether ``--strict`` makes the picture fail; False for changes of storage that lose no pixel.
+    """
+
+    name: str
+    text: str
+    strict: bool = True
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a film or render file says beyond its display values; see :mod:`core.vfx`.
+
+    Attributes:
+        linear: whether its values are linear light.
+        bits: per sample.
+        floating: whether samples are floating point.
+        gain: (H, W) float32 that each pixel was divided by, at least 1; None where nothing is above 1.
+        origin: (x, y) of the data window.
+        size: (width, height) of the data window, (0, 0) where there is none.
+        display: (x, y, width, height) of the display window.
+        attributes: (name, type, value) as OpenImageIO has them.
+    """
+
+    linear: bool
+    bits: int
+    floating: bool
+    gain: npt.NDArray[np.float32] | None = None
+    origin: tuple[int, int] = (0, 0)
+    size: tuple[int, int] = (0, 0)
+    display: tuple[int, int, int, int] = (0, 0, 0, 0)
+    attributes: tuple[tuple[str, Any, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Extras:
+    """Metadata carried from file to file; empty where the file has none.
+
+    Attributes:
+        icc: colour profile.
+        exif: camera, dates, position, as a tree.
+        xmp: XMP packet.
+        dpi: pixels per inch (x, y).
+        png_chunks: colour and text chunks of a PNG, (type, data), copied to a PNG only.
+        jpeg_comment: comment of a JPEG, copied to a JPEG only.
+        iptc: Photoshop/IPTC segments of a JPEG, copied to a JPEG only.
+        scene: of OpenEXR and DPX files.
+    """
+
+    icc: bytes = b""
+    exif: Exif | None = None
+    xmp: bytes = b""
+    dpi: tuple[float, float] | None = None
+    png_chunks: tuple[tuple[bytes, bytes], ...] = ()
+    jpeg_comment: bytes = b""
+    iptc: tuple[bytes, ...] = ()
+    scene: Scene | None = None
+
+    def stripped(self) -> "Extras":
+        """Only what decides how the picture looks and prints: profile, colour chunks, resolution."""
+        colour = tuple((name, body) for name, body in self.png_chunks if not is_text(name))
+        scene = replace(self.scene, attributes=()) if self.scene else None
+        return Extras(icc=self.icc, dpi=self.dpi, png_chunks=colour, scene=scene)
+
+
+def is_text(chunk: bytes) -> bool:
+    """Whether a PNG chunk type is one of the three that hold text."""
+    return chunk in (b"tEXt", b"zTXt", b"iTXt")
+
+
+class Sized:
+    """What holds pixels, (H, W, channels), and has their size."""
+
+    color: Samples
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return int(self.color.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return int(self.color.shape[1])
+
+
+@dataclass
+class Picture(Sized):
+    """Upright pixels of one picture.
+
+    Attributes:
+        color: (H, W, 3) RGB or (H, W, 1) gray, straight (not premultiplied); uint8, uint16, or float32 in [0, 1].
+        alpha: (H, W) of the same type, or None.
+        source: format by content.
+        extras: metadata.
+        losses: what reading already lost.
+    """
+
+    color: Samples
+    alpha: Samples | None
+    source: str
+    extras: Extras = field(default_factory=Extras)
+    losses: list[Loss] = field(default_factory=list)
+
+    @property
+    def depth(self) -> int:
+        """Bits per sample: 8 or 16, or what a scene says."""
+        if self.extras.scene is not None:
+            return self.extras.scene.bits
+        return 16 if self.color.dtype == np.uint16 else 8
+
+    @property
+    def gray(self) -> bool:
+        """Whether there is one colour channel."""
+        return int(self.color.shape[2]) == 1
+
+    def model_input(self) -> Samples:
+        """(H, W, 3) view for the model: gray is repeated, colours under full transparency are bled from the edges."""
+        color = self.color
+        if self.alpha is not None:
+            color = bleed(color, self.alpha)
+        return np.broadcast_to(color, (*color.shape[:2], 3))
+
+
+def bleed(color: Samples, alpha: Samples) -> Samples:
+    """Colours with the invisible ones (alpha 0) replaced by those of the nearest visible parts.
+
+    Files often hold black under full transparency; a filter or a model would pull that into the visible edge. The
+    fill is a pyramid of alpha-weighted means, finest level first.
+
+    Args:
+        color: (H, W, C), any sample type.
+        alpha: (H, W).
+    """
+    hidden = np.equal(alpha, 0)
+    if not hidden.any() or hidden.all():
+        return color
+    weight: npt.NDArray[Any] = (~hidden).astype(np.float32)
+    total: npt.NDArray[Any] = color.astype(np.float32) * weight[..., None]
+    levels = [(total, weight)]
+    while min(levels[-1][1].shape) > 1 or max(levels[-1][1].shape) > 1:
+        total, weight = levels[-1]
+        size = (max(1, (weight.shape[1] + 1) // 2), max(1, (weight.shape[0] + 1) // 2))
+        total = cv2.resize(total, size, interpolation=cv2.INTER_AREA)
+        levels.append((total.reshape(size[1], size[0], -1), cv2.resize(weight, size, interpolation=cv2.INTER_AREA)))
+    total, weight = levels.pop()
+    fill: npt.NDArray[Any] = total / np.maximum(weight, 1e-12)[..., None]
+    while levels:
+        total, weight = levels.pop()
+        shape = weight.shape
+        fill = cv2.resize(fill, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR).reshape(*shape, -1)
+        known = weight > 1e-6
+        mean = total / np.maximum(weight, 1e-6)[..., None]
+        fill = np.where(known[..., None], mean, fill)
+    out: Samples = color.copy()
+    found = fill[hidden]
+    if color.dtype.kind == "u":
+        found = np.clip(np.floor(found + 0.5), 0, np.iinfo(color.dtype).max)
+    out[hidden] = found.astype(color.dtype)
+    return out

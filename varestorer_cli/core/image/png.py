@@ -1,0 +1,112 @@
+"""What Pillow does not tell of PNG files: damaged chunks, profiles hidden in text, 16-bit colour."""
+
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+
+from varestorer_cli.core.errors import InputError
+from varestorer_cli.core.image.picture import Samples
+
+Chunk = tuple[bytes, bytes]
+
+_COLOUR = frozenset({b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI"})
+_KEPT = _COLOUR | {b"tEXt", b"zTXt", b"iTXt"}
+_MOST_TEXT = 1 << 24
+_SRGB_GAMMA = 45455
+_SRGB_CHROMATICITIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+_SRGB_CODE_POINTS = (1, 13)  # H.273: primaries and transfer of sRGB
+
+
+def read_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Chunks of a PNG (type, data) without the pixels.
+
+    Raises:
+        InputError: cut off, or a chunk does not match its checksum.
+    """
+    place = 8
+    while True:
+        size = int.from_bytes(data[place : place + 4], "big")
+        kind = data[place + 4 : place + 8]
+        end = place + 12 + size
+        if len(kind) < 4 or end > len(data):
+            raise InputError(f"the PNG file is cut off after {len(data)} bytes")
+        body = memoryview(data)[place + 8 : end - 4]
+        critical = kind[:1].isupper()
+        if zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(data[end - 4 : end], "big"):
+            if critical:
+                raise InputError(f"the PNG file is damaged at byte {place} (checksum of chunk {kind!r})")
+        elif kind in _KEPT:
+            yield kind, bytes(body)
+        if kind == b"IEND":
+            return
+        place = end
+
+
+def embedded(chunks: Sequence[Chunk]) -> tuple[dict[str, bytes], list[Chunk]]:
+    """EXIF and XMP that ImageMagick keeps as hexadecimal text ("Raw profile type ...").
+
+    Returns:
+        the blocks found (``exif``, ``xmp``), and the chunks without them.
+    """
+    found: dict[str, bytes] = {}
+    rest = []
+    for name, body in chunks:
+        keyword, _, text = body.partition(b"\0")
+        kind = {b"Raw profile type exif": "exif", b"Raw profile type APP1": "exif", b"Raw profile type xmp": "xmp"}
+        profile = kind.get(keyword) if name in (b"tEXt", b"zTXt") else None
+        if profile is None:
+            rest.append((name, body))
+            continue
+        try:
+            plain = zlib.decompressobj().decompress(text[1:], _MOST_TEXT) if name == b"zTXt" else text
+            block = bytes.fromhex(b"".join(plain.split(b"\n")[3:]).decode("ascii"))
+        except (zlib.error, ValueError):
+            continue
+        found.setdefault("xmp" if block.startswith(b"http://ns.adobe.com/xap/1.0/\0") else profile, block)
+    if "xmp" in found:
+        found["xmp"] = found["xmp"].removeprefix(b"http://ns.adobe.com/xap/1.0/\0")
+    return found, rest
+
+
+def is_unusual_colour(chunks: Sequence[Chunk]) -> bool:
+    """Whether the colour chunks say anything but sRGB, so that dropping them changes how the picture looks."""
+    said = {name: body for name, body in chunks if name in _COLOUR}
+    if b"cICP" in said:
+        return tuple(said[b"cICP"][:2]) != _SRGB_CODE_POINTS
+    if b"sRGB" in said:
+        return False
+    if len(gamma := said.get(b"gAMA", b"")) == 4 and abs(struct.unpack(">I", gamma)[0] - _SRGB_GAMMA) > 500:
+        return True
+    points = said.get(b"cHRM", b"")
+    if len(points) != 32:
+        return False
+    return any(abs(a - b) > 200 for a, b in zip(struct.unpack(">8I", points), _SRGB_CHROMATICITIES, strict=True))
+
+
+def read_deep(data: bytes) -> tuple[Samples, Samples | None]:
+    """16-bit pixels of a PNG file: (H, W, 1 or 3), and alpha."""
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16:
+        raise InputError("the 16-bit PNG data is damaged")
+    if pixels.ndim == 2:
+        clear = _clear_gray(data) if data[25] == 0 else None  # which OpenCV leaves out; clear colours it has
+        alpha = None if clear is None else np.where(pixels == clear, 0, 65535).astype(np.uint16)
+        return pixels[..., None], alpha
+    alpha = np.ascontiguousarray(pixels[..., 3]) if pixels.shape[2] == 4 else None
+    if data[25] in (0, 4):  # gray, gray + alpha
+        return np.ascontiguousarray(pixels[..., :1]), alpha
+    return np.ascontiguousarray(pixels[..., 2::-1]), alpha
+
+
+def _clear_gray(data: bytes) -> int | None:
+    """The gray that a PNG shows as nothing."""
+    place = 8
+    while (kind := data[place + 4 : place + 8]) not in (b"IDAT", b""):
+        size = int.from_bytes(data[place : place + 4], "big")
+        if kind == b"tRNS" and size >= 2:
+            return int.from_bytes(data[place + 8 : place + 10], "big")
+        place += 12 + size
+    return None

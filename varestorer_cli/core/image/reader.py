@@ -1,0 +1,339 @@
+"""Reads pictures: by content, upright, at their own depth, with everything their files say.
+
+Every way a file can be bad ends in an :class:`InputError` whose text is the reason in the report. Losses are named,
+never silent. Memory is bounded before pixels are decoded: the header's size is checked first.
+"""
+
+import io
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageCms, features
+
+from varestorer_cli.core.errors import InputError
+from varestorer_cli.core.image import exif as metadata
+from varestorer_cli.core.image import oiio_backend as vfx
+from varestorer_cli.core.image import png as pngread
+from varestorer_cli.core.image import tiff as tiffread
+from varestorer_cli.core.image.formats import HEAD_BYTES, describe_unknown, sniff
+from varestorer_cli.core.image.picture import Extras, Loss, Picture, Samples
+from varestorer_cli.core.options import Transfer
+
+# 10000 x 10000 must pass; above this a header is more likely damage, or an attack, than a photograph.
+MOST_PIXELS = 1 << 28
+# A blank 1-bit PNG has 8000 pixels a byte; files above this that are large, too, hold no photograph.
+_MOST_PIXELS_PER_BYTE = 20_000
+_PLAUSIBLE_PIXELS = 50_000_000
+_EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/"
+_PILLOW_LOCK = threading.Lock()
+
+
+class TooLargeError(InputError):
+    """More pixels than are decoded; nothing is said of the rest of the file."""
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        InputError: it cannot be read, or is empty.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"the file cannot be read: {error.strerror or error}") from error
+    if not data:
+        raise InputError("the file is empty (0 bytes)")
+    return data
+
+
+def probe(path: str | Path) -> tuple[int, int]:
+    """Upright (width, height) from the header alone.
+
+    Raises:
+        InputError: no readable picture.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            head = stream.read(HEAD_BYTES)
+            kind = sniff(head)
+            if kind is None:
+                raise InputError(describe_unknown(head))
+            stream.seek(0)
+            if kind in vfx.KINDS:
+                size, orientation = vfx.probe(Path(path)), 1
+            elif kind == "TIFF":
+                tags = tiffread.inspect(stream)
+                size, orientation = (tags.width, tags.height), tags.orientation
+            else:
+                with open_image(stream, kind) as image:
+                    size, orientation = image.size, _orientation(image)
+        _check_size(*size, Path(path).stat().st_size)
+        return (size[1], size[0]) if orientation >= 5 else size
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"the file cannot be read: {error.strerror or error}") from error
+    except Exception as error:
+        raise InputError(f"the header is damaged ({error})") from error
+
+
+def decode(data: bytes, transfer: Transfer = Transfer.AUTO) -> Picture:
+    """Decode a picture from a file's bytes.
+
+    Args:
+        data: the file.
+        transfer: what the values of OpenEXR and DPX files mean.
+
+    Raises:
+        InputError: not a picture, damaged, too large, or of a kind that is not supported; the text says which.
+    """
+    kind = sniff(data[:HEAD_BYTES])
+    if kind is None:
+        raise InputError(describe_unknown(data[:HEAD_BYTES]))
+    try:
+        picture = _decode(data, kind, transfer)
+    except InputError:
+        raise
+    except MemoryError as error:
+        raise InputError("there is not enough memory to decode the picture") from error
+    except Exception as error:  # decoders raise whatever they like on damaged files
+        raise InputError(f"the {kind} data is damaged or cut off ({error})") from error
+    if picture.color.size == 0:
+        raise InputError("the picture has no pixels")
+    return picture
+
+
+def _decode(data: bytes, kind: str, transfer: Transfer) -> Picture:
+    losses: list[Loss] = []
+    if kind in vfx.KINDS:
+        _check_size(*vfx.header(data, kind), len(data))
+        return vfx.read(data, kind, transfer)
+    if kind == "TIFF":
+        tags = tiffread.inspect(data)
+        _check_size(tags.width, tags.height, len(data))
+        if tags.bits > 8 or tags.big:
+            return _tiff(data, tags, losses)
+    chunks = list(pngread.read_chunks(data)) if kind == "PNG" else []
+    with open_image(io.BytesIO(data), kind) as image:
+        _check_size(*image.size, len(data))
+        frames = int(getattr(image, "n_frames", 1))
+        # Pillow turns TIFF files upright by itself while loading.
+        orientation = 1 if kind == "TIFF" else _orientation(image)
+        extras = _extras(image, data, kind, chunks, losses)
+        if kind == "AVIF" and _avif_depth(data) > 8:
+            losses.append(Loss("depth", f"{_avif_depth(data)} bits become 8: the AVIF decoder gives no more"))
+        if frames > 1:
+            losses.append(_frames(frames, "pictures" if image.format == "MPO" else _many(kind)))
+            image.seek(0)
+        if kind == "PNG" and data[24] == 16:  # Pillow would reduce it to 8 bits without a word
+            color, alpha = pngread.read_deep(data)
+        else:
+            color, alpha = _pillow_pixels(image, extras, losses)
+    color = _turn(color, orientation)
+    alpha = None if alpha is None else _turn(alpha, orientation)
+    extras = _fitting_profile(extras, gray=color.shape[2] == 1, losses=losses)
+    return Picture(color, alpha, kind, extras, losses)
+
+
+def _tiff(data: bytes, tags: tiffread.TiffInfo, losses: list[Loss]) -> Picture:
+    if tags.pages > 1:
+        losses.append(_frames(tags.pages, "pages"))
+    color, alpha = tiffread.read_pixels(data, losses)
+    color = _turn(color, tags.orientation)
+    alpha = None if alpha is None else _turn(alpha, tags.orientation)
+    extras = Extras(icc=tags.icc, exif=_tiff_exif(data, losses), xmp=tags.xmp, dpi=tags.dpi)
+    extras = _fitting_profile(extras, gray=color.shape[2] == 1, losses=losses)
+    return Picture(color, alpha, "TIFF", extras, losses)
+
+
+def _frames(count: int, what: str) -> Loss:
+    return Loss("frames", f"only the first of {count} {what} is restored")
+
+
+def _many(kind: str) -> str:
+    return "pages" if kind == "TIFF" else "frames"
+
+
+def _tiff_exif(data: bytes, losses: list[Loss]) -> metadata.Exif | None:
+    """Tags of a TIFF file that describe the picture, and its Exif and GPS directories."""
+    whole = metadata.parse(data)
+    if whole is None:
+        return None
+    others = sorted(set(whole.main) - metadata.KEPT_OF_TIFF - metadata.STORAGE)
+    if others:
+        said = ", ".join(str(tag) for tag in others[:6]) + (" ..." if len(others) > 6 else "")
+        losses.append(Loss("tags", f"{len(others)} TIFF tags that may not fit the new picture are dropped ({said})"))
+    exif = replace(whole, main={t: e for t, e in whole.main.items() if t in metadata.KEPT_OF_TIFF})
+    return exif if exif.main or exif.photo or exif.gps else None
+
+
+# --- headers ---------------------------------------------------------------------------------------------------------
+
+
+def open_image(stream: Any, kind: str) -> Image.Image:
+    """Open a file of a kind known to Pillow, without its global size limit; pixels are not decoded."""
+    if kind == "AVIF" and not features.check("avif"):
+        raise InputError("an AVIF picture, which this Pillow cannot read; update it, or convert the picture first")
+    with _PILLOW_LOCK:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(stream, formats=(kind.upper(),))
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _avif_depth(data: bytes) -> int:
+    """Bits per sample, from the AV1 configuration box (AV1 in ISOBMFF, section 2.3.3)."""
+    place = data.find(b"av1C", 0, 1 << 16)
+    flags = data[place + 6] if 0 <= place < len(data) - 6 else 0
+    return (12 if flags & 0x20 else 10) if flags & 0x40 else 8
+
+
+def _check_size(width: int, height: int, size: int) -> None:
+    """Refuse what is too large, or large and too little of a file: 800 bytes can announce, and cost, 200 megapixels."""
+    if width * height > MOST_PIXELS:
+        raise TooLargeError(
+            f"the header says {width}x{height} = {width * height / 1e6:.0f} megapixels, the limit is "
+            f"{MOST_PIXELS / 1e6:.0f}; if the picture is real, cut it into parts"
+        )
+    if width * height > max(_PLAUSIBLE_PIXELS, _MOST_PIXELS_PER_BYTE * size):
+        raise InputError(
+            f"the header says {width}x{height} = {width * height / 1e6:.0f} megapixels, the file has {size} bytes: "
+            "that is damage, or a decompression bomb"
+        )
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = int(image.getexif().get(metadata.ORIENTATION, 1))
+    except Exception:  # damaged EXIF must not cost the picture
+        return 1
+    return value if 1 <= value <= 8 else 1
+
+
+def _turn(pixels: Samples, orientation: int) -> Samples:
+    """Upright pixels (EXIF 2.32, tag 274)."""
+    if orientation in (2, 3):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4):
+        pixels = pixels[::-1]
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+        if orientation in (6, 7):
+            pixels = pixels[:, ::-1]
+        if orientation in (7, 8):
+            pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _extras(
+    image: Image.Image, data: bytes, kind: str, chunks: list[tuple[bytes, bytes]], losses: list[Loss]
+) -> Extras:
+    info = image.info
+    icc = info.get("icc_profile") or b""
+    xmp = info.get("xmp") or b""
+    if isinstance(xmp, str):
+        xmp = xmp.encode()
+    said = info.get("dpi") if info.get("jfif_unit", 1) else None
+    dpi = metadata.plausible_dpi(*said) if said is not None else None
+    hidden, chunks = pngread.embedded(chunks)
+    exif: metadata.Exif | None = None
+    block = info.get("exif") or hidden.get("exif")
+    if kind == "TIFF":
+        exif = _tiff_exif(data, losses)
+    elif block:
+        exif = metadata.parse(block)
+        if exif is None:
+            losses.append(Loss("exif", "the EXIF block is damaged and was dropped"))
+    segments = getattr(image, "applist", ())
+    if any(name == "APP1" and body.startswith(_EXTENDED_XMP) for name, body in segments):
+        losses.append(Loss("xmp", "XMP beyond the first 64 kB (extended XMP) is dropped"))
+    comment = info.get("comment") or b""
+    if kind == "GIF" and comment:
+        losses.append(Loss("comment", "the GIF comment is dropped"))
+    return Extras(
+        icc=bytes(icc),
+        exif=exif,
+        xmp=bytes(xmp or hidden.get("xmp", b"")),
+        dpi=dpi or (exif.dpi() if exif else None),
+        png_chunks=tuple((t, d) for t, d in chunks if not d.startswith((b"XML:com.adobe.xmp\0", b"Software\0"))),
+        jpeg_comment=bytes(comment) if kind == "JPEG" else b"",
+        iptc=tuple(body for name, body in segments if name == "APP13"),
+    )
+
+
+def _fitting_profile(extras: Extras, *, gray: bool, losses: list[Loss]) -> Extras:
+    """Drop a profile that describes other channels than the picture has."""
+    if not extras.icc:
+        return extras
+    space = metadata.icc_space(extras.icc)
+    if space == ("GRAY" if gray else "RGB"):
+        return extras
+    if space != "CMYK" or not any(loss.name == "cmyk" for loss in losses):
+        said = f"the ICC profile ({space or 'damaged'}) does not fit a {'gray' if gray else 'RGB'} picture"
+        losses.append(Loss("icc", f"{said} and was dropped"))
+    return replace(extras, icc=b"")
+
+
+# --- pixels ----------------------------------------------------------------------------------------------------------
+
+
+def _pillow_pixels(image: Image.Image, extras: Extras, losses: list[Loss]) -> tuple[Samples, Samples | None]:
+    """Pixels of at most 8 bits: (H, W, 1 or 3), and alpha."""
+    image.load()
+    mode = image.mode
+    clear = image.info.get("transparency") is not None
+    if mode == "1":
+        losses.append(Loss("bilevel", "the 1-bit picture becomes 8-bit gray", strict=False))
+        image = image.convert("LA" if clear else "L")
+    elif mode == "P":
+        losses.append(Loss("palette", "the palette is expanded", strict=False))
+        gray = not clear and _gray_palette(image) and metadata.icc_space(extras.icc) in ("", "GRAY")
+        image = image.convert("RGBA" if clear else "L" if gray else "RGB")
+    elif mode == "PA":
+        losses.append(Loss("palette", "the palette is expanded", strict=False))
+        image = image.convert("RGBA")
+    elif mode in ("L", "RGB") and clear:
+        image = image.convert("LA" if mode == "L" else "RGBA")
+    elif mode == "CMYK":
+        losses.append(Loss("cmyk", "CMYK is converted to sRGB"))
+        image = _from_cmyk(image, extras.icc)
+    elif mode in ("La", "RGBa"):
+        image = image.convert("LA" if mode == "La" else "RGBA")
+    elif mode in ("YCbCr", "RGBX"):
+        image = image.convert("RGB")
+    elif mode == "LAB":
+        losses.append(Loss("lab", "CIE Lab is converted to sRGB"))
+        srgb = ImageCms.createProfile("sRGB")
+        image = ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), srgb, outputMode="RGB") or image
+    elif mode not in ("L", "LA", "RGB", "RGBA"):
+        raise InputError(f"pictures of kind {mode!r} are not supported; convert it to 8 or 16-bit gray or RGB first")
+    pixels: Samples = np.asarray(image)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.shape[2] in (2, 4):
+        return pixels[..., :-1], np.ascontiguousarray(pixels[..., -1])
+    return pixels, None
+
+
+def _gray_palette(image: Image.Image) -> bool:
+    palette = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+    used = [index for _, index in image.getcolors(256) or [] if isinstance(index, int) and index < len(palette)]
+    colors = palette[used]
+    return bool((colors == colors[:, :1]).all())
+
+
+def _from_cmyk(image: Image.Image, icc: bytes) -> Image.Image:
+    if metadata.icc_space(icc) == "CMYK":
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+            found = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            if found is not None:
+                return found
+        except ImageCms.PyCMSError:
+            pass  # a damaged profile: the plain formula below
+    return image.convert("RGB")

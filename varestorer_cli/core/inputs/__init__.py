@@ -1,0 +1,1 @@
+"""What the user named -> jobs with outputs, refused before work where they clash."""

@@ -1,0 +1,243 @@
+"""Finds the inputs, plans every output, and refuses clashes before any work is done.
+
+Nothing here opens a picture beyond its first bytes. The structure below an input folder is mirrored below the output
+folder; the relative path of an input (its *key*) also seeds its noise and chooses its shard, so both are the same
+whatever the order, the machine and the other inputs.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.image.formats import SUFFIXES, UNWRITABLE, output_format
+from varestorer_cli.core.inputs.discovery import Entry, Findings, Found, Reading, find, read_entries
+from varestorer_cli.core.inputs.frames import FramePattern
+from varestorer_cli.core.inputs.naming import NameTemplate, renamed
+from varestorer_cli.core.options import Existing, ImageFormat, Missing, RestoreOptions, Shard
+
+_NAMED_AT_MOST = 5
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and where its result goes.
+
+    Attributes:
+        input: path as given by the user (joined with what was found below it).
+        key: relative path with forward slashes; decides mirroring, noise and shard.
+        output: file to be written.
+        feed: the input's path in the form ``root/./key`` that ``@list`` files understand.
+    """
+
+    input: str
+    key: str
+    output: Path
+    feed: str
+
+
+@dataclass
+class Plan(Findings):
+    """What a run will do, and what it leaves aside.
+
+    Attributes:
+        folder: output folder; reports go there.
+        jobs: in the order they are done.
+        elsewhere: number of jobs that belong to other shards.
+    """
+
+    folder: Path = field(kw_only=True)
+    jobs: list[Job] = field(default_factory=list)
+    elsewhere: int = 0
+
+    def refuse_existing(self) -> None:
+        """Stop before any work where outputs exist.
+
+        Raises:
+            UsageError: names them.
+        """
+        there = [job.output for job in self.jobs if os.path.lexists(job.output)]
+        if there:
+            more = f" and {len(there) - 3} more" if len(there) > 3 else ""
+            raise UsageError(
+                f"{', '.join(str(path) for path in there[:3])}{more} exist already (--existing error); nothing was done"
+            )
+
+
+def plan_for(
+    inputs: Sequence[str],
+    output: str,
+    options: RestoreOptions,
+    *,
+    nul_lists: bool = False,
+    read_stdin: Callable[[], bytes] | None = None,
+) -> Plan:
+    """The plan of a run with these options, see :func:`make_plan`.
+
+    Raises:
+        UsageError: the inputs, the outputs or the options do not go together.
+    """
+    plan = make_plan(
+        inputs,
+        output,
+        format=options.format,
+        shard=options.shard,
+        template=NameTemplate.of(options.name, options) if options.name is not None else None,
+        nul_lists=nul_lists,
+        read_stdin=read_stdin,
+        frames=options.frames,
+        missing=options.missing,
+    )
+    if options.existing == Existing.ERROR:
+        plan.refuse_existing()
+    return plan
+
+
+def make_plan(
+    inputs: Sequence[str],
+    output: str,
+    *,
+    format: ImageFormat | None = None,
+    shard: Shard | None = None,
+    template: NameTemplate | None = None,
+    nul_lists: bool = False,
+    read_stdin: Callable[[], bytes] | None = None,
+    frames: str | None = None,
+    missing: Missing = Missing.ERROR,
+) -> Plan:
+    """Find inputs and plan outputs.
+
+    Args:
+        inputs: files, folders, glob and frame patterns, ``@list.txt``, or ``-`` for a list on stdin.
+        output: a folder, a file name for a single file, or a frame pattern for a frame pattern.
+        format: chosen output format, None keeps suffixes.
+        shard: part of the inputs to keep.
+        template: names of outputs.
+        nul_lists: lists are separated by NUL bytes instead of newlines.
+        read_stdin: reads the list for ``-``.
+        frames: frames of a sequence to do.
+        missing: what a frame means that was asked for and is not there.
+
+    Raises:
+        UsageError: a named input or a frame does not exist, outputs clash, or an output would replace an input.
+    """
+    if not inputs:
+        raise UsageError("no input given; expected: restore INPUT... OUTPUT")
+    findings = Findings()
+    entries = read_entries(inputs, Reading(nul_lists, read_stdin, frames, missing), findings)
+    sequence = _frame_target(output, inputs, entries, format)
+    lone = len(inputs) == 1 and len(entries) == 1 and Path(entries[0].path).is_file() and entries[0].path == inputs[0]
+    target = None if sequence else _file_target(output, lone, format)
+    if template is not None and (target or sequence):
+        raise UsageError(f"{output} is a file name and --name names files too; name a folder, or leave --name out")
+    folder = target.parent if target else Path(sequence.folder or ".") if sequence else Path(output)
+    plan = Plan(findings.ignored, findings.unreadable, findings.notes, folder=folder)
+    if not target and plan.folder.exists() and not plan.folder.is_dir():
+        raise UsageError(f"{output}: is a file, and a folder is needed for these inputs; name another output")
+    found = list(find(entries, plan.folder, lone, plan))
+
+    def output_of(one: Found) -> Path:
+        if target:
+            return target
+        if sequence:
+            return folder / sequence.name(one.frame or 0)
+        return folder / renamed(one.key, format, template)
+
+    plan.jobs = [Job(one.path, one.key, output_of(one), _feed(one)) for one in found]
+    plan.jobs = _checked(plan.jobs, entries, plan.folder)
+    if shard is not None:
+        mine = [job for job in plan.jobs if shard.holds(job.key)]
+        plan.elsewhere = len(plan.jobs) - len(mine)
+        plan.jobs = mine
+        if shard.index != 0:  # said once, by the first shard
+            plan.ignored, plan.unreadable = [], []
+    return plan
+
+
+def _feed(found: Found) -> str:
+    path = found.path.replace(os.sep, "/")
+    if path.endswith("/" + found.key) and "/./" not in path:
+        return f"{path[: -len(found.key)]}./{found.key}"
+    return path
+
+
+def _frame_target(
+    output: str, inputs: Sequence[str], entries: Sequence[Entry], format: ImageFormat | None
+) -> FramePattern | None:
+    """OUTPUT as a frame pattern, or None where it is a folder or a file."""
+    pattern = FramePattern.parse(output)
+    if pattern is None or Path(output).suffix.lower() not in (SUFFIXES.keys() | UNWRITABLE):
+        return None
+    if len(inputs) != 1 or any(entry.frame is None for entry in entries):
+        raise UsageError(f"{output}: is a frame pattern, and the input is none; name a folder, or one pattern as input")
+    _writable_kind(output, format)
+    return pattern
+
+
+def _writable_kind(output: str, format: ImageFormat | None) -> ImageFormat:
+    suffix = Path(output).suffix.lower()
+    kind = output_format(Path(output).name)
+    if kind is None:
+        known = ", ".join(s for s, f in SUFFIXES.items() if f)
+        raise UsageError(f"{output}: {suffix} cannot be written; possible suffixes are {known}")
+    if format is not None and format != kind:
+        raise UsageError(f"{output}: its suffix says {kind.value}, --format says {format.value}; leave one out")
+    return kind
+
+
+def _file_target(output: str, lone: bool, format: ImageFormat | None) -> Path | None:
+    """OUTPUT as a file name, or None where it is a folder."""
+    path = Path(output)
+    suffix = path.suffix.lower()
+    if output.endswith(("/", os.sep)) or path.is_dir() or suffix not in (SUFFIXES.keys() | UNWRITABLE):
+        return None
+    if not lone:
+        raise UsageError(f"{output}: is a file name, and there may be several outputs; name a folder (or add a slash)")
+    _writable_kind(output, format)
+    return path
+
+
+# --- clashes ---------------------------------------------------------------------------------------------------------
+
+
+def _checked(jobs: list[Job], entries: Sequence[Entry], folder: Path) -> list[Job]:
+    """Drop inputs named twice; refuse outputs that clash with each other or with an input."""
+    places: dict[str, str] = {}
+
+    def place(path: str | Path) -> str:
+        parent = str(Path(path).parent)
+        if parent not in places:
+            places[parent] = os.path.realpath(parent)
+        return os.path.join(places[parent], Path(path).name)  # noqa: PTH118  (surrogates and speed)
+
+    kept: dict[str, Job] = {}
+    clashes: list[str] = []
+    inputs = {place(job.input): job for job in jobs}
+    for job in jobs:
+        where = place(job.output)
+        if where in kept:
+            if place(kept[where].input) != place(job.input):
+                clashes.append(f"{kept[where].input} and {job.input} would both become {job.output}")
+            continue
+        kept[where] = job
+    if clashes:
+        more = f" (and {len(clashes) - _NAMED_AT_MOST} more)" if len(clashes) > _NAMED_AT_MOST else ""
+        raise UsageError(
+            "; ".join(clashes[:_NAMED_AT_MOST]) + more + "; nothing was done: leave out --format to keep the suffixes, "
+            "rename one, or restore their folders apart"
+        )
+    for where, job in kept.items():
+        if where in inputs:
+            raise UsageError(f"{job.output}: the output would replace the input {inputs[where].input}; name another")
+    roots = [os.path.realpath(e.path) for e in entries if Path(e.path).is_dir()]
+    own = os.path.realpath(folder)
+    if not any(own.startswith(root.rstrip(os.sep) + os.sep) for root in roots):
+        for where, job in kept.items():
+            for root in roots:
+                if where.startswith(root.rstrip(os.sep) + os.sep):
+                    raise UsageError(
+                        f"{job.output}: the output would lie among the inputs in {root} and be taken for one by the "
+                        "next run; name another output folder"
+                    )
+    return list(kept.values())

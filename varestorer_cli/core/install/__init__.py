@@ -1,0 +1,1 @@
+"""Published files -> installed models (pull, import, verify)."""

@@ -1,0 +1,1 @@
+"""One picture against another, or alone -> a number; whose library computes it."""

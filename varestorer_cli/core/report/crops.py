@@ -1,0 +1,189 @@
+"""Pictures for a page: the same small part of several states of a picture, ready to be embedded."""
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageCms
+
+from varestorer_cli.core.errors import InputError
+from varestorer_cli.core.image.picture import Picture
+from varestorer_cli.core.image.reader import decode, probe, read_bytes
+from varestorer_cli.core.image.resample import Resampler, to_depth, to_float
+
+CROP = (640, 512)  # width, height
+MOST_PICTURES = 60
+MOST_BYTES = 24_000_000
+LARGEST = 100_000_000  # pixels; larger pictures would take gigabytes to look for their crop
+QUALITY = 90
+_STEP = 16
+_STRIP = 256
+_LOOKED_AT = 16_000_000  # pixels; larger differences are reduced before the largest is looked for
+_BACKGROUND = 200
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Crops:
+    """The same part of several states of a picture.
+
+    Attributes:
+        images: ``data:`` addresses, empty where a state could not be read.
+        window: left, top, width and height of the part in the whole.
+        whole: (width, height) of the whole.
+        problems: why a state could not be read.
+    """
+
+    images: tuple[str, ...]
+    window: tuple[int, int, int, int]
+    whole: tuple[int, int]
+    problems: tuple[str, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """What the images add to the page."""
+        return sum(map(len, self.images))
+
+    @property
+    def caption(self) -> str:
+        """Where the part is from; empty where it is the whole."""
+        left, top, width, height = self.window
+        return "" if (width, height) == self.whole else f"{width}x{height} at {left}, {top}"
+
+
+def cut_crops(
+    paths: Sequence[Path | None], base: int, compared: tuple[int, int], most: tuple[int, int] = CROP
+) -> Crops | None:
+    """Cut the part that differs most between two states out of all of them.
+
+    States of another size are enlarged or reduced to the size of the base (bicubic), so that all align.
+
+    Args:
+        paths: one file per state; None where there is none.
+        base: index of the state that gives the size.
+        compared: indices of the states whose difference chooses the part.
+        most: largest (width, height) of the part.
+
+    Returns:
+        The crops, or None where the base cannot be read.
+    """
+    problems: list[str] = []
+    states = [_read(path, problems) for path in paths]
+    whole = states[base]
+    if whole is None:
+        return None
+    height, width = whole.pixels.shape[:2]
+    first, second = states[compared[0]], states[compared[1]]
+    side = (min(most[0], width), min(most[1], height))
+    window = (0, 0, *side)
+    if first is not None and second is not None:
+        window = (*_most_changed(first.pixels, second.pixels, (width, height), side), *side)
+    else:
+        window = ((width - side[0]) // 2, (height - side[1]) // 2, *side)
+    images = tuple("" if state is None else _embed(state, (width, height), window) for state in states)
+    return Crops(images, window, (width, height), tuple(problems))
+
+
+@dataclass(frozen=True)
+class _State:
+    pixels: Bytes
+    icc: bytes
+
+
+def _read(path: Path | None, problems: list[str]) -> _State | None:
+    """A file as (H, W, 3) 8-bit pixels, alpha over a plain background."""
+    if path is None:
+        return None
+    try:
+        width, height = probe(path)
+        if width * height > LARGEST:
+            raise InputError(f"{width}x{height} is more than {LARGEST // 10**6} megapixels")
+        picture = decode(read_bytes(path))
+    except InputError as error:
+        problems.append(f"{path.name}: {error}")
+        return None
+    pixels = _to_bytes(picture)
+    return _State(pixels, b"" if picture.gray else picture.extras.icc)
+
+
+def _to_bytes(picture: Picture) -> Bytes:
+    """Samples of any kind as 8-bit RGB, strip by strip: floats of a whole picture could be gigabytes."""
+    color, alpha = picture.color, picture.alpha
+    out = np.empty((*color.shape[:2], 3), np.uint8)
+    if alpha is None and color.dtype == np.uint8:
+        out[:] = color
+        return out
+    for top in range(0, len(out), _STRIP):
+        strip = slice(top, top + _STRIP)
+        part = to_float(color[strip])
+        if alpha is not None:
+            share = to_float(alpha[strip])[..., None]
+            part = part * share + np.float32(_BACKGROUND / 255) * (1 - share)
+        out[strip] = to_depth(part, np.uint8)
+    return out
+
+
+def _most_changed(one: Bytes, two: Bytes, size: tuple[int, int], side: tuple[int, int]) -> tuple[int, int]:
+    """Left and top of the window with the largest mean difference; the middle where nothing differs."""
+    gray = [cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) for pixels in (one, two)]
+    gray = [g if g.shape[::-1] == size else cv2.resize(g, size, interpolation=cv2.INTER_CUBIC) for g in gray]
+    difference = cv2.absdiff(gray[0], gray[1])
+    factor = math.ceil(math.sqrt(difference.size / _LOOKED_AT))
+    if factor > 1:  # the sums of a whole picture of this size would be most of a gigabyte
+        small = (max(1, size[0] // factor), max(1, size[1] // factor))
+        difference = cv2.resize(difference, small, interpolation=cv2.INTER_AREA)
+    left, top = _window(difference, (max(1, side[0] // factor), max(1, side[1] // factor)))
+    return min(left * factor, size[0] - side[0]), min(top * factor, size[1] - side[1])
+
+
+def _window(difference: npt.NDArray[Any], side: tuple[int, int]) -> tuple[int, int]:
+    """Left and top of the window with the largest sum."""
+    size = difference.shape[::-1]
+    side = (min(side[0], size[0]), min(side[1], size[1]))
+    sums: npt.NDArray[Any] = cv2.integral(difference, sdepth=cv2.CV_64F)
+    lefts, tops = _places(size[0], side[0]), _places(size[1], side[1])
+    rights, bottoms = lefts + side[0], tops + side[1]
+    total = sums[np.ix_(bottoms, rights)] - sums[np.ix_(tops, rights)]
+    total += sums[np.ix_(tops, lefts)] - sums[np.ix_(bottoms, lefts)]
+    if total.max() <= total.min():
+        return (size[0] - side[0]) // 2, (size[1] - side[1]) // 2
+    row, column = np.unravel_index(int(total.argmax()), total.shape)
+    return int(lefts[column]), int(tops[row])
+
+
+def _places(length: int, side: int) -> npt.NDArray[np.int64]:
+    return np.unique(np.append(np.arange(0, length - side + 1, _STEP), length - side))
+
+
+def _embed(state: _State, size: tuple[int, int], window: tuple[int, int, int, int]) -> str:
+    """One window of a state, at the size of the base, as a ``data:`` address in sRGB."""
+    left, top, width, height = window
+    pixels = state.pixels
+    if pixels.shape[1::-1] == size:
+        part = pixels[top : top + height, left : left + width]
+    else:
+        resampler = Resampler(pixels.shape[:2], (size[1], size[0]))
+        found = resampler.window(pixels, top, left, top + height, left + width)
+        part = np.floor(found.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+    image = _to_srgb(Image.fromarray(np.ascontiguousarray(part)), state.icc)
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=QUALITY, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def _to_srgb(image: Image.Image, icc: bytes) -> Image.Image:
+    if icc:
+        with suppress(ImageCms.PyCMSError, OSError, ValueError):
+            source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+            found = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            return found if found is not None else image
+    return image

@@ -1,0 +1,1 @@
+"""The command `restore`: session, stages, batch, several devices, page."""

@@ -1,0 +1,314 @@
+"""Files to files: the only loop over paths. Decodes ahead, restores, encodes behind; one bad file stops nothing.
+
+A picture passes three stages. :class:`core.preparing.Preparer` works in one thread ahead of the engine (read, hash,
+decide, decode), the engine runs in the caller's thread, :class:`core.finishing.Finisher` works in threads behind it
+(encode, write, compare). Rows are reported in the order of the jobs.
+"""
+
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, Protocol
+
+import numpy as np
+
+from varestorer_cli.core.atomic import allocate
+from varestorer_cli.core.console import Console
+from varestorer_cli.core.errors import InputError, InterruptedRunError, VarestorerError
+from varestorer_cli.core.image.picture import Picture, Samples
+from varestorer_cli.core.image.writer import DEEP, SCENE
+from varestorer_cli.core.inputs.plan import Job, Plan
+from varestorer_cli.core.options import ImageFormat, RestoreOptions
+from varestorer_cli.core.report.csv_file import DONE, FAILED, IGNORED, BatchReport, ReportFile, Row
+from varestorer_cli.core.restore.budget import PixelBudget
+from varestorer_cli.core.restore.decode_stage import Preparer
+from varestorer_cli.core.restore.encode_stage import Finisher
+from varestorer_cli.core.restore.item import Item, Setup
+from varestorer_cli.core.signals import StopFlag
+
+_AHEAD = 4
+_BUDGET_PIXELS = 300_000_000
+
+
+class Engine(Protocol):
+    """What the batch needs of an engine; :class:`core.engine.RestoreEngine` has it."""
+
+    sampling: str
+    model_seconds: float
+
+    @property
+    def overlap(self) -> int:
+        """Least overlap of tiles."""
+
+    def restore(
+        self,
+        picture: Samples,
+        size: tuple[int, int],
+        *,
+        key: str,
+        text: str | None,
+        dtype: Any,
+        allocate: Callable[[tuple[int, ...], Any], Any],
+        on_tiles: Callable[[int, int], None] | None,
+        should_stop: Callable[[], bool] | None,
+    ) -> Any:
+        """A :class:`core.engine.Restored`."""
+
+
+def run_batch(
+    plan: Plan,
+    engine: Engine,
+    setup: Setup,
+    options: RestoreOptions,
+    report_file: ReportFile,
+    console: Console,
+    *,
+    stop: StopFlag | None = None,
+    on_row: Callable[[Row], None] | None = None,
+    report: BatchReport | None = None,
+    jobs: Iterable[Job] | None = None,
+) -> BatchReport:
+    """Restore every job of a plan.
+
+    Args:
+        plan: from :func:`core.sources.make_plan`.
+        engine: restores arrays.
+        setup: model and device.
+        options: as given by the user.
+        report_file: open; rows go there as pictures are finished.
+        console: for warnings, failures and progress.
+        stop: set from outside to stop.
+        on_row: told each row.
+        report: filled while the run goes on, so that a caller has it when this raises.
+        jobs: in place of the plan's, for a queue shared with other processes.
+
+    Raises:
+        InterruptedRunError: told to stop; what was finished is written and reported.
+        OutputError: nothing more can be written.
+        OutOfMemoryError: the model does not fit.
+    """
+    todo = plan.jobs if jobs is None else jobs
+    return _Batch(plan, todo, engine, setup, options, report_file, console, stop or StopFlag(), on_row, report).run()
+
+
+class _Batch:
+    def __init__(
+        self,
+        plan: Plan,
+        jobs: Iterable[Job],
+        engine: Engine,
+        setup: Setup,
+        options: RestoreOptions,
+        report_file: ReportFile,
+        console: Console,
+        stop: StopFlag,
+        on_row: Callable[[Row], None] | None,
+        report: BatchReport | None,
+    ) -> None:
+        self.plan = plan
+        self.engine = engine
+        self.setup = setup
+        self.options = options
+        self.report_file = report_file
+        self.console = console
+        self.stop = stop
+        self.on_row = on_row
+        self.jobs = jobs
+        self.recorded = 0
+        self.report = report if report is not None else BatchReport()
+        self.budget = PixelBudget(_BUDGET_PIXELS, stop.requested)
+        self.preparer = Preparer(plan.folder, setup, options, self._settings, report_file, self.budget, stop.requested)
+        self.finisher = Finisher(setup, options, self.budget, report_file.promise)
+
+    def run(self) -> BatchReport:
+        """Do all jobs."""
+        started, model_before = time.monotonic(), self.engine.model_seconds
+        times = self.report.times
+        self._asides()
+        self.console.start(len(self.plan.jobs))
+        self.console.update(0)
+        decoder = ThreadPoolExecutor(1, "decode")
+        encoder = ThreadPoolExecutor(self.setup.encoders, "encode")
+        behind: deque[Future[Item]] = deque()
+        try:
+            for item in self._prepared(decoder):
+                if self.stop.requested():
+                    break
+                behind.append(self._restored(item, len(behind), encoder))
+                waited = time.monotonic()
+                while behind and (behind[0].done() or len(behind) > self.setup.encoders + 1):
+                    self._record(behind.popleft().result())
+                times.encode += time.monotonic() - waited
+                self.console.update(self._done(len(behind)), self._note(started))
+        except InterruptedRunError:
+            pass  # the flag is set; said below, when everything is tidied up
+        finally:
+            # Also after an error: what the encoders have begun is finished and reported.
+            self.budget.close()
+            decoder.shutdown(wait=True, cancel_futures=True)
+            waited = time.monotonic()
+            self._drain(behind)
+            encoder.shutdown(wait=True)
+            times.encode += time.monotonic() - waited
+            times.model += self.engine.model_seconds - model_before
+            self.report.seconds = time.monotonic() - started
+            self.console.finish()
+        if self.stop.requested():
+            left = len(self.plan.jobs) + len(self.plan.unreadable) - self.report.total
+            raise self.stop.error(
+                f"stopped: {self.report.total} of {self.report.total + left} pictures are dealt with, nothing is half "
+                "written; run the same command again for the rest"
+            )
+        return self.report
+
+    def _drain(self, behind: "deque[Future[Item]]") -> None:
+        for future in behind:
+            try:
+                item = future.result()
+            except VarestorerError:
+                continue  # the first one is being raised already, or is the same full disk
+            with suppress(VarestorerError):
+                self._record(item)
+                self.console.update(self._done(0))
+
+    def _asides(self) -> None:
+        for aside in self.plan.ignored:
+            self._add(Row(input=aside.path, status=IGNORED, reason=aside.reason))
+        for aside in self.plan.unreadable:
+            self._add(Row(input=aside.path, status=FAILED, reason=aside.reason))
+            self.report.failed_inputs.append(aside.path)
+            self.console.error(f"{aside.path}: {aside.reason}")
+
+    def _done(self, behind: int, fraction: float = 0.0) -> float:
+        """Pictures that are dealt with; those being encoded count for less, since they are not on the disk yet."""
+        return self.recorded + 0.95 * (behind + fraction)
+
+    def _settings(self, format: ImageFormat, key: str) -> str:
+        return self.options.settings_sha256(
+            overlap=self.engine.overlap,
+            sampling=self.engine.sampling,
+            format=format,
+            text=self.setup.texts.identity(key),
+        )
+
+    def _note(self, started: float) -> str:
+        elapsed = time.monotonic() - started
+        return f"{self.report.megapixels / elapsed:.2f} MP/s" if self.report.megapixels and elapsed > 1 else ""
+
+    # --- ahead of the engine
+
+    def _prepared(self, pool: ThreadPoolExecutor) -> Iterator[Item]:
+        waiting: deque[Future[Item]] = deque()
+        jobs = iter(self.jobs)
+        while True:
+            while len(waiting) < _AHEAD and (job := next(jobs, None)) is not None:
+                waiting.append(pool.submit(self.preparer.prepare, job))
+            if not waiting:
+                return
+            waited = time.monotonic()
+            item = waiting.popleft().result()
+            self.report.times.decode += time.monotonic() - waited
+            yield item
+
+    # --- the engine
+
+    def _restored(self, item: Item, behind: int, pool: ThreadPoolExecutor) -> "Future[Item]":
+        """Restore one picture and hand it to the encoders; what needs neither is done at once."""
+        finished: Future[Item] = Future()
+        if item.picture is None:
+            finished.set_result(item)
+            return finished
+        picture, row = item.picture, item.row
+        started = time.monotonic()
+        try:
+            source = picture.model_input()
+            result = self.engine.restore(
+                source,
+                item.size,
+                key=item.job.key,
+                text=self.setup.texts.of(item.job.key),
+                dtype=_samples(picture, item.format),
+                allocate=lambda shape, dtype: allocate(shape, dtype, item.job.output.parent),
+                on_tiles=lambda done, all_: self.console.update(self._done(behind, done / all_)),
+                should_stop=self.stop.requested,
+            )
+        except MemoryError:
+            item.error = InputError(f"there is not enough memory for a result of {item.size[0]}x{item.size[1]}")
+        except (VarestorerError, KeyboardInterrupt) as error:
+            if not isinstance(error, InputError):
+                self.budget.give(item.pixels)
+                if isinstance(error, InterruptedRunError):
+                    self.stop.request(error.exit_code)
+                raise
+            item.error = error
+        except Exception as error:
+            item.error = error
+        row.seconds = (row.seconds or 0) + time.monotonic() - started
+        if item.error is not None:
+            self.budget.give(item.pixels)
+            finished.set_result(item)
+            return finished
+        row.tile, row.tiles, row.retries, row.oom_split = (
+            result.tile,
+            result.tiles,
+            result.retries,
+            result.split,
+        )
+        if result.unchecked:
+            text = (
+                "the model spoils even a plain test picture (is it trained?): its tiles were not held against the input"
+            )
+            item.warnings.append(text)
+            row.warnings = "; ".join(filter(None, (row.warnings, f"unchecked: {text}")))
+        row.device, row.precision, row.peak_mb = self.setup.device, result.precision, self.setup.peak_mb()
+        return pool.submit(self.finisher.finish, item, source, result.image)
+
+    # --- the report
+
+    def _record(self, item: Item) -> None:
+        row, job = item.row, item.job
+        if item.error is not None:
+            self._fail(item, item.error)
+        elif not row.status:
+            return  # the run was stopped before this one's turn
+        self.recorded += 1
+        self._add(row)
+        if row.status == DONE:
+            self.report.megapixels += (row.out_width or 0) * (row.out_height or 0) / 1e6
+            for text in item.warnings:
+                self.console.warn(f"{job.input}: {text}")
+            if row.oom_split:
+                self.console.warn(f"{job.input}: out of memory, went on with a smaller {row.oom_split}")
+            self.console.detail(f"{job.input} -> {job.output} ({row.out_width}x{row.out_height}, {row.seconds:.1f} s)")
+        elif item.kept:
+            self.report.kept.append(row)
+            self.console.warn(f"{job.output}: {row.reason}")
+
+    def _fail(self, item: Item, error: BaseException) -> None:
+        row, job = item.row, item.job
+        row.status, row.output_sha256 = FAILED, ""
+        if isinstance(error, VarestorerError):
+            row.reason = str(error)
+        else:
+            row.reason = f"unexpected {type(error).__name__}: {error}"
+            self.report.internal = True
+        self.report.failed_inputs.append(job.feed)
+        self.console.error(f"{job.input}: {row.reason}")
+        if self.console.verbose:
+            self.console.detail("".join(traceback.format_exception(error)).rstrip())
+
+    def _add(self, row: Row) -> None:
+        self.report.rows.append(row)
+        self.report_file.add(row)
+        if self.on_row is not None:
+            self.on_row(row)
+
+
+def _samples(picture: Picture, format: ImageFormat) -> Any:
+    """Type of the result: that of the input as far as the format holds it."""
+    if format in SCENE:
+        return np.float32
+    return np.uint16 if format in DEEP and picture.depth > 8 else np.uint8

@@ -1,0 +1,142 @@
+"""Ahead of the engine: read a picture, hash it, decide whether there is anything to do, decode it."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from varestorer_cli import __version__
+from varestorer_cli.core.errors import InputError
+from varestorer_cli.core.image.formats import output_format
+from varestorer_cli.core.image.reader import decode, read_bytes
+from varestorer_cli.core.image.writer import check_side, losses_of
+from varestorer_cli.core.inputs.plan import Job
+from varestorer_cli.core.options import Existing, ImageFormat, RestoreOptions
+from varestorer_cli.core.report.csv_file import SKIPPED, ReportFile, Row
+from varestorer_cli.core.restore import fingerprint as provenance
+from varestorer_cli.core.restore.budget import PixelBudget
+from varestorer_cli.core.restore.item import Item, Setup, name_of
+
+_LONGEST_TILE = 99999  # the tile is not known yet; what is said of losses holds for any
+
+
+class Preparer:
+    """Turns jobs into decoded items.
+
+    Args:
+        folder: output folder; outputs are named relative to it in the report.
+        setup: model and device.
+        options: as given by the user.
+        settings: from the format and the key of a picture to the hash of what decides its output's bytes beside input
+            and model.
+        report_file: knows what earlier runs wrote.
+        budget: bounds the pixels in memory.
+        should_stop: whether the run was told to stop.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        setup: Setup,
+        options: RestoreOptions,
+        settings: Callable[[ImageFormat, str], str],
+        report_file: ReportFile,
+        budget: PixelBudget,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.folder = folder
+        self.setup = setup
+        self.options = options
+        self.settings = settings
+        self.report_file = report_file
+        self.budget = budget
+        self.should_stop = should_stop
+
+    def prepare(self, job: Job) -> Item:
+        """Read, hash, decide what to do, decode. Never raises: the error travels with the item."""
+        format = output_format(job.output.name) or ImageFormat.PNG
+        row = Row(
+            input=job.input,
+            output=name_of(job.output, self.folder),
+            model=self.setup.model,
+            model_sha256=self.setup.model_sha256,
+            settings_sha256=self.settings(format, job.key),
+            caption=self.setup.texts.of(job.key) or "",
+            seed=self.options.seed,
+            version=__version__,
+            shard=str(self.options.shard or ""),
+        )
+        item = Item(job, row, format)
+        if self.should_stop():
+            return item
+        started = time.monotonic()
+        try:
+            self._decide(item)
+        except BaseException as error:
+            item.error = error
+        row.seconds = time.monotonic() - started
+        return item
+
+    def _decide(self, item: Item) -> None:
+        job, row, options = item.job, item.row, self.options
+        data = read_bytes(job.input)
+        row.input_sha256 = hashlib.sha256(data).hexdigest()
+        item.identity = provenance.Identity(row.input_sha256, self.setup.model_sha256, row.settings_sha256)
+        if options.existing != Existing.OVERWRITE:
+            reason = provenance.verdict(job.output, item.identity, lambda: self.report_file.witnesses(row.output))
+            if reason is not None:
+                self._skip(item, reason)
+                return
+        picture = decode(data, options.transfer)
+        del data
+        if options.strip:
+            picture = replace(picture, extras=picture.extras.stripped())
+        item.size = options.target(picture.width, picture.height)
+        row.width, row.height = picture.width, picture.height
+        row.out_width, row.out_height = item.size
+        row.depth = picture.depth
+        row.icc, row.alpha = _yes(bool(picture.extras.icc)), _yes(picture.alpha is not None)
+        row.scale = item.size[0] / picture.width
+        check_side(item.format, *item.size)
+        if picture.extras.scene is not None:
+            row.transfer = "linear to sRGB and back" if picture.extras.scene.linear else "as encoded"
+        software = provenance.software_text(
+            item.identity,
+            model=self.setup.model,
+            scale=row.scale,
+            tile=_LONGEST_TILE,
+            seed=self.options.seed,
+            caption=row.caption,
+        )
+        losses = picture.losses + losses_of(
+            item.format,
+            depth=picture.depth,
+            alpha=picture.alpha is not None,
+            source=picture.source,
+            extras=picture.extras,
+            software=software,
+        )
+        row.warnings = "; ".join(f"{loss.name}: {loss.text}" for loss in losses)
+        hard = [loss.text for loss in losses if loss.strict]
+        if options.strict and hard:
+            raise InputError(f"{'; '.join(hard)} (--strict)")
+        item.warnings = [loss.text for loss in losses]
+        item.picture = picture
+        item.pixels = self.budget.take(picture.width * picture.height + item.size[0] * item.size[1])
+
+    def _skip(self, item: Item, reason: str) -> None:
+        """A finished output: its measurements of the earlier run stay in the report."""
+        item.kept = reason != provenance.UP_TO_DATE
+        known = (
+            []
+            if item.kept or item.identity is None
+            else [row for row in self.report_file.witnesses(item.row.output) if item.identity.matches(row)]
+        )
+        if known:
+            item.row = replace(known[-1], input=item.job.input, shard=item.row.shard)
+        item.row.status, item.row.reason = SKIPPED, reason
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

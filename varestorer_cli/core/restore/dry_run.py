@@ -1,0 +1,171 @@
+"""``--dry-run``: what a run would do, what it would take, without writing anything."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from varestorer_cli.core.console import Console
+from varestorer_cli.core.errors import InputError, VarestorerError
+from varestorer_cli.core.image.formats import output_format
+from varestorer_cli.core.image.reader import probe
+from varestorer_cli.core.inputs.plan import Plan
+from varestorer_cli.core.options import Existing, ImageFormat, RestoreOptions
+from varestorer_cli.core.report.csv_file import BatchReport, Row, clock
+from varestorer_cli.core.restore.messages import say_ignored
+from varestorer_cli.core.text.captions import captions_of
+
+if TYPE_CHECKING:
+    from varestorer_cli.core.api import Session
+
+# Bytes per pixel of restored photographs in colour, median of four; JPEG and WebP by quality.
+_BYTES = {ImageFormat.PNG: 1.7, ImageFormat.TIFF: 1.8, ImageFormat.BMP: 3.0}
+_DEEP_BYTES = 5.3
+_QUALITIES = (1, 60, 80, 90, 95, 100)
+_LOSSY_BYTES = {
+    ImageFormat.JPEG: (0.05, 0.17, 0.25, 0.36, 0.52, 1.17),
+    ImageFormat.WEBP: (0.03, 0.10, 0.15, 0.23, 0.33, 0.45),
+}
+_DEEP_INPUT = 3.2  # bytes per pixel of a lossless file above which it holds 16 bits
+
+
+@dataclass
+class _Needs:
+    """What the pictures would take together."""
+
+    megapixels: float = 0.0
+    tile_pixels: float = 0.0
+    bytes: float = 0.0
+
+
+def dry_run(
+    plan: Plan,
+    options: RestoreOptions,
+    console: Console,
+    *,
+    json: bool,
+    processes: int,
+    open_session: Callable[[RestoreOptions], "Session"],
+) -> BatchReport:
+    """Say what a run would do: every input with its output, size and tiles on stdout, then time and disk.
+
+    The model is loaded and two calls of it are timed; where it cannot be loaded here (no GPU on the machine that
+    submits, no weights), that is said, and tiles and time are left out.
+
+    Args:
+        plan: what would be done.
+        options: as given by the user.
+        console: for messages.
+        json: rows as JSON lines.
+        processes: that would work at the same time.
+        open_session: loads the model.
+    """
+    session, why = None, ""
+    if plan.jobs:
+        try:
+            session = open_session(options)
+        except VarestorerError as error:
+            why = str(error)
+    report, needs = BatchReport(), _Needs()
+    captions = captions_of(plan.jobs, options.text, console).by_key
+    for one in plan.jobs:
+        row = Row(input=one.input, output=str(one.output), status="would be done", shard=str(options.shard or ""))
+        row.caption = captions.get(one.key, options.text.prompt or "")
+        try:
+            _measure(row, one.output, options, session, needs)
+        except InputError as error:
+            row.status, row.reason = "would fail", str(error)
+        report.rows.append(row)
+        if json:
+            console.out(row.json())
+        elif row.status == "would fail":
+            console.out(f"{one.input}: would fail: {row.reason}")
+        else:
+            sizes = f"{row.width}x{row.height} -> {row.out_width}x{row.out_height}"
+            tiles = f", {row.tiles} tile{'s' if row.tiles != 1 else ''}" if row.tiles else ""
+            console.out(f"{one.input} -> {one.output}  {sizes}{tiles}{'  (exists)' if row.reason else ''}")
+    for aside in plan.unreadable:
+        console.out(f"{aside.path}: would fail: {aside.reason}")
+    say_ignored(plan, console)
+    failing = report.count("would fail") + len(plan.unreadable)
+    console.info(
+        f"dry run: {len(plan.jobs) - report.count('would fail')} pictures would be restored, {failing} would fail, "
+        f"{len(plan.ignored)} ignored; {needs.megapixels:.1f} MP of output; nothing was written"
+    )
+    if session is not None and needs.tile_pixels:
+        _say_time(session, needs, processes, console)
+    elif why:
+        console.warn(f"tiles and time are not estimated: {why}")
+    _say_disk(plan, needs, console)
+    return report
+
+
+def _measure(row: Row, output: Path, options: RestoreOptions, session: "Session | None", needs: _Needs) -> None:
+    """Fill a row with sizes and tiles.
+
+    Raises:
+        InputError: the input is no readable picture.
+    """
+    row.width, row.height = probe(row.input)
+    row.out_width, row.out_height = size = options.target(row.width, row.height)
+    row.scale = row.out_width / row.width
+    pixels = row.out_width * row.out_height
+    needs.megapixels += pixels / 1e6
+    needs.bytes += pixels * _bytes_per_pixel(row, output_format(output.name) or ImageFormat.PNG, options.quality)
+    if session is not None:
+        grid = session.engine.grid(*size)
+        row.tile, row.tiles = max(grid.sides), len(grid)
+        needs.tile_pixels += len(grid) * grid.sides[0] * grid.sides[1]
+    if options.existing != Existing.OVERWRITE and os.path.lexists(output):
+        row.status = "would be checked"
+        row.reason = "the output exists: kept where it is up to date or not ours"
+
+
+def _bytes_per_pixel(row: Row, format: ImageFormat, quality: int) -> float:
+    if format in _LOSSY_BYTES:
+        return float(np.interp(quality, _QUALITIES, _LOSSY_BYTES[format]))
+    with suppress(OSError):
+        density = Path(row.input).stat().st_size / ((row.width or 1) * (row.height or 1))
+        if density > _DEEP_INPUT and format in (ImageFormat.PNG, ImageFormat.TIFF):
+            return _DEEP_BYTES
+    return _BYTES.get(format, _DEEP_BYTES)
+
+
+def _say_time(session: "Session", needs: _Needs, processes: int, console: Console) -> None:
+    started = time.monotonic()
+    per_pixel = session.engine.seconds_per_pixel()
+    spent = time.monotonic() - started
+    seconds = per_pixel * needs.tile_pixels / processes
+    shared = f" in {processes} processes" if processes > 1 else ""
+    console.info(
+        f"time: about {clock(seconds)}{shared} on {session.runtime.device} with model {session.model} "
+        f"({per_pixel * 1e6:.2f} s per megapixel of tiles, measured in {clock(spent)}); pictures that are up to date "
+        "take none"
+    )
+
+
+def _say_disk(plan: Plan, needs: _Needs, console: Console) -> None:
+    folder = plan.folder.absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    free = None
+    with suppress(OSError):
+        free = shutil.disk_usage(folder).free
+    text = f"disk: about {_size(needs.bytes)} of output"
+    console.info(text if free is None else f"{text}, {_size(free)} free")
+    if free is not None and needs.bytes > free:
+        console.warn(f"{plan.folder}: the outputs will hardly fit: about {_size(needs.bytes)}, {_size(free)} are free")
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

@@ -1,0 +1,110 @@
+"""Behind the engine: encode a restored picture, write it, compare it with its input."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from varestorer_cli.core.atomic import atomic_file, hash_of
+from varestorer_cli.core.errors import InputError, VarestorerError
+from varestorer_cli.core.image.exif import upright_xmp
+from varestorer_cli.core.image.output import Output
+from varestorer_cli.core.image.picture import Picture, Samples
+from varestorer_cli.core.image.resample import Resampler
+from varestorer_cli.core.image.writer import write_picture
+from varestorer_cli.core.options import RestoreOptions
+from varestorer_cli.core.report.csv_file import DONE, Row
+from varestorer_cli.core.restore import fingerprint as provenance
+from varestorer_cli.core.restore.budget import PixelBudget
+from varestorer_cli.core.restore.consistency import compare
+from varestorer_cli.core.restore.item import Item, Setup
+
+
+class Finisher:
+    """Writes restored items.
+
+    Args:
+        setup: model and device.
+        options: as given by the user.
+        budget: gets the pixels back.
+        promise: told the row of a file that is whole and has not got its name yet.
+    """
+
+    def __init__(
+        self, setup: Setup, options: RestoreOptions, budget: PixelBudget, promise: Callable[[Row], None]
+    ) -> None:
+        self.setup = setup
+        self.options = options
+        self.budget = budget
+        self.promise = promise
+
+    def finish(self, item: Item, source: Samples, image: Samples) -> Item:
+        """Encode, write and compare.
+
+        Raises:
+            OutputError: the output cannot be written.
+        """
+        started = time.monotonic()
+        picture, row = item.picture, item.row
+        assert picture is not None and item.identity is not None
+        try:
+            gain = picture.extras.scene.gain if picture.extras.scene else None
+            output = Output(
+                image,
+                picture.gray,
+                _plane_rows(picture.alpha, item.size),
+                _upright_extras(picture, item.size),
+                _plane_rows(gain, item.size),
+            )
+            software = provenance.software_text(
+                item.identity,
+                model=self.setup.model,
+                scale=row.scale or 1,
+                tile=row.tile or 0,
+                seed=self.options.seed,
+                caption=row.caption,
+            )
+            row.mean_colour_error, row.consistency_psnr = compare(source, image)
+            with atomic_file(item.job.output) as stream:
+                write_picture(stream, output, item.format, self.options.quality, software)
+                row.output_sha256 = hash_of(stream)
+                self.promise(row)
+            row.status = DONE
+        except InputError as error:
+            item.error = error
+        except MemoryError:
+            item.error = InputError("there is not enough memory to encode the result")
+        except VarestorerError:
+            raise
+        except Exception as error:
+            item.error = error
+        finally:
+            item.picture = None
+            self.budget.give(item.pixels)
+        row.seconds = (row.seconds or 0) + time.monotonic() - started
+        return item
+
+
+def _upright_extras(picture: Picture, size: tuple[int, int]) -> Any:
+    extras = picture.extras
+    exif = extras.exif.upright(*size) if extras.exif else None
+    return replace(extras, exif=exif, xmp=upright_xmp(extras.xmp))
+
+
+def _plane_rows(plane: Samples | None, size: tuple[int, int]) -> Callable[[int, int], Any] | None:
+    """Alpha (or a scene's gain) of the result, resized by itself."""
+    if plane is None:
+        return None
+    resampler = Resampler((plane.shape[0], plane.shape[1]), (size[1], size[0]))
+    width, step = size[0], 512
+
+    def rows(top: int, bottom: int) -> Any:
+        parts = [
+            resampler.window(plane[..., None], top, left, bottom, min(left + step, width))[..., 0]
+            for left in range(0, width, step)
+        ]
+        return np.concatenate(parts, axis=1)
+
+    return rows

@@ -1,0 +1,395 @@
+"""The page of a restored folder: what happened to each picture, and what it looks like.
+
+Everything comes from the rows of the report and from the files they name, so that the page of a run that was stopped
+and resumed, or of shards that were merged, is that of an undisturbed one.
+"""
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from varestorer_cli.core.errors import InputError
+from varestorer_cli.core.image.writer import read_software
+from varestorer_cli.core.options import RestoreOptions, Shard
+from varestorer_cli.core.report.charts import histogram
+from varestorer_cli.core.report.crops import MOST_BYTES, MOST_PICTURES, Crops, cut_crops
+from varestorer_cli.core.report.csv_file import DONE, FAILED, IGNORED, SKIPPED, Row, clock
+from varestorer_cli.core.report.html import escape, link_to, named, number_text, plain_table, section
+from varestorer_cli.core.report.page import (
+    MOST_ROWS,
+    Column,
+    Entry,
+    Layer,
+    Page,
+    Value,
+    check_page_target,
+    embedding_rule,
+    failure_list,
+    write_page,
+)
+from varestorer_cli.core.report.report_files import report_name
+from varestorer_cli.core.restore.fingerprint import UP_TO_DATE
+from varestorer_cli.core.restore.outliers import outliers
+
+BEFORE, AFTER = "before", "after"
+_NAMES_PER_WARNING = 200
+# Numbers of a row: column, head, decimals, the end where trouble is, meaning.
+_NUMBERS = (
+    ("consistency_psnr", "Consistency, dB", 2, "low", "PSNR of the result, reduced to the input's size, to the input"),
+    ("mean_colour_error", "Colour shift", 2, "high", "largest shift of a channel's mean, in steps of 255"),
+    ("scale", "Scale", 2, "", "output width / input width"),
+    ("tiles", "Tiles", 0, "high", ""),
+    ("retries", "Redone tiles", 0, "high", "tiles computed again because they came out wrong"),
+    ("seconds", "Seconds", 2, "high", "decoding, model and encoding"),
+    ("peak_mb", "Peak MB", 0, "high", ""),
+    ("depth", "Bits", 0, "low", "bits per sample of the input"),
+)
+_NO_COLUMN = {"width", "height", "out_width", "out_height", "tile", "seed"}
+
+
+def page_target(asked: Path | None, shard: Shard | None, frames: str | None = None) -> Path | None:
+    """Where the page goes, checked before any work; the name carries shard and frames, as the report's does.
+
+    Raises:
+        UsageError: the name is no HTML file's, or belongs to something else.
+        OutputError: nothing can be written there.
+    """
+    if asked is None:
+        return None
+    target = asked.with_name(report_name(shard, asked.stem, asked.suffix, frames))
+    check_page_target(target)
+    return target
+
+
+def write_restore_page(rows: Iterable[Row], folder: Path, target: Path, options: RestoreOptions | None = None) -> None:
+    """Write the page of a report.
+
+    Args:
+        rows: of the report; inputs are named as seen from the working folder, outputs as seen from ``folder``.
+        folder: output folder.
+        target: the page.
+        options: of the command that writes the page, shown as such.
+
+    Raises:
+        OutputError: the page cannot be written.
+    """
+    write_page(restore_page(rows, folder, target, options), target)
+
+
+def restore_page(rows: Iterable[Row], folder: Path, target: Path, options: RestoreOptions | None = None) -> Page:
+    """Build the page; see :func:`write_restore_page`."""
+    every = sorted(rows, key=_worst_first)
+    ignored = [row for row in every if row.status == IGNORED]
+    pictures = [row for row in every if row.status != IGNORED]
+    sources = _sources(pictures)
+    columns = tuple(column for column, _ in sources)
+    entries, embedded = _entries(pictures[:MOST_ROWS], sources, folder, target)
+    failed = sorted((row for row in pictures if row.status == FAILED), key=lambda row: (row.input, row.output))
+    measured = any(row.consistency_psnr is not None for row in pictures)
+    consistency = [row.consistency_psnr for row in pictures if row.consistency_psnr is not None]
+    shift = [row.mean_colour_error for row in pictures if row.mean_colour_error is not None]
+    charts = histogram(consistency, "Consistency", "dB, right is closer to the input")
+    charts += histogram(shift, "Colour shift", "steps of 255, left is better")
+    order = next((place for place, column in enumerate(columns) if column.label == _NUMBERS[0][1]), None)
+    return Page(
+        kind="varestorer restore",
+        title=f"{folder.name or folder.resolve().name}/",
+        lead=(_sentence(pictures, ignored),),
+        tiles=_tiles(pictures, ignored, consistency),
+        above=tuple(filter(None, [failure_list([(row.input, row.reason) for row in failed], _failed_title(failed))])),
+        below=tuple(
+            filter(
+                None,
+                [
+                    section("Distribution", f'<div class="charts">{charts}</div>') if len(consistency) > 1 else "",
+                    _unlike(pictures),
+                    _warnings(pictures),
+                    _kept(pictures),
+                    _ignored(ignored),
+                    _provenance(pictures, folder),
+                    _settings(options),
+                ],
+            )
+        ),
+        columns=columns,
+        entries=entries,
+        order=order if measured else None,
+        rule=embedding_rule(
+            embedded,
+            sum(_finished(row) for row in pictures),
+            "the least consistent first",
+            "before is the input enlarged to the result's size (bicubic)",
+        ),
+        rest=(
+            f"The {MOST_ROWS} rows that come first in the order are on this page, of {len(pictures)}; "
+            "the CSV file of the run holds them all."
+            if len(pictures) > MOST_ROWS
+            else ""
+        ),
+    )
+
+
+def _worst_first(row: Row) -> tuple[bool, float, str, str]:
+    measured = row.consistency_psnr is not None
+    return not measured, row.consistency_psnr or 0.0, row.input, row.output
+
+
+def _finished(row: Row) -> bool:
+    """Whether the output is a result of ours, of this run or of an earlier one."""
+    return row.status == DONE or (row.status == SKIPPED and (bool(row.output_sha256) or row.reason == UP_TO_DATE))
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _failed_title(failed: Sequence[Row]) -> str:
+    return f"{_many(len(failed), 'picture')} failed"
+
+
+def _sentence(pictures: Sequence[Row], ignored: Sequence[Row]) -> str:
+    finished = [row for row in pictures if _finished(row)]
+    fresh = sum(row.status == DONE for row in finished)
+    text = f"{_many(len(finished), 'picture')} restored"
+    if len(finished) != fresh:
+        text += f": {fresh} by the last run, {len(finished) - fresh} before it and still up to date"
+    return text + f". {_many(len(ignored), 'other file')} ignored." if ignored else text + "."
+
+
+def _tiles(
+    pictures: Sequence[Row], ignored: Sequence[Row], consistency: Sequence[float]
+) -> tuple[tuple[str, str, bool], ...]:
+    finished = [row for row in pictures if _finished(row)]
+    failed = sum(row.status == FAILED for row in pictures)
+    kept = len(pictures) - len(finished) - failed
+    pixels = sum((row.out_width or 0) * (row.out_height or 0) for row in finished) / 1e6
+    tiles = [(str(len(finished)), "restored", False), (str(failed), "failed", failed > 0)]
+    if kept:
+        tiles.append((str(kept), "kept as they were", False))
+    warned = sum(bool(row.warnings) for row in finished)
+    tiles.append((str(warned), "with a warning", False))
+    if pixels:
+        tiles.append((f"{pixels:.1f}", "megapixels of output", False))
+    seconds = sum(row.seconds or 0 for row in finished)
+    if seconds:
+        tiles.append((clock(seconds), "work on them", False))
+    if consistency:
+        tiles.append((f"{sum(consistency) / len(consistency):.2f} dB", "mean consistency", False))
+        tiles.append((f"{min(consistency):.2f} dB", "lowest consistency", False))
+    return tuple(tiles)
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def _sources(pictures: Sequence[Row]) -> list[tuple[Column, str]]:
+    """The table's columns and the fields they show; numbers that no row has are left out."""
+    found = [(Column("Status"), "status")]
+    if any(row.reason for row in pictures):
+        found.append((Column("Reason"), "reason"))
+    known = {name for name, *_ in _NUMBERS}
+    more = [
+        (field.name, field.name.replace("_", " ").capitalize(), 3, "", "")
+        for field in dataclasses.fields(Row)
+        if field.type in (int | None, float | None) and field.name not in known | _NO_COLUMN
+    ]
+    for name, label, digits, worst, hint in [*_NUMBERS, *more]:
+        if any(getattr(row, name) is not None for row in pictures):
+            found.append((Column(label, digits, worst, hint), name))
+    found.append((Column("Size"), "size"))
+    if any(row.warnings for row in pictures):
+        found.append((Column("Warnings"), "warnings"))
+    return found
+
+
+def _cell(row: Row, name: str) -> Value:
+    if name == "size":
+        return _sizes(row)
+    value: Value = getattr(row, name)
+    return value
+
+
+def _sizes(row: Row) -> str:
+    before = f"{row.width}x{row.height}" if row.width and row.height else ""
+    after = f"{row.out_width}x{row.out_height}" if row.out_width and row.out_height else ""
+    return f"{before} → {after}" if after else before
+
+
+def _entries(
+    pictures: Sequence[Row], sources: Sequence[tuple[Column, str]], folder: Path, target: Path
+) -> tuple[tuple[Entry, ...], int]:
+    """Rows of the table, and how many of them have an embedded picture."""
+    entries = []
+    embedded = room = 0
+    for row in pictures:
+        crops = None
+        if _finished(row) and embedded < MOST_PICTURES and room < MOST_BYTES:
+            crops = cut_crops([Path(row.input), folder / row.output], base=1, compared=(0, 1))
+        if crops is not None:
+            embedded, room = embedded + 1, room + crops.bytes
+        cells = tuple(_cell(row, name) for _, name in sources)
+        entries.append(_entry(row, cells, [column for column, _ in sources], crops, folder, target))
+    return tuple(entries), embedded
+
+
+def _entry(
+    row: Row, cells: tuple[Value, ...], columns: Sequence[Column], crops: Crops | None, folder: Path, target: Path
+) -> Entry:
+    output = folder / row.output if row.output else None
+    layers = [Layer(BEFORE, link_to(row.input, target.parent), crops.images[0] if crops else "")]
+    if output is not None and (_finished(row) or row.status == SKIPPED):
+        layers.append(Layer(AFTER, link_to(output, target.parent), crops.images[1] if crops else ""))
+    facts = [
+        (column.label, number_text(value, column.digits))
+        for column, value in zip(columns, cells, strict=True)
+        if column.digits is not None and isinstance(value, int | float) and column.label in _ON_CARDS
+    ]
+    if _sizes(row):
+        facts.append(("Size", _sizes(row)))
+    notes = [row.warnings] if row.warnings else []
+    caption = ""
+    if crops is not None:
+        notes += crops.problems
+        caption = crops.caption
+    return Entry(
+        name=row.output or row.input,
+        cells=cells,
+        layers=tuple(layers),
+        size=(row.out_width, row.out_height) if row.out_width and row.out_height else None,
+        crop_size=crops.window[2:] if crops else None,
+        facts=tuple(facts),
+        note="; ".join(notes),
+        caption=caption,
+        bad=row.status == FAILED,
+    )
+
+
+_ON_CARDS = {label for name, label, *_ in _NUMBERS if name in ("consistency_psnr", "mean_colour_error", "seconds")}
+
+
+# --- sections --------------------------------------------------------------------------------------------------------
+
+
+def _unlike(pictures: Sequence[Row]) -> str:
+    """Pictures that came out unlike the rest of the folder."""
+    found = [(one.row.output or one.row.input, one.reason) for one in outliers(pictures)][:_NAMES_PER_WARNING]
+    if not found:
+        return ""
+    return section("Unlike the rest of the folder", plain_table(("Picture", "Why"), found), "unlike")
+
+
+def _warnings(pictures: Sequence[Row]) -> str:
+    """Which loss befell which pictures."""
+    losses: dict[str, list[str]] = {}
+    for row in pictures:
+        for text in filter(None, row.warnings.split("; ")):
+            losses.setdefault(text, []).append(row.output or row.input)
+        if row.oom_split:
+            losses.setdefault(f"out of memory, went on with a smaller {row.oom_split}", []).append(row.output)
+    body = "".join(
+        _details(f"{text} ({_many(len(names), 'picture')})", names)
+        for text, names in sorted(losses.items(), key=lambda item: (-len(item[1]), item[0]))
+    )
+    return section("Warnings and losses", body, "warnings") if body else ""
+
+
+def _details(head: str, names: Sequence[str]) -> str:
+    lines = "".join(f"<li>{named(name)}</li>" for name in sorted(names)[:_NAMES_PER_WARNING])
+    if len(names) > _NAMES_PER_WARNING:
+        lines += f"<li>and {len(names) - _NAMES_PER_WARNING} more</li>"
+    return f"<details><summary>{escape(head)}</summary><ul>{lines}</ul></details>\n"
+
+
+def _kept(pictures: Sequence[Row]) -> str:
+    kept = [row for row in pictures if row.status == SKIPPED and not _finished(row)]
+    if not kept:
+        return ""
+    rows = [(row.output or row.input, row.reason) for row in kept[:_NAMES_PER_WARNING]]
+    return section(f"{_many(len(kept), 'existing file')} kept", plain_table(("File", "Why"), rows), "kept")
+
+
+def _ignored(ignored: Sequence[Row]) -> str:
+    if not ignored:
+        return ""
+    reasons = Counter(row.reason for row in ignored)
+    body = "".join(
+        _details(f"{reason} ({count})", [row.input for row in ignored if row.reason == reason])
+        for reason, count in sorted(reasons.items())
+    )
+    return section("Ignored files", body, "ignored")
+
+
+def _provenance(pictures: Sequence[Row], folder: Path) -> str:
+    """Model, settings and machine of every group of pictures; the model's name is read from one of its files."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in pictures:
+        if _finished(row):
+            key = (
+                row.version,
+                row.model_sha256[:12],
+                row.settings_sha256[:12],
+                "" if row.seed is None else str(row.seed),
+                row.device,
+                row.precision,
+                row.host,
+                row.shard,
+            )
+            groups.setdefault(key, []).append(row)
+    if not groups:
+        return ""
+    lines = [
+        (str(len(rows)), _model_name(rows, folder), *key)
+        for key, rows in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+    ]
+    head = (
+        "Pictures",
+        "Model",
+        "Version",
+        "Model hash",
+        "Settings hash",
+        "Seed",
+        "Device",
+        "Precision",
+        "Host",
+        "Shard",
+    )
+    used = [place for place in range(len(head)) if any(line[place] for line in lines)]
+    body = plain_table([head[i] for i in used], [[line[i] for i in used] for line in lines])
+    mixed = len({key[1:3] for key in groups}) > 1
+    note = '<p class="note">The pictures were made by different models or settings.</p>' if mixed else ""
+    return section("Provenance", body + note, "provenance")
+
+
+def _model_name(rows: Sequence[Row], folder: Path) -> str:
+    """The model's name, as one of the outputs tells."""
+    for row in rows[:5]:
+        try:
+            found = re.match(r"varestorer .*; model (.+) [0-9a-f]{12}; ", read_software(folder / row.output))
+        except (OSError, InputError):
+            continue
+        if found:
+            return found[1]
+    return ""
+
+
+def _settings(options: RestoreOptions | None) -> str:
+    if options is None:
+        return ""
+    default = RestoreOptions()
+    lines = []
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        changed = "" if value == getattr(default, field.name) else "set"
+        text = value.describe() if field.name == "sizing" else "" if value is None else str(value)
+        if field.name == "max_failed":
+            text = f"{value.count:g}{'%' if value.percent else ''}"
+        lines.append((field.name.replace("_", " "), text or "automatic", changed))
+    body = plain_table(("Option", "Value", "Not the default"), lines)
+    count = sum(bool(line[2]) for line in lines)
+    head = f"Options of the command that wrote this page, {count} of them not the default"
+    return section("Settings", f"<details><summary>{escape(head)}</summary>{body}</details>", "settings")

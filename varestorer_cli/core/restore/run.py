@@ -1,0 +1,187 @@
+"""Everything the command ``restore`` does: plan, load, restore, report."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from varestorer_cli.core import api
+from varestorer_cli.core.api import open_session, prepare
+from varestorer_cli.core.atomic import check_writable, remove_stale_parts
+from varestorer_cli.core.console import Console
+from varestorer_cli.core.errors import ExitCode, MissingDependencyError, VarestorerError
+from varestorer_cli.core.image import oiio_backend as vfx
+from varestorer_cli.core.inputs.plan import Plan, plan_for
+from varestorer_cli.core.options import ExitCodes, RestoreOptions
+from varestorer_cli.core.report.csv_file import BatchReport, ReportFile, Row
+from varestorer_cli.core.report.merging import merge_reports
+from varestorer_cli.core.report.report_files import report_name, reports_in
+from varestorer_cli.core.restore.batch import run_batch
+from varestorer_cli.core.restore.dry_run import dry_run
+from varestorer_cli.core.restore.messages import nothing_to_do, plan_line, say_end, say_ignored, say_merged
+from varestorer_cli.core.restore.page import page_target, write_restore_page
+from varestorer_cli.core.restore.pool import run_pool
+from varestorer_cli.core.sharding import translated
+from varestorer_cli.core.signals import stop_on_signals
+
+
+@dataclass(frozen=True)
+class Job:
+    """What ``restore`` was asked to do, beside the options that decide pixels.
+
+    Attributes:
+        inputs: files, folders, patterns, ``@list``, ``-``.
+        output: folder, or file for a single file.
+        metrics_csv: report file, None for ``metrics.csv`` in the output folder, ``none`` for no report; the name gets
+            the shard and the frames.
+        nul_lists: lists are separated by NUL.
+        dry_run: only say what would be done.
+        json: rows as JSON lines on stdout.
+        page: HTML page of the report, None for none.
+        exit_codes: table of codes that errors end the process with.
+    """
+
+    inputs: tuple[str, ...]
+    output: str
+    metrics_csv: str | None = None
+    nul_lists: bool = False
+    dry_run: bool = False
+    json: bool = False
+    page: Path | None = None
+    exit_codes: ExitCodes = ExitCodes.PLAIN
+
+
+def run_restore(job: Job, options: RestoreOptions, console: Console) -> BatchReport:
+    """Do everything ``restore`` does: plan, load, restore, report.
+
+    Raises:
+        VarestorerError: whatever ends a run before or while it works; its exit code is of the table asked for.
+    """
+    try:
+        report = _run(job, options, console)
+    except VarestorerError as error:
+        error.exit_code = translated(error.exit_code, job.exit_codes)
+        console.ended(error.exit_code, str(error))
+        raise
+    if not job.dry_run:
+        console.ended(report.exit_code(options.max_failed), report.summary())
+    return report
+
+
+def run_merge(folder: Path, page: Path | None, options: RestoreOptions, console: Console) -> ExitCode:
+    """Do everything ``restore --merge`` does.
+
+    Args:
+        folder: output folder of the shards.
+        page: HTML page of the merged report, None for none.
+        options: for the failures that still count as success.
+        console: for messages.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: there is nothing to merge.
+        OutputError: the report cannot be written.
+    """
+    page = page_target(page, None)
+    merged = merge_reports(folder)
+    code = say_merged(merged, options, console)
+    if page is not None:
+        write_restore_page(merged.report.rows, folder, page)
+        console.info(f"page: {page}")
+    return code
+
+
+def _run(job: Job, options: RestoreOptions, console: Console) -> BatchReport:
+    plan = plan_for(
+        job.inputs, job.output, options, nul_lists=job.nul_lists, read_stdin=lambda: sys.stdin.buffer.read()
+    )
+    report_file = ReportFile(_report_path(job, options, plan), reports_in(plan.folder))
+    devices = _devices(options)
+    if len(devices) == 1:
+        options = replace(options, gpus=None, device=devices[0])
+    page = page_target(job.page, options.shard, options.frames)
+    if job.dry_run:
+        first = replace(options, gpus=None, device=devices[0]) if devices else options
+        return dry_run(
+            plan, first, console, json=job.json, processes=max(1, len(devices)), open_session=api.open_session
+        )
+    on_row = (lambda row: console.out(row.json())) if job.json else None
+    if not plan.jobs and not plan.unreadable:
+        for note in plan.notes:
+            console.warn(note)
+        console.info(nothing_to_do(job.inputs, plan))
+        return _only_ignored(plan, on_row)
+    _refuse_without_vfx(plan)
+    check_writable(plan.folder)
+    remove_stale_parts({j.output.parent for j in plan.jobs} | {plan.folder})
+    with stop_on_signals() as stop:
+        session, prepared = None, prepare(plan, options, console, stop)
+        if len(devices) < 2:
+            console.start(len(plan.jobs), "loading the model")
+            try:
+                session = open_session(options, prepared=prepared)
+            finally:
+                console.finish()
+            if session.runtime.warning:
+                console.warn(session.runtime.warning)
+            console.info(session.describe())
+            if session.warning:
+                console.warn(session.warning)
+        console.info(plan_line(plan, options))
+        if prepared is not None:
+            console.info(prepared.summary)
+        say_ignored(plan, console)
+        report_file.open()
+        report = BatchReport()
+        try:
+            if session is not None:
+                run_batch(
+                    plan, session.engine, session.setup(), options, report_file, console,
+                    stop=stop, on_row=on_row, report=report,
+                )  # fmt: skip
+            else:
+                run_pool(
+                    plan, devices, replace(options, gpus=None), report_file, reports_in(plan.folder), console,
+                    load=api.load_model, prepared=prepared, stop=stop, on_row=on_row, report=report,
+                )  # fmt: skip
+        finally:
+            report_file.close()
+            say_end(report, report_file, options, plan, console)
+    if page is not None:
+        write_restore_page(report_file.rows, plan.folder, page, options)
+        console.info(f"page: {page}")
+    return report
+
+
+def _devices(options: RestoreOptions) -> tuple[str, ...]:
+    if options.gpus is None:
+        return ()
+    from varestorer_cli.core.runtime import several
+
+    return several(options.gpus)
+
+
+def _refuse_without_vfx(plan: Plan) -> None:
+    """A run that can do nothing without an extra says so at once; in a mixed run its pictures fail one by one."""
+    kinds = set(vfx.KINDS.values())
+    if plan.jobs and not vfx.available() and all(Path(job.input).suffix.lower() in kinds for job in plan.jobs):
+        raise MissingDependencyError(f"all inputs are OpenEXR or DPX, which OpenImageIO reads; {vfx.INSTALL}")
+
+
+def _report_path(job: Job, options: RestoreOptions, plan: Plan) -> Path | None:
+    if job.metrics_csv == "none":
+        return None
+    if job.metrics_csv is None:
+        return plan.folder / report_name(options.shard, frames=options.frames)
+    path = Path(job.metrics_csv)
+    return path.with_name(report_name(options.shard, path.stem, path.suffix, options.frames))
+
+
+def _only_ignored(plan: Plan, on_row: Callable[[Row], None] | None) -> BatchReport:
+    report = BatchReport([Row(input=a.path, status="ignored", reason=a.reason) for a in plan.ignored])
+    for row in report.rows:
+        if on_row is not None:
+            on_row(row)
+    return report

@@ -1,0 +1,1 @@
+"""The command `score`: pairs, scores, tables, pages, test sets."""

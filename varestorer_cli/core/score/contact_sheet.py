@@ -1,0 +1,80 @@
+"""A contact sheet: the same pictures from several folders side by side, for the eye."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from varestorer_cli.core.errors import InputError, OutputError
+from varestorer_cli.core.image.reader import read_bytes
+from varestorer_cli.core.score.scorer import rgb8
+
+_GAP = 4
+_LABEL = 22
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[Path]],
+    labels: Sequence[str],
+    target: Path,
+    *,
+    cell: int = 256,
+    window: tuple[float, float, float] | None = None,
+    per_line: int = 1,
+) -> None:
+    """Write a sheet of pictures, one column per label.
+
+    A picture smaller than the last of its row (a degraded input) is shown upscaled with square pixels; every picture of
+    a row shows the same part.
+
+    Args:
+        rows: paths of one picture per label.
+        labels: column titles.
+        target: JPEG or PNG file.
+        cell: side of a picture on the sheet in pixels.
+        window: part to show, (x, y of its centre, side) as fractions of the picture; None shows its central square.
+        per_line: rows placed side by side.
+
+    Raises:
+        InputError: a picture cannot be read.
+        OutputError: the sheet cannot be written.
+    """
+    lines = -(-len(rows) // per_line)
+    block = len(labels) * (cell + _GAP)
+    sheet = Image.new("RGB", (per_line * block + _GAP, lines * (cell + _GAP) + _LABEL + _GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(14)
+    for place in range(per_line):
+        for column, label in enumerate(labels):
+            draw.text((place * block + column * (cell + _GAP) + _GAP, 3), label, fill="black", font=font)
+    for number, row in enumerate(rows):
+        left, top = (number % per_line) * block, (number // per_line) * (cell + _GAP) + _LABEL
+        pictures = [_read(path) for path in row]
+        for column in range(len(row)):
+            part = _part(pictures[column], window).resize((cell, cell), _filter(pictures[column], pictures[-1]))
+            sheet.paste(part, (left + column * (cell + _GAP) + _GAP, top))
+    try:
+        sheet.save(target, quality=88)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{target}: the sheet cannot be written ({error}); choose a .jpg or .png name") from error
+
+
+def _read(path: Path) -> Image.Image:
+    """A file as it is scored: upright, 8 bit, RGB."""
+    try:
+        return Image.fromarray(rgb8(read_bytes(path))[0])
+    except InputError as error:
+        raise InputError(f"{path}: cannot be read for the sheet ({error})") from error
+
+
+def _part(image: Image.Image, window: tuple[float, float, float] | None) -> Image.Image:
+    x, y, share = window or (0.5, 0.5, 1.0)
+    side = min(image.size) * share
+    left = min(max(x * image.width - side / 2, 0), image.width - side)
+    top = min(max(y * image.height - side / 2, 0), image.height - side)
+    return image.crop((round(left), round(top), round(left + side), round(top + side)))
+
+
+def _filter(image: Image.Image, reference: Image.Image) -> Image.Resampling:
+    """Square pixels for a picture with far fewer of them than its reference."""
+    return Image.Resampling.NEAREST if 2 * image.width <= reference.width else Image.Resampling.LANCZOS

@@ -1,0 +1,68 @@
+"""What papers print for the known test sets: rows of ``data/published.csv``, each with footing and source.
+
+PSNR, SSIM and MANIQA mean different things on different footings (``core.protocols``), so a row's values are keyed
+by the metric that they are on its footing. Values are kept as printed.
+"""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+FOOTING_WORDS = {
+    "osediff": "PSNR and SSIM on Y of YCbCr, MANIQA of PIPAL (OSEDiff's script and the papers that follow it)",
+    "paper": "PSNR on RGB, SSIM on Y of YIQ, MANIQA of KonIQ (VARestorer's tables; found by recomputing OSEDiff's row)",
+}
+_ON_FOOTING = {
+    "osediff": {"psnr": "psnr_y", "ssim": "ssim_y", "maniqa": "maniqa-pipal"},
+    "paper": {"psnr": "psnr_rgb", "ssim": "ssim_yiq", "maniqa": "maniqa"},
+}
+_ABOUT = ("set", "footing", "method", "steps", "source", "certainty")
+_FILE = Path(__file__).resolve().parents[2] / "data" / "published.csv"
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """One method's row in one published table.
+
+    Attributes:
+        method: its name.
+        steps: sampling steps, empty where not known.
+        footing: ``osediff`` or ``paper``.
+        source: the table it was read from.
+        second_hand: it was read in a summary, not in the table itself.
+        values: metric name on this footing -> the number as printed.
+    """
+
+    method: str
+    steps: str
+    footing: str
+    source: str
+    second_hand: bool
+    values: Mapping[str, str]
+
+    @property
+    def label(self) -> str:
+        """Method and steps, as tables name it."""
+        return f"{self.method}-{self.steps}" if self.steps else self.method
+
+
+@cache
+def published_rows(benchmark: str) -> tuple[PublishedRow, ...]:
+    """Rows of a test set (``div2k``, ``realsr``, ``drealsr``); none for another name."""
+    with _FILE.open(encoding="utf-8", newline="") as file:
+        return tuple(_row(cells) for cells in csv.DictReader(file) if cells["set"] == benchmark)
+
+
+def _row(cells: Mapping[str, str]) -> PublishedRow:
+    names = _ON_FOOTING[cells["footing"]]
+    values = {names.get(name, name): text for name, text in cells.items() if name not in _ABOUT and text}
+    return PublishedRow(
+        cells["method"],
+        cells["steps"],
+        cells["footing"],
+        cells["source"],
+        cells["certainty"] != "read",
+        values,
+    )

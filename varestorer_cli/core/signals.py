@@ -1,0 +1,55 @@
+"""Being told to stop: the first signal asks, the second one leaves at once."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from varestorer_cli.core.atomic import remove_open_parts
+from varestorer_cli.core.errors import ExitCode, InterruptedRunError
+
+_CODES = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
+
+
+class StopFlag:
+    """Set once the run was told to stop."""
+
+    def __init__(self) -> None:
+        self.code: ExitCode | None = None
+
+    def requested(self) -> bool:
+        """Whether a signal came."""
+        return self.code is not None
+
+    def request(self, code: ExitCode = ExitCode.INTERRUPTED) -> None:
+        """Ask for the stop."""
+        self.code = self.code or code
+
+    def error(self, text: str) -> InterruptedRunError:
+        """The exception that ends the run with the signal's exit code."""
+        return InterruptedRunError(text, self.code or ExitCode.INTERRUPTED)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopFlag]:
+    """Turn SIGINT and SIGTERM into a flag for the length of the block; outside the main thread nothing is changed."""
+    flag = StopFlag()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        code = _CODES[signal.Signals(number)]
+        if flag.requested():
+            remove_open_parts()
+            os._exit(code)
+        flag.request(code)
+
+    before = {number: signal.signal(number, on_signal) for number in _CODES}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

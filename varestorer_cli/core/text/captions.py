@@ -1,0 +1,260 @@
+"""Captions of pictures: read from a table, from text files, written to a table. No model, no tensor."""
+
+import csv
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from varestorer_cli.core.console import Console
+from varestorer_cli.core.errors import OutputError, UsageError
+from varestorer_cli.core.inputs.plan import Job
+from varestorer_cli.core.text_options import TextOptions
+
+BESIDE = "beside"
+"""Value of ``--captions`` for text files beside the pictures."""
+HEADER = ("path", "caption")
+_PATH_COLUMNS = ("path", "input")  # "input" is the report's name for it
+LARGEST_SIDECAR = 1 << 16
+"""Bytes of a text file beside a picture above which it is no caption."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Which text each picture of a run is restored with.
+
+    Attributes:
+        by_key: caption of a picture by its key.
+        default: text of all others, None for the model's learned null condition.
+        encoder: fingerprint of the text encoder, "" where none was needed.
+        stored: text whose features came with the model, whatever the encoder.
+    """
+
+    by_key: Mapping[str, str] = field(default_factory=dict)
+    default: str | None = None
+    encoder: str = ""
+    stored: str | None = None
+
+    def of(self, key: str) -> str | None:
+        """Text of one picture."""
+        return self.by_key.get(key, self.default)
+
+    def identity(self, key: str) -> tuple[str, str] | None:
+        """What of the text decides an output's bytes: encoder and text; None without a text."""
+        text = self.of(key)
+        return None if text is None else ("" if text == self.stored else self.encoder, text)
+
+
+@dataclass
+class Found:
+    """Captions that were found for some pictures.
+
+    Attributes:
+        source: where they come from, for messages.
+        by_key: caption by key.
+        files: text files that were read, so that they are not listed as foreign files.
+        problems: files that could not be used, with the reason.
+        unused: paths of a table that are no picture of this run.
+    """
+
+    source: str
+    by_key: dict[str, str] = field(default_factory=dict)
+    files: set[str] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+
+def find_captions(source: str, jobs: Sequence[Job]) -> Found:
+    """Captions of pictures.
+
+    Args:
+        source: ``beside`` for a text file beside each picture (``a.txt`` for ``a.jpg``), a folder that holds such
+            files in the order of the inputs (``sub/a.txt`` for the key ``sub/a.jpg``), or a CSV file with the columns
+            ``path`` and ``caption``.
+        jobs: the pictures.
+
+    Raises:
+        UsageError: there is no such file, or it is no table of captions.
+    """
+    if source == BESIDE:
+        return _from_files("text files beside the pictures", jobs, lambda job: Path(job.input).with_suffix(".txt"))
+    path = Path(source)
+    if path.is_dir():
+        return _from_files(source, jobs, lambda job: path / PurePosixPath(job.key).with_suffix(".txt"))
+    table = read_table(path)
+    found = Found(source)
+    used = set()
+    for job in jobs:
+        for name in (_normal(job.key), _normal(job.input), os.path.realpath(job.input)):
+            if name in table:
+                used.add(name)
+                found.by_key[job.key] = table[name]
+                break
+    found.unused = [name for name in table if name not in used]
+    return found
+
+
+def captions_of(jobs: Sequence[Job], text: TextOptions, console: Console) -> Found:
+    """Captions of ``--captions``; what is odd about them is said.
+
+    Raises:
+        UsageError: they cannot be read.
+    """
+    if text.captions is None:
+        return Found("")
+    found = find_captions(text.captions, jobs)
+    for problem in found.problems:
+        console.warn(problem)
+    if found.unused:
+        count = len(found.unused)
+        console.info(f"{count} captions of {found.source} belong to no picture of this run: {named(found.unused)}")
+    return found
+
+
+def clean(text: str) -> str:
+    """One line: control characters and runs of space become single spaces."""
+    printable = (char if char.isprintable() else " " for char in text.encode("utf-8", "replace").decode())
+    return " ".join("".join(printable).split())
+
+
+def read_table(path: Path, option: str = "--captions") -> dict[str, str]:
+    """Captions of a CSV file by normalised path; rows without a caption are left out.
+
+    Separated by commas, semicolons or tabs, UTF-8. A path is the picture's path below the input folder, the path it
+    was given as, or an absolute one. The report of a run is such a table too.
+
+    Args:
+        path: the file.
+        option: that named it, for messages.
+
+    Raises:
+        UsageError: the file cannot be read, lacks a column, or gives a path two different captions.
+    """
+    return _parse(path, option)[0]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Of a table: separator, number of columns, and which two matter."""
+
+    delimiter: str = ","
+    columns: int = 2
+    path: int = 0
+    caption: int = 1
+
+    def line(self, path: str, caption: str) -> bytes:
+        cells = [""] * self.columns
+        cells[self.path], cells[self.caption] = path, caption
+        text = io.StringIO()
+        csv.writer(text, delimiter=self.delimiter, lineterminator="\n").writerow(cells)
+        return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _parse(path: Path, option: str) -> tuple[dict[str, str], _Layout]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
+    except OSError as error:
+        raise UsageError(f"{option} {path}: cannot be read ({error.strerror}); check the path") from error
+    head = text.partition("\n")[0]
+    delimiter = next((mark for mark in ",;\t" if mark in head), ",")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    table: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    try:
+        names = [name.strip().lower() for name in next(reader, [])]
+        at = next((names.index(name) for name in _PATH_COLUMNS if name in names), None)
+        if at is None or "caption" not in names:
+            raise UsageError(
+                f"{option} {path}: its first line is {head[:80].strip()!r}, a header with the columns path and "
+                "caption is needed"
+            )
+        layout = _Layout(delimiter, len(names), at, names.index("caption"))
+        for cells in reader:
+            if len(cells) <= max(at, layout.caption) or not (caption := clean(cells[layout.caption])):
+                continue
+            name = _normal(cells[at].strip())
+            if not name:
+                continue
+            if table.setdefault(name, caption) != caption:
+                raise UsageError(
+                    f"{option} {path}: lines {lines[name]} and {reader.line_num} give {cells[at].strip()} two "
+                    "different captions; delete one of them"
+                )
+            lines.setdefault(name, reader.line_num)
+    except csv.Error as error:
+        raise UsageError(f"{option} {path}: line {reader.line_num} is no CSV ({error})") from error
+    return table, layout
+
+
+def _normal(path: str) -> str:
+    if Path(path).is_absolute():
+        return os.path.realpath(path)
+    return PurePosixPath(os.path.normpath(path).replace(os.sep, "/")).as_posix() if path else ""
+
+
+def _from_files(source: str, jobs: Sequence[Job], place: Callable[[Job], Path]) -> Found:
+    found = Found(source)
+    for job in jobs:
+        path = place(job)
+        try:
+            with path.open("rb") as stream:
+                data = stream.read(LARGEST_SIDECAR + 1)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            found.problems.append(f"{path}: cannot be read ({error.strerror})")
+            continue
+        found.files.add(os.path.realpath(path))
+        if len(data) > LARGEST_SIDECAR:
+            found.problems.append(f"{path}: above {LARGEST_SIDECAR} bytes, that is no caption")
+        elif caption := clean(data.decode("utf-8-sig", "replace")):
+            found.by_key[job.key] = caption
+    return found
+
+
+class CaptionsFile:
+    """The table a captioner writes: rows are added as they are made, those that are there are never changed.
+
+    Args:
+        path: CSV file; it need not exist.
+
+    Raises:
+        UsageError: the file is no table of captions.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._exists = path.exists()
+        self.known, self._layout = _parse(path, "--captions-file") if self._exists else ({}, _Layout())
+
+    def of(self, job: Job) -> str | None:
+        """Caption that a row of the file gives a picture."""
+        return self.known.get(_normal(job.key))
+
+    def add(self, key: str, caption: str) -> None:
+        """Append a row; it is in the file when this returns.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        line = self._layout.line(key, caption)
+        try:
+            if not self._exists:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                line = self._layout.line(*HEADER) + line
+            elif not self.path.read_bytes().endswith(b"\n"):
+                line = b"\n" + line
+            with self.path.open("ab") as stream:
+                stream.write(line)
+        except OSError as error:
+            raise OutputError(
+                f"{self.path}: captions cannot be written ({error.strerror}); name another place with --captions-file"
+            ) from error
+        self._exists = True
+
+
+def named(names: Sequence[str], at_most: int = 5) -> str:
+    """Names in a sentence, the first few of them."""
+    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return ", ".join(names[:at_most]) + more

@@ -1,0 +1,279 @@
+"""The networks of a stage: new ones from the preset, those of earlier stages from their files."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import torch
+from torch import nn
+
+from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, UsageError
+from varestorer_cli.core.training.compression import Hints, compressed_start
+from varestorer_cli.core.training.data.crop_cache import CropCache
+from varestorer_cli.core.training.distill import DistillTask
+from varestorer_cli.core.training.options import TrainOptions
+from varestorer_cli.core.training.presets import Preset, Recipe
+from varestorer_cli.core.training.realesrgan import load_realesrgan
+from varestorer_cli.core.training.stages import (
+    PrerestorerTask,
+    Task,
+    TeacherTask,
+    TokenizerTask,
+    degraded,
+    pixels,
+    sharp,
+)
+from varestorer_cli.core.training.text_features import TextFolder
+from varestorer_cli.core.weights.model_file import load_bundle
+from varestorer_cli.core.weights.root import choose_model
+from varestorer_models.autoencoder import AutoencoderConfig
+from varestorer_models.conv_restorer import ConvRestorer
+from varestorer_models.lora import add_adapters, train_adapters_only
+from varestorer_models.restorer import Restorer
+from varestorer_models.rrdb import RRDBConfig, RRDBNet
+from varestorer_models.swinir import SwinIR, SwinIRConfig
+from varestorer_models.tokenizer import ImageTokenizer
+from varestorer_models.transformer import Transformer
+
+MODEL = "model.safetensors"
+COMPRESSION_SAMPLE = 24
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class StageBuilder:
+    """Builds the task of one stage.
+
+    Attributes:
+        options: what was asked for.
+        preset, recipe: sizes of the networks; the stage's recipe with the options' changes.
+        device: where the networks go.
+        cache: training crops; a tokenizer starts from their statistics where given.
+        generator: of all initial weights.
+        fresh: take new networks where earlier stages' would be read: a plan needs their shapes only.
+    """
+
+    options: TrainOptions
+    preset: Preset
+    recipe: Recipe
+    device: torch.device
+    cache: CropCache | None
+    generator: torch.Generator
+    fresh: bool = False
+
+    def build(self) -> tuple[Task, dict[str, Any]]:
+        """The task, and what a checkpoint must share with it to be resumed.
+
+        Raises:
+            MissingDependencyError: an earlier stage or an optional package is missing.
+            CheckpointError: a model file that does not fit.
+            UsageError: contradictory options.
+        """
+        stages: dict[str, Callable[[], tuple[Task, dict[str, Any]]]] = {
+            "prerestorer": self._prerestorer,
+            "tokenizer": self._tokenizer,
+            "teacher": self._teacher,
+            "distill": self._distill,
+        }
+        return stages[self.options.stage]()
+
+    def _prerestorer(self) -> tuple[Task, dict[str, Any]]:
+        module = self._new_prerestorer()
+        if isinstance(module, ConvRestorer):
+            module.reset_parameters(self.generator)
+        hints = None
+        if self.recipe.losses.get("hints") or self.recipe.kept:
+            hints = self._compressed(module)
+        if self.options.init is not None:
+            _start_from(module, self.options.init, "prerestorer")
+        module = self._placed(module, picture=True)
+        return PrerestorerTask(module, self.recipe.losses, self.device, hints, self.recipe.kept), {
+            "model": _plain(self.preset.prerestorer)
+        }
+
+    def _compressed(self, module: nn.Module) -> Hints | None:
+        """Real-ESRGAN as the network to learn from, whose weights the module starts with."""
+        if not isinstance(module, RRDBNet):
+            return None
+        if self.fresh or self.cache is None:
+            return Hints(RRDBNet(RRDBConfig(unshuffle=1)), [1.0] * module.config.blocks)
+        large = self._placed(load_realesrgan(), picture=True)
+        rows = self.cache.train_indices
+        # the same crops in every run of these photographs, so that a run can go on from another's weights
+        sample = self.cache.read(rows[:: max(1, len(rows) // COMPRESSION_SAMPLE)])
+        small = self._placed(module, picture=True)
+        return compressed_start(small, large, pixels(sample.lq, self.device), degraded(sample, self.device))
+
+    def _placed(self, module: M, *, picture: bool = False) -> M:
+        """The module on its device; ``picture``: with the memory layout that convolutions like."""
+        if self.fresh:
+            return module  # has no storage to move
+        if picture:
+            return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return module.to(self.device)
+
+    def _texts(self) -> TextFolder | None:
+        if self.options.texts is None or self.cache is None:
+            return None
+        return TextFolder(self.options.texts, self.cache)
+
+    def _new_prerestorer(self) -> nn.Module:
+        config = self.preset.prerestorer
+        if isinstance(config, RRDBConfig):
+            return RRDBNet(config)
+        return SwinIR(config) if isinstance(config, SwinIRConfig) else ConvRestorer(config)
+
+    def _tokenizer(self) -> tuple[Task, dict[str, Any]]:
+        tokenizer = ImageTokenizer(self.preset.tokenizer)
+        tokenizer.autoencoder.reset_parameters(self.generator)
+        tokenizer = self._placed(tokenizer, picture=True)
+        task = TokenizerTask(tokenizer, self.recipe.losses, self.device)
+        if self.options.init is not None:
+            _start_from(tokenizer, self.options.init, "tokenizer")
+        elif self.cache is not None:
+            rows = self.cache.train_indices
+            chosen_rows = torch.randperm(len(rows), generator=self.generator)[:256].numpy()
+            task.initialise(sharp(self.cache.read(rows[chosen_rows]), self.device), self.generator)
+        return task, {"model": _plain(self.preset.tokenizer)}
+
+    def _teacher(self) -> tuple[Task, dict[str, Any]]:
+        if self.fresh:
+            tokenizer = ImageTokenizer(self.preset.tokenizer)
+        else:
+            tokenizer = cast(ImageTokenizer, _earlier(self.options, "tokenizer", self.options.tokenizer))
+            if tokenizer.config.autoencoder.guided:  # validation decodes without a pre-restored picture
+                path = _folder(self.options, "tokenizer", self.options.tokenizer)
+                raise CheckpointError(
+                    f"{path}: its tokenizer is a student's, whose decoder draws on the pre-restored picture; "
+                    "give the one that varestorer train tokenizer made"
+                )
+        tokenizer = self._placed(tokenizer)
+        transformer = Transformer(self.preset.teacher)
+        transformer.reset_parameters(self.generator)
+        if self.options.init is not None:
+            _start_from(transformer, self.options.init, "transformer")
+        task = TeacherTask(tokenizer, self._placed(transformer), self.recipe, self.device, self._texts())
+        return task, {"model": _plain(self.preset.teacher), "tokenizer": _plain(tokenizer.config)}
+
+    def _distill(self) -> tuple[Task, dict[str, Any]]:
+        prerestorer, tokenizer, teacher, sha256 = self._before_distillation()
+        if self.preset.student_autoencoder is not None:
+            tokenizer = _with_decoder(tokenizer, self.preset.student_autoencoder, self.generator)
+        head = _head(self.options.head or self.preset.student_head)
+        positions = self.recipe.variant.extra_positions or teacher.config.extra_block_positions
+        student = Transformer(replace(teacher.config, head=head, extra_block_positions=positions))
+        student.reset_parameters(self.generator)
+        same = {k: v for k, v in teacher.state_dict().items() if head == "bits" or not k.startswith("head.")}
+        student.load_state_dict({**student.state_dict(), **same})
+        restorer = Restorer(self.preset.restorer, prerestorer, tokenizer, student)
+        if self.options.init is not None:
+            for name, module in restorer.components().items():
+                if name != "prerestorer" or self.options.prerestorer is None:  # one that is asked for stays
+                    _start_from(module, self.options.init, name)
+        if self.preset.adapter_rank:
+            add_adapters(student, self.preset.adapter_rank)
+            train_adapters_only(student)
+            if head == "latent":
+                student.head.requires_grad_(True)  # a new head: adapters of the teacher's attention cannot teach it
+        else:
+            student.requires_grad_(True)
+        restorer = self._placed(restorer)
+        self._placed(restorer.prerestorer, picture=True)
+        self._placed(restorer.tokenizer, picture=True)
+        task = DistillTask(
+            restorer,
+            self._placed(teacher),
+            self.recipe.losses,
+            self.recipe.decoder,
+            self.device,
+            self.recipe.kept,
+            self.recipe.variant,
+            self._texts(),
+            self.preset.adapter_rank,
+        )
+        identity = {"model": _plain(student.config), "teacher": sha256, "head": head}
+        return task, identity
+
+    def _before_distillation(self) -> tuple[nn.Module, ImageTokenizer, Transformer, str]:
+        """Pre-restorer, tokenizer and teacher, and the hash of the teacher's file."""
+        if self.fresh:
+            return self._new_prerestorer(), ImageTokenizer(self.preset.tokenizer), Transformer(self.preset.teacher), ""
+        prerestorer = _earlier(self.options, "prerestorer", self.options.prerestorer)
+        path = _folder(self.options, "teacher", self.options.teacher)
+        bundle = load_bundle(_model_file(path))
+        teacher, tokenizer = bundle.components.get("transformer"), bundle.components.get("tokenizer")
+        if not isinstance(teacher, Transformer) or not isinstance(tokenizer, ImageTokenizer):
+            raise CheckpointError(f"{path}: holds no teacher and tokenizer; train one with varestorer train teacher")
+        if teacher.config.head != "bits":
+            raise CheckpointError(
+                f"{path}: holds a student, which predicts a latent where a teacher predicts bits; "
+                "train a teacher with varestorer train teacher"
+            )
+        return prerestorer, tokenizer, teacher, bundle.sha256
+
+
+def _head(name: str) -> Literal["bits", "latent"]:
+    if name == "bits":
+        return "bits"
+    if name == "latent":
+        return "latent"
+    raise UsageError(f"there is no head {name!r}; choose bits or latent")
+
+
+def _with_decoder(
+    tokenizer: ImageTokenizer, autoencoder: AutoencoderConfig, generator: torch.Generator
+) -> ImageTokenizer:
+    """The same encoder and quantiser with a new decoder.
+
+    The tokenizer's own decoder is no start: beside its linear path its features have gone quiet, and a quiet
+    norm-free layer passes no gradient.
+    """
+    guided = ImageTokenizer(replace(tokenizer.config, autoencoder=autoencoder))
+    guided.autoencoder.reset_parameters(generator)
+    guided.autoencoder.encoder.load_state_dict(tokenizer.autoencoder.encoder.state_dict())
+    guided.quantizer.load_state_dict(tokenizer.quantizer.state_dict())
+    return guided.requires_grad_(False)
+
+
+def _folder(options: TrainOptions, stage: str, given: Path | None) -> Path:
+    if given is not None:
+        return choose_model(str(given), options.weights).path
+    path = options.out.parent / stage
+    if not path.exists():
+        raise MissingDependencyError(
+            f"stage {options.stage} needs a trained {stage}, but {path} does not exist; "
+            f"run varestorer train {stage} first or give --{stage}"
+        )
+    return path
+
+
+def _model_file(path: Path) -> Path:
+    return path / MODEL if path.is_dir() else path
+
+
+def _earlier(options: TrainOptions, stage: str, given: Path | None) -> nn.Module:
+    path = _folder(options, stage, given)
+    bundle = load_bundle(_model_file(path))
+    if stage not in bundle.components:
+        raise CheckpointError(f"{path}: holds {', '.join(bundle.components)}, no {stage}")
+    return bundle.components[stage]
+
+
+def _start_from(module: nn.Module, path: Path, component: str) -> None:
+    """Load weights to start a stage from; configurations must agree."""
+    bundle = load_bundle(_model_file(path))
+    source = bundle.components.get(component)
+    if source is None:
+        raise CheckpointError(f"{path}: holds {', '.join(bundle.components)}, no {component}")
+    try:
+        module.load_state_dict(source.state_dict())
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: its {component} does not fit this preset ({error})") from error
+
+
+def _plain(config: Any) -> Any:
+    """A configuration as a checkpoint stores it: lists for tuples, nothing but JSON types."""
+    return json.loads(json.dumps(asdict(config)))

@@ -1,0 +1,1 @@
+"""Training photographs -> a cache of crops -> batches of pairs."""

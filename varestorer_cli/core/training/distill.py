@@ -1,0 +1,277 @@
+"""One-step distillation: a frozen multi-step teacher and picture losses make the student (VARestorer, section 3.2).
+
+Student input: pyramid of the pre-restored degraded picture, no mask. Teacher input: pyramid of the reference,
+teacher-forced, block-causal mask. Shapes: B batch, T tile side, L positions of all scales, d bits per code.
+"""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.training.data.crop_cache import PairBatch
+from varestorer_cli.core.training.distributed import batch_mean
+from varestorer_cli.core.training.losses import PictureLosses, Terms
+from varestorer_cli.core.training.presets import Variant
+from varestorer_cli.core.training.stages import (
+    check_terms,
+    degraded,
+    kept_target,
+    sharp,
+    usage_terms,
+)
+from varestorer_cli.core.training.text_features import TextFolder, Texts, condition_on, dropped
+from varestorer_models.lora import add_adapters, train_adapters_only
+from varestorer_models.losses import bit_cross_entropy, bit_kl, logit_difference, psnr, score_distance
+from varestorer_models.pyramid import draw_flips
+from varestorer_models.quantizer import Quantized, resample, with_latent_gradient
+from varestorer_models.restorer import Prediction, Restorer
+from varestorer_models.schedule import ScaleSchedule
+from varestorer_models.transformer import Transformer
+
+
+class BitTemperature(nn.Module):
+    """One learned factor per scale between residuals and logits.
+
+    The residuals of a latent head have the size that decodes best, not the one that says how sure it is. Without the
+    factor, the KL to an unsure teacher would shrink the latent itself.
+
+    Args:
+        schedule: whose scales get a factor, 1 at first.
+        device: where they are.
+    """
+
+    def __init__(self, schedule: ScaleSchedule, device: torch.device) -> None:
+        super().__init__()
+        self.logarithm = nn.Parameter(torch.zeros(len(schedule), device=device))
+        self._schedule = schedule
+
+    def forward(self, difference_BLd: Tensor) -> Tensor:
+        """Logit differences of a latent head -> calibrated ones."""
+        factors = self.logarithm.exp()[self._schedule.scale_index(difference_BLd.device)]
+        return difference_BLd * factors[:, None]
+
+
+class DistillTask:
+    """Teacher -> one-step student.
+
+    Args:
+        restorer: student with its pre-restorer and tokenizer; adapters or all weights are trainable.
+        teacher: frozen multi-step transformer on the same tokenizer.
+        weights: loss weights by name.
+        decoder: learning-rate factor of the student's decoder; 0 keeps it frozen.
+        device: where the pictures go.
+        kept: share of the pre-restored picture in the target of the picture terms.
+        variant: choices that research varies.
+        texts: text features of the pictures; None = no text.
+        adapter_rank: of the critic, where the loss has one; 0 = all of its weights are trained.
+
+    Raises:
+        UsageError: loss terms or choices that do not fit each other.
+    """
+
+    unit = "tiles"
+    NAMES = (*PictureLosses.NAMES, "kl", "cross_entropy", "commitment", "latent", "alignment", "score", "critic")
+
+    def __init__(
+        self,
+        restorer: Restorer,
+        teacher: Transformer,
+        weights: Mapping[str, float],
+        decoder: float,
+        device: torch.device,
+        kept: float = 0.0,
+        variant: Variant | None = None,
+        texts: TextFolder | None = None,
+        adapter_rank: int = 0,
+    ) -> None:
+        check_terms(weights, self.NAMES, "distill")
+        self.kept = kept
+        self.restorer = restorer
+        self.teacher = teacher.requires_grad_(False).eval()
+        self.weights, self.decoder, self.device = weights, decoder, device
+        self.losses = PictureLosses(weights, device)
+        self.temperature: BitTemperature | None = None
+        if restorer.transformer.config.head == "latent" and (weights.get("kl") or weights.get("cross_entropy")):
+            self.temperature = BitTemperature(restorer.tokenizer.config.schedule, device)
+        self.variant, self.texts = variant or Variant(), texts
+        self._check()
+        # what the pictures' bits are: by the encoder as it was, also while the student's own changes
+        self.tokenizer = restorer.tokenizer
+        if self.variant.encoder:
+            self.tokenizer = copy.deepcopy(restorer.tokenizer).requires_grad_(False)
+        self.critic = self._new_critic(adapter_rank) if weights.get("score") else None
+        parts = {
+            "model": restorer,
+            "discriminator": self.losses.discriminator,
+            "temperature": self.temperature,
+            "critic": self.critic,
+        }
+        self.trained = nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
+        restorer.prerestorer.requires_grad_(False)
+        restorer.tokenizer.requires_grad_(False)
+        if decoder:
+            restorer.tokenizer.autoencoder.decoder.requires_grad_(True)
+        if self.variant.encoder:
+            restorer.tokenizer.autoencoder.encoder.requires_grad_(True)
+
+    def _check(self) -> None:
+        if bool(self.weights.get("score")) != bool(self.weights.get("critic")):
+            raise UsageError("the loss terms 'score' and 'critic' only make sense together")
+        if self.weights.get("score") and self.restorer.transformer.config.head != "bits":
+            raise UsageError("the loss term 'score' compares bits; it needs --head bits")
+        if self.variant.guidance != 1 and self.texts is None:
+            raise UsageError("a guided teacher needs texts to be guided by; give --texts, or leave --guidance out")
+
+    def _new_critic(self, adapter_rank: int) -> Transformer:
+        """A copy of the teacher that will learn how the student's bits follow from each other."""
+        critic = copy.deepcopy(self.teacher)
+        if adapter_rank:
+            add_adapters(critic, adapter_rank)
+            train_adapters_only(critic)
+            return critic
+        return critic.requires_grad_(True)
+
+    def terms(self, batch: PairBatch, generator: torch.Generator) -> Terms:
+        """KL to the teacher over the bits of all scales, and picture terms of the decoded student."""
+        restorer = self.restorer
+        with torch.no_grad():
+            prerestored = restorer.prerestore(degraded(batch, self.device))
+            reference = kept_target(batch, prerestored, self.kept)
+            clean = self.tokenizer.encode(reference).float()
+            target = self.tokenizer.quantize(clean)
+        texts: Texts = self.texts.of(batch) if self.texts is not None else [None] * len(batch)
+        drop = dropped(texts, batch, self.variant.text_drop if self.texts is not None else 0.0, generator)
+        latent, quantized = self._degraded_tokens(batch, prerestored, generator)
+        condition = condition_on(restorer.transformer, texts, drop)
+        prediction = restorer.predict(quantized, latent, condition)
+        terms = self._bit_terms(prediction, target, texts, drop)
+        if self.weights.get("alignment"):
+            size = batch_mean(clean.square().mean(), len(batch)).clamp_min(1e-8)
+            terms["alignment"] = (latent - clean).square().mean() / size
+        uniforms = batch.drawn(lambda whole: torch.rand(whole, *restorer.uniforms_shape, generator=generator))
+        uniforms = uniforms.to(self.device)
+        if self.critic is not None:
+            terms |= self._score_terms(restorer.training_bits(prediction, uniforms), texts, drop)
+        codes = restorer.training_codes(prediction, uniforms, self.variant.bits)
+        decoded = restorer.decode(codes, prerestored, clamp=False).float()
+        return {**terms, **self.losses(decoded, reference, sharp(batch, self.device))}
+
+    def _degraded_tokens(
+        self, batch: PairBatch, prerestored_B3TT: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Quantized]:
+        """Latent and tokens of the pre-restored picture; with a gradient where the encoder is trained."""
+        tokenizer, flips = self.restorer.tokenizer, None
+        schedule, bits = tokenizer.config.schedule, tokenizer.config.quantizer.bits
+        if self.variant.flips:
+            flips = batch.drawn(lambda whole: draw_flips(whole, bits, schedule, self.variant.flips, generator))
+            flips = flips.to(self.device)
+        with torch.set_grad_enabled(bool(self.variant.encoder)):
+            latent = tokenizer.encode(prerestored_B3TT * 2 - 1).float()
+            quantized: Quantized = tokenizer.quantizer(latent, schedule, flips)
+            return latent, with_latent_gradient(quantized, latent, schedule) if self.variant.encoder else quantized
+
+    @torch.no_grad()
+    def _teacher_scores(self, tokens_BLd: Tensor, texts: Texts, drop: list[bool]) -> Tensor:
+        """The teacher's logit differences, guided where asked."""
+        schedule, teacher = self.restorer.tokenizer.config.schedule, self.teacher
+        condition = condition_on(teacher, texts, drop)
+        scores = logit_difference(teacher(tokens_BLd, schedule, condition, causal=True))
+        if self.variant.guidance == 1:
+            return scores
+        nothing = teacher.encode_condition(None, len(tokens_BLd))
+        null = logit_difference(teacher(tokens_BLd, schedule, nothing, causal=True))
+        return null + self.variant.guidance * (scores - null)
+
+    def _score_terms(self, bits_BLd: Tensor, texts: Texts, drop: list[bool]) -> Terms:
+        """The student's bits as teacher and critic see them, and the critic's own lesson."""
+        assert self.critic is not None
+        schedule, quantizer = self.restorer.tokenizer.config.schedule, self.restorer.tokenizer.quantizer
+        hard = (bits_BLd.detach() > 0.5).to(torch.uint8)
+        with torch.no_grad():
+            tokens, _ = quantizer.tokens_from_bits(hard, schedule)
+        teacher = self._teacher_scores(tokens, texts, drop)
+        critic = logit_difference(self.critic(tokens, schedule, condition_on(self.critic, texts, drop), causal=True))
+        sides = [float(h * w) ** 0.5 for h, w in schedule.grids]
+        return {
+            "score": score_distance(bits_BLd, critic, teacher, schedule.slices),
+            "critic": bit_cross_entropy(critic, hard, schedule.slices, sides),
+        }
+
+    def _bit_terms(self, prediction: Prediction, target: Quantized, texts: Texts, drop: list[bool]) -> Terms:
+        terms: Terms = {}
+        schedule = self.restorer.tokenizer.config.schedule
+        difference = self._teacher_forced(prediction, target)
+        if self.weights.get("kl"):
+            teacher = self._teacher_scores(target.tokens_BLd, texts, drop)
+            per_scale = bit_kl(teacher, difference, schedule.slices)
+            terms["kl"] = per_scale.sum()
+        if self.weights.get("cross_entropy"):
+            sides = [float(h * w) ** 0.5 for h, w in schedule.grids]
+            terms["cross_entropy"] = bit_cross_entropy(difference, target.bits_BLd, schedule.slices, sides)
+        if prediction.latent_Bdhw is not None:
+            mean = batch_mean(prediction.latent_Bdhw.detach().square().mean(), len(target.bits_BLd))
+            size = mean.clamp_min(1e-8)
+            if self.weights.get("commitment"):
+                codes = self.restorer.tokenizer.quantize(prediction.latent_Bdhw.detach()).accumulated_Bdhw
+                terms["commitment"] = (prediction.latent_Bdhw - codes).square().mean() / size
+            if self.weights.get("latent"):
+                terms["latent"] = (prediction.latent_Bdhw - target.accumulated_Bdhw).square().mean() / size
+        terms["bit_accuracy"] = ((difference > 0) == target.bits_BLd.bool()).float().mean()
+        return terms | usage_terms(difference, schedule.slices, len(target.bits_BLd))
+
+    def _teacher_forced(self, prediction: Prediction, target: Quantized) -> Tensor:
+        """Logit differences that answer the teacher's question: bits of scale k given the reference's coarser codes.
+
+        A bits head says them directly. A latent head's are the residuals its latent leaves to the reference's history.
+        """
+        if prediction.latent_Bdhw is None:
+            return prediction.difference_BLd
+        schedule, quantizer = self.restorer.tokenizer.config.schedule, self.restorer.tokenizer.quantizer
+        history = torch.zeros_like(prediction.latent_Bdhw)
+        residuals = []
+        for k, (rows, grid) in enumerate(zip(schedule.slices, schedule.grids, strict=True)):
+            residual = prediction.latent_Bdhw - history
+            if grid != schedule.latent_grid:
+                residual = nn.functional.interpolate(residual, size=grid, mode="area")
+            residuals.append(residual)
+            codes = quantizer.scale_map(quantizer.codes(target.bits_BLd[:, rows], k), grid)
+            history = history + resample(codes, schedule.latent_grid)
+        difference = self.restorer.residual_logits(tuple(residuals))
+        return self.temperature(difference) if self.temperature is not None else difference
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """Transformer (or its adapters) and, with its own factor, the decoder."""
+        student = [p for p in self.restorer.transformer.parameters() if p.requires_grad]
+        groups: list[dict[str, object]] = [{"params": student, "scale": 1.0}]
+        if self.variant.encoder:
+            encoder = list(self.restorer.tokenizer.autoencoder.encoder.parameters())
+            groups.append({"params": encoder, "scale": self.variant.encoder})
+        if self.critic is not None:
+            groups.append({"params": [p for p in self.critic.parameters() if p.requires_grad], "scale": 1.0})
+        if self.decoder:
+            decoder = list(self.restorer.tokenizer.autoencoder.decoder.parameters())
+            groups.append({"params": decoder, "scale": self.decoder})
+        if self.temperature is not None:
+            groups.append({"params": list(self.temperature.parameters()), "scale": 10.0})
+        return [*groups, *self.losses.parameter_groups()]
+
+    def validate(self, batch: PairBatch) -> tuple[dict[str, float], list[Tensor]]:
+        """PSNR of the student and of the pre-restorer alone over RGB, and their feature distances where a loss."""
+        reference = sharp(batch, self.device)
+        out = self.restorer(degraded(batch, self.device), sampling=None)
+        figures = {
+            "psnr": float(psnr(out.image_B3TT * 2 - 1, reference).mean()),
+            "psnr_prerestored": float(psnr(out.prerestored_B3TT * 2 - 1, reference).mean()),
+        }
+        if self.losses.features is not None:
+            figures["features"] = float(self.losses.features(out.image_B3TT * 2 - 1, reference))
+            figures["features_prerestored"] = float(self.losses.features(out.prerestored_B3TT * 2 - 1, reference))
+        bicubic = degraded(batch, self.device)
+        return figures, [bicubic, out.prerestored_B3TT, out.image_B3TT, (reference + 1) / 2]
+
+    def components(self) -> Mapping[str, nn.Module]:
+        """The whole restorer."""
+        return self.restorer.components()

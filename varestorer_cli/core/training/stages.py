@@ -1,0 +1,331 @@
+"""The stages before the student: pre-restorer, tokenizer, teacher.
+
+A task knows its networks and its losses; the loop (``loop.py``) knows steps, optimiser and files. Pictures come in
+as uint8 batches and are turned into tensors here: sharp ones in [-1, 1], degraded ones upscaled in [0, 1].
+
+Shapes: B batch, P patch side in pixels, L positions of all scales, d bits per code.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.training.compression import Hints, hint_distance
+from varestorer_cli.core.training.data.crop_cache import PairBatch
+from varestorer_cli.core.training.distributed import batch_mean
+from varestorer_cli.core.training.losses import PictureLosses, Terms
+from varestorer_cli.core.training.presets import Recipe
+from varestorer_cli.core.training.text_features import TextFolder, Texts, condition_on, dropped
+from varestorer_models.losses import (
+    bit_cross_entropy,
+    bit_entropies,
+    bit_usage,
+    code_usage,
+    logit_difference,
+    psnr,
+)
+from varestorer_models.pyramid import draw_flips
+from varestorer_models.quantizer import straight_through
+from varestorer_models.rrdb import RRDBNet
+from varestorer_models.tokenizer import ImageTokenizer
+from varestorer_models.transformer import Transformer
+
+_TELLING = 16  # positions
+
+
+class Task(Protocol):
+    """What the loop needs of a stage."""
+
+    unit: str
+
+    @property
+    def trained(self) -> nn.Module:
+        """Holds the parameters that are trained, averaged and kept in checkpoints."""
+
+    def terms(self, batch: PairBatch, generator: torch.Generator) -> Terms:
+        """Loss terms by name; those with a weight are summed, the rest only logged."""
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """Optimiser groups; ``scale`` multiplies the learning rate."""
+
+    def validate(self, batch: PairBatch) -> tuple[dict[str, float], list[Tensor]]:
+        """Figures of one validation batch and columns of pictures in [0, 1]."""
+
+    def components(self) -> Mapping[str, nn.Module]:
+        """Modules by name for the model file."""
+
+
+def sharp(batch: PairBatch, device: torch.device) -> Tensor:
+    """Reference pictures (B, 3, P, P) in [-1, 1]."""
+    return pixels(batch.hq, device).mul_(2).sub_(1)
+
+
+def degraded(batch: PairBatch, device: torch.device) -> Tensor:
+    """Degraded pictures upscaled to the reference's size, (B, 3, P, P) in [0, 1].
+
+    The filter is what ``RestorerConfig.upscale_filter`` calls ``bicubic_sharp``.
+    """
+    small = pixels(batch.lq, device)
+    return F.interpolate(small, size=batch.hq.shape[-2:], mode="bicubic", align_corners=False).clamp_(0, 1)
+
+
+def kept_target(batch: PairBatch, sharper_B3HW: Tensor, share: float) -> Tensor:
+    """Target of picture terms, (B, 3, P, P) in [-1, 1]: a share of a sharper picture, the rest the true one.
+
+    A regression learns the mean of all that could be true, which is soft. Another network's sharp picture ((B, 3, P, P)
+    in [0, 1]) is one definite picture, which can be learnt; the true one keeps it from inventing too much.
+    """
+    reference = sharp(batch, sharper_B3HW.device)
+    return torch.lerp(reference, sharper_B3HW.clamp(0, 1) * 2 - 1, share) if share else reference
+
+
+def pixels(picture: Tensor, device: torch.device) -> Tensor:
+    """uint8 pictures (B, 3, H, W) -> float32 in [0, 1]."""
+    moved = picture.to(device, non_blocking=True)
+    return moved.to(torch.float32, memory_format=torch.channels_last).div_(255)
+
+
+def check_terms(weights: Mapping[str, float], known: tuple[str, ...], stage: str) -> None:
+    """Refuse loss names the stage does not have.
+
+    Raises:
+        UsageError: an unknown name, or no term at all.
+    """
+    unknown = sorted(set(weights) - set(known))
+    if unknown:
+        raise UsageError(f"stage {stage} has no loss term {unknown[0]!r}; it knows {', '.join(known)}")
+    if not any(weights.values()):
+        raise UsageError(f"stage {stage}: every loss weight is 0, there is nothing to train on")
+
+
+def usage_terms(difference_BLd: Tensor, slices: Sequence[slice], count: int) -> Terms:
+    """Signs of collapse in predicted bits for the log: ``entropy/K`` and, of large scales, ``used/K`` of scale K."""
+    entropies, used = bit_usage(difference_BLd, slices, lambda mean: batch_mean(mean, count))
+    return {f"entropy/{k + 1}": value for k, value in enumerate(entropies)} | _of_large("used", used, slices)
+
+
+def _of_large(name: str, values: Tensor, slices: Sequence[slice]) -> Terms:
+    """One term a scale, without the scales whose few bits may agree by chance where a batch is one picture."""
+    large = [k for k, rows in enumerate(slices) if rows.stop - rows.start >= _TELLING]
+    return {f"{name}/{k + 1}": values[k] for k in large}
+
+
+class PrerestorerTask:
+    """Pre-restorer on pairs, or on what a larger network makes of them; frozen in every later stage.
+
+    Args:
+        module: the network.
+        weights: loss weights by name: picture terms, and ``hints``, its features against the larger network's.
+        device: where the pictures go.
+        hints: the larger network, where there is one.
+        kept: share of the larger network's picture in the target of the picture terms.
+
+    Raises:
+        UsageError: terms that need a larger network, and there is none.
+    """
+
+    unit = "patches"
+    NAMES = (*PictureLosses.NAMES, "hints")
+
+    def __init__(
+        self,
+        module: nn.Module,
+        weights: Mapping[str, float],
+        device: torch.device,
+        hints: Hints | None = None,
+        kept: float = 0.0,
+    ) -> None:
+        check_terms(weights, self.NAMES, "prerestorer")
+        if hints is None and (weights.get("hints") or kept):
+            raise UsageError("the loss term 'hints' and --keep need a larger network: a preset with an RRDBNet")
+        self.module, self.device, self.hints, self.kept = module, device, hints, kept
+        self.pictures = any(weight for name, weight in weights.items() if name != "hints")
+        self.losses = PictureLosses(weights, device)
+        self.trained = self.losses.trained_with(module)
+
+    def terms(self, batch: PairBatch, generator: torch.Generator) -> Terms:
+        """Picture terms of the pre-restored patch, and the distance of its features to the larger network's."""
+        upscaled = degraded(batch, self.device)
+        if self.hints is None:
+            return self.losses(self.module(upscaled).float() * 2 - 1, sharp(batch, self.device))
+        assert isinstance(self.module, RRDBNet)
+        hints, label = self.hints(pixels(batch.lq, self.device), picture=self.pictures)
+        first, outputs = self.module.features(upscaled)
+        terms = {"hints": hint_distance(outputs, hints)}
+        if label is not None:
+            result = self.module.render(first, outputs[-1]).float()
+            terms |= self.losses(result * 2 - 1, kept_target(batch, label, self.kept))
+        return terms
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """The network; with an adversarial term the discriminator too."""
+        return [{"params": list(self.module.parameters()), "scale": 1.0}, *self.losses.parameter_groups()]
+
+    def validate(self, batch: PairBatch) -> tuple[dict[str, float], list[Tensor]]:
+        """PSNR of the result and of bicubic upscaling, over RGB; with hints also of the result against the label."""
+        bicubic, reference = degraded(batch, self.device), (sharp(batch, self.device) + 1) / 2
+        result = self.module(bicubic).float().clamp(0, 1)
+        figures = {
+            "psnr": float(psnr(result, reference, 1.0).mean()),
+            "psnr_bicubic": float(psnr(bicubic, reference, 1.0).mean()),
+        }
+        if self.hints is None:
+            return figures, [bicubic, result, reference]
+        _, label = self.hints(pixels(batch.lq, self.device))
+        assert label is not None
+        label = label.clamp(0, 1)
+        figures["psnr_label"] = float(psnr(result, label, 1.0).mean())
+        return figures, [bicubic, label, result, reference]
+
+    def components(self) -> Mapping[str, nn.Module]:
+        """The pre-restorer."""
+        return {"prerestorer": self.module}
+
+
+class TokenizerTask:
+    """Autoencoder through the bits: reconstruction, codebook, commitment and entropy terms."""
+
+    unit = "tiles"
+    NAMES = (*PictureLosses.NAMES, "codebook", "commitment", "entropy")
+
+    def __init__(self, tokenizer: ImageTokenizer, weights: Mapping[str, float], device: torch.device) -> None:
+        check_terms(weights, self.NAMES, "tokenizer")
+        self.tokenizer = tokenizer
+        self.device = device
+        self.entropy = bool(weights.get("entropy"))
+        self.losses = PictureLosses(weights, device)
+        self.trained = self.losses.trained_with(tokenizer)
+
+    @torch.no_grad()
+    def initialise(self, pictures_B3PP: Tensor, generator: torch.Generator) -> None:
+        """Principal components of patches into the linear path, residual sizes into the gains.
+
+        A random rotation spreads the variance evenly over the bits, which all have equal weight.
+
+        Args:
+            pictures_B3PP: a sample of sharp pictures in [-1, 1].
+            generator: of the rotation and the choice of patches.
+        """
+        autoencoder, config = self.tokenizer.autoencoder, self.tokenizer.config
+        if config.autoencoder.linear_path:
+            f, d = config.autoencoder.stride, config.autoencoder.latent_channels
+            patches = F.unfold(pictures_B3PP.float(), f, stride=f).transpose(1, 2).flatten(0, 1)
+            mean = patches.mean(0)
+            covariance = (patches - mean).T @ (patches - mean) / len(patches)
+            vectors = torch.linalg.eigh(covariance).eigenvectors[:, -d:]
+            rotation = torch.linalg.qr(torch.randn(d, d, generator=generator).to(vectors.device)).Q
+            autoencoder.set_linear_basis((vectors @ rotation).T.contiguous(), mean)
+        if config.quantizer.learned_gains:
+            sample = self.tokenizer.encode(pictures_B3PP[:16])
+            self.tokenizer.quantizer.init_gains(sample, config.schedule)
+
+    def terms(self, batch: PairBatch, generator: torch.Generator) -> Terms:
+        """Picture terms of the round trip and the terms between latent and codes."""
+        reference = sharp(batch, self.device)
+        latent = self.tokenizer.encode(reference).float()
+        quantized = self.tokenizer.quantize(latent)
+        accumulated = quantized.accumulated_Bdhw
+        decoded = self.tokenizer.decode(straight_through(latent, accumulated), clamp=False).float()
+        terms = self.losses(decoded, reference)
+        size = batch_mean(latent.detach().square().mean(), len(batch)).clamp_min(1e-8)  # weights then fit any latent
+        if self.tokenizer.config.quantizer.learned_gains:
+            terms["codebook"] = (accumulated - latent.detach()).square().mean() / size
+        terms["commitment"] = (latent - accumulated.detach()).square().mean() / size
+        if self.entropy:
+            root = self.tokenizer.config.quantizer.bits**0.5
+            rows = [(r * root).flatten(2).transpose(1, 2) for r in quantized.residuals]
+            single, spread = bit_entropies(torch.cat(rows, dim=1), lambda mean: batch_mean(mean, len(batch)))
+            terms["entropy"] = single - spread
+        bits = batch_mean(quantized.bits_BLd.float().mean(dim=(0, 1)), len(batch))
+        terms["dead_bits"] = ((bits < 0.01) | (bits > 0.99)).float().mean()
+        slices = self.tokenizer.config.schedule.slices
+        entropies, used = code_usage(quantized.bits_BLd, slices, lambda mean: batch_mean(mean, len(batch)))
+        return terms | _of_large("entropy", entropies, slices) | _of_large("used", used, slices)
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """The linear path learns at a quarter of the rate: it starts at its optimum."""
+        linear = [p for name, p in self.tokenizer.named_parameters() if ".linear." in name]
+        rest = [p for name, p in self.tokenizer.named_parameters() if ".linear." not in name and p.requires_grad]
+        groups: list[dict[str, object]] = [{"params": rest, "scale": 1.0}]
+        if linear:
+            groups.append({"params": linear, "scale": 0.25})
+        return [*groups, *self.losses.parameter_groups()]
+
+    def validate(self, batch: PairBatch) -> tuple[dict[str, float], list[Tensor]]:
+        """PSNR of the round trip over RGB: the ceiling of every restorer on this tokenizer."""
+        reference = sharp(batch, self.device)
+        result = self.tokenizer(reference)
+        return {"psnr": float(psnr(result, reference).mean())}, [(result + 1) / 2, (reference + 1) / 2]
+
+    def components(self) -> Mapping[str, nn.Module]:
+        """The tokenizer."""
+        return {"tokenizer": self.tokenizer}
+
+
+class TeacherTask:
+    """Multi-step transformer on sharp pictures: bit cross-entropy with bitwise self-correction."""
+
+    unit = "tiles"
+
+    def __init__(
+        self,
+        tokenizer: ImageTokenizer,
+        transformer: Transformer,
+        recipe: Recipe,
+        device: torch.device,
+        texts: TextFolder | None = None,
+    ) -> None:
+        check_terms(recipe.losses, ("cross_entropy",), "teacher")
+        self.texts, self.text_drop = texts, recipe.variant.text_drop
+        self.tokenizer = tokenizer.requires_grad_(False)
+        self.trained = self.transformer = transformer
+        self.flip = recipe.flip
+        self.device = device
+
+    def terms(self, batch: PairBatch, generator: torch.Generator) -> Terms:
+        """Cross-entropy of every bit given a history with flipped bits; scales weighted by side length."""
+        config = self.tokenizer.config
+        with torch.no_grad():
+            latent = self.tokenizer.encode(sharp(batch, self.device)).float()
+            size = len(batch.hq)
+            bits = config.quantizer.bits
+            flips = batch.drawn(lambda whole: draw_flips(whole, bits, config.schedule, self.flip, generator))
+            quantized = self.tokenizer.quantizer(latent, config.schedule, flips.to(self.device))
+        texts: Texts = self.texts.of(batch) if self.texts is not None else [None] * size
+        drop = dropped(texts, batch, self.text_drop if self.texts is not None else 0.0, generator)
+        difference = self._difference(quantized.tokens_BLd, texts, drop)
+        sides = [float(h * w) ** 0.5 for h, w in config.schedule.grids]
+        loss = bit_cross_entropy(difference, quantized.bits_BLd, config.schedule.slices, sides)
+        accuracy = ((difference > 0) == quantized.bits_BLd.bool()).float().mean()
+        usage = usage_terms(difference, config.schedule.slices, size)
+        return {"cross_entropy": loss, "bit_accuracy": accuracy, **usage}
+
+    def _difference(self, tokens_BLd: Tensor, texts: Texts, drop: list[bool]) -> Tensor:
+        condition = condition_on(self.transformer, texts, drop)
+        return logit_difference(self.transformer(tokens_BLd, self.tokenizer.config.schedule, condition, causal=True))
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """One group."""
+        return [{"params": [p for p in self.trained.parameters() if p.requires_grad], "scale": 1.0}]
+
+    def validate(self, batch: PairBatch) -> tuple[dict[str, float], list[Tensor]]:
+        """Cross-entropy and accuracy on clean histories, and pictures of the teacher-forced likelier bits."""
+        config = self.tokenizer.config
+        reference = sharp(batch, self.device)
+        quantized = self.tokenizer.quantize(self.tokenizer.encode(reference).float())
+        texts: Texts = self.texts.of(batch) if self.texts is not None else [None] * len(batch)
+        difference = self._difference(quantized.tokens_BLd, texts, [False] * len(batch))
+        sides = [float(h * w) ** 0.5 for h, w in config.schedule.grids]
+        loss = bit_cross_entropy(difference, quantized.bits_BLd, config.schedule.slices, sides)
+        accuracy = ((difference > 0) == quantized.bits_BLd.bool()).float().mean()
+        decoded = self.tokenizer.decode(self.tokenizer.quantizer.accumulate(difference > 0, config.schedule))
+        figures = {"cross_entropy": float(loss), "bit_accuracy": float(accuracy)}
+        return figures, [(decoded + 1) / 2, (reference + 1) / 2]
+
+    def components(self) -> Mapping[str, nn.Module]:
+        """Teacher and its tokenizer."""
+        return {"tokenizer": self.tokenizer, "transformer": self.transformer}

@@ -1,0 +1,332 @@
+"""The training loop: steps, optimiser, averaging, checkpoints, logs. It knows no stage."""
+
+import math
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from varestorer_cli.core.errors import ExitCode, InterruptedRunError, VarestorerError
+from varestorer_cli.core.metrics.psnr_ssim import Metric
+from varestorer_cli.core.training.checkpoint import RunState, find_checkpoint
+from varestorer_cli.core.training.data.crop_cache import PairBatch
+from varestorer_cli.core.training.distributed import World, replicate, unsynchronised
+from varestorer_cli.core.training.ema import WeightAverage
+from varestorer_cli.core.training.fsdp import average_whole_gradients, whole
+from varestorer_cli.core.training.log import RunLog
+from varestorer_cli.core.training.presets import Recipe
+from varestorer_cli.core.training.stages import Task
+from varestorer_cli.core.training.validation import scores
+
+
+class DivergedError(VarestorerError):
+    """The loss is no longer finite."""
+
+
+class Batches(Protocol):
+    """A pure function from step to batch."""
+
+    def batch(self, step: int) -> PairBatch:
+        """The batch of that step."""
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How the loop runs.
+
+    Attributes:
+        folder: of the run.
+        seed: of the noise drawn in the losses.
+        resume: go on from the checkpoint there.
+        precision: dtype of autocast, None for float32.
+        device: where it runs.
+        log_every, sample_every: steps.
+        checkpoint_minutes: time between checkpoints.
+        stop_after: minutes until a pause, None for no limit.
+        quiet: no progress.
+        accumulate: parts in which each process computes its share of a batch, to save memory.
+        world: this process's place among those of the run.
+        divided: the transformers' weights are divided among the processes.
+        metrics: that score the validation pictures, see ``validation.validation_metrics``.
+    """
+
+    folder: Path
+    seed: int
+    resume: bool
+    precision: torch.dtype | None
+    device: torch.device
+    log_every: int
+    sample_every: int
+    checkpoint_minutes: float
+    stop_after: float | None
+    quiet: bool
+    accumulate: int = 1
+    world: World = field(default_factory=World)
+    divided: bool = False
+    metrics: tuple[Metric, ...] = ()
+
+
+class _Losses(nn.Module):
+    """The weighted loss and its terms as one module, so that gradients can be averaged over processes.
+
+    Args:
+        task: computes the terms.
+        weights: of the terms; those without one are only logged.
+        autocast: context of the arithmetic asked for.
+    """
+
+    def __init__(self, task: Task, weights: Mapping[str, float], autocast: Callable[[], torch.autocast]) -> None:
+        super().__init__()
+        self.trained = task.trained
+        self._task, self._weights, self._autocast = task, weights, autocast
+
+    def forward(self, batch: PairBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss with gradient, and every term without."""
+        with self._autocast():
+            terms = self._task.terms(batch, generator)
+        weighted = [terms[name] * weight for name, weight in self._weights.items() if weight and name in terms]
+        total = torch.stack([term.float() for term in weighted]).sum()
+        return total, {"loss": total.detach(), **{name: term.detach() for name, term in terms.items()}}
+
+
+def learning_rate_factor(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then cosine to zero at the last step."""
+    if step < recipe.warmup:
+        return (step + 1) / recipe.warmup
+    progress = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
+    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+class Trainer:
+    """Runs one task from its first or last step to the end.
+
+    Args:
+        task: networks and losses.
+        recipe: optimiser settings and loss weights.
+        batches: training pictures by step.
+        validation: held-out pictures.
+        options: how to run.
+        identity: what a checkpoint must share with this run to be resumed.
+        export: writes the model file; called with the averaged weights in place and the step.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        recipe: Recipe,
+        batches: Batches,
+        validation: list[PairBatch],
+        options: LoopOptions,
+        identity: dict[str, Any],
+        export: Callable[[int, Mapping[str, float]], None],
+    ) -> None:
+        self.task, self.recipe, self.batches, self.validation = task, recipe, batches, validation
+        self.options, self.identity, self.export = options, identity, export
+        groups = task.parameter_groups()
+        self.optimizer = torch.optim.AdamW(
+            groups,
+            lr=recipe.learning_rate,
+            betas=recipe.betas,
+            weight_decay=recipe.weight_decay,
+            fused=options.device.type == "cuda",
+        )
+        self.average = WeightAverage(task.trained, recipe.ema)
+        losses = _Losses(task, recipe.losses, self._autocast)
+        self.losses = losses if options.divided else replicate(losses, options.world)
+        self.state = RunState(task.trained, self.optimizer, self.average, identity, options.divided)
+        self.step = 0
+        self._stop = threading.Event()
+        self._signal = signal.SIGTERM
+
+    def run(self) -> int:
+        """Train to the end, or to the pause asked for.
+
+        Returns:
+            Steps done so far; fewer than the recipe's where ``stop_after`` ended the run.
+
+        Raises:
+            InterruptedRunError: SIGTERM or SIGINT; a checkpoint was written first.
+            DivergedError: the loss is not finite.
+        """
+        options, world = self.options, self.options.world
+        checkpoint = find_checkpoint(options.folder) if options.resume else None
+        if checkpoint is not None:
+            self.step = self.state.load(checkpoint)
+        started = saved = time.monotonic()
+        minutes = options.stop_after
+        log = RunLog(options.folder, self.step, self.recipe.steps, self.task.unit, options.quiet, writing=world.main)
+        with log, self._signals(), self._prefetched() as stream:
+            if self.step == 0:
+                self._validate(log)
+            while self.step < self.recipe.steps:
+                self._train_step(next(stream), log)
+                now = time.monotonic()
+                stop, paused, due = world.agree(
+                    self._stop.is_set(),
+                    minutes is not None and now - started > minutes * 60,
+                    now - saved > options.checkpoint_minutes * 60,
+                )
+                if stop or paused or due:
+                    self.state.save(options.folder, self.step, world)
+                    saved = now
+                if stop:
+                    raise InterruptedRunError(
+                        f"told to stop at step {self.step} of {self.recipe.steps}; a checkpoint was written, "
+                        "the same command with --resume goes on",
+                        ExitCode.TERMINATED if self._signal == signal.SIGTERM else ExitCode.INTERRUPTED,
+                    )
+                if paused:
+                    break
+                if self.step % options.sample_every == 0 and self.step < self.recipe.steps:
+                    self._validate(log)
+            figures = self._validate(log)
+            self.state.save(options.folder, self.step, world)
+            with self.average.applied():
+                self.export(self.step, figures)
+        world.wait()
+        return self.step
+
+    def _train_step(self, batch: PairBatch, log: RunLog) -> None:
+        factor = learning_rate_factor(self.step, self.recipe)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate * group["scale"] * factor
+        self.optimizer.zero_grad(set_to_none=True)
+        terms = self._gradients(batch)
+        # each group by itself: a discriminator's large gradient must not shrink the generator's
+        norms = [
+            whole(torch.nn.utils.clip_grad_norm_(group["params"], self.recipe.clip))
+            for group in self.optimizer.param_groups
+        ]
+        norm = torch.stack(norms).norm()
+        if not bool(torch.isfinite(norm)):
+            raise DivergedError(
+                f"the loss or its gradient is not finite at step {self.step} (terms: "
+                f"{', '.join(f'{k} {float(v):.4g}' for k, v in terms.items())}); resume with a lower --lr"
+            )
+        self.optimizer.step()
+        self.average.update()
+        self.step += 1
+        log.advance()
+        if self.step % self.options.log_every == 0 or self.step == 1:
+            share = len(batch) / (batch.whole or len(batch))
+            values = self.options.world.mean({name: float(value) for name, value in terms.items()}, share)
+            log.scalars(self.step, {**values, "gradient_norm": float(norm)}, self.recipe.batch)
+
+    def _gradients(self, batch: PairBatch) -> dict[str, Tensor]:
+        """Gradients of the mean over the whole batch; returns the terms' means over this process's share of it."""
+        world, parts = self.options.world, batch.parts(self.options.accumulate)
+        means: dict[str, Tensor] = {}
+        for number, part in enumerate(parts):
+            last = number == len(parts) - 1
+            generator = torch.Generator().manual_seed((self.options.seed << 32) + self.step)
+            with nullcontext() if last else unsynchronised(self.losses):
+                total, terms = self.losses(part, generator)
+                # processes are averaged with equal weight, whatever their shares
+                weight = world.size * len(part) / (batch.whole or len(batch))
+                (total if weight == 1 else total * weight).backward()
+            for name, term in terms.items():
+                portion = term if len(parts) == 1 else term * (len(part) / len(batch))
+                means[name] = means[name] + portion if name in means else portion
+        if self.options.divided:
+            average_whole_gradients(self.task.trained.parameters(), world)
+        return means
+
+    def _autocast(self) -> torch.autocast:
+        dtype = self.options.precision
+        return torch.autocast(self.options.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+
+    @torch.no_grad()
+    def _validate(self, log: RunLog) -> dict[str, float]:
+        sums: dict[str, float] = {}
+        pictures: list[list[Tensor]] = []
+        count = 0
+        was_training = self.task.trained.training
+        self.task.trained.eval()
+        with self.average.applied(), self._autocast():
+            for batch in self.validation:
+                figures, columns = self.task.validate(batch)
+                count += len(batch.hq)
+                for name, value in figures.items():
+                    sums[name] = sums.get(name, 0.0) + value * len(batch.hq)
+                pictures.append([c.float().cpu() for c in columns])
+                if self.options.world.main:
+                    for name, value in scores(self.options.metrics, *pictures[-1][-2:]).items():
+                        sums[name] = sums.get(name, 0.0) + value
+        self.task.trained.train(was_training)
+        if not count:
+            return {}
+        means = {name: value / count for name, value in sums.items()}
+        log.validation(self.step, means)
+        log.pictures(self.step, [torch.cat(column)[:6] for column in zip(*pictures, strict=True)])
+        return means
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ask for a checkpoint at SIGTERM and SIGINT; a second signal acts at once.
+
+        Not among several processes: those who start them send the signal again and again.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def handle(number: int, frame: object) -> None:
+            self._signal = signal.Signals(number)
+            self._stop.set()
+            if self.options.world.size == 1:
+                signal.signal(number, previous[signal.Signals(number)])
+
+        previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        for number in previous:
+            signal.signal(number, handle)
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def _prefetched(self) -> Iterator[Iterator[PairBatch]]:
+        """Batches in order, two ahead, read by a thread so that the loader never limits."""
+        ready: queue.Queue[PairBatch | BaseException] = queue.Queue(maxsize=2)
+        closed = threading.Event()
+
+        def put(item: PairBatch | BaseException) -> None:
+            while not closed.is_set():
+                try:
+                    ready.put(item, timeout=0.2)
+                    return
+                except queue.Full:
+                    continue
+
+        def read() -> None:
+            try:
+                for step in range(self.step, self.recipe.steps):
+                    if closed.is_set():
+                        return
+                    put(self.batches.batch(step))
+            except Exception as error:
+                put(error)
+
+        def stream() -> Iterator[PairBatch]:
+            while True:
+                item = ready.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+
+        thread = threading.Thread(target=read, name="batches", daemon=True)
+        thread.start()
+        try:
+            yield stream()
+        finally:
+            closed.set()
+            thread.join()

@@ -1,0 +1,1 @@
+"""Model files: format, names, catalogue of published ones, the folder they live in."""

@@ -1,0 +1,367 @@
+"""Model files: safetensors whose metadata carries the configuration.
+
+A file is a bundle of named components (``prerestorer``, ``tokenizer``, ``transformer``): the tensors of each
+under its name as a prefix, and in the metadata one JSON text with the class and the configuration of each.
+Whatever the shapes cannot tell is read from there, nothing is guessed, and loading is strict.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
+from varestorer_cli.core.weights.root import choose_model
+from varestorer_cli.core.weights.tensor_io import Entry, all_finite, mapped_entries, write_tensors
+from varestorer_models.autoencoder import Autoencoder, AutoencoderConfig
+from varestorer_models.conv_restorer import ConvRestorer, ConvRestorerConfig
+from varestorer_models.meta_init import without_memory
+from varestorer_models.restorer import Restorer, RestorerConfig
+from varestorer_models.rrdb import RRDBConfig, RRDBNet
+from varestorer_models.swinir import SwinIR, SwinIRConfig
+from varestorer_models.tokenizer import ImageTokenizer, TokenizerConfig
+from varestorer_models.transformer import Transformer, TransformerConfig
+
+FORMAT = "varestorer/1"
+TEXT_ROWS = "text.rows"
+TEXT_PROMPT = "text.prompt"
+TEXT_ENCODER = "text.encoder"
+_UNREADABLE = (
+    "{path}: cannot be read as a model file ({error}); it is damaged or not a safetensors file: fetch it again"
+)
+COMPONENTS: dict[str, tuple[type[Any], type[nn.Module]]] = {
+    "Autoencoder": (AutoencoderConfig, Autoencoder),
+    "ConvRestorer": (ConvRestorerConfig, ConvRestorer),
+    "ImageTokenizer": (TokenizerConfig, ImageTokenizer),
+    "RRDBNet": (RRDBConfig, RRDBNet),
+    "SwinIR": (SwinIRConfig, SwinIR),
+    "Transformer": (TransformerConfig, Transformer),
+}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What one model file holds.
+
+    Attributes:
+        path: the file.
+        components: modules by name, in eval mode.
+        restorer: settings of the whole restorer, where the file is one.
+        notes: free metadata (licence, training data, steps ...), strings.
+        sha256: of the file's bytes.
+        text: features of the default prompt, None where the model uses its learned null condition.
+    """
+
+    path: Path
+    components: dict[str, nn.Module]
+    restorer: RestorerConfig | None
+    notes: dict[str, str]
+    sha256: str
+    text: "StoredText | None" = None
+
+
+@dataclass(frozen=True)
+class StoredText:
+    """The default prompt and what a text encoder made of it, so that no encoder is needed to use it.
+
+    Attributes:
+        prompt: the text.
+        rows: (n, T) features of its n tokens, without padding.
+        encoder: which encoder made them, "" where not known.
+    """
+
+    prompt: str
+    rows: Tensor
+    encoder: str = ""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A restorer ready to run and where it came from; ``why`` it was chosen, where it was not asked for."""
+
+    restorer: Restorer
+    sha256: str
+    name: str
+    metadata: dict[str, str]
+    text: StoredText | None = None
+    why: str = ""
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """A configuration dataclass as JSON-ready values."""
+    return dataclasses.asdict(config)
+
+
+def config_from_dict(cls: type[Any], values: Mapping[str, Any]) -> Any:
+    """Rebuild a (nested) configuration dataclass.
+
+    Raises:
+        CheckpointError: an unknown field, or a value the configuration refuses.
+    """
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise CheckpointError(
+            f"{cls.__name__} has no field {unknown[0]!r}: the file was written by a newer version; update varestorer"
+        )
+    try:
+        return cls(**{name: _value(hints[name], value) for name, value in values.items()})
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the file's {cls.__name__} is not usable: {error}") from error
+
+
+def _value(hint: Any, value: Any) -> Any:
+    if isinstance(hint, types.UnionType):
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        return None if value is None else _value(options[0], value)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return config_from_dict(hint, value)
+    if typing.get_origin(hint) is tuple or isinstance(value, list):
+        return _tuples(value)
+    return value
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def save_bundle(
+    path: Path,
+    components: Mapping[str, nn.Module],
+    *,
+    restorer: RestorerConfig | None = None,
+    notes: Mapping[str, str] | None = None,
+    dtype: torch.dtype | None = None,
+    text: StoredText | None = None,
+) -> None:
+    """Write components into one file, atomically.
+
+    Args:
+        path: target; its folder must exist.
+        components: modules by name.
+        restorer: settings, when the components are a whole restorer.
+        notes: free metadata.
+        dtype: floating tensors are stored in this type (float16 halves the file), by default as they are.
+        text: features of the default prompt.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    entries: dict[str, Entry] = {}
+    header: dict[str, Any] = {}
+    for name, module in components.items():
+        header[name] = {"class": type(module).__name__, "config": config_to_dict(module.config)}
+        for key, tensor in module.state_dict().items():
+            entries[f"{name}.{key}"] = Entry.of(tensor, dtype if tensor.is_floating_point() else None)
+    write_tensors(path, *with_text(entries, bundle_metadata(header, restorer, notes), text))
+
+
+def bundle_metadata(
+    header: Mapping[str, Any], restorer: RestorerConfig | None, notes: Mapping[str, str] | None
+) -> dict[str, str]:
+    """Metadata of a model file.
+
+    Args:
+        header: class and configuration of each component by name.
+        restorer: settings, when the components are a whole restorer.
+        notes: free metadata.
+    """
+    metadata = {"format": FORMAT, "components": json.dumps(header)}
+    if restorer is not None:
+        metadata["restorer"] = json.dumps(config_to_dict(restorer))
+    return metadata | {"notes": json.dumps(dict(notes or {}))}
+
+
+def with_text(
+    entries: Mapping[str, Entry], metadata: Mapping[str, str], text: StoredText | None
+) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Tensors and metadata of a model file with the features of a default prompt; None takes them out."""
+    tensors = {name: entry for name, entry in entries.items() if name != TEXT_ROWS}
+    notes = {key: value for key, value in metadata.items() if key not in (TEXT_PROMPT, TEXT_ENCODER)}
+    if text is None:
+        return tensors, notes
+    rows = Entry.of(text.rows, torch.float32)
+    return {**tensors, TEXT_ROWS: rows}, {**notes, TEXT_PROMPT: text.prompt, TEXT_ENCODER: text.encoder}
+
+
+def write_text(path: Path, text: StoredText | None) -> None:
+    """Put the features of a default prompt into a model file, or take them out; the file is replaced atomically.
+
+    Raises:
+        MissingDependencyError: there is no such file.
+        CheckpointError: it is no model file, or the features are not (n, T) of its transformer's text width.
+        OutputError: it cannot be written.
+    """
+    metadata = read_metadata(path)
+    require_text_fits(path, text, json.loads(metadata["components"]))
+    write_tensors(path, *with_text(mapped_entries(path), metadata, text))
+
+
+def read_text(path: Path) -> StoredText | None:
+    """The default prompt's features in a model file, None where it has none.
+
+    Raises:
+        MissingDependencyError: there is no such file.
+        CheckpointError: it is no model file, or the features do not fit its transformer.
+    """
+    metadata = read_metadata(path)
+    with safe_open(path, framework="pt") as reader:
+        if TEXT_ROWS not in reader.keys():  # noqa: SIM118  (not a dict)
+            return None
+        text = _stored_text(metadata, reader.get_tensor(TEXT_ROWS))
+    require_text_fits(path, text, json.loads(metadata["components"]))
+    return text
+
+
+def _stored_text(metadata: Mapping[str, str], rows: Tensor) -> StoredText:
+    return StoredText(metadata.get(TEXT_PROMPT, ""), rows.float(), metadata.get(TEXT_ENCODER, ""))
+
+
+def require_text_fits(path: Path, text: StoredText | None, header: Mapping[str, Any]) -> None:
+    """Refuse features that the transformer of a model file cannot take.
+
+    Raises:
+        CheckpointError: another width, no rows, or values that are not finite.
+    """
+    if text is None:
+        return
+    width = header.get("transformer", {}).get("config", {}).get("text_width")
+    if text.rows.ndim != 2 or not len(text.rows) or text.rows.shape[1] != width:
+        raise CheckpointError(
+            f"{path}: {TEXT_ROWS!r} is {tuple(text.rows.shape)}, its transformer takes (n, {width}) with n at least 1"
+        )
+    if not all_finite(text.rows):
+        raise CheckpointError(f"{path}: {TEXT_ROWS!r} holds values that are not finite; the file is damaged")
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Metadata of a model file; its tensors are not read.
+
+    Raises:
+        MissingDependencyError: there is no such file.
+        CheckpointError: it is not a safetensors file, or of another format.
+    """
+    if not path.is_file():
+        raise MissingDependencyError(
+            f"{path}: no such model file; check the path or train one (varestorer train --help)"
+        )
+    try:
+        with safe_open(path, framework="pt") as reader:
+            metadata = dict(reader.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(_UNREADABLE.format(path=path, error=error)) from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: its format is {metadata.get('format', 'not stated')!r}, expected {FORMAT!r}; "
+            "this file was not written by varestorer"
+        )
+    return metadata
+
+
+def load_bundle(path: Path, device: torch.device | str = "cpu", *, keep_bfloat16: bool = False) -> Bundle:
+    """Read a model file strictly.
+
+    Tensors that need no conversion stay mapped: on the CPU the file is not copied into memory, and two processes with
+    the same model share it; on the way to a GPU there is one tensor at a time.
+
+    Args:
+        path: a file of :func:`save_bundle`.
+        device: where the modules go.
+        keep_bfloat16: for inference with large models. Otherwise all floating tensors become float32.
+
+    Raises:
+        MissingDependencyError: there is no such file.
+        CheckpointError: not a safetensors file, another format, damaged, or tensors that do not fit.
+    """
+    metadata = read_metadata(path)
+    try:
+        header = json.loads(metadata["components"])
+        with safe_open(path, framework="pt") as reader:
+            state = {key: reader.get_tensor(key) for key in reader.keys()}  # noqa: SIM118  (not a dict)
+        restorer = metadata.get("restorer")
+        settings = config_from_dict(RestorerConfig, json.loads(restorer)) if restorer else None
+        notes = {str(k): str(v) for k, v in json.loads(metadata.get("notes", "{}")).items()}
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise CheckpointError(_UNREADABLE.format(path=path, error=error)) from error
+    rows = state.pop(TEXT_ROWS, None)
+    text = None if rows is None else _stored_text(metadata, rows)
+    require_text_fits(path, text, header)
+    components = {name: _component(path, name, entry, state, keep_bfloat16) for name, entry in header.items()}
+    if state:
+        raise CheckpointError(f"{path}: unexpected tensor {next(iter(state))!r} ({len(state)} in all)")
+    for module in components.values():
+        module.to(device)
+    return Bundle(path, components, settings, notes, file_sha256(path), text)
+
+
+def _component(
+    path: Path, name: str, entry: Mapping[str, Any], state: dict[str, Tensor], keep_bfloat16: bool
+) -> nn.Module:
+    """Build one component and take its tensors out of ``state``."""
+    kind = entry.get("class")
+    if kind not in COMPONENTS:
+        raise CheckpointError(f"{path}: component {name!r} has unknown class {kind!r}; known: {', '.join(COMPONENTS)}")
+    config_class, module_class = COMPONENTS[kind]
+    config = config_from_dict(config_class, entry["config"])
+    module = without_memory(lambda: module_class(config))
+    prefix = f"{name}."
+    tensors = {key.removeprefix(prefix): state.pop(key) for key in list(state) if key.startswith(prefix)}
+    expected = module.state_dict()
+    for key, tensor in tensors.items():
+        if key not in expected:
+            raise CheckpointError(f"{path}: unexpected tensor {prefix + key!r}")
+        if tensor.shape != expected[key].shape:
+            raise CheckpointError(
+                f"{path}: {prefix + key!r} is {tuple(tensor.shape)}, "
+                f"the configuration says {tuple(expected[key].shape)}"
+            )
+        if not all_finite(tensor):
+            raise CheckpointError(f"{path}: {prefix + key!r} holds values that are not finite; the file is damaged")
+    missing = sorted(set(expected) - set(tensors))
+    if missing:
+        raise CheckpointError(f"{path}: {prefix + missing[0]!r} is missing ({len(missing)} tensors in all)")
+    kept = torch.bfloat16 if keep_bfloat16 else torch.float32
+    floats = {k: v if v.dtype == kept or not v.is_floating_point() else v.float() for k, v in tensors.items()}
+    module.load_state_dict(floats, strict=True, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+def load_restorer(
+    model: str | Path = "auto",
+    device: torch.device | str = "cpu",
+    weights: str | os.PathLike[str] | None = None,
+) -> LoadedModel:
+    """Load a whole restorer by name, file, or training run folder (see :func:`choose_model`).
+
+    Raises:
+        MissingDependencyError: no such model.
+        CheckpointError: damaged, or a file that holds only parts of a restorer.
+    """
+    choice = choose_model(str(model), weights, str(device))
+    bundle = load_bundle(choice.path, device, keep_bfloat16=True)
+    if bundle.restorer is None:
+        raise CheckpointError(
+            f"{choice.path}: holds only {', '.join(bundle.components)}, not a whole restorer; "
+            "run varestorer distill first"
+        )
+    restorer = Restorer.from_components(bundle.restorer, bundle.components)
+    if restorer.tokenizer.config.autoencoder.norm == "none":  # with norms the encoder keeps the released layout
+        restorer = restorer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return LoadedModel(restorer.eval(), bundle.sha256, choice.name, bundle.notes, bundle.text, choice.why)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
