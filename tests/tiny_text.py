@@ -12,7 +12,7 @@ from torch import Tensor
 from varestorer_cli.core.text.transformers_backend import features_of
 from varestorer_cli.core.training.presets import preset
 from varestorer_models.conv_restorer import ConvRestorer
-from varestorer_models.restorer import Restorer
+from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.tokenizer import ImageTokenizer
 from varestorer_models.transformer import Transformer, TransformerConfig
 
@@ -78,7 +78,7 @@ def captioner(folder: Path) -> Path:
     return folder
 
 
-def restorer(width: int = WIDTH, *, takes_text: bool = True) -> Restorer:
+def restorer(width: int = WIDTH, *, takes_text: bool = True) -> OneStepRestorer:
     """An untrained restorer whose result depends on the text."""
     torch.manual_seed(0)
     smoke = preset("smoke")
@@ -89,7 +89,7 @@ def restorer(width: int = WIDTH, *, takes_text: bool = True) -> Restorer:
     torch.nn.init.normal_(transformer.shared_modulation.weight, std=0.5)
     torch.nn.init.normal_(transformer.head.weight, std=0.5)
     parts: tuple[Any, ...] = ConvRestorer(smoke.prerestorer), ImageTokenizer(smoke.tokenizer), transformer
-    return Restorer(smoke.restorer, *parts).with_config(takes_text=takes_text).eval()
+    return OneStepRestorer(smoke.restorer, *parts).with_config(takes_text=takes_text).eval()
 
 
 def in_shards(folder: Path) -> dict[str, bytes]:

@@ -2,8 +2,8 @@
 
 Map, in reading order
     schedule       ScaleSchedule: coarse-to-fine grids, their place in the sequence, the block-causal mask
-    restorer       Restorer: degraded tile -> restored tile in one step
-    prerestorer    ConvRestorer: cleans the input first; swinir: the released one; rrdb: Real-ESRGAN's
+    restorer       OneStepRestorer: degraded tile -> restored tile in one pass
+    conv_restorer  ConvRestorer: cleans the input first; swinir: the released one; rrdb: Real-ESRGAN's
     autoencoder    image <-> latent
     quantizer      latent <-> bits of all scales, and the pyramid tokens between; tokenizer: both in one
     transformer    ONE class: the one-step student and the multi-step teacher, with condition and config

@@ -28,7 +28,7 @@ ColorFix = Literal["wavelet", "adain", "none"]
 
 @dataclass(frozen=True)
 class RestorerConfig:
-    """Settings of a :class:`Restorer` that its parts do not hold.
+    """Settings of a :class:`OneStepRestorer` that its parts do not hold.
 
     Attributes:
         scale: native factor; pictures are upscaled by it before the model sees them.
@@ -79,7 +79,7 @@ class RestoredTiles:
     prerestored_B3TT: Tensor
 
 
-class Restorer(nn.Module):
+class OneStepRestorer(nn.Module):
     """Pre-restorer, tokenizer and one-step student as one module.
 
     Args:
@@ -103,7 +103,7 @@ class Restorer(nn.Module):
         self.transformer = transformer
 
     @classmethod
-    def from_components(cls, config: RestorerConfig, components: Mapping[str, nn.Module]) -> "Restorer":
+    def from_components(cls, config: RestorerConfig, components: Mapping[str, nn.Module]) -> "OneStepRestorer":
         """Build from modules by name.
 
         Raises:
@@ -298,9 +298,9 @@ class Restorer(nn.Module):
         logits = torch.stack([torch.zeros_like(difference), difference], dim=-1)
         return gumbel_bits(logits, uniforms_BLd2 if bits == "sampled" else None)
 
-    def with_config(self, **changes: object) -> "Restorer":
+    def with_config(self, **changes: object) -> "OneStepRestorer":
         """The same parts under changed settings."""
-        return Restorer(
+        return OneStepRestorer(
             replace(self.config, **changes),  # type: ignore[arg-type]
             self.prerestorer,
             self.tokenizer,

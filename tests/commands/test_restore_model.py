@@ -11,7 +11,7 @@ from varestorer_cli import app
 from varestorer_cli.core.training.presets import preset
 from varestorer_cli.core.weights.model_file import save_bundle
 from varestorer_models.conv_restorer import ConvRestorer
-from varestorer_models.restorer import Restorer
+from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.tokenizer import ImageTokenizer
 from varestorer_models.transformer import Transformer
 
@@ -21,7 +21,7 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     smoke = preset("smoke")
     parts = ConvRestorer(smoke.prerestorer), ImageTokenizer(smoke.tokenizer), Transformer(smoke.teacher)
-    restorer = Restorer(smoke.restorer, *parts).eval()
+    restorer = OneStepRestorer(smoke.restorer, *parts).eval()
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     save_bundle(path, restorer.components(), restorer=restorer.config)
     return path

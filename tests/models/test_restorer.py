@@ -9,12 +9,12 @@ import torch
 from varestorer_cli.core.training.presets import preset
 from varestorer_models.conv_restorer import ConvRestorer
 from varestorer_models.quantizer import straight_through
-from varestorer_models.restorer import Restorer
+from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.tokenizer import ImageTokenizer
 from varestorer_models.transformer import Transformer
 
 
-def build(head: Literal["bits", "latent"] = "latent", guided: bool = False, extra: bool = True) -> Restorer:
+def build(head: Literal["bits", "latent"] = "latent", guided: bool = False, extra: bool = True) -> OneStepRestorer:
     torch.manual_seed(0)
     smoke = preset("smoke")
     autoencoder = replace(smoke.tokenizer.autoencoder, guided=guided)
@@ -23,10 +23,10 @@ def build(head: Literal["bits", "latent"] = "latent", guided: bool = False, extr
     prerestorer = ConvRestorer(smoke.prerestorer)
     prerestorer.reset_parameters(torch.Generator().manual_seed(0))
     config = replace(smoke.restorer, extra_block=extra, color_fix="none")
-    return Restorer(config, prerestorer, tokenizer, Transformer(replace(smoke.teacher, head=head))).eval()
+    return OneStepRestorer(config, prerestorer, tokenizer, Transformer(replace(smoke.teacher, head=head))).eval()
 
 
-def tiles(restorer: Restorer, batch: int = 2) -> torch.Tensor:
+def tiles(restorer: OneStepRestorer, batch: int = 2) -> torch.Tensor:
     return torch.rand(batch, 3, restorer.tile, restorer.tile, generator=torch.Generator().manual_seed(1))
 
 

@@ -7,7 +7,7 @@ from released_pipeline import Picture, ReleasedModels, restore_picture, to_bgr
 
 from varestorer_models.convert import from_released
 from varestorer_models.quantizer import MultiScaleQuantizer
-from varestorer_models.restorer import Restorer, RestorerConfig
+from varestorer_models.restorer import OneStepRestorer, RestorerConfig
 from varestorer_models.schedule import ScaleSchedule
 from varestorer_models.tokenizer import ImageTokenizer, TokenizerConfig
 from varestorer_models.transformer import Condition, TextFeatures
@@ -89,7 +89,7 @@ def test_restorer_module_equals_released(networks: ReleasedModels) -> None:
         TokenizerConfig(networks.autoencoder.config, networks.quantizer.config, networks.schedule)
     )
     tokenizer.autoencoder, tokenizer.quantizer = networks.autoencoder, networks.quantizer
-    restorer = Restorer(RestorerConfig(), networks.prerestorer, tokenizer, networks.transformer)
+    restorer = OneStepRestorer(RestorerConfig(), networks.prerestorer, tokenizer, networks.transformer)
     uniforms = stored.get("square/in/uniforms")
 
     def restore(tile: Picture) -> Picture:

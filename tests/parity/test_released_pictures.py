@@ -21,7 +21,7 @@ from varestorer_cli.core.engine.engine import EngineOptions, RestoreEngine
 from varestorer_cli.core.weights.model_file import save_bundle
 from varestorer_models.convert import from_released
 from varestorer_models.quantizer import MultiScaleQuantizer
-from varestorer_models.restorer import Restorer, RestorerConfig
+from varestorer_models.restorer import OneStepRestorer, RestorerConfig
 from varestorer_models.schedule import ScaleSchedule
 from varestorer_models.tokenizer import ImageTokenizer, TokenizerConfig
 from varestorer_models.transformer import Condition, TextFeatures
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.parity
 SAMPLE = Path(__file__).parents[2] / "varestorer_cli" / "data" / "samples" / "citrus.png"
 
 
-def build(size: str) -> tuple[ReleasedModels, Restorer]:
+def build(size: str) -> tuple[ReleasedModels, OneStepRestorer]:
     stored = reference("end_to_end")
     models = ReleasedModels(
         from_released("prerestorer", stored.state("prerestorer")),
@@ -41,11 +41,11 @@ def build(size: str) -> tuple[ReleasedModels, Restorer]:
     )
     tokenizer = ImageTokenizer(TokenizerConfig(models.autoencoder.config, models.quantizer.config, models.schedule))
     tokenizer.autoencoder, tokenizer.quantizer = models.autoencoder, models.quantizer
-    return models, Restorer(RestorerConfig(), models.prerestorer, tokenizer, models.transformer).eval()
+    return models, OneStepRestorer(RestorerConfig(), models.prerestorer, tokenizer, models.transformer).eval()
 
 
 @pytest.fixture(scope="module")
-def small() -> tuple[ReleasedModels, Restorer]:
+def small() -> tuple[ReleasedModels, OneStepRestorer]:
     return build("0.06M")
 
 
@@ -75,7 +75,7 @@ def script(
     return bgr[..., ::-1], count
 
 
-def test_tiled_photograph_to_the_last_bit(small: tuple[ReleasedModels, Restorer]) -> None:
+def test_tiled_photograph_to_the_last_bit(small: tuple[ReleasedModels, OneStepRestorer]) -> None:
     picture = photograph(41, 57)  # wider than high: rows of tiles outside all the same
     expected, count = script(small[0], picture, 4.0, tiled=True, side=256, seed=7)
     engine = RestoreEngine(small[1], EngineOptions(compat="released", seed=7))
@@ -84,14 +84,14 @@ def test_tiled_photograph_to_the_last_bit(small: tuple[ReleasedModels, Restorer]
     np.testing.assert_array_equal(result.image, expected)
 
 
-def test_squashed_photograph_to_the_last_bit(small: tuple[ReleasedModels, Restorer]) -> None:
+def test_squashed_photograph_to_the_last_bit(small: tuple[ReleasedModels, OneStepRestorer]) -> None:
     picture = photograph(20, 45)
     expected, _ = script(small[0], picture, 4.0, tiled=False, side=256, seed=1)
     engine = RestoreEngine(small[1], EngineOptions(compat="released-square", seed=1))
     np.testing.assert_array_equal(engine.restore(picture, (180, 80), dtype=np.uint8).image, expected)
 
 
-def test_the_command_writes_those_very_pixels(small: tuple[ReleasedModels, Restorer], tmp_path: Path) -> None:
+def test_the_command_writes_those_very_pixels(small: tuple[ReleasedModels, OneStepRestorer], tmp_path: Path) -> None:
     save_bundle(tmp_path / "tiny.safetensors", small[1].components(), restorer=small[1].config)
     # narrower than a tile with its margins, and halves are rounded to even: 62 columns, not 63
     picture = photograph(90, 25)
@@ -109,7 +109,7 @@ def test_the_command_writes_those_very_pixels(small: tuple[ReleasedModels, Resto
 class WithText:
     """A restorer with one text for all tiles."""
 
-    restorer: Restorer
+    restorer: OneStepRestorer
     condition: Condition
 
     def __getattr__(self, name: str) -> Any:

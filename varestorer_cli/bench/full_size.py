@@ -18,7 +18,7 @@ from torch import nn
 from varestorer_cli.core.training.presets import preset
 from varestorer_models.layers import Projection
 from varestorer_models.meta_init import without_memory
-from varestorer_models.restorer import Restorer, RestorerConfig
+from varestorer_models.restorer import OneStepRestorer, RestorerConfig
 from varestorer_models.swinir import SwinIR, SwinIRConfig
 from varestorer_models.tokenizer import ImageTokenizer
 from varestorer_models.transformer import Transformer
@@ -42,7 +42,7 @@ def random_weights(module: nn.Module, store: torch.dtype) -> None:
     module.eval().requires_grad_(False)
 
 
-def full_size(store: str, blocks: int) -> Restorer:
+def full_size(store: str, blocks: int) -> OneStepRestorer:
     """The model of preset ``2b`` with merged adapters.
 
     Args:
@@ -56,7 +56,7 @@ def full_size(store: str, blocks: int) -> Restorer:
     assert isinstance(sizes.prerestorer, SwinIRConfig)
     swinir = SwinIR(sizes.prerestorer).eval()
     tokenizer = ImageTokenizer(sizes.tokenizer).eval()
-    return Restorer(RestorerConfig(sampling="argmax"), swinir, tokenizer, transformer)
+    return OneStepRestorer(RestorerConfig(sampling="argmax"), swinir, tokenizer, transformer)
 
 
 class Stages:

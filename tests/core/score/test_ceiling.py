@@ -12,7 +12,7 @@ from conftest import Ran, load, photo, save
 from varestorer_cli.core.image.resample import Resampler
 from varestorer_cli.core.training.presets import preset
 from varestorer_models.conv_restorer import ConvRestorer
-from varestorer_models.restorer import Restorer
+from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.tokenizer import ImageTokenizer
 from varestorer_models.transformer import Transformer
 
@@ -27,7 +27,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def build(guided: bool) -> Restorer:
+def build(guided: bool) -> OneStepRestorer:
     smoke = preset("smoke")
     generator = torch.Generator().manual_seed(0)
     tokenizer = ImageTokenizer(
@@ -39,7 +39,7 @@ def build(guided: bool) -> Restorer:
         torch.nn.init.normal_(last.weight, std=0.1, generator=generator)
     prerestorer = ConvRestorer(smoke.prerestorer)
     prerestorer.reset_parameters(generator)
-    return Restorer(smoke.restorer, prerestorer, tokenizer, Transformer(smoke.teacher)).eval()
+    return OneStepRestorer(smoke.restorer, prerestorer, tokenizer, Transformer(smoke.teacher)).eval()
 
 
 def tensor(picture: Any) -> torch.Tensor:

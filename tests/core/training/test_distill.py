@@ -21,7 +21,7 @@ from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.presets import Variant, preset
 from varestorer_cli.core.training.text_features import TextFolder
 from varestorer_cli.core.weights.model_file import load_bundle
-from varestorer_models.restorer import Restorer
+from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.tokenizer import ImageTokenizer
 from varestorer_models.transformer import Transformer
 
@@ -180,7 +180,7 @@ def test_recomputed_blocks_give_the_same_gradients() -> None:
 
 def test_the_whole_restorer_is_exported(published: dict[str, torch.Tensor]) -> None:
     made = task({"score": 1.0, "critic": 1.0, "mse": 0.5})
-    assert isinstance(made.restorer, Restorer)
+    assert isinstance(made.restorer, OneStepRestorer)
     assert set(made.components()) == {"prerestorer", "tokenizer", "transformer"}
 
 

@@ -26,7 +26,7 @@ from varestorer_cli.core.training.presets import preset
 from varestorer_cli.core.training.run import train
 from varestorer_cli.core.training.stages import kept_target
 from varestorer_cli.core.weights.model_file import load_bundle, load_restorer
-from varestorer_models.restorer import Restorer
+from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
 
 
@@ -79,7 +79,7 @@ def chain(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_chain_ends_in_a_restorer_that_runs(chain: Path) -> None:
     loaded = load_restorer(chain / "distill")
-    assert isinstance(loaded.restorer, Restorer)
+    assert isinstance(loaded.restorer, OneStepRestorer)
     tile = torch.rand(2, 3, loaded.restorer.tile, loaded.restorer.tile, generator=torch.Generator().manual_seed(0))
     out = loaded.restorer(tile)
     assert out.image_B3TT.shape == tile.shape

@@ -22,22 +22,24 @@ from varestorer_cli.core.weights.model_file import (
     write_text,
 )
 from varestorer_models.conv_restorer import ConvRestorer, ConvRestorerConfig
-from varestorer_models.restorer import Restorer
+from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.swinir import SwinIRConfig
 from varestorer_models.tokenizer import ImageTokenizer
 from varestorer_models.transformer import Transformer
 
 
 @pytest.fixture
-def restorer() -> Restorer:
+def restorer() -> OneStepRestorer:
     torch.manual_seed(0)
     smoke = preset("smoke")
     tokenizer = ImageTokenizer(smoke.tokenizer)
-    return Restorer(smoke.restorer, ConvRestorer(smoke.prerestorer), tokenizer, Transformer(smoke.teacher)).eval()
+    return OneStepRestorer(
+        smoke.restorer, ConvRestorer(smoke.prerestorer), tokenizer, Transformer(smoke.teacher)
+    ).eval()
 
 
 @pytest.fixture
-def model_file(restorer: Restorer, tmp_path: Path) -> Path:
+def model_file(restorer: OneStepRestorer, tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"
     save_bundle(path, restorer.components(), restorer=restorer.config, notes={"licence": "MIT"})
     return path
@@ -53,7 +55,7 @@ def rewrite(path: Path, change: dict[str, torch.Tensor | None], **metadata: str)
     save_file({k: v for k, v in tensors.items() if change.get(k, v) is not None}, path, metadata=header)
 
 
-def test_round_trip_gives_the_same_picture(restorer: Restorer, model_file: Path) -> None:
+def test_round_trip_gives_the_same_picture(restorer: OneStepRestorer, model_file: Path) -> None:
     loaded = load_restorer(model_file)
     tile = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     stored, expected = loaded.restorer.state_dict(), restorer.state_dict()
@@ -66,7 +68,7 @@ def test_round_trip_gives_the_same_picture(restorer: Restorer, model_file: Path)
     assert not any(p.requires_grad for p in loaded.restorer.parameters())
 
 
-def test_half_precision_storage_halves_the_file(restorer: Restorer, model_file: Path, tmp_path: Path) -> None:
+def test_half_precision_storage_halves_the_file(restorer: OneStepRestorer, model_file: Path, tmp_path: Path) -> None:
     small = tmp_path / "half.safetensors"
     save_bundle(small, restorer.components(), restorer=restorer.config, dtype=torch.float16)
     assert small.stat().st_size < 0.65 * model_file.stat().st_size
@@ -142,7 +144,7 @@ def test_newer_class_names_are_refused(model_file: Path) -> None:
         load_bundle(model_file)
 
 
-def test_parts_alone_are_no_restorer(restorer: Restorer, tmp_path: Path) -> None:
+def test_parts_alone_are_no_restorer(restorer: OneStepRestorer, tmp_path: Path) -> None:
     path = tmp_path / "part.safetensors"
     save_bundle(path, {"prerestorer": restorer.prerestorer})
     with pytest.raises(CheckpointError, match=r"holds only prerestorer, not a whole restorer"):
@@ -150,7 +152,7 @@ def test_parts_alone_are_no_restorer(restorer: Restorer, tmp_path: Path) -> None
 
 
 def test_a_failed_write_leaves_the_old_file(
-    restorer: Restorer, model_file: Path, monkeypatch: pytest.MonkeyPatch
+    restorer: OneStepRestorer, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = model_file.read_bytes()
 
@@ -164,7 +166,7 @@ def test_a_failed_write_leaves_the_old_file(
     assert not list(model_file.parent.glob(".*part"))
 
 
-def test_the_default_prompt_travels_in_the_file(restorer: Restorer, model_file: Path) -> None:
+def test_the_default_prompt_travels_in_the_file(restorer: OneStepRestorer, model_file: Path) -> None:
     assert read_text(model_file) is None and load_restorer(model_file).text is None
     before = load_bundle(model_file).components["transformer"].state_dict()
     width = restorer.transformer.config.text_width

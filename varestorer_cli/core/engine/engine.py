@@ -32,7 +32,7 @@ Allocate = Callable[[tuple[int, ...], npt.DTypeLike], Any]
 
 
 class TileModel(Protocol):
-    """What the engine needs of a model; :class:`varestorer_models.restorer.Restorer` has it.
+    """What the engine needs of a model; :class:`varestorer_models.restorer.OneStepRestorer` has it.
 
     A model that works on several tile sides lists them in ``tile_sides``, its native one (``tile``) first; a tile may
     have two different ones of them. ``config.sampling`` is its default sampling, ``config.upscale_filter`` (where

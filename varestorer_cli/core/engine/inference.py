@@ -13,7 +13,7 @@ class Conditions:
 
     Args:
         model: one with a text condition has ``condition(rows)``, which makes it from the features (n, T) of a text, or
-            from None; :class:`varestorer_models.restorer.Restorer` has it.
+            from None; :class:`varestorer_models.restorer.OneStepRestorer` has it.
         device: torch device of the model.
     """
 

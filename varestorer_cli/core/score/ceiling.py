@@ -30,7 +30,7 @@ from varestorer_cli.core.image.writer import write_picture
 from varestorer_cli.core.options import ImageFormat, RestoreOptions
 from varestorer_cli.core.restore import fingerprint as provenance
 from varestorer_cli.core.score.scorer import rgb8
-from varestorer_models.restorer import RestoredTiles, Restorer
+from varestorer_models.restorer import OneStepRestorer, RestoredTiles
 
 _VERSION = 1  # raised when the same files give other pixels
 
@@ -51,7 +51,7 @@ class RoundTrip:
         restorer: whose tokenizer (and, for a guided decoder, pre-restorer) is used.
     """
 
-    def __init__(self, restorer: Restorer) -> None:
+    def __init__(self, restorer: OneStepRestorer) -> None:
         self._restorer = restorer
         self.guided = restorer.tokenizer.config.autoencoder.guided
         self.tile = restorer.tile

@@ -31,7 +31,7 @@ from varestorer_cli.core.weights.root import choose_model
 from varestorer_models.autoencoder import AutoencoderConfig
 from varestorer_models.conv_restorer import ConvRestorer
 from varestorer_models.lora import add_adapters, train_adapters_only
-from varestorer_models.restorer import Restorer
+from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
 from varestorer_models.swinir import SwinIR, SwinIRConfig
 from varestorer_models.tokenizer import ImageTokenizer
@@ -168,7 +168,7 @@ class StageBuilder:
         student.reset_parameters(self.generator)
         same = {k: v for k, v in teacher.state_dict().items() if head == "bits" or not k.startswith("head.")}
         student.load_state_dict({**student.state_dict(), **same})
-        restorer = Restorer(self.preset.restorer, prerestorer, tokenizer, student)
+        restorer = OneStepRestorer(self.preset.restorer, prerestorer, tokenizer, student)
         if self.options.init is not None:
             for name, module in restorer.components().items():
                 if name != "prerestorer" or self.options.prerestorer is None:  # one that is asked for stays

@@ -27,7 +27,7 @@ from varestorer_models.lora import add_adapters, train_adapters_only
 from varestorer_models.losses import bit_cross_entropy, bit_kl, logit_difference, psnr, score_distance
 from varestorer_models.pyramid import draw_flips
 from varestorer_models.quantizer import Quantized, resample, with_latent_gradient
-from varestorer_models.restorer import Prediction, Restorer
+from varestorer_models.restorer import OneStepRestorer, Prediction
 from varestorer_models.schedule import ScaleSchedule
 from varestorer_models.transformer import Transformer
 
@@ -77,7 +77,7 @@ class DistillTask:
 
     def __init__(
         self,
-        restorer: Restorer,
+        restorer: OneStepRestorer,
         teacher: Transformer,
         weights: Mapping[str, float],
         decoder: float,

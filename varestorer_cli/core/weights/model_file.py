@@ -26,7 +26,7 @@ from varestorer_cli.core.weights.tensor_io import Entry, all_finite, mapped_entr
 from varestorer_models.autoencoder import Autoencoder, AutoencoderConfig
 from varestorer_models.conv_restorer import ConvRestorer, ConvRestorerConfig
 from varestorer_models.meta_init import without_memory
-from varestorer_models.restorer import Restorer, RestorerConfig
+from varestorer_models.restorer import OneStepRestorer, RestorerConfig
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
 from varestorer_models.swinir import SwinIR, SwinIRConfig
 from varestorer_models.tokenizer import ImageTokenizer, TokenizerConfig
@@ -89,7 +89,7 @@ class StoredText:
 class LoadedModel:
     """A restorer ready to run and where it came from; ``why`` it was chosen, where it was not asked for."""
 
-    restorer: Restorer
+    restorer: OneStepRestorer
     sha256: str
     name: str
     metadata: dict[str, str]
@@ -355,7 +355,7 @@ def load_restorer(
             f"{choice.path}: holds only {', '.join(bundle.components)}, not a whole restorer; "
             "run varestorer distill first"
         )
-    restorer = Restorer.from_components(bundle.restorer, bundle.components)
+    restorer = OneStepRestorer.from_components(bundle.restorer, bundle.components)
     if restorer.tokenizer.config.autoencoder.norm == "none":  # with norms the encoder keeps the released layout
         restorer = restorer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return LoadedModel(restorer.eval(), bundle.sha256, choice.name, bundle.notes, bundle.text, choice.why)
