@@ -13,7 +13,7 @@ from varestorer_cli import __version__
 from varestorer_cli.core.atomic import check_writable
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import MissingDependencyError, UsageError, VarestorerError
-from varestorer_cli.core.image.picture import Samples
+from varestorer_cli.core.image.image_data import Samples
 from varestorer_cli.core.inputs.plan import Plan, plan_for
 from varestorer_cli.core.options import Compat, Precision, Progress, RestoreOptions
 from varestorer_cli.core.report.csv_file import BatchReport, ReportFile

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from varestorer_cli.core.errors import InputError, OutputError
-from varestorer_cli.core.image.picture import Samples
+from varestorer_cli.core.image.image_data import Samples
 
 # A temporary file that nothing was written to for so long belongs to no living process, on whatever host it was made.
 STALE_SECONDS = 7 * 24 * 3600.0

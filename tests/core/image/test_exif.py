@@ -9,9 +9,9 @@ from encoding import SRGB
 from PIL import Image
 
 from varestorer_cli.core.image import exif as metadata
-from varestorer_cli.core.image.output import Output
+from varestorer_cli.core.image.image_data import OutputImage
 from varestorer_cli.core.image.reader import decode
-from varestorer_cli.core.image.tiffwrite import write_tiff
+from varestorer_cli.core.image.tiff import write_tiff
 
 
 def test_exif_trees_survive_a_round_trip() -> None:
@@ -64,7 +64,7 @@ def test_exif_tags_in_the_first_directory_of_a_tiff_are_kept_and_private_ones_sa
     picture = decode(stream.getvalue())
     assert picture.extras.exif is not None and 0x829A in picture.extras.exif.main
     output = io.BytesIO()
-    write_tiff(output, Output(picture.color, False, None, picture.extras), "x")
+    write_tiff(output, OutputImage(picture.color, False, None, picture.extras), "x")
     assert decode(output.getvalue()).extras.exif.main[0x829A] == picture.extras.exif.main[0x829A]  # type: ignore[union-attr]
     assert [(loss.name, loss.text[-17:]) for loss in picture.losses] == [("tags", "are dropped (33550)"[-17:])]
 

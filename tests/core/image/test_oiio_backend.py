@@ -10,7 +10,7 @@ import pytest
 from conftest import Ran, photo, rows, save, tree
 
 from varestorer_cli.core.errors import InputError
-from varestorer_cli.core.image import oiio_backend as vfx
+from varestorer_cli.core.image import oiio_backend
 from varestorer_cli.core.image.reader import decode, probe
 from varestorer_cli.core.options import Transfer
 
@@ -20,7 +20,7 @@ Cli = Callable[..., Ran]
 
 def plate(height: int = 12, width: int = 18, channels: int = 3) -> Any:
     """Linear light with a highlight of 6.0 and a dark part."""
-    pixels = vfx.to_linear(photo(height, width, channels) / 255).astype(np.float32)
+    pixels = oiio_backend.to_linear(photo(height, width, channels) / 255).astype(np.float32)
     pixels[2:5, 3:8, :3] = (6.0, 3.0, 1.5)
     return pixels
 
@@ -53,8 +53,9 @@ def stored(path: Path) -> tuple[Any, Any]:
 
 def test_the_curve_is_srgb_and_inverts() -> None:
     x = np.linspace(0, 1, 1001, dtype=np.float32)
-    np.testing.assert_allclose(vfx.to_linear(vfx.to_display(x)), x, atol=2e-6)
-    assert float(vfx.to_display(np.float32([0.18]))[0]) == pytest.approx(0.4614, abs=1e-3)  # mid gray, IEC 61966-2-1
+    np.testing.assert_allclose(oiio_backend.to_linear(oiio_backend.to_display(x)), x, atol=2e-6)
+    mid_gray = float(oiio_backend.to_display(np.float32([0.18]))[0])  # IEC 61966-2-1
+    assert mid_gray == pytest.approx(0.4614, abs=1e-3)
 
 
 def test_light_above_one_survives_by_ratio(cli: Cli, tmp_path: Path) -> None:
@@ -149,7 +150,7 @@ def test_other_pictures_become_exr(cli: Cli, tmp_path: Path) -> None:
     save(tmp_path / "in/a.png", photo(12, 18, depth=16))
     assert cli("restore", tmp_path / "in", tmp_path / "out", "--scale", "1", "--format", "exr").code == 0
     pixels, _ = stored(tmp_path / "out/a.exr")
-    np.testing.assert_allclose(vfx.to_display(pixels), photo(12, 18, depth=16) / 65535, atol=1e-3)
+    np.testing.assert_allclose(oiio_backend.to_display(pixels), photo(12, 18, depth=16) / 65535, atol=1e-3)
 
 
 def test_transfer_can_be_told(tmp_path: Path) -> None:
@@ -170,7 +171,7 @@ def test_without_the_extra(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyP
     store(tmp_path / "in/a.exr", plate())
     save(tmp_path / "mixed/b.png", photo(8, 8))
     store(tmp_path / "mixed/a.exr", plate())
-    monkeypatch.setattr(vfx, "available", lambda: False)
+    monkeypatch.setattr(oiio_backend, "available", lambda: False)
     monkeypatch.setitem(sys.modules, "OpenImageIO", None)
     alone = cli("restore", tmp_path / "in", tmp_path / "out")
     assert alone.code == 3 and "pip install 'varestorer[vfx]'" in alone.err

@@ -13,7 +13,7 @@ from encoding import SRGB, deep, encode
 from PIL import Image, PngImagePlugin, features
 
 from varestorer_cli.core.errors import InputError
-from varestorer_cli.core.image import reader as imageio
+from varestorer_cli.core.image import reader
 from varestorer_cli.core.image.reader import decode, probe
 
 RGB = photo(12, 18)
@@ -266,7 +266,7 @@ def test_avif_is_read_where_pillow_can_and_depth_is_said(monkeypatch: pytest.Mon
     assert np.abs(picture.color.astype(int) - RGB).mean() < 2 and picture.losses == []
     place = data.index(b"av1C") + 6
     deeper = data[:place] + bytes([data[place] | 0x40]) + data[place + 1 :]
-    assert imageio._avif_depth(deeper) == 10
+    assert reader._avif_depth(deeper) == 10
     monkeypatch.setattr(features, "check", lambda name: False)
     with pytest.raises(InputError, match="AVIF picture, which this Pillow cannot read"):
         decode(data)

@@ -13,7 +13,7 @@ from encoding import deep, encode
 from PIL import Image
 
 from varestorer_cli.core.errors import InputError
-from varestorer_cli.core.image import reader as imageio
+from varestorer_cli.core.image import reader
 from varestorer_cli.core.image.reader import decode, read_bytes
 
 RGB = photo(12, 18)
@@ -89,8 +89,8 @@ def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch)
     data = encode(Image.new("RGB", (16000, 64)), "WEBP", lossless=True)
     assert len(data) < 400
     assert decode(data).width == 16000
-    monkeypatch.setattr(imageio, "_PLAUSIBLE_PIXELS", 1_000_000)
-    monkeypatch.setattr(imageio, "_MOST_PIXELS_PER_BYTE", 1000)
+    monkeypatch.setattr(reader, "_PLAUSIBLE_PIXELS", 1_000_000)
+    monkeypatch.setattr(reader, "_MOST_PIXELS_PER_BYTE", 1000)
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
     with pytest.raises(InputError, match="decompression bomb"):
         decode(data)

@@ -13,8 +13,7 @@ from PIL import Image, ImageCms
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image import oiio_backend as vfx
 from varestorer_cli.core.image.exif import Entry, Exif
-from varestorer_cli.core.image.output import Output
-from varestorer_cli.core.image.picture import Extras
+from varestorer_cli.core.image.image_data import Extras, OutputImage
 from varestorer_cli.core.image.reader import decode
 from varestorer_cli.core.image.writer import check_side, losses_of, read_software, write_picture
 from varestorer_cli.core.options import ImageFormat
@@ -35,7 +34,7 @@ def write(color: Any, format: ImageFormat, *, gray: bool = False, alpha: Any = N
         None if alpha is None else lambda top, bottom: alpha[top:bottom].astype(np.float32) / np.iinfo(alpha.dtype).max
     )
     stream = io.BytesIO()
-    write_picture(stream, Output(color, gray, rows, extras), format, 95, "varestorer test; fingerprint 0")
+    write_picture(stream, OutputImage(color, gray, rows, extras), format, 95, "varestorer test; fingerprint 0")
     return stream.getvalue()
 
 
@@ -58,7 +57,7 @@ def test_pixels_survive(format: ImageFormat, depth: int, gray: bool, clear: bool
 
 @pytest.mark.parametrize("format", LOSSLESS)
 def test_large_pictures_are_written_in_strips(format: ImageFormat, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("varestorer_cli.core.image.output._STRIP_BYTES", 4000)
+    monkeypatch.setattr("varestorer_cli.core.image.image_data._STRIP_BYTES", 4000)
     color = photo(101, 67, depth=16)
     np.testing.assert_array_equal(decode(write(color, format)).color, color)
 
@@ -162,7 +161,7 @@ def test_sides_too_long_for_a_format() -> None:
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_directories_are_added_to_big_tiff_too(order: Any) -> None:
-    from varestorer_cli.core.image.tiffwrite import _append_directories
+    from varestorer_cli.core.image.tiff import _append_directories
 
     stream = io.BytesIO()
     tifffile.imwrite(stream, photo(), photometric="rgb", bigtiff=True, byteorder=order, metadata=None)
@@ -175,7 +174,7 @@ def test_directories_are_added_to_big_tiff_too(order: Any) -> None:
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_big_tiff_metadata_is_read_back(order: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("varestorer_cli.core.image.tiffwrite._LARGE_TIFF", 100)
+    monkeypatch.setattr("varestorer_cli.core.image.tiff._LARGE_TIFF", 100)
     exif = Exif(order, EXIF.main, {0x9003: EXIF.photo[0x9003]}, EXIF.gps)
     data = write(photo(), ImageFormat.TIFF, extras=Extras(exif=exif))
     assert data[2:4] in (b"+\0", b"\0+")

@@ -16,7 +16,7 @@ from conftest import Ran, photo, save
 from page_reader import decoded, read
 from PIL import Image
 
-from varestorer_cli.core.image.picture import Picture
+from varestorer_cli.core.image.image_data import DecodedImage
 from varestorer_cli.core.image.reader import decode
 from varestorer_cli.core.image.resample import Resampler
 from varestorer_cli.core.report import crops as report_pictures
@@ -256,7 +256,7 @@ def test_depth_alpha_gray_floats_and_orientation(here: Path, monkeypatch: pytest
     save(Path("out/a.png"), np.dstack([clear, np.zeros((24, 32), np.uint8)]))
     assert off(read(written(row("a.png"))).of("img")[1], 200) < 1
     bright = smooth(24, 32, seed=3).astype(np.float32) / 255
-    monkeypatch.setattr(report_pictures, "decode", lambda data: Picture(bright, None, "EXR"))
+    monkeypatch.setattr(report_pictures, "decode", lambda data: DecodedImage(bright, None, "EXR"))
     assert off(read(written(row("a.png"))).of("img")[1], bright * 255) < 1
     monkeypatch.setattr(report_pictures, "decode", decode)
     turned = Image.fromarray(photo(6, 8))

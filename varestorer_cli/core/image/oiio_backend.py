@@ -17,8 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from varestorer_cli.core.errors import InputError
-from varestorer_cli.core.image.output import Output
-from varestorer_cli.core.image.picture import Extras, Loss, Picture, Scene, bleed
+from varestorer_cli.core.image.image_data import DecodedImage, Extras, Loss, OutputImage, Scene, bleed
 from varestorer_cli.core.image.resample import to_float
 from varestorer_cli.core.options import ImageFormat, Transfer
 
@@ -72,7 +71,7 @@ def header(data: bytes, kind: str) -> tuple[int, int]:
         return probe(_stored(data, kind, folder))
 
 
-def read(data: bytes, kind: str, transfer: Transfer) -> Picture:
+def read(data: bytes, kind: str, transfer: Transfer) -> DecodedImage:
     """Decode a file.
 
     Args:
@@ -135,7 +134,7 @@ def read(data: bytes, kind: str, transfer: Transfer) -> Picture:
         display=(spec.full_x, spec.full_y, spec.full_width, spec.full_height),
         attributes=attributes,
     )
-    return Picture(np.ascontiguousarray(color), alpha, kind, Extras(scene=scene), losses)
+    return DecodedImage(np.ascontiguousarray(color), alpha, kind, Extras(scene=scene), losses)
 
 
 def _open(path: Path) -> Any:
@@ -202,7 +201,7 @@ def _finite(values: Floats, losses: list[Loss]) -> Floats:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def write(stream: BinaryIO, output: Output, format: ImageFormat, software: str) -> None:
+def write(stream: BinaryIO, output: OutputImage, format: ImageFormat, software: str) -> None:
     """Write a picture, strip by strip, with its attributes, its windows scaled to the new size.
 
     Raises:
@@ -249,7 +248,7 @@ def write(stream: BinaryIO, output: Output, format: ImageFormat, software: str) 
         stream.seek(0, 2)
 
 
-def _scale_windows(spec: Any, output: Output, scene: Scene) -> None:
+def _scale_windows(spec: Any, output: OutputImage, scene: Scene) -> None:
     if not scene.size[0]:
         return
     x, y = output.width / scene.size[0], output.height / scene.size[1]
@@ -259,7 +258,7 @@ def _scale_windows(spec: Any, output: Output, scene: Scene) -> None:
     spec.full_width, spec.full_height = max(1, round(width * x)), max(1, round(height * y))
 
 
-def _scene_rows(strip: npt.NDArray[Any], output: Output, scene: Scene, top: int) -> Floats:
+def _scene_rows(strip: npt.NDArray[Any], output: OutputImage, scene: Scene, top: int) -> Floats:
     rows = to_float(strip)
     if not scene.linear:
         return np.ascontiguousarray(rows.clip(0, 1))

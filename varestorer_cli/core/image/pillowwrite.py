@@ -8,13 +8,13 @@ import numpy as np
 from PIL import Image
 
 from varestorer_cli.core.image import exif as metadata
-from varestorer_cli.core.image.output import Output
+from varestorer_cli.core.image.image_data import OutputImage
 from varestorer_cli.core.options import ImageFormat
 
 LARGEST_SEGMENT = metadata.LARGEST_BLOCK  # bytes of EXIF or XMP in a JPEG
 
 
-def write_pillow(stream: BinaryIO, output: Output, format: ImageFormat, quality: int) -> None:
+def write_pillow(stream: BinaryIO, output: OutputImage, format: ImageFormat, quality: int) -> None:
     """Write a picture of at most 8 bits."""
     extras = output.extras
     if format in (ImageFormat.JPEG, ImageFormat.BMP):

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from varestorer_cli.core.errors import InputError
-from varestorer_cli.core.image.picture import Samples
+from varestorer_cli.core.image.image_data import Samples
 
 Chunk = tuple[bytes, bytes]
 

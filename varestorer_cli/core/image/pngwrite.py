@@ -8,13 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from varestorer_cli.core.image import exif as metadata
-from varestorer_cli.core.image.output import Output
-from varestorer_cli.core.image.picture import is_text
+from varestorer_cli.core.image.image_data import OutputImage, is_text
 
 _DEFLATE_LEVEL = 4
 
 
-def write_png(stream: BinaryIO, output: Output, software: str) -> None:
+def write_png(stream: BinaryIO, output: OutputImage, software: str) -> None:
     """Write a picture; its Software text says ``software``."""
     extras = output.extras
     depth = output.color.itemsize * 8

@@ -14,12 +14,9 @@ import numpy as np
 from PIL import Image, ImageCms, features
 
 from varestorer_cli.core.errors import InputError
-from varestorer_cli.core.image import exif as metadata
-from varestorer_cli.core.image import oiio_backend as vfx
-from varestorer_cli.core.image import png as pngread
-from varestorer_cli.core.image import tiff as tiffread
+from varestorer_cli.core.image import exif, oiio_backend, png, tiff
 from varestorer_cli.core.image.formats import HEAD_BYTES, describe_unknown, sniff
-from varestorer_cli.core.image.picture import Extras, Loss, Picture, Samples
+from varestorer_cli.core.image.image_data import DecodedImage, Extras, Loss, Samples
 from varestorer_cli.core.options import Transfer
 
 # 10000 x 10000 must pass; above this a header is more likely damage, or an attack, than a photograph.
@@ -63,10 +60,10 @@ def probe(path: str | Path) -> tuple[int, int]:
             if kind is None:
                 raise InputError(describe_unknown(head))
             stream.seek(0)
-            if kind in vfx.KINDS:
-                size, orientation = vfx.probe(Path(path)), 1
+            if kind in oiio_backend.KINDS:
+                size, orientation = oiio_backend.probe(Path(path)), 1
             elif kind == "TIFF":
-                tags = tiffread.inspect(stream)
+                tags = tiff.inspect(stream)
                 size, orientation = (tags.width, tags.height), tags.orientation
             else:
                 with open_image(stream, kind) as image:
@@ -81,7 +78,7 @@ def probe(path: str | Path) -> tuple[int, int]:
         raise InputError(f"the header is damaged ({error})") from error
 
 
-def decode(data: bytes, transfer: Transfer = Transfer.AUTO) -> Picture:
+def decode(data: bytes, transfer: Transfer = Transfer.AUTO) -> DecodedImage:
     """Decode a picture from a file's bytes.
 
     Args:
@@ -107,17 +104,17 @@ def decode(data: bytes, transfer: Transfer = Transfer.AUTO) -> Picture:
     return picture
 
 
-def _decode(data: bytes, kind: str, transfer: Transfer) -> Picture:
+def _decode(data: bytes, kind: str, transfer: Transfer) -> DecodedImage:
     losses: list[Loss] = []
-    if kind in vfx.KINDS:
-        _check_size(*vfx.header(data, kind), len(data))
-        return vfx.read(data, kind, transfer)
+    if kind in oiio_backend.KINDS:
+        _check_size(*oiio_backend.header(data, kind), len(data))
+        return oiio_backend.read(data, kind, transfer)
     if kind == "TIFF":
-        tags = tiffread.inspect(data)
+        tags = tiff.inspect(data)
         _check_size(tags.width, tags.height, len(data))
         if tags.bits > 8 or tags.big:
             return _tiff(data, tags, losses)
-    chunks = list(pngread.read_chunks(data)) if kind == "PNG" else []
+    chunks = list(png.read_chunks(data)) if kind == "PNG" else []
     with open_image(io.BytesIO(data), kind) as image:
         _check_size(*image.size, len(data))
         frames = int(getattr(image, "n_frames", 1))
@@ -130,24 +127,24 @@ def _decode(data: bytes, kind: str, transfer: Transfer) -> Picture:
             losses.append(_frames(frames, "pictures" if image.format == "MPO" else _many(kind)))
             image.seek(0)
         if kind == "PNG" and data[24] == 16:  # Pillow would reduce it to 8 bits without a word
-            color, alpha = pngread.read_deep(data)
+            color, alpha = png.read_deep(data)
         else:
             color, alpha = _pillow_pixels(image, extras, losses)
     color = _turn(color, orientation)
     alpha = None if alpha is None else _turn(alpha, orientation)
     extras = _fitting_profile(extras, gray=color.shape[2] == 1, losses=losses)
-    return Picture(color, alpha, kind, extras, losses)
+    return DecodedImage(color, alpha, kind, extras, losses)
 
 
-def _tiff(data: bytes, tags: tiffread.TiffInfo, losses: list[Loss]) -> Picture:
+def _tiff(data: bytes, tags: tiff.TiffInfo, losses: list[Loss]) -> DecodedImage:
     if tags.pages > 1:
         losses.append(_frames(tags.pages, "pages"))
-    color, alpha = tiffread.read_pixels(data, losses)
+    color, alpha = tiff.read_pixels(data, losses)
     color = _turn(color, tags.orientation)
     alpha = None if alpha is None else _turn(alpha, tags.orientation)
     extras = Extras(icc=tags.icc, exif=_tiff_exif(data, losses), xmp=tags.xmp, dpi=tags.dpi)
     extras = _fitting_profile(extras, gray=color.shape[2] == 1, losses=losses)
-    return Picture(color, alpha, "TIFF", extras, losses)
+    return DecodedImage(color, alpha, "TIFF", extras, losses)
 
 
 def _frames(count: int, what: str) -> Loss:
@@ -158,17 +155,17 @@ def _many(kind: str) -> str:
     return "pages" if kind == "TIFF" else "frames"
 
 
-def _tiff_exif(data: bytes, losses: list[Loss]) -> metadata.Exif | None:
+def _tiff_exif(data: bytes, losses: list[Loss]) -> exif.Exif | None:
     """Tags of a TIFF file that describe the picture, and its Exif and GPS directories."""
-    whole = metadata.parse(data)
+    whole = exif.parse(data)
     if whole is None:
         return None
-    others = sorted(set(whole.main) - metadata.KEPT_OF_TIFF - metadata.STORAGE)
+    others = sorted(set(whole.main) - exif.KEPT_OF_TIFF - exif.STORAGE)
     if others:
         said = ", ".join(str(tag) for tag in others[:6]) + (" ..." if len(others) > 6 else "")
         losses.append(Loss("tags", f"{len(others)} TIFF tags that may not fit the new picture are dropped ({said})"))
-    exif = replace(whole, main={t: e for t, e in whole.main.items() if t in metadata.KEPT_OF_TIFF})
-    return exif if exif.main or exif.photo or exif.gps else None
+    tree = replace(whole, main={t: e for t, e in whole.main.items() if t in exif.KEPT_OF_TIFF})
+    return tree if tree.main or tree.photo or tree.gps else None
 
 
 # --- headers ---------------------------------------------------------------------------------------------------------
@@ -209,7 +206,7 @@ def _check_size(width: int, height: int, size: int) -> None:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        value = int(image.getexif().get(metadata.ORIENTATION, 1))
+        value = int(image.getexif().get(exif.ORIENTATION, 1))
     except Exception:  # damaged EXIF must not cost the picture
         return 1
     return value if 1 <= value <= 8 else 1
@@ -239,15 +236,15 @@ def _extras(
     if isinstance(xmp, str):
         xmp = xmp.encode()
     said = info.get("dpi") if info.get("jfif_unit", 1) else None
-    dpi = metadata.plausible_dpi(*said) if said is not None else None
-    hidden, chunks = pngread.embedded(chunks)
-    exif: metadata.Exif | None = None
+    dpi = exif.plausible_dpi(*said) if said is not None else None
+    hidden, chunks = png.embedded(chunks)
+    tree: exif.Exif | None = None
     block = info.get("exif") or hidden.get("exif")
     if kind == "TIFF":
-        exif = _tiff_exif(data, losses)
+        tree = _tiff_exif(data, losses)
     elif block:
-        exif = metadata.parse(block)
-        if exif is None:
+        tree = exif.parse(block)
+        if tree is None:
             losses.append(Loss("exif", "the EXIF block is damaged and was dropped"))
     segments = getattr(image, "applist", ())
     if any(name == "APP1" and body.startswith(_EXTENDED_XMP) for name, body in segments):
@@ -257,9 +254,9 @@ def _extras(
         losses.append(Loss("comment", "the GIF comment is dropped"))
     return Extras(
         icc=bytes(icc),
-        exif=exif,
+        exif=tree,
         xmp=bytes(xmp or hidden.get("xmp", b"")),
-        dpi=dpi or (exif.dpi() if exif else None),
+        dpi=dpi or (tree.dpi() if tree else None),
         png_chunks=tuple((t, d) for t, d in chunks if not d.startswith((b"XML:com.adobe.xmp\0", b"Software\0"))),
         jpeg_comment=bytes(comment) if kind == "JPEG" else b"",
         iptc=tuple(body for name, body in segments if name == "APP13"),
@@ -270,7 +267,7 @@ def _fitting_profile(extras: Extras, *, gray: bool, losses: list[Loss]) -> Extra
     """Drop a profile that describes other channels than the picture has."""
     if not extras.icc:
         return extras
-    space = metadata.icc_space(extras.icc)
+    space = exif.icc_space(extras.icc)
     if space == ("GRAY" if gray else "RGB"):
         return extras
     if space != "CMYK" or not any(loss.name == "cmyk" for loss in losses):
@@ -292,7 +289,7 @@ def _pillow_pixels(image: Image.Image, extras: Extras, losses: list[Loss]) -> tu
         image = image.convert("LA" if clear else "L")
     elif mode == "P":
         losses.append(Loss("palette", "the palette is expanded", strict=False))
-        gray = not clear and _gray_palette(image) and metadata.icc_space(extras.icc) in ("", "GRAY")
+        gray = not clear and _gray_palette(image) and exif.icc_space(extras.icc) in ("", "GRAY")
         image = image.convert("RGBA" if clear else "L" if gray else "RGB")
     elif mode == "PA":
         losses.append(Loss("palette", "the palette is expanded", strict=False))
@@ -328,7 +325,7 @@ def _gray_palette(image: Image.Image) -> bool:
 
 
 def _from_cmyk(image: Image.Image, icc: bytes) -> Image.Image:
-    if metadata.icc_space(icc) == "CMYK":
+    if exif.icc_space(icc) == "CMYK":
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
             found = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")

@@ -6,6 +6,9 @@ compressions, OpenCV the rest (LZW, PackBits). Other files are left to Pillow, w
 
 import io
 import logging
+import struct
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -15,11 +18,14 @@ import numpy.typing as npt
 import tifffile
 
 from varestorer_cli.core.errors import InputError
-from varestorer_cli.core.image.exif import plausible_dpi
-from varestorer_cli.core.image.picture import Loss, Samples
+from varestorer_cli.core.image import exif
+from varestorer_cli.core.image.image_data import Loss, OutputImage, Samples
 
 # Photometric kind -> colour channels: white is zero, black is zero, RGB, CMYK.
 _COLORS = {0: 1, 1: 1, 2: 3, 5: 4}
+
+_DEFLATE_LEVEL = 4
+_LARGE_TIFF = 3 << 30  # bytes of pixels above which a TIFF file is a BigTIFF
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ def inspect(source: bytes | BinaryIO) -> TiffInfo:
         bits = page.bitspersample
         dpi: tuple[float, float] | None = None
         if page.resolutionunit in (2, 3):
-            dpi = plausible_dpi(*page.get_resolution("inch"))
+            dpi = exif.plausible_dpi(*page.get_resolution("inch"))
         orientation = _tag(page, 274)
         return TiffInfo(
             width=int(page.imagewidth),
@@ -158,3 +164,99 @@ def _bytes(value: Any) -> bytes:
     if isinstance(value, bytes):
         return value
     return bytes(value) if isinstance(value, tuple) else b""
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write_tiff(stream: BinaryIO, output: OutputImage, software: str) -> None:
+    """Write a picture; its Software tag says ``software``."""
+    extras = output.extras
+    tree = extras.exif or exif.Exif()
+    tags: list[tuple[int, int, int, Any, bool]] = []
+    for tag, entry in tree.main.items():
+        if tag in exif.KEPT_OF_TIFF and tag != exif.SOFTWARE:
+            tags.append((tag, entry.type, entry.count, _value(entry, tree.order), True))
+    if extras.xmp:
+        tags.append((700, 1, len(extras.xmp), extras.xmp, True))
+    below = [(tag, part) for tag, part in ((exif.EXIF_IFD, tree.photo), (exif.GPS_IFD, tree.gps)) if part]
+    inner = [(exif.INTEROP_IFD, tree.interop)] if tree.interop and tree.photo else []
+    large = output.height * output.width * output.channels * output.color.itemsize > _LARGE_TIFF
+    tifffile.imwrite(
+        stream,
+        data=_deflated_strips(output, tree.order),
+        shape=(output.height, output.width, output.channels) if output.channels > 1 else (output.height, output.width),
+        dtype=output.color.dtype,
+        byteorder="<" if tree.order == "<" else ">",
+        bigtiff=large,
+        photometric="minisblack" if output.gray else "rgb",
+        planarconfig="contig",
+        extrasamples=["unassalpha"] if output.alpha_rows is not None else None,
+        compression="adobe_deflate",
+        predictor=True,
+        rowsperstrip=output.strip,
+        maxworkers=1,
+        iccprofile=extras.icc or None,
+        resolution=extras.dpi,
+        resolutionunit="inch" if extras.dpi else None,
+        software=software,
+        metadata=None,
+        extratags=tags,
+    )
+    if below:
+        _append_directories(stream, inner + below, tree.order)
+
+
+def _value(entry: exif.Entry, order: str) -> Any:
+    """A tag's value for tifffile, which miscounts fractions that come as bytes."""
+    kind = {5: "I", 10: "i"}.get(entry.type)
+    return entry.value if kind is None else struct.unpack(f"{order}{2 * entry.count}{kind}", entry.value)
+
+
+def _deflated_strips(output: OutputImage, order: str) -> Iterator[bytes]:
+    """Strips as TIFF stores them: differences of neighbours (predictor 2), deflated."""
+    for strip in output.strips():
+        differences = strip.copy()
+        differences[:, 1:] -= strip[:, :-1]
+        stored = differences.astype(strip.dtype.newbyteorder("<" if order == "<" else ">"), copy=False)
+        yield zlib.compress(stored.tobytes(), _DEFLATE_LEVEL)
+
+
+def _append_directories(stream: BinaryIO, below: list[tuple[int, exif.Directory]], order: str) -> None:
+    """Add the Exif and GPS directories, which tifffile does not write.
+
+    The one for interoperability, which hangs on Exif's, comes before it. All go to the end of the file, followed by a
+    copy of its first directory with the two pointers in it; the header then names that copy as the first.
+    """
+    stream.seek(0)
+    layout = exif.BIG if b"+" in stream.read(4) else exif.CLASSIC
+    pointer, count = order + layout.pointer, order + layout.count
+    stream.seek(layout.first)
+    (first,) = struct.unpack(pointer, stream.read(layout.inline))
+    stream.seek(first)
+    (number,) = struct.unpack(count, stream.read(struct.calcsize(count)))
+    entries = [stream.read(layout.entry) for _ in range(number)]
+    kind = 4 if layout == exif.CLASSIC else 16  # LONG, LONG8
+    inside: dict[int, exif.Entry] = {}
+    for tag, part in below:
+        offset = _even_end(stream)
+        if tag == exif.EXIF_IFD:
+            part = {**part, **inside}
+        stream.write(exif.build_directory(part, order, offset, layout))
+        if tag == exif.INTEROP_IFD:
+            inside[tag] = exif.Entry(kind, 1, struct.pack(pointer, offset))
+            continue
+        entries.append(struct.pack(f"{order}HH{layout.pointer}{layout.pointer}", tag, kind, 1, offset))
+    entries.sort(key=lambda entry: int(struct.unpack(order + "H", entry[:2])[0]))
+    offset = _even_end(stream)
+    stream.write(struct.pack(count, len(entries)) + b"".join(entries) + struct.pack(pointer, 0))
+    stream.seek(layout.first)
+    stream.write(struct.pack(pointer, offset))
+
+
+def _even_end(stream: BinaryIO) -> int:
+    """Go to the end of a file, to an even offset as TIFF wants it."""
+    offset = stream.seek(0, io.SEEK_END)
+    if offset % 2:
+        stream.write(b"\0")
+    return offset + offset % 2

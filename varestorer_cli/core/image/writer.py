@@ -8,13 +8,12 @@ from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image import exif as metadata
 from varestorer_cli.core.image import oiio_backend as vfx
 from varestorer_cli.core.image.formats import HEAD_BYTES, sniff
-from varestorer_cli.core.image.output import Output
-from varestorer_cli.core.image.picture import Extras, Loss, Scene, is_text
+from varestorer_cli.core.image.image_data import Extras, Loss, OutputImage, Scene, is_text
 from varestorer_cli.core.image.pillowwrite import LARGEST_SEGMENT, write_pillow
 from varestorer_cli.core.image.png import is_unusual_colour
 from varestorer_cli.core.image.pngwrite import write_png
 from varestorer_cli.core.image.reader import open_image
-from varestorer_cli.core.image.tiffwrite import write_tiff
+from varestorer_cli.core.image.tiff import write_tiff
 from varestorer_cli.core.options import ImageFormat
 
 SCENE = frozenset({ImageFormat.EXR, ImageFormat.DPX})
@@ -103,7 +102,7 @@ def check_side(format: ImageFormat, width: int, height: int) -> None:
         )
 
 
-def write_picture(stream: BinaryIO, output: Output, format: ImageFormat, quality: int, software: str) -> None:
+def write_picture(stream: BinaryIO, output: OutputImage, format: ImageFormat, quality: int, software: str) -> None:
     """Encode a picture.
 
     Args:

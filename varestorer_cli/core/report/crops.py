@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageCms
 
 from varestorer_cli.core.errors import InputError
-from varestorer_cli.core.image.picture import Picture
+from varestorer_cli.core.image.image_data import DecodedImage
 from varestorer_cli.core.image.reader import decode, probe, read_bytes
 from varestorer_cli.core.image.resample import Resampler, to_depth, to_float
 
@@ -115,7 +115,7 @@ def _read(path: Path | None, problems: list[str]) -> _State | None:
     return _State(pixels, b"" if picture.gray else picture.extras.icc)
 
 
-def _to_bytes(picture: Picture) -> Bytes:
+def _to_bytes(picture: DecodedImage) -> Bytes:
     """Samples of any kind as 8-bit RGB, strip by strip: floats of a whole picture could be gigabytes."""
     color, alpha = picture.color, picture.alpha
     out = np.empty((*color.shape[:2], 3), np.uint8)

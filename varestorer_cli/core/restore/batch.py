@@ -18,7 +18,7 @@ import numpy as np
 from varestorer_cli.core.atomic import allocate
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import InputError, InterruptedRunError, VarestorerError
-from varestorer_cli.core.image.picture import Picture, Samples
+from varestorer_cli.core.image.image_data import DecodedImage, Samples
 from varestorer_cli.core.image.writer import DEEP, SCENE
 from varestorer_cli.core.inputs.plan import Job, Plan
 from varestorer_cli.core.options import ImageFormat, RestoreOptions
@@ -307,7 +307,7 @@ class _Batch:
             self.on_row(row)
 
 
-def _samples(picture: Picture, format: ImageFormat) -> Any:
+def _samples(picture: DecodedImage, format: ImageFormat) -> Any:
     """Type of the result: that of the input as far as the format holds it."""
     if format in SCENE:
         return np.float32

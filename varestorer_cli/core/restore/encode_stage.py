@@ -10,8 +10,7 @@ import numpy as np
 from varestorer_cli.core.atomic import atomic_file, hash_of
 from varestorer_cli.core.errors import InputError, VarestorerError
 from varestorer_cli.core.image.exif import upright_xmp
-from varestorer_cli.core.image.output import Output
-from varestorer_cli.core.image.picture import Picture, Samples
+from varestorer_cli.core.image.image_data import DecodedImage, OutputImage, Samples
 from varestorer_cli.core.image.resample import Resampler
 from varestorer_cli.core.image.writer import write_picture
 from varestorer_cli.core.options import RestoreOptions
@@ -51,7 +50,7 @@ class Finisher:
         assert picture is not None and item.identity is not None
         try:
             gain = picture.extras.scene.gain if picture.extras.scene else None
-            output = Output(
+            output = OutputImage(
                 image,
                 picture.gray,
                 _plane_rows(picture.alpha, item.size),
@@ -87,7 +86,7 @@ class Finisher:
         return item
 
 
-def _upright_extras(picture: Picture, size: tuple[int, int]) -> Any:
+def _upright_extras(picture: DecodedImage, size: tuple[int, int]) -> Any:
     extras = picture.extras
     exif = extras.exif.upright(*size) if extras.exif else None
     return replace(extras, exif=exif, xmp=upright_xmp(extras.xmp))

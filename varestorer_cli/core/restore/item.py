@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from varestorer_cli.core.image.picture import Picture
+from varestorer_cli.core.image.image_data import DecodedImage
 from varestorer_cli.core.inputs.plan import Job
 from varestorer_cli.core.options import ImageFormat
 from varestorer_cli.core.report.csv_file import Row
@@ -49,7 +49,7 @@ class Item:
     row: Row
     format: ImageFormat
     identity: provenance.Identity | None = None
-    picture: Picture | None = None
+    picture: DecodedImage | None = None
     size: tuple[int, int] = (0, 0)
     pixels: int = 0
     error: BaseException | None = None

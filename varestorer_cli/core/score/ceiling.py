@@ -22,8 +22,7 @@ from varestorer_cli.core.atomic import atomic_file, check_writable
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.engine.engine import EngineOptions, RestoreEngine
 from varestorer_cli.core.errors import InputError, UsageError
-from varestorer_cli.core.image.output import Output
-from varestorer_cli.core.image.picture import Extras
+from varestorer_cli.core.image.image_data import Extras, OutputImage
 from varestorer_cli.core.image.reader import read_bytes
 from varestorer_cli.core.image.resample import Floats, Resampler, to_float
 from varestorer_cli.core.image.writer import write_picture
@@ -138,7 +137,7 @@ def _round_trip(job: CeilingJob, engine: RestoreEngine, session: Session) -> Non
         result = engine.restore(stack, (width, height), dtype=np.uint8)
     software = provenance.software_text(identity, model="ceiling", scale=1, tile=result.tile, seed=0)
     with atomic_file(job.output) as stream:
-        write_picture(stream, Output(result.image, False, None, Extras()), ImageFormat.PNG, 95, software)
+        write_picture(stream, OutputImage(result.image, False, None, Extras()), ImageFormat.PNG, 95, software)
 
 
 def _upscaled(degraded: bytes, engine: RestoreEngine, reference: Floats) -> Floats:

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, OutOfMemoryError, VarestorerError
-from varestorer_cli.core.image.picture import Samples
+from varestorer_cli.core.image.image_data import Samples
 from varestorer_cli.core.weights.model_file import StoredText
 from varestorer_cli.core.weights.textmodels import CAPTIONER, TEXT_ENCODER, Kind
 
