@@ -51,10 +51,11 @@ def wrong(name: str, data: bytes, folder: Path) -> tuple[str, str | None]:
     from varestorer_cli.core.errors import InputError
     from varestorer_cli.core.image.reader import decode
     from varestorer_cli.core.inputs.plan import make_plan
-    from varestorer_cli.core.options import Existing, ImageFormat, Progress, RestoreOptions, Sizing
+    from varestorer_cli.core.options import Existing, ImageFormat, Progress, RestoreOptions
     from varestorer_cli.core.report.csv_file import ReportFile
     from varestorer_cli.core.restore.batch import run_batch
     from varestorer_cli.core.restore.item import Setup
+    from varestorer_cli.core.sizing import Sizing
 
     with suppress(InputError):
         picture = decode(data)

@@ -2,11 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+from varestorer_cli.version import __version__
+
 if TYPE_CHECKING:
     from varestorer_cli.core.api import Restorer as Restorer
     from varestorer_cli.core.options import RestoreOptions as RestoreOptions
 
-__version__ = "0.1.0"
 __all__ = ["RestoreOptions", "Restorer", "__version__"]
 
 # The library's names and where they live; importing them brings torch, so it waits until one is used.

@@ -12,8 +12,8 @@ from typing import Annotated
 
 import typer
 
-from varestorer_cli import __version__
 from varestorer_cli.core.errors import ExitCode, InterruptedRunError, VarestorerError, visible
+from varestorer_cli.version import __version__
 
 # In the order of --help. Each module has register(app); none may import torch or another heavy package at its top.
 COMMANDS = ("restore", "score", "train", "distill", "weights", "doctor", "photos", "texts")

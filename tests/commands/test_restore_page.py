@@ -8,9 +8,9 @@ from conftest import Ran, load, photo, save
 from page_reader import read
 
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.options import Shard
 from varestorer_cli.core.report.page import check_page_target
 from varestorer_cli.core.restore.page import page_target
+from varestorer_cli.core.sharding import Shard
 
 Cli = Callable[..., Ran]
 

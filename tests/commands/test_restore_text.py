@@ -17,10 +17,9 @@ from PIL import Image
 
 from varestorer_cli import RestoreOptions, Restorer, app
 from varestorer_cli.core.engine.engine import EngineOptions, RestoreEngine
-from varestorer_cli.core.options import Precision
+from varestorer_cli.core.options import Precision, TextOptions
 from varestorer_cli.core.text import prepare as texts
 from varestorer_cli.core.text import transformers_backend as conditioning
-from varestorer_cli.core.text_options import TextOptions
 from varestorer_cli.core.weights import model_file as checkpoint
 from varestorer_cli.core.weights.model_file import StoredText, save_bundle
 

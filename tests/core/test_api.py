@@ -10,7 +10,7 @@ import varestorer_cli
 from varestorer_cli import RestoreOptions, Restorer
 from varestorer_cli.core import api
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.options import Sizing
+from varestorer_cli.core.sizing import Sizing
 
 
 @pytest.fixture

@@ -2,9 +2,8 @@
 
 import pytest
 
-from varestorer_cli.core.errors import ExitCode, UsageError
-from varestorer_cli.core.options import ExitCodes, Shard
-from varestorer_cli.core.sharding import parse_shard, translated
+from varestorer_cli.core.errors import ExitCode, ExitCodes, UsageError, exit_code_for
+from varestorer_cli.core.sharding import Shard, parse_shard
 
 
 def slurm(index: int, first: int, last: int, count: int, step: int = 1) -> dict[str, str]:
@@ -72,8 +71,25 @@ def test_a_plain_shard_ignores_the_environment() -> None:
 
 
 def test_exit_codes_of_opencue() -> None:
-    assert translated(ExitCode.OUT_OF_MEMORY, ExitCodes.OPENCUE) == 33
-    assert translated(ExitCode.OUT_OF_MEMORY, ExitCodes.PLAIN) == 6
+    assert exit_code_for(ExitCode.OUT_OF_MEMORY, ExitCodes.OPENCUE) == 33
+    assert exit_code_for(ExitCode.OUT_OF_MEMORY, ExitCodes.PLAIN) == 6
     for code in set(ExitCode) - {ExitCode.OUT_OF_MEMORY}:
-        assert translated(code, ExitCodes.OPENCUE) == code
+        assert exit_code_for(code, ExitCodes.OPENCUE) == code
         assert code not in (137, 256, 286)  # OpenCue's own
+
+
+def test_shards_count_from_zero() -> None:
+    assert Shard.parse("0/3") == Shard(0, 3)
+    with pytest.raises(UsageError, match="shards count from 0, so 3 shards are 0/3 to 2/3"):
+        Shard.parse("3/3")
+    with pytest.raises(UsageError, match="expected I/N"):
+        Shard.parse("one/3")
+
+
+@pytest.mark.parametrize("count", [1, 3, 7])
+def test_each_key_belongs_to_one_shard(count: int) -> None:
+    keys = [f"folder/{i}.png" for i in range(200)]
+    parts = [{key for key in keys if Shard(i, count).holds(key)} for i in range(count)]
+    assert sum(len(part) for part in parts) == 200
+    assert set().union(*parts) == set(keys)
+    assert min(len(part) for part in parts) > 200 / count / 3

@@ -7,6 +7,7 @@ import typer
 
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.options import (
+    Captioning,
     ColorFix,
     Compat,
     Existing,
@@ -16,7 +17,6 @@ from varestorer_cli.core.options import (
     Sampling,
     Transfer,
 )
-from varestorer_cli.core.text_options import Captioning
 
 ModelOption = Annotated[
     str,

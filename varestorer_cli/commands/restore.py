@@ -7,24 +7,23 @@ from typing import Annotated
 import typer
 
 from varestorer_cli.commands import _options as opt
-from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.errors import ExitCodes, UsageError
 from varestorer_cli.core.options import (
+    Captioning,
     ColorFix,
     Compat,
     Existing,
-    ExitCodes,
     FailureLimit,
     Missing,
     Precision,
     Progress,
     RestoreOptions,
     Sampling,
-    Sizing,
+    TextOptions,
     Transfer,
-    parse_size,
 )
 from varestorer_cli.core.sharding import parse_shard
-from varestorer_cli.core.text_options import Captioning, TextOptions
+from varestorer_cli.core.sizing import Sizing, parse_size
 
 _HELP = """Restore pictures: files, folders (with their structure), patterns, lists.
 

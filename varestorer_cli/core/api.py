@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from varestorer_cli import __version__
 from varestorer_cli.core.atomic import check_writable
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import MissingDependencyError, UsageError, VarestorerError
@@ -22,6 +21,7 @@ from varestorer_cli.core.restore.batch import run_batch
 from varestorer_cli.core.restore.item import Setup
 from varestorer_cli.core.signals import StopFlag
 from varestorer_cli.core.text.captions import Texts
+from varestorer_cli.version import __version__
 
 if TYPE_CHECKING:
     from varestorer_cli.core.engine.engine import RestoreEngine

@@ -1,7 +1,11 @@
 """What people and scripts see: messages and progress on stderr, data on stdout.
 
 Progress is a bar on a terminal and plain percentage lines elsewhere (logs of farms and batch systems): flushed,
-English, decimals with a point, never falling over the whole run, and at least one a minute as a sign of life.
+English, decimals with a point, never falling over the whole run, and at least one per minute as a sign of life.
+
+Render managers have lines of their own: Deadline's command line plugins look for ``Progress: N%``; Open Job Description
+for ``openjd_progress: N``, ``openjd_status: TEXT`` and ``openjd_fail: TEXT`` (How Jobs Are Run); Tractor for
+``TR_PROGRESS N%`` and ``TR_EXIT_STATUS N``.
 """
 
 import os
@@ -9,14 +13,45 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from varestorer_cli.core.errors import visible
 from varestorer_cli.core.options import Progress
-from varestorer_cli.core.progress import DIALECTS
-from varestorer_cli.core.report.csv_file import clock
+from varestorer_cli.core.phrases import clock
 
 HEARTBEAT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a reader of the log wants to be told; fields are templates of whole lines, empty for none.
+
+    Attributes:
+        step: percent between two lines.
+        progress: ``{percent}`` (an integer) and ``{status}``.
+        status: ``{status}``, said beside the percentage.
+        failure: ``{text}``, said when the run ends with another code than 0.
+        end: ``{code}``, the last line.
+        asked: said with ``--quiet`` too, since it was asked for by name.
+    """
+
+    step: int = 5
+    progress: str = "Progress: {percent}% ({status})"
+    status: str = ""
+    failure: str = ""
+    end: str = ""
+    asked: bool = False
+
+
+DIALECTS = {
+    Progress.LINES: Dialect(),
+    Progress.DEADLINE: Dialect(1, "Progress: {percent}%", asked=True),
+    Progress.OPENJD: Dialect(
+        1, "openjd_progress: {percent}", "openjd_status: {status}", "openjd_fail: {text}", asked=True
+    ),
+    Progress.TRACTOR: Dialect(1, "TR_PROGRESS {percent}%", end="TR_EXIT_STATUS {code}", asked=True),
+}
 
 
 class Console:

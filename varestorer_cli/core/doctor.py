@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.util import find_spec
 
-from varestorer_cli import __version__
+from varestorer_cli.version import __version__
 
 OK, NOTE, MISSING = "ok", "note", "missing"
 

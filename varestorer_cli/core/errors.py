@@ -6,7 +6,7 @@ farms decide on retries by it.
 """
 
 import re
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tabs and ends of lines
 
@@ -25,6 +25,20 @@ class ExitCode(IntEnum):
     INTERNAL = 70  # no retry: our bug
     INTERRUPTED = 130  # retry: Ctrl-C
     TERMINATED = 143  # retry: told to stop (SIGTERM)
+
+
+class ExitCodes(StrEnum):
+    """Which table of exit codes is used; ``opencue`` asks for more memory with its code 33."""
+
+    PLAIN = "plain"
+    OPENCUE = "opencue"
+
+
+def exit_code_for(code: ExitCode, table: ExitCodes) -> ExitCode:
+    """The exit code that a render manager's table has for a code of ours; one without an entry stays."""
+    if table == ExitCodes.OPENCUE and code == ExitCode.OUT_OF_MEMORY:
+        return ExitCode.MORE_MEMORY
+    return code
 
 
 class VarestorerError(Exception):

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.text_options import TextOptions
+from varestorer_cli.core.sharding import Shard
+from varestorer_cli.core.sizing import DEFAULT_SCALE, Sizing
 
-DEFAULT_SCALE = 4.0
-LARGEST_SCALE = 64.0
 # Raised when the processing itself changes, so that finished files of older versions are redone.
 PROCESSING_VERSION = 1
 
@@ -95,11 +94,11 @@ class Transfer(StrEnum):
     ENCODED = "encoded"
 
 
-class ExitCodes(StrEnum):
-    """Which table of exit codes is used; ``opencue`` asks for more memory with its code 33."""
+class Captioning(StrEnum):
+    """Who describes pictures that have no caption."""
 
-    PLAIN = "plain"
-    OPENCUE = "opencue"
+    NONE = "none"
+    AUTO = "auto"
 
 
 class ImageFormat(StrEnum):
@@ -115,126 +114,6 @@ class ImageFormat(StrEnum):
 
 
 LOSSY = frozenset({ImageFormat.JPEG, ImageFormat.WEBP})  # their bytes depend on --quality
-
-
-@dataclass(frozen=True)
-class Sizing:
-    """Output size of a picture: a factor, or one target.
-
-    Attributes:
-        scale: factor on both sides; the default x4 when nothing else is given.
-        size: exact (width, height).
-        long_side: pixels of the longer side, the other follows.
-        short_side: pixels of the shorter side, the other follows.
-        megapixels: millions of pixels, the aspect ratio is kept.
-    """
-
-    scale: float | None = None
-    size: tuple[int, int] | None = None
-    long_side: int | None = None
-    short_side: int | None = None
-    megapixels: float | None = None
-
-    def __post_init__(self) -> None:
-        given = [
-            name
-            for name in ("scale", "size", "long_side", "short_side", "megapixels")
-            if getattr(self, name) is not None
-        ]
-        if len(given) > 1:
-            flags = " and ".join("--" + name.replace("_", "-") for name in given)
-            raise UsageError(f"{flags} contradict each other: an output has one size; give only one of them")
-        if self.scale is not None and not (math.isfinite(self.scale) and 0 < self.scale <= LARGEST_SCALE):
-            raise UsageError(f"--scale {self.scale:g}: a factor above 0 and up to {LARGEST_SCALE:g} is needed")
-        if self.size is not None and min(self.size) < 1:
-            raise UsageError(f"--size {self.size[0]}x{self.size[1]}: both sides must be at least 1 pixel")
-        for name in ("long_side", "short_side"):
-            pixels = getattr(self, name)
-            if pixels is not None and pixels < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {pixels}: at least 1 pixel is needed")
-        if self.megapixels is not None and not (math.isfinite(self.megapixels) and 0 < self.megapixels <= 4000):
-            raise UsageError(f"--megapixels {self.megapixels:g}: a number above 0 and up to 4000 is needed")
-
-    def target(self, width: int, height: int, *, half_to_even: bool = False) -> tuple[int, int]:
-        """Output (width, height) of an upright picture; sides are rounded to the nearest, never below 1.
-
-        Args:
-            width: of the picture.
-            height: of the picture.
-            half_to_even: round halves as Python and the released script do; up otherwise.
-        """
-        if self.size is not None:
-            return self.size
-        if self.long_side is not None:
-            factor = self.long_side / max(width, height)
-        elif self.short_side is not None:
-            factor = self.short_side / min(width, height)
-        elif self.megapixels is not None:
-            factor = math.sqrt(self.megapixels * 1e6 / (width * height))
-        else:
-            factor = self.scale or DEFAULT_SCALE
-        if half_to_even:
-            return max(1, round(width * factor)), max(1, round(height * factor))
-        return max(1, math.floor(width * factor + 0.5)), max(1, math.floor(height * factor + 0.5))
-
-    def describe(self) -> str:
-        """The rule in words, for the plan line."""
-        if self.size is not None:
-            return f"size {self.size[0]}x{self.size[1]}"
-        if self.long_side is not None:
-            return f"long side {self.long_side}"
-        if self.short_side is not None:
-            return f"short side {self.short_side}"
-        if self.megapixels is not None:
-            return f"{self.megapixels:g} megapixels"
-        return f"scale {self.scale or DEFAULT_SCALE:g}"
-
-    def label(self) -> str:
-        """The rule in a few characters, for file names: ``x4``, ``1920x1080``, ``long2048``, ``12mp``."""
-        if self.size is not None:
-            return f"{self.size[0]}x{self.size[1]}"
-        if self.long_side is not None:
-            return f"long{self.long_side}"
-        if self.short_side is not None:
-            return f"short{self.short_side}"
-        if self.megapixels is not None:
-            return f"{self.megapixels:g}mp"
-        return f"x{self.scale or DEFAULT_SCALE:g}"
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Part ``index`` of ``count``; counting starts at 0, as array job indices do."""
-
-    index: int
-    count: int
-
-    def __post_init__(self) -> None:
-        if self.count < 1 or not 0 <= self.index < self.count:
-            raise UsageError(
-                f"--shard {self.index}/{self.count}: shards count from 0, so {self.count} shards are "
-                f"0/{self.count} to {max(self.count - 1, 0)}/{self.count}"
-            )
-
-    @classmethod
-    def parse(cls, text: str) -> "Shard":
-        """Read ``I/N``.
-
-        Raises:
-            UsageError: not two integers, or outside 0 <= I < N.
-        """
-        found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
-        if found is None:
-            raise UsageError(f"--shard {text}: expected I/N with 0 <= I < N, for example 0/16")
-        return cls(int(found[1]), int(found[2]))
-
-    def holds(self, key: str) -> bool:
-        """Whether the picture with this relative path belongs here. Adding files never moves others."""
-        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-        return int.from_bytes(digest[:8], "big") % self.count == self.index
-
-    def __str__(self) -> str:
-        return f"{self.index}/{self.count}"
 
 
 @dataclass(frozen=True)
@@ -261,16 +140,41 @@ class FailureLimit:
         return failed <= (total * self.count / 100 if self.percent else self.count)
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Read ``WxH``.
+@dataclass(frozen=True)
+class TextOptions:
+    """What a model that takes a text is told about the pictures.
 
-    Raises:
-        UsageError: not two positive integers.
+    Attributes:
+        prompt: text of all pictures without a caption; None is the model's default.
+        captions: CSV file, folder of text files, or ``beside``; see :func:`core.captions.find_captions`.
+        captioning: who describes the pictures that have no caption.
+        encoder: folder of the text encoder; None looks below the weights root.
+        captioner: folder of the captioner; None looks below the weights root.
+        captions_file: table the captioner writes; None is ``captions.csv`` in the output folder.
     """
-    found = re.fullmatch(r"(\d+)[xX×](\d+)", text.strip())
-    if found is None:
-        raise UsageError(f"--size {text}: expected WIDTHxHEIGHT in pixels, for example 1920x1080")
-    return int(found[1]), int(found[2])
+
+    prompt: str | None = None
+    captions: str | None = None
+    captioning: Captioning = Captioning.NONE
+    encoder: str | None = None
+    captioner: str | None = None
+    captions_file: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.prompt is not None and not self.prompt.strip():
+            raise UsageError("--prompt is empty; leave it out for the model's default, or describe the pictures")
+        for flag, value in (("--captioner", self.captioner), ("--captions-file", self.captions_file)):
+            if value is not None and self.captioning == Captioning.NONE:
+                raise UsageError(f"{flag} {value}: no captions are made without --caption auto; add it")
+
+    @property
+    def asked_by(self) -> str:
+        """The option that asks for a text, "" where none does."""
+        if self.prompt is not None:
+            return "--prompt"
+        if self.captions is not None:
+            return "--captions"
+        return "--caption auto" if self.captioning == Captioning.AUTO else ""
 
 
 @dataclass(frozen=True)

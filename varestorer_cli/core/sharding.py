@@ -1,15 +1,50 @@
-"""What batch systems tell a job by its environment and want to hear by its exit code.
+"""Parts of a run (``--shard``): array-job index and size from the environment (Slurm, PBS, SGE, LSF, AWS Batch ...).
 
 Sources: the manuals of Slurm (job arrays), Grid Engine (qsub -t), PBS and Torque (qsub -J, -t), LSF (bsub -J "x[1-n]"),
 AWS Batch (array jobs), Kubernetes (indexed jobs), Google Cloud Run and Batch, and OpenCue's Dispatcher.java.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from varestorer_cli.core.errors import ExitCode, UsageError
-from varestorer_cli.core.options import ExitCodes, Shard
+from varestorer_cli.core.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part ``index`` of ``count``; counting starts at 0, as array job indices do."""
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or not 0 <= self.index < self.count:
+            raise UsageError(
+                f"--shard {self.index}/{self.count}: shards count from 0, so {self.count} shards are "
+                f"0/{self.count} to {max(self.count - 1, 0)}/{self.count}"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """Read ``I/N``.
+
+        Raises:
+            UsageError: not two integers, or outside 0 <= I < N.
+        """
+        found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+        if found is None:
+            raise UsageError(f"--shard {text}: expected I/N with 0 <= I < N, for example 0/16")
+        return cls(int(found[1]), int(found[2]))
+
+    def holds(self, key: str) -> bool:
+        """Whether the picture with this relative path belongs here. Adding files never moves others."""
+        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+        return int.from_bytes(digest[:8], "big") % self.count == self.index
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
 
 
 @dataclass(frozen=True)
@@ -103,10 +138,3 @@ def _shard(system: ArrayVariables, position: int, count: int, index: int) -> Sha
 def _number(environment: Mapping[str, str], name: str) -> int | None:
     value = environment.get(name, "") if name else ""
     return int(value) if value.isdigit() else None
-
-
-def translated(code: ExitCode, table: ExitCodes) -> ExitCode:
-    """An exit code in a render manager's words; one that has no word of its own stays."""
-    if table == ExitCodes.OPENCUE and code == ExitCode.OUT_OF_MEMORY:
-        return ExitCode.MORE_MEMORY
-    return code

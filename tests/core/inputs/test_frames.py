@@ -8,7 +8,8 @@ from conftest import photo, save
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.inputs.frames import FramePattern, read_range
 from varestorer_cli.core.inputs.plan import Plan, make_plan
-from varestorer_cli.core.options import Missing, Shard
+from varestorer_cli.core.options import Missing
+from varestorer_cli.core.sharding import Shard
 
 
 @pytest.fixture(autouse=True)

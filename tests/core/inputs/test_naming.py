@@ -8,7 +8,8 @@ from conftest import photo, save
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.inputs.naming import NameTemplate
 from varestorer_cli.core.inputs.plan import make_plan
-from varestorer_cli.core.options import ImageFormat, RestoreOptions, Sizing
+from varestorer_cli.core.options import ImageFormat, RestoreOptions
+from varestorer_cli.core.sizing import Sizing
 
 OPTIONS = RestoreOptions(model="runs/best.safetensors", sizing=Sizing(long_side=2048), seed=7)
 

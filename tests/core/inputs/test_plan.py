@@ -9,8 +9,9 @@ from conftest import photo, save
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.inputs.discovery import REPORT_HEADER
 from varestorer_cli.core.inputs.plan import Plan, make_plan
-from varestorer_cli.core.options import ImageFormat, Shard
+from varestorer_cli.core.options import ImageFormat
 from varestorer_cli.core.report.csv_file import COLUMNS
+from varestorer_cli.core.sharding import Shard
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from conftest import rows
 
 from varestorer_cli.core.errors import ExitCode, UsageError
 from varestorer_cli.core.inputs.plan import make_plan
-from varestorer_cli.core.options import FailureLimit, Shard
+from varestorer_cli.core.options import FailureLimit
+from varestorer_cli.core.phrases import clock
 from varestorer_cli.core.report.csv_file import (
     COLUMNS,
     DONE,
@@ -18,10 +19,10 @@ from varestorer_cli.core.report.csv_file import (
     ReportFile,
     Row,
     Times,
-    clock,
     read_rows,
 )
 from varestorer_cli.core.report.report_files import failed_list_path, read_failed_list, report_name, write_failed_list
+from varestorer_cli.core.sharding import Shard
 
 CONTRACT = [
     "input",

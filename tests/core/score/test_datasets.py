@@ -5,8 +5,9 @@ from conftest import photo, save
 
 from varestorer_cli.core.errors import MissingDependencyError, UsageError
 from varestorer_cli.core.inputs.plan import make_plan
-from varestorer_cli.core.options import ImageFormat, Shard
+from varestorer_cli.core.options import ImageFormat
 from varestorer_cli.core.score import datasets as benchmarks
+from varestorer_cli.core.sharding import Shard
 
 
 def make(folder: Path, lq: str = "test_LR", gt: str = "test_HR", names: tuple[str, ...] = ("a", "deep/b")) -> Path:

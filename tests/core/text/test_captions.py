@@ -7,9 +7,8 @@ import pytest
 
 from varestorer_cli.core.errors import OutputError, UsageError
 from varestorer_cli.core.inputs.plan import Job
-from varestorer_cli.core.options import ImageFormat, RestoreOptions
+from varestorer_cli.core.options import Captioning, ImageFormat, RestoreOptions, TextOptions
 from varestorer_cli.core.text.captions import BESIDE, CaptionsFile, Texts, clean, find_captions, named, read_table
-from varestorer_cli.core.text_options import Captioning, TextOptions
 
 
 def job(key: str, root: str = "in") -> Job:

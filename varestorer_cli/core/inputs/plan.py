@@ -15,7 +15,8 @@ from varestorer_cli.core.image.formats import SUFFIXES, UNWRITABLE, output_forma
 from varestorer_cli.core.inputs.discovery import Entry, Findings, Found, Reading, find, read_entries
 from varestorer_cli.core.inputs.frames import FramePattern
 from varestorer_cli.core.inputs.naming import NameTemplate, renamed
-from varestorer_cli.core.options import Existing, ImageFormat, Missing, RestoreOptions, Shard
+from varestorer_cli.core.options import Existing, ImageFormat, Missing, RestoreOptions
+from varestorer_cli.core.sharding import Shard
 
 _NAMED_AT_MOST = 5
 

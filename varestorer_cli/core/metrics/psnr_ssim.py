@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-import varestorer_cli
+from varestorer_cli.version import __version__
 
 Image8 = npt.NDArray[np.uint8]
 Plane = npt.NDArray[np.float64]
@@ -205,7 +205,7 @@ _OUR_COMPUTE: dict[str, tuple[str, Callable[[Image8, Image8 | None], float]]] = 
     "ssim_yiq": ("SSIM-YIQ", _on(luma_yiq, ssim)),
 }
 OUR_METRICS = tuple(_OUR_COMPUTE)
-OUR_LIBRARY = f"varestorer {varestorer_cli.__version__} (numpy {np.__version__}, OpenCV {cv2.__version__})"
+OUR_LIBRARY = f"varestorer {__version__} (numpy {np.__version__}, OpenCV {cv2.__version__})"
 
 
 def load_metrics(names: Sequence[str], *, device: str = "cpu", notify: Notify = lambda text: None) -> list[Metric]:

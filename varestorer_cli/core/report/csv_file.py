@@ -20,6 +20,7 @@ from pathlib import Path
 from varestorer_cli.core.atomic import part_path
 from varestorer_cli.core.errors import ExitCode, OutputError, UsageError
 from varestorer_cli.core.options import FailureLimit
+from varestorer_cli.core.phrases import clock
 
 DONE, SKIPPED, FAILED, IGNORED = "done", "skipped", "failed", "ignored"
 # Written before an output gets its name: where a process dies between the two, the next run knows the file as ours.
@@ -352,12 +353,3 @@ class BatchReport:
             rate = f"{done / self.seconds:.2f} images/s, {self.megapixels / self.seconds:.2f} MP/s"
             text += f" in {clock(self.seconds)} ({rate}; {self.times.shares(self.seconds * self.processes)})"
         return text
-
-
-def clock(seconds: float) -> str:
-    """Seconds as h:mm:ss or m:ss; below ten seconds with one decimal."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from varestorer_cli import __version__
 from varestorer_cli.core.atomic import atomic_file, check_writable
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.report.crops import CROP, MOST_BYTES, MOST_PICTURES, QUALITY
 from varestorer_cli.core.report.html import escape, named, number_text, section, shown_by_browsers
+from varestorer_cli.version import __version__
 
 MOST_ROWS = 5000
 MOST_FAILURES = 500

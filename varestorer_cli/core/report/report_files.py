@@ -5,7 +5,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from varestorer_cli.core.options import Shard
+from varestorer_cli.core.sharding import Shard
 
 FAILED_LIST_HEADER = "# varestorer: inputs that failed; give this file back as @failed.txt\n"
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from varestorer_cli import __version__
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image.formats import output_format
 from varestorer_cli.core.image.reader import decode, read_bytes
@@ -17,6 +16,7 @@ from varestorer_cli.core.report.csv_file import SKIPPED, ReportFile, Row
 from varestorer_cli.core.restore import fingerprint as provenance
 from varestorer_cli.core.restore.budget import PixelBudget
 from varestorer_cli.core.restore.item import Item, Setup, name_of
+from varestorer_cli.version import __version__
 
 _LONGEST_TILE = 99999  # the tile is not known yet; what is said of losses holds for any
 

@@ -17,7 +17,8 @@ from varestorer_cli.core.image.formats import output_format
 from varestorer_cli.core.image.reader import probe
 from varestorer_cli.core.inputs.plan import Plan
 from varestorer_cli.core.options import Existing, ImageFormat, RestoreOptions
-from varestorer_cli.core.report.csv_file import BatchReport, Row, clock
+from varestorer_cli.core.phrases import clock
+from varestorer_cli.core.report.csv_file import BatchReport, Row
 from varestorer_cli.core.restore.messages import say_ignored
 from varestorer_cli.core.text.captions import captions_of
 

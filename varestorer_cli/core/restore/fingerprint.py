@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from varestorer_cli import __version__
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image.reader import TooLargeError, decode, read_bytes
 from varestorer_cli.core.image.writer import read_software
 from varestorer_cli.core.report.csv_file import Row
+from varestorer_cli.version import __version__
 
 UP_TO_DATE = "up to date"
 FOREIGN = "the output exists and was not made by varestorer; kept (--existing overwrite replaces it)"

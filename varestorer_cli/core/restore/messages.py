@@ -7,11 +7,12 @@ from contextlib import suppress
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode
 from varestorer_cli.core.inputs.plan import Plan
-from varestorer_cli.core.options import DEFAULT_SCALE, RestoreOptions, Sizing
+from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.report.csv_file import FAILED, BatchReport, ReportFile
 from varestorer_cli.core.report.merging import Merged
 from varestorer_cli.core.report.report_files import failed_list_path, report_name, write_failed_list
 from varestorer_cli.core.restore.outliers import outliers
+from varestorer_cli.core.sizing import DEFAULT_SCALE, Sizing
 
 _NAMED_AT_MOST = 10
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image.writer import read_software
-from varestorer_cli.core.options import RestoreOptions, Shard
+from varestorer_cli.core.options import RestoreOptions
+from varestorer_cli.core.phrases import clock
 from varestorer_cli.core.report.charts import histogram
 from varestorer_cli.core.report.crops import MOST_BYTES, MOST_PICTURES, Crops, cut_crops
-from varestorer_cli.core.report.csv_file import DONE, FAILED, IGNORED, SKIPPED, Row, clock
+from varestorer_cli.core.report.csv_file import DONE, FAILED, IGNORED, SKIPPED, Row
 from varestorer_cli.core.report.html import escape, link_to, named, number_text, plain_table, section
 from varestorer_cli.core.report.page import (
     MOST_ROWS,
@@ -32,6 +33,7 @@ from varestorer_cli.core.report.page import (
 from varestorer_cli.core.report.report_files import report_name
 from varestorer_cli.core.restore.fingerprint import UP_TO_DATE
 from varestorer_cli.core.restore.outliers import outliers
+from varestorer_cli.core.sharding import Shard
 
 BEFORE, AFTER = "before", "after"
 _NAMES_PER_WARNING = 200

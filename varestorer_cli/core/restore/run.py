@@ -9,10 +9,10 @@ from varestorer_cli.core import api
 from varestorer_cli.core.api import open_session, prepare
 from varestorer_cli.core.atomic import check_writable, remove_stale_parts
 from varestorer_cli.core.console import Console
-from varestorer_cli.core.errors import ExitCode, MissingDependencyError, VarestorerError
+from varestorer_cli.core.errors import ExitCode, ExitCodes, MissingDependencyError, VarestorerError, exit_code_for
 from varestorer_cli.core.image import oiio_backend as vfx
 from varestorer_cli.core.inputs.plan import Plan, plan_for
-from varestorer_cli.core.options import ExitCodes, RestoreOptions
+from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.report.csv_file import BatchReport, ReportFile, Row
 from varestorer_cli.core.report.merging import merge_reports
 from varestorer_cli.core.report.report_files import report_name, reports_in
@@ -21,7 +21,6 @@ from varestorer_cli.core.restore.dry_run import dry_run
 from varestorer_cli.core.restore.messages import nothing_to_do, plan_line, say_end, say_ignored, say_merged
 from varestorer_cli.core.restore.page import page_target, write_restore_page
 from varestorer_cli.core.restore.pool import run_pool
-from varestorer_cli.core.sharding import translated
 from varestorer_cli.core.signals import stop_on_signals
 
 
@@ -60,7 +59,7 @@ def run_restore(job: Job, options: RestoreOptions, console: Console) -> BatchRep
     try:
         report = _run(job, options, console)
     except VarestorerError as error:
-        error.exit_code = translated(error.exit_code, job.exit_codes)
+        error.exit_code = exit_code_for(error.exit_code, job.exit_codes)
         console.ended(error.exit_code, str(error))
         raise
     if not job.dry_run:

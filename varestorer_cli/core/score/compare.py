@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-import varestorer_cli
 from varestorer_cli.core.errors import ExitCode
 from varestorer_cli.core.metrics.psnr_ssim import MetricInfo
 from varestorer_cli.core.score.export import INTERVAL_HEAD, TOOL, count, footnotes, interval, number, title
 from varestorer_cli.core.score.summary import BOOTSTRAP_DRAWS, BOOTSTRAP_LEVEL, ScoreReport, bootstrap, summarize
 from varestorer_cli.core.score.tables import Block, Table
+from varestorer_cli.version import __version__
 
 TIE = 1e-9  # scores nearer than this are equal
 
@@ -159,7 +159,7 @@ def json_text(comparison: Comparison) -> str:
     a, b = comparison.a, comparison.b
     content: dict[str, Any] = {
         "tool": f"{TOOL} --compare",
-        "version": varestorer_cli.__version__,
+        "version": __version__,
         "a": a.subject,
         "b": b.subject,
         "protocol": a.protocol.name,

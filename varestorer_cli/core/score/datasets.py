@@ -11,8 +11,9 @@ from pathlib import Path
 
 from varestorer_cli.core.errors import MissingDependencyError, UsageError
 from varestorer_cli.core.image.formats import output_name
-from varestorer_cli.core.options import ImageFormat, Shard
+from varestorer_cli.core.options import ImageFormat
 from varestorer_cli.core.score.pairing import Pair, PairPlan, find_images, listed, match_pairs
+from varestorer_cli.core.sharding import Shard
 
 SOURCE = "https://huggingface.co/datasets/Iceclear/StableSR-TestSets"
 ARCHIVE_FOLDER = "StableSR_testsets"

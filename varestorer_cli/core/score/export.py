@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import varestorer_cli
 from varestorer_cli.core.atomic import atomic_file, check_writable
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.metrics.protocols import FOOTING_METRICS
@@ -22,6 +21,7 @@ from varestorer_cli.core.score.published import FOOTING_WORDS, PublishedRow
 from varestorer_cli.core.score.scorer import PairScore
 from varestorer_cli.core.score.summary import BOOTSTRAP_DRAWS, BOOTSTRAP_LEVEL, ScoreReport
 from varestorer_cli.core.score.tables import Block, Table
+from varestorer_cli.version import __version__
 
 TOOL = "varestorer score"
 CSV_HEAD = ("name", "status", "reason", "note", "width", "height", "restored", "reference")
@@ -149,7 +149,7 @@ def json_text(report: ScoreReport) -> str:
     """The whole report: settings, means, published values, one object per pair."""
     content: dict[str, Any] = {
         "tool": TOOL,
-        "version": varestorer_cli.__version__,
+        "version": __version__,
         "subject": report.subject,
         "benchmark": report.benchmark,
         "protocol": report.protocol.name,

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.metrics.psnr_ssim import MetricInfo
-from varestorer_cli.core.options import Shard
 from varestorer_cli.core.report.charts import histogram, scatter
 from varestorer_cli.core.report.crops import MOST_BYTES, MOST_PICTURES, cut_crops
 from varestorer_cli.core.report.html import lines_of, link_to, number_text, plain_table, section
@@ -32,6 +31,7 @@ from varestorer_cli.core.score.pairing import find_images
 from varestorer_cli.core.score.scorer import PairScore
 from varestorer_cli.core.score.summary import ScoreReport
 from varestorer_cli.core.score.tables import Block
+from varestorer_cli.core.sharding import Shard
 
 DEGRADED, RESTORED, REFERENCE = "degraded", "restored", "reference"
 MOST_FOLDERS = 4

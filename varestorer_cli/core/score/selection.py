@@ -6,9 +6,9 @@ from typing import Literal
 
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.options import Shard
 from varestorer_cli.core.score.datasets import Dataset, open_dataset
 from varestorer_cli.core.score.pairing import PairPlan, find_images, plan_pairs
+from varestorer_cli.core.sharding import Shard
 
 TableStyle = Literal["text", "markdown", "latex"]
 DEFAULT_MODEL = "compact"

@@ -16,7 +16,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-import varestorer_cli
 from varestorer_cli.core.atomic import atomic_file, check_writable
 from varestorer_cli.core.degradation.pipeline import RECIPES, degrade
 from varestorer_cli.core.errors import InputError, UsageError
@@ -24,6 +23,7 @@ from varestorer_cli.core.metrics.psnr_ssim import Image8
 from varestorer_cli.core.score.datasets import Dataset, open_folder
 from varestorer_cli.core.score.pairing import find_images, listed
 from varestorer_cli.core.score.scorer import read_rgb8
+from varestorer_cli.version import __version__
 
 NAME = "div2k-synth"
 CROP, SCALE, SMALLEST = 512, 4, 64
@@ -83,7 +83,7 @@ def make_set(
             raise UsageError(f"{photos}: no photograph gives a pair: {_said(refused)}")
         content = {
             "tool": "varestorer score",
-            "tool_version": varestorer_cli.__version__,
+            "tool_version": __version__,
             "photographs": str(photos),
             **settings,
             "refused": refused,

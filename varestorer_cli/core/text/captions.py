@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import OutputError, UsageError
 from varestorer_cli.core.inputs.plan import Job
-from varestorer_cli.core.text_options import TextOptions
+from varestorer_cli.core.options import TextOptions
 
 BESIDE = "beside"
 """Value of ``--captions`` for text files beside the pictures."""

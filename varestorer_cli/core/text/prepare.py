@@ -11,7 +11,7 @@ from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import InputError, MissingDependencyError, UsageError
 from varestorer_cli.core.image.reader import decode, read_bytes
 from varestorer_cli.core.inputs.plan import Job
-from varestorer_cli.core.options import RestoreOptions
+from varestorer_cli.core.options import Captioning, RestoreOptions
 from varestorer_cli.core.signals import StopFlag
 from varestorer_cli.core.text.cache import TextCache, cache_folder
 from varestorer_cli.core.text.captions import CaptionsFile, Texts, captions_of, clean, named
@@ -22,7 +22,6 @@ from varestorer_cli.core.text.transformers_backend import (
     features_of,
     folder_fingerprint,
 )
-from varestorer_cli.core.text_options import Captioning
 from varestorer_cli.core.weights.model_file import StoredText, read_metadata, read_text
 from varestorer_cli.core.weights.root import choose_model, weights_root
 from varestorer_cli.core.weights.textmodels import CAPTIONER, TEXT_ENCODER, need_folder

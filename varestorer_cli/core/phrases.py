@@ -1,0 +1,45 @@
+"""How numbers and lists of names are written in messages: counts with their noun, a few of many names, times, bytes."""
+
+from collections.abc import Sequence
+
+MOST_NAMED = 3
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun: ``1 image``, ``3 images``, ``2 entries``.
+
+    Args:
+        number: how many.
+        noun: in the singular.
+        plural: of the noun, where it does not just get an s.
+    """
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def named(names: Sequence[object], most: int = MOST_NAMED) -> str:
+    """The first few of many names: ``a, b, c and 4 more``.
+
+    Args:
+        names: anything that ``str`` turns into a name.
+        most: names that are written out.
+    """
+    text = ", ".join(str(name) for name in names[:most])
+    return text if len(names) <= most else f"{text} and {len(names) - most} more"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss; below ten seconds with one decimal."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def byte_size(number: float) -> str:
+    """A number of bytes in decimal units: ``12 B``, ``3.4 MB``, ``1.2 GB``."""
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.1f} GB"
