@@ -113,7 +113,7 @@ def test_the_first_of_several_frames_is_said(cli: Cli) -> None:
 
 def test_a_maker_note_that_cannot_stay_makes_a_picture_fail_with_strict(cli: Cli) -> None:
     Path("in").mkdir()
-    note = metadata.Entry(7, 40, b"maker" + bytes(35))
+    note = metadata.ExifTag(7, 40, b"maker" + bytes(35))
     block = metadata.build(metadata.Exif(photo={metadata.MAKER_NOTE: note}, note_offset=26))
     Image.fromarray(photo(8, 8)).save("in/a.jpg", exif=b"Exif\0\0" + block)
     said = "the camera's maker note moves; not all may be readable"

@@ -13,7 +13,7 @@ from varestorer_cli.core.atomic import check_writable
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import MissingDependencyError, UsageError, VarestorerError
 from varestorer_cli.core.image.image_data import Samples
-from varestorer_cli.core.inputs.plan import Plan, plan_for
+from varestorer_cli.core.inputs.plan import RestorePlan, plan_for
 from varestorer_cli.core.options import Compat, Precision, Progress, RestoreOptions
 from varestorer_cli.core.report.csv_file import BatchReport, ReportFile
 from varestorer_cli.core.report.report_files import report_name, reports_in
@@ -127,7 +127,9 @@ def open_session(
     return Session(engine, runtime, name, str(loaded.sha256), prepared.texts, prepared.warning)
 
 
-def prepare(plan: Plan, options: RestoreOptions, console: Console, stop: StopFlag | None = None) -> "Prepared | None":
+def prepare(
+    plan: RestorePlan, options: RestoreOptions, console: Console, stop: StopFlag | None = None
+) -> "Prepared | None":
     """Find or make what ``options.text`` asks for, before the model is loaded; None where it asks for nothing.
 
     Text files that hold captions leave the plan's list of foreign files.
@@ -184,7 +186,7 @@ class Restorer:
         if self.options.gpus is not None:
             raise UsageError("gpus is for the command line: a Restorer has one model on one device")
         prompted = self.options.text.prompt is not None
-        prepared = prepare(Plan(folder=Path()), self.options, _silent()) if prompted else None
+        prepared = prepare(RestorePlan(folder=Path()), self.options, _silent()) if prompted else None
         self._session = open_session(self.options, prepared=prepared)
 
     @property

@@ -197,7 +197,7 @@ class RestoreOptions:
         format: output format; None keeps each input's suffix.
         quality: of JPEG and lossy WebP, 1 to 100.
         transfer: what the values of OpenEXR and DPX files mean.
-        name: template of output names, see :class:`core.naming.NameTemplate`; None keeps names.
+        name: template of output names, see :class:`core.inputs.plan.NameTemplate`; None keeps names.
         frames: frames of a sequence to do, such as ``1-100x2``; None does those that are there.
         missing: what a frame means that was asked for and is not there.
         existing: what happens to outputs that exist.

@@ -8,7 +8,7 @@ from conftest import photo
 from encoding import SRGB
 from PIL import Image
 
-from varestorer_cli.core.image import exif as metadata
+from varestorer_cli.core.image.exif import MAKER_NOTE, ORIENTATION, Exif, ExifTag, build, parse, upright_xmp
 from varestorer_cli.core.image.image_data import OutputImage
 from varestorer_cli.core.image.reader import decode
 from varestorer_cli.core.image.tiff import write_tiff
@@ -19,11 +19,11 @@ def test_exif_trees_survive_a_round_trip() -> None:
     exif[0x010F], exif[0x0112] = "Camera", 6
     exif.get_ifd(0x8769)[0xA002] = 18
     exif.get_ifd(0x8769)[0x927C] = b"maker note" * 5
-    tree = metadata.parse(exif.tobytes())
-    assert tree is not None and tree.short(metadata.ORIENTATION) == 6
+    tree = parse(exif.tobytes())
+    assert tree is not None and tree.short(ORIENTATION) == 6
     changed = tree.upright(72, 48).with_software("varestorer")
     again = Image.Exif()
-    again.load(metadata.build(changed))
+    again.load(build(changed))
     assert (again[0x010F], again[0x0112], again[0x0131]) == ("Camera", 1, "varestorer")
     assert again.get_ifd(0x8769)[0xA002] == 72
     assert again.get_ifd(0x8769)[0x927C] == b"maker note" * 5
@@ -39,21 +39,21 @@ def test_a_maker_note_stays_where_its_own_offsets_count_from(length: int) -> Non
     photo_tags[0x927C] = b"maker" + bytes(200)
     photo_tags[0xA005] = {1: "R03", 2: b"0100"}
     block = exif.tobytes().removeprefix(b"Exif\0\0")
-    tree = metadata.parse(block)
+    tree = parse(block)
     assert tree is not None and tree.note_offset == block.index(b"maker")
-    changed = metadata.build(tree.with_software("x" * length))
+    changed = build(tree.with_software("x" * length))
     assert changed.index(b"maker") == tree.note_offset
     again = Image.Exif()
     again.load(changed)
     assert (again[0x010F], again[0x0131], again.get_ifd(0x8769)[0x9286]) == ("Camera", "x" * length, b"comment" * 9)
     assert again.get_ifd(0xA005) == {1: "R03", 2: b"0100"}
-    assert metadata.parse(changed) == tree.with_software("x" * length)
+    assert parse(changed) == tree.with_software("x" * length)
 
 
 def test_a_maker_note_without_room_moves() -> None:
-    note = metadata.Entry(7, 9, b"maker" + bytes(4))
-    crowded = metadata.Exif(photo={metadata.MAKER_NOTE: note}, note_offset=10)
-    tree = metadata.parse(metadata.build(crowded))
+    note = ExifTag(7, 9, b"maker" + bytes(4))
+    crowded = Exif(photo={MAKER_NOTE: note}, note_offset=10)
+    tree = parse(build(crowded))
     assert tree is not None and tree.photo == crowded.photo and tree.note_offset != 10
 
 
@@ -71,13 +71,13 @@ def test_exif_tags_in_the_first_directory_of_a_tiff_are_kept_and_private_ones_sa
 
 @pytest.mark.parametrize("data", [b"", b"II*\0", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff"])
 def test_damaged_exif_never_raises(data: bytes) -> None:
-    tree = metadata.parse(data)
+    tree = parse(data)
     assert tree is None or tree.main == {}
 
 
 def test_xmp_orientation_is_reset() -> None:
-    assert metadata.upright_xmp(b'<x tiff:Orientation="6"/>') == b'<x tiff:Orientation="1"/>'
-    assert metadata.upright_xmp(b"<tiff:Orientation>8</") == b"<tiff:Orientation>1</"
+    assert upright_xmp(b'<x tiff:Orientation="6"/>') == b'<x tiff:Orientation="1"/>'
+    assert upright_xmp(b"<tiff:Orientation>8</") == b"<tiff:Orientation>1</"
 
 
 def test_metadata_of_a_sixteen_bit_tiff() -> None:

@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image import oiio_backend as vfx
-from varestorer_cli.core.image.exif import Entry, Exif
+from varestorer_cli.core.image.exif import Exif, ExifTag
 from varestorer_cli.core.image.image_data import Extras, OutputImage
 from varestorer_cli.core.image.reader import decode
 from varestorer_cli.core.image.writer import check_side, losses_of, read_software, write_picture
@@ -21,9 +21,9 @@ from varestorer_cli.core.options import ImageFormat
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 EXIF = Exif(
     "<",
-    {0x010F: Entry(2, 7, b"Camera\0"), 0x010E: Entry(2, 9, b"a scan \xe9\0"), 0x8298: Entry(2, 3, b"me\0")},
-    {0x9003: Entry(2, 20, b"2001:02:03 04:05:06\0"), 0x829A: Entry(5, 1, bytes([1, 0, 0, 0, 250, 0, 0, 0]))},
-    {1: Entry(2, 2, b"N\0")},
+    {0x010F: ExifTag(2, 7, b"Camera\0"), 0x010E: ExifTag(2, 9, b"a scan \xe9\0"), 0x8298: ExifTag(2, 3, b"me\0")},
+    {0x9003: ExifTag(2, 20, b"2001:02:03 04:05:06\0"), 0x829A: ExifTag(5, 1, bytes([1, 0, 0, 0, 250, 0, 0, 0]))},
+    {1: ExifTag(2, 2, b"N\0")},
 )
 EXTRAS = Extras(SRGB, EXIF, b"<x:xmpmeta>caf\xc3\xa9</x:xmpmeta>", (300.0, 300.0))
 LOSSLESS = [ImageFormat.PNG, ImageFormat.TIFF]
@@ -67,7 +67,7 @@ def test_large_pictures_are_written_in_strips(format: ImageFormat, monkeypatch: 
 def test_metadata_survives(format: ImageFormat, order: str) -> None:
     exif = EXIF
     if order == ">":
-        exif = Exif(">", EXIF.main, {**EXIF.photo, 0x829A: Entry(5, 1, bytes([0, 0, 0, 1, 0, 0, 0, 250]))}, EXIF.gps)
+        exif = Exif(">", EXIF.main, {**EXIF.photo, 0x829A: ExifTag(5, 1, bytes([0, 0, 0, 1, 0, 0, 0, 250]))}, EXIF.gps)
     extras = decode(write(photo(), format, extras=Extras(SRGB, exif, EXTRAS.xmp, EXTRAS.dpi))).extras
     assert extras.icc == SRGB
     assert extras.xmp == EXTRAS.xmp
@@ -143,7 +143,7 @@ def test_every_loss_has_a_name(format: ImageFormat, names: list[str]) -> None:
 
 
 def test_metadata_too_large_for_jpeg_is_dropped_and_said() -> None:
-    huge = Exif("<", {0x010F: Entry(2, 70000, b"x" * 70000)})
+    huge = Exif("<", {0x010F: ExifTag(2, 70000, b"x" * 70000)})
     extras = Extras(exif=huge, xmp=b"y" * 70000)
     names = [loss.name for loss in losses_of(ImageFormat.JPEG, depth=8, alpha=False, source="JPEG", extras=extras)]
     assert names == ["exif", "xmp"]
@@ -165,7 +165,7 @@ def test_directories_are_added_to_big_tiff_too(order: Any) -> None:
 
     stream = io.BytesIO()
     tifffile.imwrite(stream, photo(), photometric="rgb", bigtiff=True, byteorder=order, metadata=None)
-    _append_directories(stream, [(0x8825, {1: Entry(2, 2, b"N\0")})], order)
+    _append_directories(stream, [(0x8825, {1: ExifTag(2, 2, b"N\0")})], order)
     with tifffile.TiffFile(io.BytesIO(stream.getvalue())) as file:
         assert file.is_bigtiff and len(file.pages) == 1
         np.testing.assert_array_equal(file.pages[0].asarray(), photo())
@@ -184,7 +184,7 @@ def test_big_tiff_metadata_is_read_back(order: Any, monkeypatch: pytest.MonkeyPa
 
 
 def test_iptc_of_a_tiff_stays_in_a_tiff() -> None:
-    exif = Exif("<", {33723: Entry(7, 6, b"\x1c\x02\x05\0\x01x"), 0x010F: Entry(2, 7, b"Camera\0")})
+    exif = Exif("<", {33723: ExifTag(7, 6, b"\x1c\x02\x05\0\x01x"), 0x010F: ExifTag(2, 7, b"Camera\0")})
     extras = Extras(exif=exif)
     assert losses_of(ImageFormat.TIFF, depth=8, alpha=False, source="TIFF", extras=extras) == []
     read = decode(write(photo(), ImageFormat.TIFF, extras=extras)).extras.exif
@@ -220,8 +220,8 @@ def test_png_colour_that_is_not_srgb_is_kept_or_said(chunk: tuple[bytes, bytes],
 
 @pytest.mark.parametrize("format", [ImageFormat.PNG, ImageFormat.TIFF, ImageFormat.JPEG, ImageFormat.WEBP])
 def test_interoperability_and_maker_note_survive(format: ImageFormat) -> None:
-    note = Entry(7, 12, b"maker note..")
-    interop = {1: Entry(2, 4, b"R03\0"), 2: Entry(7, 4, b"0100")}
+    note = ExifTag(7, 12, b"maker note..")
+    interop = {1: ExifTag(2, 4, b"R03\0"), 2: ExifTag(7, 4, b"0100")}
     extras = Extras(exif=Exif("<", EXIF.main, {**EXIF.photo, 0x927C: note}, EXIF.gps, interop, 600))
     read = decode(write(photo(), format, extras=extras)).extras.exif
     assert read is not None and read.interop == interop and read.photo[0x927C] == note
@@ -240,8 +240,8 @@ def test_a_maker_note_moves_where_the_entries_that_are_added_need_its_place(
     """Software always, and the resolution in a WebP: each is an entry of 12 bytes before the note."""
     added = 4 if format == ImageFormat.WEBP else 1
     at = 8 + 6 + 12 * (2 + added) - 12 + more  # behind a directory of Make, the pointer and what is added
-    note = Entry(7, 40, b"maker" + bytes(35))
-    exif = Exif("<", {0x010F: Entry(2, 7, b"Camera\0")}, {0x927C: note}, note_offset=at)
+    note = ExifTag(7, 40, b"maker" + bytes(35))
+    exif = Exif("<", {0x010F: ExifTag(2, 7, b"Camera\0")}, {0x927C: note}, note_offset=at)
     extras = Extras(exif=exif, dpi=(300.0, 300.0))
     losses = losses_of(format, depth=8, alpha=False, source="JPEG", extras=extras)
     assert [(loss.name, loss.strict) for loss in losses] == ([("makernote", True)] if moves else [])
@@ -250,7 +250,7 @@ def test_a_maker_note_moves_where_the_entries_that_are_added_need_its_place(
 
 
 def test_a_maker_note_of_four_bytes_holds_no_offsets() -> None:
-    extras = Extras(exif=Exif("<", EXIF.main, {0x927C: Entry(7, 4, b"note")}))
+    extras = Extras(exif=Exif("<", EXIF.main, {0x927C: ExifTag(7, 4, b"note")}))
     for format in (ImageFormat.TIFF, ImageFormat.JPEG):
         assert losses_of(format, depth=8, alpha=False, source="JPEG", extras=extras) == []
 
@@ -258,7 +258,7 @@ def test_a_maker_note_of_four_bytes_holds_no_offsets() -> None:
 @pytest.mark.parametrize(("length", "lost"), [(65500 - 100, False), (65500 - 60, True)])
 def test_exif_that_only_our_own_entry_makes_too_large_for_jpeg_is_said(length: int, lost: bool) -> None:
     software = "varestorer test; fingerprint 0"  # 31 bytes and an entry
-    extras = Extras(exif=Exif("<", {0x010E: Entry(2, length, b"x" * length)}))
+    extras = Extras(exif=Exif("<", {0x010E: ExifTag(2, length, b"x" * length)}))
     losses = losses_of(ImageFormat.JPEG, depth=8, alpha=False, source="JPEG", extras=extras, software=software)
     assert [loss.name for loss in losses] == (["exif"] if lost else [])
     read = decode(write(photo(), ImageFormat.JPEG, extras=extras)).extras.exif

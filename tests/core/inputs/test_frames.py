@@ -7,7 +7,7 @@ from conftest import photo, save
 
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.inputs.frames import FramePattern, read_range
-from varestorer_cli.core.inputs.plan import Plan, make_plan
+from varestorer_cli.core.inputs.plan import RestorePlan, make_plan
 from varestorer_cli.core.options import Missing
 from varestorer_cli.core.sharding import Shard
 
@@ -22,11 +22,11 @@ def shot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Path(f"in/{name}").touch()
 
 
-def plan(source: str = "in/plate.####.png", output: str = "out", **more: object) -> Plan:
+def plan(source: str = "in/plate.####.png", output: str = "out", **more: object) -> RestorePlan:
     return make_plan([source], output, **more)  # type: ignore[arg-type]
 
 
-def outputs(found: Plan) -> list[str]:
+def outputs(found: RestorePlan) -> list[str]:
     return [job.output.as_posix() for job in found.jobs]
 
 

@@ -8,10 +8,11 @@ from conftest import photo, save
 
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.inputs.discovery import REPORT_HEADER
-from varestorer_cli.core.inputs.plan import Plan, make_plan
-from varestorer_cli.core.options import ImageFormat
+from varestorer_cli.core.inputs.plan import NameTemplate, RestorePlan, make_plan
+from varestorer_cli.core.options import ImageFormat, RestoreOptions
 from varestorer_cli.core.report.csv_file import COLUMNS
 from varestorer_cli.core.sharding import Shard
+from varestorer_cli.core.sizing import Sizing
 
 
 @pytest.fixture
@@ -27,11 +28,11 @@ def touch(*names: str) -> None:
         path.write_bytes(b"\x89PNG\r\n\x1a\n")
 
 
-def pairs(plan: Plan) -> list[tuple[str, str]]:
+def pairs(plan: RestorePlan) -> list[tuple[str, str]]:
     return [(job.input, str(job.output)) for job in plan.jobs]
 
 
-def ignored(plan: Plan) -> dict[str, str]:
+def ignored(plan: RestorePlan) -> dict[str, str]:
     return {aside.path: aside.reason for aside in plan.ignored}
 
 
@@ -320,3 +321,45 @@ def test_no_key_leads_out_of_the_output_folder(here: Path, line: str) -> None:
     Path("list.txt").write_text(f"{line}\n")
     for named in (line, "@list.txt"):
         assert [str(job.output) for job in make_plan([named], "out/deep/").jobs] == ["out/deep/a.png"]
+
+
+# --- names of outputs -------------------------------------------------------------------------------------------------
+
+OPTIONS = RestoreOptions(model="runs/best.safetensors", sizing=Sizing(long_side=2048), seed=7)
+
+
+@pytest.mark.parametrize(
+    ("template", "name"),
+    [
+        ("{stem}_x4", "a.b_x4.png"),
+        ("{stem}-{model}-{size}-{seed}.{ext}", "a.b-best-long2048-7.png"),
+        ("{ext}/{stem}", "png/a.b.png"),
+        ("{{{stem}}}", "{a.b}.png"),
+    ],
+)
+def test_fields(template: str, name: str) -> None:
+    assert NameTemplate.of(template, OPTIONS).apply("a.b.png") == name
+
+
+@pytest.mark.parametrize("bad", ["{stem", "{what}", "{stem!r}", "{stem:>9}", "{}", "/abs/{stem}", "../{stem}", "", "."])
+def test_bad_templates_are_refused_with_a_reason(bad: str) -> None:
+    with pytest.raises(UsageError, match="--name"):
+        NameTemplate.of(bad, OPTIONS)
+
+
+def test_names_are_planned_below_the_mirrored_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(Path("in/sub/a.png"), photo(3, 3))
+    template = NameTemplate.of("{stem}_{size}", RestoreOptions(sizing=Sizing(scale=2)))
+    (job,) = make_plan(["in"], "out", format=ImageFormat.WEBP, template=template).jobs
+    assert job.output == Path("out/sub/a_x2.webp")
+    with pytest.raises(UsageError, match="--name names files too"):
+        make_plan(["in/sub/a.png"], "b.png", template=template)
+
+
+def test_clashes_made_by_a_template_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        save(Path(f"in/{name}.png"), photo(3, 3))
+    with pytest.raises(UsageError, match=r"in/a\.png and in/b\.png would both become out/all\.png"):
+        make_plan(["in"], "out", template=NameTemplate.of("all", RestoreOptions()))

@@ -1,8 +1,8 @@
-"""EXIF as a tree of entries, XMP orientation, ICC profile kind: what is carried from input to output.
+"""EXIF blocks as directories of tags, parsed, changed and written again; XMP orientation; ICC colour space.
 
-An EXIF block has the layout of a TIFF file (TIFF 6.0, section 2): a header, then directories of entries whose values
-are inline or at an offset. :func:`parse` reads the three directories that matter, :func:`build` writes them again, so
-that tags can be changed and moved between JPEG, PNG, WebP and TIFF.
+An EXIF block has the layout of a TIFF file (TIFF 6.0, section 2): a header, then directories of tags whose values
+are inline or at an offset. :func:`parse` reads the directories that describe the image, :func:`build` writes them
+again, so that tags can be changed and moved between JPEG, PNG, WebP and TIFF.
 """
 
 import re
@@ -42,15 +42,15 @@ _HEADER = 8  # bytes before the first directory of a block
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One tag: its TIFF type, its count, and its value's bytes in the tree's byte order."""
+class ExifTag:
+    """The value of one tag: its TIFF type, its count, and its bytes in the byte order of the block."""
 
     type: int
     count: int
     value: bytes
 
 
-Directory = Mapping[int, Entry]
+Directory = Mapping[int, ExifTag]
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Exif:
     def with_software(self, text: str) -> "Exif":
         """The same block, made by ``text``."""
         value = text.encode("ascii", "replace") + b"\0"
-        return replace(self, main={**self.main, SOFTWARE: Entry(_ASCII, len(value), value)})
+        return replace(self, main={**self.main, SOFTWARE: ExifTag(_ASCII, len(value), value)})
 
     def dpi(self) -> tuple[float, float] | None:
         """Pixels per inch (x, y), None where the tags do not say."""
@@ -131,19 +131,19 @@ class Exif:
         """The same block with these pixels per inch."""
         main = dict(self.main)
         for tag, value in ((X_RESOLUTION, dpi[0]), (Y_RESOLUTION, dpi[1])):
-            main[tag] = Entry(_RATIONAL, 1, struct.pack(self.order + "II", round(value * 1000), 1000))
-        main[RESOLUTION_UNIT] = Entry(_SHORT, 1, struct.pack(self.order + "H", 2))
+            main[tag] = ExifTag(_RATIONAL, 1, struct.pack(self.order + "II", round(value * 1000), 1000))
+        main[RESOLUTION_UNIT] = ExifTag(_SHORT, 1, struct.pack(self.order + "H", 2))
         return replace(self, main=main)
 
     def upright(self, width: int, height: int) -> "Exif":
         """The same block for a picture of this size that was turned upright: orientation 1, size tags corrected."""
         main = dict(self.main)
         if ORIENTATION in main:
-            main[ORIENTATION] = Entry(_SHORT, 1, struct.pack(self.order + "H", 1))
+            main[ORIENTATION] = ExifTag(_SHORT, 1, struct.pack(self.order + "H", 1))
         photo = dict(self.photo)
         for tag, pixels in ((PIXEL_WIDTH, width), (PIXEL_HEIGHT, height)):
             if tag in photo:
-                photo[tag] = Entry(_LONG, 1, struct.pack(self.order + "I", pixels))
+                photo[tag] = ExifTag(_LONG, 1, struct.pack(self.order + "I", pixels))
         return replace(self, main=main, photo=photo)
 
     def without(self, *tags: int) -> "Exif":
@@ -175,7 +175,7 @@ def parse(block: bytes) -> Exif | None:
     except struct.error:
         return None
 
-    def below(parent: dict[int, Entry], tag: int) -> dict[int, Entry]:
+    def below(parent: dict[int, ExifTag], tag: int) -> dict[int, ExifTag]:
         entry = parent.pop(tag, None)
         pointer = {4: "I", 8: "Q"}.get(len(entry.value) if entry else 0)
         if entry is None or pointer is None:
@@ -193,9 +193,9 @@ def parse(block: bytes) -> Exif | None:
     return Exif(order, main, photo, gps, interop, place if fits else None)
 
 
-def _directory(block: bytes, order: str, offset: int, layout: Layout) -> dict[int, Entry]:
+def _directory(block: bytes, order: str, offset: int, layout: Layout) -> dict[int, ExifTag]:
     (count,) = struct.unpack_from(order + layout.count, block, offset)
-    entries: dict[int, Entry] = {}
+    entries: dict[int, ExifTag] = {}
     head = 4 + layout.inline
     for i in range(min(count, _MOST_ENTRIES)):
         place = offset + struct.calcsize(order + layout.count) + layout.entry * i
@@ -208,7 +208,7 @@ def _directory(block: bytes, order: str, offset: int, layout: Layout) -> dict[in
             (start,) = struct.unpack_from(order + layout.pointer, block, start)
         value = block[start : start + size]
         if len(value) == size:
-            entries[tag] = Entry(kind, number, value)
+            entries[tag] = ExifTag(kind, number, value)
     return entries
 
 
@@ -242,7 +242,7 @@ def note_stays(exif: Exif) -> bool:
 def build(exif: Exif) -> bytes:
     """An EXIF block from its tree, without the ``Exif`` marker; the maker note stays at its place if there is room."""
     order, main, photo = exif.order, dict(exif.main), dict(exif.photo)
-    pointer = Entry(_LONG, 1, bytes(4))
+    pointer = ExifTag(_LONG, 1, bytes(4))
     if exif.interop:
         photo[INTEROP_IFD] = pointer
     main.update({tag: pointer for tag, part in ((EXIF_IFD, photo), (GPS_IFD, exif.gps)) if part})
@@ -253,7 +253,7 @@ def build(exif: Exif) -> bytes:
     tables = [(0, main), (EXIF_IFD, photo), (GPS_IFD, dict(exif.gps)), (INTEROP_IFD, dict(exif.interop))]
     places = {tag: space.take(6 + CLASSIC.entry * len(table)) for tag, table in tables if table or not tag}
     for table in (main, photo):
-        table.update({t: Entry(_LONG, 1, struct.pack(order + "I", places[t])) for t in table if t and t in places})
+        table.update({t: ExifTag(_LONG, 1, struct.pack(order + "I", places[t])) for t in table if t and t in places})
     parts = [(0, (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8))]
     for tag, table in tables:
         if tag not in places:

@@ -207,7 +207,7 @@ def write_tiff(stream: BinaryIO, output: OutputImage, software: str) -> None:
         _append_directories(stream, inner + below, tree.order)
 
 
-def _value(entry: exif.Entry, order: str) -> Any:
+def _value(entry: exif.ExifTag, order: str) -> Any:
     """A tag's value for tifffile, which miscounts fractions that come as bytes."""
     kind = {5: "I", 10: "i"}.get(entry.type)
     return entry.value if kind is None else struct.unpack(f"{order}{2 * entry.count}{kind}", entry.value)
@@ -237,14 +237,14 @@ def _append_directories(stream: BinaryIO, below: list[tuple[int, exif.Directory]
     (number,) = struct.unpack(count, stream.read(struct.calcsize(count)))
     entries = [stream.read(layout.entry) for _ in range(number)]
     kind = 4 if layout == exif.CLASSIC else 16  # LONG, LONG8
-    inside: dict[int, exif.Entry] = {}
+    inside: dict[int, exif.ExifTag] = {}
     for tag, part in below:
         offset = _even_end(stream)
         if tag == exif.EXIF_IFD:
             part = {**part, **inside}
         stream.write(exif.build_directory(part, order, offset, layout))
         if tag == exif.INTEROP_IFD:
-            inside[tag] = exif.Entry(kind, 1, struct.pack(pointer, offset))
+            inside[tag] = exif.ExifTag(kind, 1, struct.pack(pointer, offset))
             continue
         entries.append(struct.pack(f"{order}HH{layout.pointer}{layout.pointer}", tag, kind, 1, offset))
     entries.sort(key=lambda entry: int(struct.unpack(order + "H", entry[:2])[0]))

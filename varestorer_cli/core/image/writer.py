@@ -1,17 +1,27 @@
 """Encodes restored pictures with their metadata, and names what a format cannot hold."""
 
+import struct
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
 
 from varestorer_cli.core.errors import InputError
-from varestorer_cli.core.image import exif as metadata
 from varestorer_cli.core.image import oiio_backend as vfx
+from varestorer_cli.core.image.exif import (
+    LARGEST_BLOCK,
+    SOFTWARE,
+    TIFF_ONLY,
+    Exif,
+    build,
+    icc_space,
+    note_stays,
+)
 from varestorer_cli.core.image.formats import HEAD_BYTES, sniff
 from varestorer_cli.core.image.image_data import Extras, Loss, OutputImage, Scene, is_text
-from varestorer_cli.core.image.pillowwrite import LARGEST_SEGMENT, write_pillow
-from varestorer_cli.core.image.png import is_unusual_colour
-from varestorer_cli.core.image.pngwrite import write_png
+from varestorer_cli.core.image.png import is_unusual_colour, write_png
 from varestorer_cli.core.image.reader import open_image
 from varestorer_cli.core.image.tiff import write_tiff
 from varestorer_cli.core.options import ImageFormat
@@ -50,24 +60,24 @@ def losses_of(
     losses += _scene_losses(format, name, depth, extras.scene)
     if extras.iptc and format != ImageFormat.JPEG:
         losses.append(Loss("iptc", f"IPTC data is dropped, it is copied from JPEG to JPEG only, not to {name}"))
-    if extras.exif and metadata.TIFF_ONLY & set(extras.exif.main) and format != ImageFormat.TIFF:
+    if extras.exif and TIFF_ONLY & set(extras.exif.main) and format != ImageFormat.TIFF:
         losses.append(Loss("iptc", f"IPTC data is dropped, it is copied from TIFF to TIFF only, not to {name}"))
     if format == ImageFormat.TIFF:
         exif = replace(exif, note_offset=None)  # it is written among the file's own directories
-    if format in (ImageFormat.TIFF, *_EXIF_BLOCK) and not metadata.note_stays(exif):
+    if format in (ImageFormat.TIFF, *_EXIF_BLOCK) and not note_stays(exif):
         losses.append(Loss("makernote", "the camera's maker note moves; not all may be readable"))
     if extras.jpeg_comment and format != ImageFormat.JPEG:
         losses.append(Loss("comment", f"the JPEG comment is dropped, {name} has no place for it"))
     if not extras.icc and format != ImageFormat.PNG and is_unusual_colour(extras.png_chunks):
         losses.append(Loss("colour", f"the PNG says it is not sRGB without an ICC profile, which {name} cannot say"))
-    if format == ImageFormat.WEBP and metadata.icc_space(extras.icc) == "GRAY":
+    if format == ImageFormat.WEBP and icc_space(extras.icc) == "GRAY":
         losses.append(Loss("icc", "the gray ICC profile is dropped, WebP stores gray as RGB"))
     if source == "PNG" and format != ImageFormat.PNG and any(is_text(t) for t, _ in extras.png_chunks):
         losses.append(Loss("text", f"PNG text is dropped, {name} has no place for it"))
     if format == ImageFormat.JPEG:
-        if extras.exif and len(metadata.build(exif)) > LARGEST_SEGMENT:
+        if extras.exif and len(build(exif)) > LARGEST_BLOCK:
             losses.append(Loss("exif", "EXIF is dropped: it is larger than one JPEG segment"))
-        if len(extras.xmp) > LARGEST_SEGMENT:
+        if len(extras.xmp) > LARGEST_BLOCK:
             losses.append(Loss("xmp", "XMP is dropped: it is larger than one JPEG segment"))
     return losses
 
@@ -107,7 +117,7 @@ def write_picture(stream: BinaryIO, output: OutputImage, format: ImageFormat, qu
 
     Args:
         stream: an empty file, readable and writable.
-        output: pixels and metadata.
+        output: pixels and
         format: file format.
         quality: of JPEG and WebP.
         software: provenance, written into the file's Software field.
@@ -120,14 +130,59 @@ def write_picture(stream: BinaryIO, output: OutputImage, format: ImageFormat, qu
     elif format == ImageFormat.TIFF:
         write_tiff(stream, output, software)
     else:
-        write_pillow(stream, output, format, quality)
+        _write_pillow(stream, output, format, quality)
 
 
-def _written_exif(extras: Extras, format: ImageFormat, software: str) -> metadata.Exif:
+def _write_pillow(stream: BinaryIO, output: OutputImage, format: ImageFormat, quality: int) -> None:
+    """Write JPEG, WebP or BMP through Pillow, which takes a whole image of 8 bits at once."""
+    extras = output.extras
+    if format in (ImageFormat.JPEG, ImageFormat.BMP):
+        output = replace(output, alpha_rows=None)
+    mode = {1: "L", 2: "RGBA", 3: "RGB", 4: "RGBA"}[output.channels]
+    image = Image.new(mode, (output.width, output.height))
+    top = 0
+    for strip in output.strips():
+        if strip.dtype == np.uint16:
+            strip = ((strip.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+        if strip.shape[2] == 2:  # WebP has no gray
+            strip = strip[..., [0, 0, 0, 1]]
+        image.paste(Image.fromarray(strip[..., 0] if strip.shape[2] == 1 else strip), (0, top))
+        top += len(strip)
+    if format == ImageFormat.BMP:
+        image.save(stream, "BMP", dpi=extras.dpi or (96, 96))
+        return
+    exif = extras.exif or Exif()
+    settings: dict[str, Any] = {"quality": quality}
+    if extras.icc:
+        settings["icc_profile"] = extras.icc
+    if format == ImageFormat.WEBP:
+        if extras.xmp:
+            settings["xmp"] = extras.xmp
+        if icc_space(extras.icc) == "GRAY":
+            settings.pop("icc_profile")
+        settings["exif"] = build(exif)
+        image.save(stream, "WEBP", method=4, exact=True, **settings)
+        return
+    block = build(exif)
+    if len(block) > LARGEST_BLOCK:
+        software = {t: e for t, e in exif.main.items() if t == SOFTWARE}
+        block = build(Exif(exif.order, software))
+    settings["exif"] = b"Exif\0\0" + block
+    if extras.xmp and len(extras.xmp) <= LARGEST_BLOCK:
+        settings["xmp"] = extras.xmp
+    if extras.dpi and max(extras.dpi) < 65535:
+        settings["dpi"] = (max(1, round(extras.dpi[0])), max(1, round(extras.dpi[1])))
+    if extras.jpeg_comment:
+        settings["comment"] = extras.jpeg_comment
+    settings["extra"] = b"".join(b"\xff\xed" + struct.pack(">H", len(s) + 2) + s for s in extras.iptc)
+    image.save(stream, "JPEG", subsampling=0, **settings)
+
+
+def _written_exif(extras: Extras, format: ImageFormat, software: str) -> Exif:
     """The EXIF tree that goes into a file."""
-    exif = (extras.exif or metadata.Exif()).with_software(software)
+    exif = (extras.exif or Exif()).with_software(software)
     if format != ImageFormat.TIFF:
-        exif = exif.without(*metadata.TIFF_ONLY)
+        exif = exif.without(*TIFF_ONLY)
     if format == ImageFormat.WEBP and extras.dpi and exif.dpi() is None:  # WebP has no other place for it
         exif = exif.with_dpi(extras.dpi)
     return exif
@@ -146,6 +201,6 @@ def read_software(path: Path) -> str:
             with open_image(stream, kind) as image:  # results are often beyond Pillow's own limit
                 if kind == "PNG":
                     return str(image.info.get("Software", ""))
-                return str(image.getexif().get(metadata.SOFTWARE, ""))
+                return str(image.getexif().get(SOFTWARE, ""))
     except Exception:  # whatever is wrong with it: nothing can be read
         return ""

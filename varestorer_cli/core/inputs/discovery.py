@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.image.formats import HEAD_BYTES, SUFFIXES, sniff
-from varestorer_cli.core.inputs.frames import FramePattern, choose, read_range
+from varestorer_cli.core.inputs.frames import FramePattern, read_range, select_frames
 from varestorer_cli.core.options import Missing
 
 REPORT_HEADER = "input,output,status,reason"
@@ -17,16 +17,16 @@ _FOREIGN_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volu
 
 
 @dataclass(frozen=True)
-class Aside:
-    """A path that is no job, and why."""
+class SkippedPath:
+    """A path that is not restored, and why."""
 
     path: str
     reason: str
 
 
 @dataclass(frozen=True)
-class Found:
-    """An input file, the relative path it is mirrored under, and its number in a frame sequence."""
+class FoundFile:
+    """An input file: its path, the relative path (key) it is mirrored under, its number in a frame sequence."""
 
     path: str
     key: str
@@ -34,8 +34,15 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One thing the user named: a path, the key it is mirrored under ("" = contents go to the top), its origin."""
+class NamedInput:
+    """One path the user named, or that a list or pattern stands for.
+
+    Attributes:
+        path: as written.
+        key: relative path it is mirrored under; "" puts the contents of a folder at the top of the output.
+        pattern: a glob pattern found it, so that other files are passed over, not refused.
+        frame: its number in a frame sequence.
+    """
 
     path: str
     key: str
@@ -44,8 +51,8 @@ class Entry:
 
 
 @dataclass
-class Findings:
-    """What was met beside inputs.
+class SkippedPaths:
+    """Paths that were found and are not restored, and what should be said about them.
 
     Attributes:
         ignored: foreign files and folders, with the reason.
@@ -53,14 +60,14 @@ class Findings:
         notes: what should be said about gaps in frame sequences.
     """
 
-    ignored: list[Aside] = field(default_factory=list)
-    unreadable: list[Aside] = field(default_factory=list)
+    ignored: list[SkippedPath] = field(default_factory=list)
+    unreadable: list[SkippedPath] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How arguments are read.
+class InputOptions:
+    """How INPUT arguments are interpreted.
 
     Attributes:
         nul_lists: lists are separated by NUL bytes instead of newlines.
@@ -78,60 +85,60 @@ class Reading:
 # --- what the user named ---------------------------------------------------------------------------------------------
 
 
-def read_entries(inputs: Sequence[str], reading: Reading, findings: Findings) -> list[Entry]:
+def read_entries(inputs: Sequence[str], options: InputOptions, skipped: SkippedPaths) -> list[NamedInput]:
     """Everything the user named, lists included.
 
     Args:
         inputs: the arguments.
-        reading: how they are read.
-        findings: filled with gaps of frame sequences.
+        options: how they are read.
+        skipped: filled with gaps of frame sequences.
 
     Raises:
         UsageError: something named does not exist, or a list cannot be read.
     """
-    entries: list[Entry] = []
+    entries: list[NamedInput] = []
     several = len(inputs) > 1
     for text in inputs:
         if text == "-":
-            if reading.read_stdin is None:
+            if options.read_stdin is None:
                 raise UsageError("-: there is no list to read on stdin")
-            entries += _listed(reading.read_stdin(), reading.nul_lists)
+            entries += _listed(options.read_stdin(), options.nul_lists)
         elif text.startswith("@"):
             try:
-                entries += _listed(Path(text[1:]).read_bytes(), reading.nul_lists)
+                entries += _listed(Path(text[1:]).read_bytes(), options.nul_lists)
             except OSError as error:
                 raise UsageError(f"{text[1:]}: the list cannot be read ({error.strerror})") from error
         elif (pattern := FramePattern.parse(text)) is not None and not os.path.lexists(text):
-            entries += _sequence(text, pattern, reading, findings)
+            entries += _sequence(text, pattern, options, skipped)
         else:
             entries += _named(text, several)
-    if reading.frames is not None and not any(entry.frame is not None for entry in entries) and not findings.notes:
+    if options.frames is not None and not any(entry.frame is not None for entry in entries) and not skipped.notes:
         raise UsageError(
-            f"--frames {reading.frames}: no input is a frame sequence; name one such as plate.####.png, plate.%04d.png"
+            f"--frames {options.frames}: no input is a frame sequence; name one such as plate.####.png, plate.%04d.png"
         )
     return entries
 
 
-def _sequence(text: str, pattern: FramePattern, reading: Reading, findings: Findings) -> list[Entry]:
+def _sequence(text: str, pattern: FramePattern, options: InputOptions, skipped: SkippedPaths) -> list[NamedInput]:
     """Frames of a sequence, mirrored as single files are."""
-    wanted = read_range(reading.frames) if reading.frames is not None else None
-    chosen = choose(text, pattern, wanted, reading.missing)
-    findings.notes += chosen.notes
-    findings.unreadable += [Aside(path, "the frame is missing") for path in chosen.absent]
-    return [Entry(path, Path(path).name, frame=frame) for frame, path in chosen.paths.items()]
+    wanted = read_range(options.frames) if options.frames is not None else None
+    chosen = select_frames(text, pattern, wanted, options.missing)
+    skipped.notes += chosen.notes
+    skipped.unreadable += [SkippedPath(path, "the frame is missing") for path in chosen.absent]
+    return [NamedInput(path, Path(path).name, frame=frame) for frame, path in chosen.paths.items()]
 
 
-def _named(text: str, several: bool) -> list[Entry]:
+def _named(text: str, several: bool) -> list[NamedInput]:
     """An argument: an existing path, or a pattern that the shell left to us."""
     _, dot, rest = text.replace(os.sep, "/").partition("/./")
     if dot and rest:
-        return [Entry(text, _below(rest))]
+        return [NamedInput(text, _below(rest))]
     path = Path(text)
     if path.is_dir():
         # One folder: its contents go to the top of the output. Several inputs: each folder keeps its name.
-        return [Entry(text, Path(os.path.realpath(text)).name if several else "")]
+        return [NamedInput(text, Path(os.path.realpath(text)).name if several else "")]
     if path.exists() or path.is_symlink():
-        return [Entry(text, path.name)]
+        return [NamedInput(text, path.name)]
     if not glob.has_magic(text):
         raise UsageError(f"{text}: no such file or folder; check the spelling and the current folder")
     fixed = []
@@ -143,10 +150,10 @@ def _named(text: str, several: bool) -> list[Entry]:
     found = sorted(glob.glob(text, recursive=True))  # noqa: PTH207  (Path.glob finds hidden files)
     if "**" in text:
         found = [f for f in found if not Path(f).is_dir()]
-    return [Entry(f, Path(f).relative_to(base).as_posix(), pattern=True) for f in found]
+    return [NamedInput(f, Path(f).relative_to(base).as_posix(), pattern=True) for f in found]
 
 
-def _listed(data: bytes, nul_lists: bool) -> list[Entry]:
+def _listed(data: bytes, nul_lists: bool) -> list[NamedInput]:
     """Entries of a list. Relative paths are mirrored as written, or from ``/./`` on where they hold it."""
     if nul_lists:
         lines = [os.fsdecode(line) for line in data.split(b"\0")]
@@ -157,7 +164,7 @@ def _listed(data: bytes, nul_lists: bool) -> list[Entry]:
     lines = [line for line in lines if line]
     absolute = [os.path.realpath(Path(line).parent) for line in lines if Path(line).is_absolute()]
     common = os.path.commonpath(absolute) if absolute else ""
-    return [Entry(line, _listed_key(line, common), pattern=False) for line in lines]
+    return [NamedInput(line, _listed_key(line, common), pattern=False) for line in lines]
 
 
 def _listed_key(line: str, common: str) -> str:
@@ -179,14 +186,14 @@ def _below(path: str) -> str:
 # --- what is found below ---------------------------------------------------------------------------------------------
 
 
-def find(entries: Sequence[Entry], folder: Path, lone: bool, findings: Findings) -> Iterator[Found]:
+def find(entries: Sequence[NamedInput], folder: Path, lone: bool, skipped: SkippedPaths) -> Iterator[FoundFile]:
     """Input files of all entries, in order.
 
     Args:
         entries: from :func:`read_entries`.
         folder: output folder, never an input itself.
         lone: the only entry is a file, which is taken whatever it holds.
-        findings: filled with what is no input.
+        skipped: filled with what is no input.
 
     Raises:
         UsageError: output and input are the same folder.
@@ -202,31 +209,33 @@ def find(entries: Sequence[Entry], folder: Path, lone: bool, findings: Findings)
     for entry in entries:
         path = Path(entry.path)
         if path.is_dir():
-            yield from _walk(entry.path, entry.key, own, roots, visited, findings)
+            yield from _walk(entry.path, entry.key, own, roots, visited, skipped)
             continue
         reason = _foreign_name(path.name)
         if reason is None and (path.is_file() or not path.exists()):
-            yield Found(entry.path, entry.key, entry.frame)  # a missing path fails as a picture, with its name
+            yield FoundFile(entry.path, entry.key, entry.frame)  # a missing path fails as a picture, with its name
         elif not path.is_file():
-            findings.ignored.append(Aside(entry.path, "not a regular file"))
+            skipped.ignored.append(SkippedPath(entry.path, "not a regular file"))
         elif not entry.pattern and (lone or _is_picture(path)):
-            yield Found(entry.path, entry.key)
+            yield FoundFile(entry.path, entry.key)
         else:
-            findings.ignored.append(Aside(entry.path, reason or "not a picture"))
+            skipped.ignored.append(SkippedPath(entry.path, reason or "not a picture"))
 
 
-def _walk(folder: str, key: str, own: str, roots: set[str], visited: set[str], findings: Findings) -> Iterator[Found]:
+def _walk(
+    folder: str, key: str, own: str, roots: set[str], visited: set[str], skipped: SkippedPaths
+) -> Iterator[FoundFile]:
     """Pictures below a folder, depth first, in name order."""
     real = os.path.realpath(folder)
     if real in visited:
-        findings.ignored.append(Aside(folder, "a folder that was visited already"))
+        skipped.ignored.append(SkippedPath(folder, "a folder that was visited already"))
         return
     visited.add(real)
     try:
         with os.scandir(folder) as listing:
             items = sorted(listing, key=lambda item: os.fsencode(item.name))
     except OSError as error:
-        findings.unreadable.append(Aside(folder, f"the folder cannot be read: {error.strerror}"))
+        skipped.unreadable.append(SkippedPath(folder, f"the folder cannot be read: {error.strerror}"))
         return
     for item in items:
         inner = f"{key}/{item.name}" if key else item.name
@@ -234,22 +243,22 @@ def _walk(folder: str, key: str, own: str, roots: set[str], visited: set[str], f
             mode = item.stat().st_mode
         except OSError as error:  # a dangling link, a loop of links, a folder without permission
             if _foreign_name(item.name) is None:
-                findings.unreadable.append(Aside(item.path, f"cannot be opened: {error.strerror}"))
+                skipped.unreadable.append(SkippedPath(item.path, f"cannot be opened: {error.strerror}"))
             else:
-                findings.ignored.append(Aside(item.path, "a link that leads nowhere"))
+                skipped.ignored.append(SkippedPath(item.path, "a link that leads nowhere"))
             continue
         if stat.S_ISDIR(mode):
             reason = _foreign_folder(item, own, roots, visited)
             if reason:
-                findings.ignored.append(Aside(item.path, reason))
+                skipped.ignored.append(SkippedPath(item.path, reason))
             else:
-                yield from _walk(item.path, inner, own, roots, visited, findings)
+                yield from _walk(item.path, inner, own, roots, visited, skipped)
         elif not stat.S_ISREG(mode):
-            findings.ignored.append(Aside(item.path, "not a regular file"))
+            skipped.ignored.append(SkippedPath(item.path, "not a regular file"))
         elif reason := _foreign_name(item.name):
-            findings.ignored.append(Aside(item.path, reason))
+            skipped.ignored.append(SkippedPath(item.path, reason))
         else:
-            yield Found(item.path, inner)
+            yield FoundFile(item.path, inner)
 
 
 def _foreign_folder(item: "os.DirEntry[str]", own: str, roots: set[str], visited: set[str]) -> str | None:

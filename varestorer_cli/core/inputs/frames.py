@@ -1,7 +1,7 @@
 """Frame sequences in the spellings of studios: ``plate.%04d.exr``, ``plate.####.exr``, ``@@@@``, ``$F4``.
 
 Ranges are read by fileseq (``1-100``, ``1-100x2``, ``1-10y3``, ``1-10:5``, comma lists). Which frames are there is
-looked up in the folder; what is asked for and is not there is named with its numbers, never passed over in silence.
+looked up in the folder; frames that were asked for and are missing are named with their numbers.
 """
 
 import os
@@ -17,7 +17,7 @@ _PATTERN = re.compile(r"%0?(?P<printf>\d*)d|(?P<hash>#+)|(?P<at>@+)|\$F(?P<houdi
 
 @dataclass(frozen=True)
 class FramePattern:
-    """A file name with a place for the frame number.
+    """A path whose file name has a placeholder for the frame number.
 
     Attributes:
         folder: as written.
@@ -32,7 +32,7 @@ class FramePattern:
 
     @classmethod
     def parse(cls, text: str) -> "FramePattern | None":
-        """Read a path; None where its last part has no place for a number."""
+        """Parse a path; None if its file name has no placeholder for a number."""
         folder, name = os.path.split(text)
         found = list(_PATTERN.finditer(name))
         if not found:
@@ -105,15 +105,15 @@ def read_range(text: str) -> list[int]:
 
 
 def describe(frames: Sequence[int]) -> str:
-    """Numbers as ranges: ``3-5,9``."""
+    """Frame numbers as text, consecutive ones as ranges: ``3-5,9``."""
     import fileseq
 
     return str(fileseq.framesToFrameRange(sorted(frames)))
 
 
 @dataclass
-class Chosen:
-    """Frames of a sequence.
+class FrameSelection:
+    """Frames of a sequence that were selected, and those that are missing.
 
     Attributes:
         paths: of the frames that are there.
@@ -126,14 +126,14 @@ class Chosen:
     notes: list[str] = field(default_factory=list)
 
 
-def choose(text: str, pattern: FramePattern, wanted: Sequence[int] | None, missing: Missing) -> Chosen:
-    """Frames to be done.
+def select_frames(text: str, pattern: FramePattern, wanted: Sequence[int] | None, missing: Missing) -> FrameSelection:
+    """Select the frames to restore.
 
     Args:
         text: the pattern as written.
         pattern: the same, read.
         wanted: from :func:`read_range`; None takes what is there.
-        missing: what a frame means that is not there.
+        missing: what to do about a frame that does not exist.
 
     Raises:
         UsageError: frames are missing (``error``), or there is not one frame.
@@ -141,7 +141,7 @@ def choose(text: str, pattern: FramePattern, wanted: Sequence[int] | None, missi
     there = pattern.on_disk()
     if not there:
         raise UsageError(f"{text}: there is no frame of this sequence; check the folder, the name and the padding")
-    chosen = Chosen()
+    chosen = FrameSelection()
     first, last = min(there), max(there)
     if wanted is None:
         gaps = sorted(set(range(first, last + 1)) - set(there)) if last - first < 10_000_000 else []

@@ -6,19 +6,66 @@ whatever the order, the machine and the other inputs.
 """
 
 import os
+import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.image.formats import SUFFIXES, UNWRITABLE, output_format
-from varestorer_cli.core.inputs.discovery import Entry, Findings, Found, Reading, find, read_entries
+from varestorer_cli.core.image.formats import SUFFIXES, UNWRITABLE, output_format, output_name
+from varestorer_cli.core.inputs.discovery import FoundFile, InputOptions, NamedInput, SkippedPaths, find, read_entries
 from varestorer_cli.core.inputs.frames import FramePattern
-from varestorer_cli.core.inputs.naming import NameTemplate, renamed
 from varestorer_cli.core.options import Existing, ImageFormat, Missing, RestoreOptions
 from varestorer_cli.core.sharding import Shard
 
 _NAMED_AT_MOST = 5
+_FIELDS = ("stem", "ext", "model", "size", "seed")
+
+
+@dataclass(frozen=True)
+class NameTemplate:
+    """A file name template with fields whose values are known before work starts.
+
+    ``{stem}`` and ``{ext}`` are the output's usual name without and with its suffix, ``{model}`` the model as it was
+    named, ``{size}`` the size rule (``x4``, ``long2048``), ``{seed}`` the seed. A slash makes folders below the
+    mirrored one. A template that does not end with ``.{ext}`` gets the suffix.
+
+    Attributes:
+        text: the template.
+        model, size, seed: values of the run.
+    """
+
+    text: str
+    model: str = "auto"
+    size: str = "x4"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        try:
+            parts = list(string.Formatter().parse(self.text))
+        except ValueError as error:
+            raise UsageError(f"--name {self.text}: {error}; write {{{{ for a brace") from error
+        for _, name, spec, conversion in parts:
+            if name is not None and (name not in _FIELDS or spec or conversion):
+                known = ", ".join(f"{{{field}}}" for field in _FIELDS)
+                raise UsageError(f"--name {self.text}: {{{name}}} is not known; possible are {known}")
+        path = PurePosixPath(self.text)
+        if not self.text.strip("./") or path.is_absolute() or ".." in path.parts or "\0" in self.text:
+            raise UsageError(f"--name {self.text}: a name below the output folder is needed, for example {{stem}}_x4")
+
+    @classmethod
+    def of(cls, text: str, options: RestoreOptions) -> "NameTemplate":
+        """The template with the values of a run."""
+        model = PurePosixPath(options.model.replace("\\", "/")).stem or "model"
+        return cls(text, model, options.sizing.label(), options.seed)
+
+    def apply(self, name: str) -> str:
+        """New name for an output's usual name."""
+        path = PurePosixPath(name)
+        ext = path.suffix.lstrip(".")
+        values = {"stem": path.stem, "ext": ext, "model": self.model, "size": self.size, "seed": self.seed}
+        new = self.text.format(**values)
+        return new if self.text.endswith(".{ext}") else f"{new}.{ext}"
 
 
 @dataclass(frozen=True)
@@ -39,8 +86,8 @@ class Job:
 
 
 @dataclass
-class Plan(Findings):
-    """What a run will do, and what it leaves aside.
+class RestorePlan(SkippedPaths):
+    """What a run will do, and what it skips.
 
     Attributes:
         folder: output folder; reports go there.
@@ -73,7 +120,7 @@ def plan_for(
     *,
     nul_lists: bool = False,
     read_stdin: Callable[[], bytes] | None = None,
-) -> Plan:
+) -> RestorePlan:
     """The plan of a run with these options, see :func:`make_plan`.
 
     Raises:
@@ -106,7 +153,7 @@ def make_plan(
     read_stdin: Callable[[], bytes] | None = None,
     frames: str | None = None,
     missing: Missing = Missing.ERROR,
-) -> Plan:
+) -> RestorePlan:
     """Find inputs and plan outputs.
 
     Args:
@@ -118,35 +165,35 @@ def make_plan(
         nul_lists: lists are separated by NUL bytes instead of newlines.
         read_stdin: reads the list for ``-``.
         frames: frames of a sequence to do.
-        missing: what a frame means that was asked for and is not there.
+        missing: what to do about a frame that was asked for and does not exist.
 
     Raises:
         UsageError: a named input or a frame does not exist, outputs clash, or an output would replace an input.
     """
     if not inputs:
         raise UsageError("no input given; expected: restore INPUT... OUTPUT")
-    findings = Findings()
-    entries = read_entries(inputs, Reading(nul_lists, read_stdin, frames, missing), findings)
+    skipped = SkippedPaths()
+    entries = read_entries(inputs, InputOptions(nul_lists, read_stdin, frames, missing), skipped)
     sequence = _frame_target(output, inputs, entries, format)
     lone = len(inputs) == 1 and len(entries) == 1 and Path(entries[0].path).is_file() and entries[0].path == inputs[0]
     target = None if sequence else _file_target(output, lone, format)
     if template is not None and (target or sequence):
         raise UsageError(f"{output} is a file name and --name names files too; name a folder, or leave --name out")
     folder = target.parent if target else Path(sequence.folder or ".") if sequence else Path(output)
-    plan = Plan(findings.ignored, findings.unreadable, findings.notes, folder=folder)
+    plan = RestorePlan(skipped.ignored, skipped.unreadable, skipped.notes, folder=folder)
     if not target and plan.folder.exists() and not plan.folder.is_dir():
         raise UsageError(f"{output}: is a file, and a folder is needed for these inputs; name another output")
     found = list(find(entries, plan.folder, lone, plan))
 
-    def output_of(one: Found) -> Path:
+    def output_of(one: FoundFile) -> Path:
         if target:
             return target
         if sequence:
             return folder / sequence.name(one.frame or 0)
-        return folder / renamed(one.key, format, template)
+        return folder / _renamed(one.key, format, template)
 
     plan.jobs = [Job(one.path, one.key, output_of(one), _feed(one)) for one in found]
-    plan.jobs = _checked(plan.jobs, entries, plan.folder)
+    plan.jobs = _without_clashes(plan.jobs, entries, plan.folder)
     if shard is not None:
         mine = [job for job in plan.jobs if shard.holds(job.key)]
         plan.elsewhere = len(plan.jobs) - len(mine)
@@ -156,7 +203,14 @@ def make_plan(
     return plan
 
 
-def _feed(found: Found) -> str:
+def _renamed(key: str, format: ImageFormat | None, template: NameTemplate | None) -> str:
+    """Relative path of an output for the relative path of an input."""
+    path = PurePosixPath(key)
+    name = output_name(path.name, format)
+    return str(path.with_name(name) if template is None else path.parent / template.apply(name))
+
+
+def _feed(found: FoundFile) -> str:
     path = found.path.replace(os.sep, "/")
     if path.endswith("/" + found.key) and "/./" not in path:
         return f"{path[: -len(found.key)]}./{found.key}"
@@ -164,7 +218,7 @@ def _feed(found: Found) -> str:
 
 
 def _frame_target(
-    output: str, inputs: Sequence[str], entries: Sequence[Entry], format: ImageFormat | None
+    output: str, inputs: Sequence[str], entries: Sequence[NamedInput], format: ImageFormat | None
 ) -> FramePattern | None:
     """OUTPUT as a frame pattern, or None where it is a folder or a file."""
     pattern = FramePattern.parse(output)
@@ -202,7 +256,7 @@ def _file_target(output: str, lone: bool, format: ImageFormat | None) -> Path | 
 # --- clashes ---------------------------------------------------------------------------------------------------------
 
 
-def _checked(jobs: list[Job], entries: Sequence[Entry], folder: Path) -> list[Job]:
+def _without_clashes(jobs: list[Job], entries: Sequence[NamedInput], folder: Path) -> list[Job]:
     """Drop inputs named twice; refuse outputs that clash with each other or with an input."""
     places: dict[str, str] = {}
 

@@ -20,7 +20,7 @@ from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import InputError, InterruptedRunError, VarestorerError
 from varestorer_cli.core.image.image_data import DecodedImage, Samples
 from varestorer_cli.core.image.writer import DEEP, SCENE
-from varestorer_cli.core.inputs.plan import Job, Plan
+from varestorer_cli.core.inputs.plan import Job, RestorePlan
 from varestorer_cli.core.options import ImageFormat, RestoreOptions
 from varestorer_cli.core.report.csv_file import DONE, FAILED, IGNORED, BatchReport, ReportFile, Row
 from varestorer_cli.core.restore.budget import PixelBudget
@@ -59,7 +59,7 @@ class Engine(Protocol):
 
 
 def run_batch(
-    plan: Plan,
+    plan: RestorePlan,
     engine: Engine,
     setup: Setup,
     options: RestoreOptions,
@@ -74,7 +74,7 @@ def run_batch(
     """Restore every job of a plan.
 
     Args:
-        plan: from :func:`core.sources.make_plan`.
+        plan: from :func:`core.inputs.plan.make_plan`.
         engine: restores arrays.
         setup: model and device.
         options: as given by the user.
@@ -97,7 +97,7 @@ def run_batch(
 class _Batch:
     def __init__(
         self,
-        plan: Plan,
+        plan: RestorePlan,
         jobs: Iterable[Job],
         engine: Engine,
         setup: Setup,

@@ -15,7 +15,7 @@ from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import InputError, VarestorerError
 from varestorer_cli.core.image.formats import output_format
 from varestorer_cli.core.image.reader import probe
-from varestorer_cli.core.inputs.plan import Plan
+from varestorer_cli.core.inputs.plan import RestorePlan
 from varestorer_cli.core.options import Existing, ImageFormat, RestoreOptions
 from varestorer_cli.core.phrases import clock
 from varestorer_cli.core.report.csv_file import BatchReport, Row
@@ -46,7 +46,7 @@ class _Needs:
 
 
 def dry_run(
-    plan: Plan,
+    plan: RestorePlan,
     options: RestoreOptions,
     console: Console,
     *,
@@ -151,7 +151,7 @@ def _say_time(session: "Session", needs: _Needs, processes: int, console: Consol
     )
 
 
-def _say_disk(plan: Plan, needs: _Needs, console: Console) -> None:
+def _say_disk(plan: RestorePlan, needs: _Needs, console: Console) -> None:
     folder = plan.folder.absolute()
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode
-from varestorer_cli.core.inputs.plan import Plan
+from varestorer_cli.core.inputs.plan import RestorePlan
 from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.report.csv_file import FAILED, BatchReport, ReportFile
 from varestorer_cli.core.report.merging import Merged
@@ -17,7 +17,7 @@ from varestorer_cli.core.sizing import DEFAULT_SCALE, Sizing
 _NAMED_AT_MOST = 10
 
 
-def plan_line(plan: Plan, options: RestoreOptions) -> str:
+def plan_line(plan: RestorePlan, options: RestoreOptions) -> str:
     """What will be done, in one line."""
     count = len(plan.jobs)
     sizing = options.sizing if options.sizing != Sizing() else Sizing(scale=DEFAULT_SCALE)
@@ -29,11 +29,11 @@ def plan_line(plan: Plan, options: RestoreOptions) -> str:
     return text + f"; existing outputs: {options.existing.value}"
 
 
-def _target(plan: Plan) -> str:
+def _target(plan: RestorePlan) -> str:
     return str(plan.jobs[0].output) if len(plan.jobs) == 1 else f"{plan.folder}{os.sep}"
 
 
-def nothing_to_do(inputs: Sequence[str], plan: Plan) -> str:
+def nothing_to_do(inputs: Sequence[str], plan: RestorePlan) -> str:
     """Why there is nothing to do."""
     names = ", ".join(inputs[:3]) + (" ..." if len(inputs) > 3 else "")
     if plan.elsewhere:
@@ -43,7 +43,7 @@ def nothing_to_do(inputs: Sequence[str], plan: Plan) -> str:
 
 
 def say_end(
-    report: BatchReport, report_file: ReportFile, options: RestoreOptions, plan: Plan, console: Console
+    report: BatchReport, report_file: ReportFile, options: RestoreOptions, plan: RestorePlan, console: Console
 ) -> None:
     """Write the list of failures; say the summary."""
     failed = report.failed_inputs
@@ -100,7 +100,7 @@ def _say_outliers(report: BatchReport, console: Console) -> None:
         console.info(f"  and {len(found) - _NAMED_AT_MOST} more; sort the report by consistency_psnr")
 
 
-def say_ignored(plan: Plan, console: Console) -> None:
+def say_ignored(plan: RestorePlan, console: Console) -> None:
     """Name what is ignored, and gaps in frame sequences."""
     for note in plan.notes:
         console.warn(note)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode, VarestorerError
-from varestorer_cli.core.inputs.plan import Plan
+from varestorer_cli.core.inputs.plan import RestorePlan
 from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.report.csv_file import DONE, FAILED, IGNORED, SKIPPED, BatchReport, ReportFile, Row
 from varestorer_cli.core.restore.fingerprint import UP_TO_DATE
@@ -43,7 +43,7 @@ class _Worker:
 
 
 def run_pool(
-    plan: Plan,
+    plan: RestorePlan,
     devices: tuple[str, ...],
     options: RestoreOptions,
     report_file: ReportFile,
@@ -82,7 +82,7 @@ def run_pool(
 class _Pool:
     def __init__(
         self,
-        plan: Plan,
+        plan: RestorePlan,
         devices: tuple[str, ...],
         report_file: ReportFile,
         brief: Brief,

@@ -11,7 +11,7 @@ from varestorer_cli.core.atomic import check_writable, remove_stale_parts
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode, ExitCodes, MissingDependencyError, VarestorerError, exit_code_for
 from varestorer_cli.core.image import oiio_backend as vfx
-from varestorer_cli.core.inputs.plan import Plan, plan_for
+from varestorer_cli.core.inputs.plan import RestorePlan, plan_for
 from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.report.csv_file import BatchReport, ReportFile, Row
 from varestorer_cli.core.report.merging import merge_reports
@@ -162,14 +162,14 @@ def _devices(options: RestoreOptions) -> tuple[str, ...]:
     return several(options.gpus)
 
 
-def _refuse_without_vfx(plan: Plan) -> None:
+def _refuse_without_vfx(plan: RestorePlan) -> None:
     """A run that can do nothing without an extra says so at once; in a mixed run its pictures fail one by one."""
     kinds = set(vfx.KINDS.values())
     if plan.jobs and not vfx.available() and all(Path(job.input).suffix.lower() in kinds for job in plan.jobs):
         raise MissingDependencyError(f"all inputs are OpenEXR or DPX, which OpenImageIO reads; {vfx.INSTALL}")
 
 
-def _report_path(job: Job, options: RestoreOptions, plan: Plan) -> Path | None:
+def _report_path(job: Job, options: RestoreOptions, plan: RestorePlan) -> Path | None:
     if job.metrics_csv == "none":
         return None
     if job.metrics_csv is None:
@@ -178,7 +178,7 @@ def _report_path(job: Job, options: RestoreOptions, plan: Plan) -> Path | None:
     return path.with_name(report_name(options.shard, path.stem, path.suffix, options.frames))
 
 
-def _only_ignored(plan: Plan, on_row: Callable[[Row], None] | None) -> BatchReport:
+def _only_ignored(plan: RestorePlan, on_row: Callable[[Row], None] | None) -> BatchReport:
     report = BatchReport([Row(input=a.path, status="ignored", reason=a.reason) for a in plan.ignored])
     for row in report.rows:
         if on_row is not None:

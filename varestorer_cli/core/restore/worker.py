@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode, InterruptedRunError, VarestorerError
-from varestorer_cli.core.inputs.plan import Job, Plan
+from varestorer_cli.core.inputs.plan import Job, RestorePlan
 from varestorer_cli.core.options import Progress, RestoreOptions
 from varestorer_cli.core.report.csv_file import BatchReport, ReportFile, Row
 from varestorer_cli.core.restore.batch import run_batch
@@ -169,6 +169,6 @@ def _restore(
         line.send("row", numbers[row.output], row)
 
     run_batch(
-        Plan(folder=brief.folder), session.engine, session.setup(), options, _FarReport(brief.witnesses, line),
+        RestorePlan(folder=brief.folder), session.engine, session.setup(), options, _FarReport(brief.witnesses, line),
         _FarConsole(line, brief.verbose), stop=stop, on_row=on_row, report=report, jobs=jobs(),
     )  # fmt: skip
