@@ -10,7 +10,8 @@ import tifffile
 from conftest import photo
 from PIL import Image, ImageCms
 
-from varestorer_cli.core.errors import InputError
+from varestorer_cli.core.atomic import atomic_file
+from varestorer_cli.core.errors import InputError, OutputError
 from varestorer_cli.core.image import oiio_backend as vfx
 from varestorer_cli.core.image.exif import Exif, ExifTag
 from varestorer_cli.core.image.image_data import Extras, OutputImage
@@ -291,3 +292,23 @@ def test_a_resolution_that_no_device_has_is_dropped() -> None:
     assert picture.extras.dpi is None
     for format in (ImageFormat.PNG, ImageFormat.TIFF, ImageFormat.JPEG, ImageFormat.WEBP):
         assert decode(write(picture.color, format, extras=picture.extras)).color.shape == (24, 32, 3)
+
+
+@pytest.mark.parametrize("format", [f for f in ImageFormat if f not in (ImageFormat.EXR, ImageFormat.DPX)])
+@pytest.mark.parametrize("missing", [1, 4000])
+def test_a_file_that_is_cut_off_while_it_is_written_never_gets_its_name(
+    format: ImageFormat, missing: int, tmp_path: Path
+) -> None:
+    """A limit on the size of files makes the last write short, as a full disk does."""
+    resource = pytest.importorskip("resource")
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
+    size = len(write(noise, format))
+    assert size > missing
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - missing, before[1]))
+    try:
+        with pytest.raises(OutputError, match="cannot be written"), atomic_file(tmp_path / "a.out") as stream:
+            write_picture(stream, OutputImage(noise, False, None, EXTRAS), format, 95, "varestorer test; fingerprint 0")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []

@@ -1,9 +1,10 @@
 """Encodes restored pictures with their metadata, and names what a format cannot hold."""
 
+import io
 import struct
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from PIL import Image
@@ -123,6 +124,8 @@ def write_picture(stream: BinaryIO, output: OutputImage, format: ImageFormat, qu
         software: provenance, written into the file's Software field.
     """
     output = replace(output, extras=replace(output.extras, exif=_written_exif(output.extras, format, software)))
+    if format not in SCENE:
+        stream = cast(BinaryIO, _WithoutDescriptor(stream))
     if format in SCENE:
         vfx.write(stream, output, format, software)
     elif format == ImageFormat.PNG:
@@ -131,6 +134,47 @@ def write_picture(stream: BinaryIO, output: OutputImage, format: ImageFormat, qu
         write_tiff(stream, output, software)
     else:
         _write_pillow(stream, output, format, quality)
+
+
+class _WithoutDescriptor(io.BufferedIOBase):
+    """A stream that hides its file descriptor, so that encoders write through Python, which reports every failure.
+
+    libjpeg through Pillow, and numpy's ``tofile`` in tifffile, write to a descriptor where there is one and can miss
+    that the last write was short: the file is cut off and nothing is raised.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return self._stream.read(-1 if size is None else size)
+
+    def write(self, data: Any, /) -> int:
+        return self._stream.write(data)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def truncate(self, size: int | None = None, /) -> int:
+        return self._stream.truncate(size)
+
+    def close(self) -> None:
+        """Leave the stream open: it belongs to the caller."""
 
 
 def _write_pillow(stream: BinaryIO, output: OutputImage, format: ImageFormat, quality: int) -> None:
