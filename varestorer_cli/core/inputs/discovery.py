@@ -12,6 +12,7 @@ from varestorer_cli.core.image.formats import HEAD_BYTES, SUFFIXES, sniff
 from varestorer_cli.core.inputs.frames import FramePattern, read_range, select_frames
 from varestorer_cli.core.options import Missing
 
+LARGEST_LIST = 1 << 28  # bytes: more than a million long paths
 REPORT_HEADER = "input,output,status,reason"
 _FOREIGN_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
 
@@ -103,9 +104,9 @@ def read_entries(inputs: Sequence[str], options: InputOptions, skipped: SkippedP
             if options.read_stdin is None:
                 raise UsageError("-: there is no list to read on stdin")
             entries += _listed(options.read_stdin(), options.nul_lists)
-        elif text.startswith("@"):
+        elif text.startswith("@") and not os.path.lexists(text):
             try:
-                entries += _listed(Path(text[1:]).read_bytes(), options.nul_lists)
+                entries += _listed(_read_list(text[1:]), options.nul_lists)
             except OSError as error:
                 raise UsageError(f"{text[1:]}: the list cannot be read ({error.strerror})") from error
         elif (pattern := FramePattern.parse(text)) is not None and not os.path.lexists(text):
@@ -117,6 +118,19 @@ def read_entries(inputs: Sequence[str], options: InputOptions, skipped: SkippedP
             f"--frames {options.frames}: no input is a frame sequence; name one such as plate.####.png, plate.%04d.png"
         )
     return entries
+
+
+def _read_list(name: str) -> bytes:
+    """Content of a list file, which may be a pipe.
+
+    Raises:
+        UsageError: it is larger than any list of paths.
+    """
+    with Path(name).open("rb") as stream:
+        data = stream.read(LARGEST_LIST + 1)
+    if len(data) > LARGEST_LIST:
+        raise UsageError(f"{name}: the list is larger than {LARGEST_LIST >> 20} MB; is it a list of paths?")
+    return data
 
 
 def _sequence(text: str, pattern: FramePattern, options: InputOptions, skipped: SkippedPaths) -> list[NamedInput]:
@@ -147,6 +161,8 @@ def _named(text: str, several: bool) -> list[NamedInput]:
             break
         fixed.append(part)
     base = Path(*fixed) if fixed else Path()
+    if not base.is_dir():
+        raise UsageError(f"{text}: there is no folder {base}; check the spelling and the current folder")
     found = sorted(glob.glob(text, recursive=True))  # noqa: PTH207  (Path.glob finds hidden files)
     if "**" in text:
         found = [f for f in found if not Path(f).is_dir()]
