@@ -21,9 +21,45 @@ SUFFIXES: dict[str, ImageFormat | None] = {
     ".dpx": ImageFormat.DPX,
     ".gif": None,
     ".avif": None,
+    # Found, so that each one fails by name with what to do; see describe_unknown.
+    ".heic": None,
+    ".heif": None,
+    ".hif": None,
 }
 # Picture types a user may name as OUTPUT and that cannot be written.
 UNWRITABLE = frozenset({".gif", ".heic", ".heif", ".jp2", ".jxl", ".dng", ".psd", ".mp4", ".mov"})
+
+
+_HEIC = (
+    "a HEIC/HEIF image by its content, which is not read; convert it to PNG or JPEG first, for example with "
+    "heif-convert IN.heic OUT.png"
+)
+_RAW = (
+    "a camera raw file by its content ({}), which is not developed here; make a 16-bit TIFF of it first, for example "
+    "with darktable-cli IN OUT.tif"
+)
+_VIDEO = "a video by its content; extract its frames first: ffmpeg -i IN frame_%05d.png"
+_JXL = "a JPEG XL image, which is not read; convert it first: djxl IN.jxl OUT.png"
+_JP2 = "a JPEG 2000 image, which is not read; convert it first: opj_decompress -i IN.jp2 -o OUT.png"
+# Kind by the brand of an ISO base media file; all other brands are videos.
+_BRANDS = {b"crx ": _RAW.format("Canon CR3")} | dict.fromkeys(
+    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), _HEIC
+)
+# What a file that is not read begins with, and the sentence that says so.
+_FOREIGN = (
+    (b"II*\0\x10\0\0\0CR", _RAW.format("Canon CR2")),
+    (b"FUJIFILMCCD-RAW", _RAW.format("Fujifilm RAF")),
+    (b"IIRO", _RAW.format("Olympus ORF")),
+    (b"IIRS", _RAW.format("Olympus ORF")),
+    (b"MMOR", _RAW.format("Olympus ORF")),
+    (b"IIU\0", _RAW.format("Panasonic RW2")),
+    (b"%PDF-", "a PDF document; extract its pages first: pdftoppm -r 300 -png IN.pdf page"),
+    (b"\0\0\0\x0cjP  ", _JP2),
+    (b"\xffO\xffQ", _JP2),
+    (b"\xff\n", _JXL),
+    (b"\0\0\0\x0cJXL ", _JXL),
+    (b"\x1aE\xdf\xa3", _VIDEO),
+)
 
 
 def sniff(head: bytes) -> str | None:
@@ -34,6 +70,8 @@ def sniff(head: bytes) -> str | None:
         return "JPEG"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WebP"
+    if head.startswith(b"II*\0\x10\0\0\0CR"):  # Canon CR2, whose first page is a preview
+        return None
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return "TIFF"
     if head[:2] == b"BM":
@@ -53,8 +91,11 @@ def describe_unknown(head: bytes) -> str:
     """What a file that is no readable picture seems to be, for its failure reason."""
     if not head:
         return "the file is empty (0 bytes)"
+    for start, said in _FOREIGN:
+        if head.startswith(start):
+            return said
     if head[4:8] == b"ftyp":
-        return "HEIF or a video by its content; convert it to PNG, JPEG or TIFF first"
+        return _BRANDS.get(head[8:12], _VIDEO)
     if not head.strip(b"\0"):
         return "the file starts with zero bytes only: it was never written completely"
     if head[:4] == b"\x00\x05\x16\x07":
