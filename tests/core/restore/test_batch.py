@@ -114,6 +114,23 @@ def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not list((tmp_path / "out").glob(".*"))
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_disk_that_is_full_only_for_the_last_picture_ends_the_run_too(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = finishing.write_picture
+
+    def full(stream: Any, output: Any, *more: Any) -> None:
+        plain(stream, output, *more)
+        if output.height == 4 * (8 + count - 1):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(finishing, "write_picture", full)
+    with pytest.raises(OutputError, match=f"0{count - 1}.png: cannot be written"):
+        run(folder(tmp_path / "in", count), tmp_path / "out")
+    assert set(tree(tmp_path / "out")) == {f"{i:02}.png" for i in range(count - 1)}
+
+
 def test_stopping_rolls_the_current_picture_back(tmp_path: Path) -> None:
     stop = StopFlag()
 

@@ -10,7 +10,6 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -150,7 +149,7 @@ class _Batch:
             self.budget.close()
             decoder.shutdown(wait=True, cancel_futures=True)
             waited = time.monotonic()
-            self._drain(behind)
+            lost = self._drain(behind)
             encoder.shutdown(wait=True)
             times.encode += time.monotonic() - waited
             times.model += self.engine.model_seconds - model_before
@@ -162,17 +161,24 @@ class _Batch:
                 f"stopped: {self.report.total} of {self.report.total + left} pictures are dealt with, nothing is half "
                 "written; run the same command again for the rest"
             )
+        if lost is not None:
+            raise lost
         return self.report
 
-    def _drain(self, behind: "deque[Future[Item]]") -> None:
+    def _drain(self, behind: "deque[Future[Item]]") -> VarestorerError | None:
+        """Record what the encoders had begun.
+
+        Returns:
+            the first error that ends a run; an error that ended it before goes first.
+        """
+        lost: VarestorerError | None = None
         for future in behind:
             try:
-                item = future.result()
-            except VarestorerError:
-                continue  # the first one is being raised already, or is the same full disk
-            with suppress(VarestorerError):
-                self._record(item)
+                self._record(future.result())
                 self.console.update(self._done(0))
+            except VarestorerError as error:
+                lost = lost or error
+        return lost
 
     def _asides(self) -> None:
         for aside in self.plan.ignored:
