@@ -1,6 +1,6 @@
 """Small networks in the released layout, and what tests of the conversion do with them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -8,9 +8,60 @@ import torch
 from torch import Tensor, nn
 
 from varestorer_models.autoencoder import Autoencoder, AutoencoderConfig
-from varestorer_models.convert import Component, from_released, to_released
+from varestorer_models.convert import Component, released_tensors
+from varestorer_models.meta_init import on_meta_device
+from varestorer_models.released_keys import (
+    autoencoder_table,
+    chunk_size,
+    prerestorer_table,
+    released_name,
+    transformer_table,
+)
 from varestorer_models.swinir import SwinIR, SwinIRConfig
 from varestorer_models.transformer import Transformer, TransformerConfig
+
+CLASSES: dict[str, Callable[[Any], nn.Module]] = {
+    "prerestorer": SwinIR,
+    "autoencoder": Autoencoder,
+    "transformer": Transformer,
+}
+RELEASED_CHUNKS = 8
+"""Chunks in which the released 2B transformer stores its 32 blocks."""
+
+
+def from_released(component: Component, state_dict: Mapping[str, Any], **config: Any) -> Any:
+    """The module that a released state dict describes, in float32 and eval mode; errors of `released_tensors`."""
+    released = released_tensors(component, state_dict, **config)
+    module = on_meta_device(lambda: CLASSES[component](released.config))
+    weights = {key: value.float().clone().contiguous() for key, value in released.tensors.items()}
+    module.load_state_dict(weights, strict=True, assign=True)
+    return module.eval()
+
+
+def to_released(component: Component, module: nn.Module, *, block_chunks: int = RELEASED_CHUNKS) -> dict[str, Tensor]:
+    """A module's weights under the released names, without buffers.
+
+    A transformer that never adds the value bias of its cross-attention, yet has no adapters left (merged), gets zeros
+    there, because released code would add the bias.
+    """
+    assert isinstance(module, CLASSES[component])  # type: ignore[arg-type]
+    state = module.state_dict()
+    adapters = any(key.endswith(".adapter_down") for key in state)
+    chunk = None
+    table = {
+        "prerestorer": prerestorer_table(),
+        "autoencoder": autoencoder_table(wrapped=True),
+        "transformer": transformer_table(adapters=adapters),
+    }[component]
+    if isinstance(module, Transformer):
+        chunk = chunk_size(module.config.depth, block_chunks)
+        if not module.config.cross_value_bias:
+            unused = [key for key in state if key.endswith(".cross_attention.value_bias") and not adapters]
+            state.update({key: torch.zeros_like(state[key]) for key in unused})
+    names = {key: released_name(key, table, chunk) for key in state}
+    assert all(names.values())
+    return {str(names[key]): tensor for key, tensor in state.items()}
+
 
 # Small, and with every number different from the released one where shapes can tell it.
 PRERESTORER = SwinIRConfig(
@@ -45,12 +96,7 @@ EXAMPLES = ["prerestorer", "autoencoder", "transformer", "transformer, adapters"
 def build(name: str, seed: int = 0) -> nn.Module:
     """A network of that configuration whose parameters all matter."""
     component, config = CONFIGS[name]
-    classes: dict[str, Callable[[Any], nn.Module]] = {
-        "prerestorer": SwinIR,
-        "autoencoder": Autoencoder,
-        "transformer": Transformer,
-    }
-    network = classes[component](config).eval()
+    network = CLASSES[component](config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -72,4 +118,4 @@ def one_of_a_kind(state: dict[str, Tensor]) -> list[str]:
 
 
 def load(name: str, state: dict[str, Any], **options: Any) -> nn.Module:
-    return from_released(CONFIGS[name][0], state, **options)  # type: ignore[no-any-return, call-overload]
+    return from_released(CONFIGS[name][0], state, **options)  # type: ignore[no-any-return]

@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from released_states import to_released
 from torch import Tensor, nn
 
 from varestorer_models.autoencoder import Autoencoder, AutoencoderConfig
-from varestorer_models.convert import Component, to_released
-from varestorer_models.meta_init import without_memory
+from varestorer_models.convert import Component
+from varestorer_models.meta_init import on_meta_device
 from varestorer_models.swinir import SwinIR, SwinIRConfig
 from varestorer_models.transformer import Transformer, TransformerConfig
 
@@ -76,7 +77,7 @@ def _state(component: Component, make: Callable[[], nn.Module], seed: int, dtype
     """Released names with random values that keep activations near their size."""
     generator = torch.Generator().manual_seed(seed)
     chunks = {"block_chunks": 8} if component == "transformer" else {}
-    state = to_released(component, without_memory(make), **chunks)
+    state = to_released(component, on_meta_device(make), **chunks)
     return {key: _values(key, value, generator).to(dtype) for key, value in state.items()}
 
 

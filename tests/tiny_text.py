@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def restorer(width: int = WIDTH, *, takes_text: bool = True) -> OneStepRestorer:
     torch.nn.init.normal_(transformer.shared_modulation.weight, std=0.5)
     torch.nn.init.normal_(transformer.head.weight, std=0.5)
     parts: tuple[Any, ...] = ConvRestorer(smoke.prerestorer), ImageTokenizer(smoke.tokenizer), transformer
-    return OneStepRestorer(smoke.restorer, *parts).with_config(takes_text=takes_text).eval()
+    return OneStepRestorer(replace(smoke.restorer, takes_text=takes_text), *parts).eval()
 
 
 def in_shards(folder: Path) -> dict[str, bytes]:

@@ -5,15 +5,14 @@ Map, in reading order
     restorer       OneStepRestorer: degraded tile -> restored tile in one pass
     conv_restorer  ConvRestorer: cleans the input first; swinir: the released one; rrdb: Real-ESRGAN's
     autoencoder    image <-> latent
-    quantizer      latent <-> bits of all scales, and the pyramid tokens between; tokenizer: both in one
+    quantizer      latent <-> bits of all scales, the pyramid tokens between, bit flips; tokenizer: both in one
     transformer    ONE class: the one-step student and the multi-step teacher, with condition and config
     layers, attention, rope    its blocks; attention without weights; two-dimensional rotary positions
     sampler        scores -> bits; the teacher's scale-by-scale sampler
-    lora           adapters: add, merge, disable, state
-    pyramid        bit flips, the training noise on the pyramid
+    lora           adapters: add, merge, state
     losses         distillation and bit losses; discriminator
-    color_fix      colours of the result from the pre-restored picture
-    convert        released state dict <-> ours; released_keys: the tables of names
+    color_fix      colours of the result from the pre-restored image
+    convert        released state dict -> ours; released_keys: the tables of names
 
 Shape legend: names end in their shape
     B batch, L positions of the whole pyramid, l positions of one scale, C width, N heads, K head width,
@@ -23,7 +22,7 @@ Shape legend: names end in their shape
 Words
     scale schedule      coarse-to-fine tuple of (h, w) grids; the last is the full latent grid
     latent              continuous output of the encoder
-    bits                {0, 1}, d a position; what the transformer predicts
+    bits                {0, 1}, d per position; what the transformer predicts
     codes               the real vectors that bits stand for
     accumulated codes   running sum of upsampled codes, decoded at the end
     pyramid tokens      inputs of all scales after the first, concatenated; the start token is not one

@@ -83,7 +83,7 @@ class KeyValueCache:
         """
         end = self.filled + keys_BlNK.shape[1]
         if end > self.length:
-            raise ValueError(f"The cache has room for {self.length} positions, got {end}; make a longer one.")
+            raise ValueError(f"the cache has room for {self.length} positions, got {end}; make a longer one")
         if self._buffers is None:
             batch, _, heads, head_width = keys_BlNK.shape
             shape = (batch, self.length, heads, head_width)

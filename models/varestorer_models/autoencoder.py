@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812  (the field's usual name)
+from torch.nn import functional as F  # noqa: N812
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class AutoencoderConfig:
             a third of the decoder's cost saved; the released decoder keeps the width.
         linear_path: adds a stride-f convolution beside the encoder and its transpose beside the decoder, which
             can be initialised with principal components of patches (:meth:`Autoencoder.set_linear_basis`).
-        guided: the decoder also reads the pre-restored picture and predicts a residual to it (controllable
+        guided: the decoder also reads the pre-restored image and predicts a residual to it (controllable
             feature wrapping as in StableSR, section 3.2, reduced to the finest level); it has no linear path
             then. Used by one-step students whose codes are predicted; a plain tokenizer leaves it off.
     """
@@ -242,7 +242,7 @@ class Decoder(nn.Module):
 
     def forward(self, latent_Bdhw: Tensor, guide_B3HW: Tensor | None = None) -> Tensor:
         """(B, d, h, w) and optionally a guide (B, 3, f h, f w) in [-1, 1] -> (B, 3, f h, f w)."""
-        # channels_last is the faster layout, and the one in which GroupNorm rounds as the released pictures did
+        # channels_last is the faster layout, and the one in which GroupNorm rounds as the released images did
         latent_Bdhw = latent_Bdhw.contiguous(memory_format=torch.channels_last)
         x = self.mid(self.conv_in(latent_Bdhw))
         for level in reversed(range(len(self.up))):
@@ -301,7 +301,7 @@ class Autoencoder(nn.Module):
 
         Args:
             latent_Bdhw: (B, d, h, w).
-            guide_B3HW: pre-restored picture (B, 3, f h, f w) in [-1, 1]; needs ``config.guided``.
+            guide_B3HW: pre-restored image (B, 3, f h, f w) in [-1, 1]; needs ``config.guided``.
             clamp: False leaves values outside [-1, 1], which losses need.
 
         Returns:
@@ -313,7 +313,7 @@ class Autoencoder(nn.Module):
         if guide_B3HW is not None and not self.config.guided:
             raise ValueError("this decoder takes no guide: its configuration has guided=False")
         if guide_B3HW is None and self.config.guided:
-            raise ValueError("this decoder needs a guide: it predicts a residual to the pre-restored picture")
+            raise ValueError("this decoder needs a guide: it predicts a residual to the pre-restored image")
         image: Tensor = self.decoder(latent_Bdhw, guide_B3HW)
         return image.clamp(-1, 1) if clamp else image
 

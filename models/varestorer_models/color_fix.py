@@ -1,4 +1,4 @@
-"""Colour fixes: the low frequencies of the result are taken from the pre-restored picture."""
+"""Colour fixes: the low frequencies of the result are taken from the pre-restored image."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ def wavelet_low(image_BCHW: Tensor, levels: int) -> Tensor:
     """Low band of an undecimated wavelet (a trous, binomial 3x3 kernel, edges replicated).
 
     Args:
-        image_BCHW: picture.
+        image_BCHW: image.
         levels: dilation doubles at each; 1 keeps all but the finest detail, 5 only colour and shading.
 
     Returns:
@@ -30,7 +30,7 @@ def wavelet_low(image_BCHW: Tensor, levels: int) -> Tensor:
 
 
 def wavelet_fix(image_BCHW: Tensor, source_BCHW: Tensor, levels: int = 5) -> Tensor:
-    """High band of the picture on the low band of the source (StableSR, section 3.3)."""
+    """High band of the image on the low band of the source (StableSR, section 3.3)."""
     return image_BCHW - wavelet_low(image_BCHW, levels) + wavelet_low(source_BCHW, levels)
 
 

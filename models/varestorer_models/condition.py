@@ -1,4 +1,4 @@
-"""What the transformer is conditioned on: features of a text, and what it makes of them once a prompt.
+"""Text features, and the condition computed from them once per prompt.
 
 Shapes: B batch, n tokens of the longest text, T width of the text features, C width of the transformer.
 """
@@ -31,8 +31,8 @@ class TextFeatures:
     def __post_init__(self) -> None:
         if not self.lengths or min(self.lengths) < 1 or sum(self.lengths) != len(self.rows):
             raise ValueError(
-                f"Text lengths {self.lengths} must be positive and add up to the number of feature rows, "
-                f"{len(self.rows)}; give compact features, without padding."
+                f"text lengths {self.lengths} must be positive and add up to the number of feature rows, "
+                f"{len(self.rows)}; give compact features, without padding"
             )
 
 

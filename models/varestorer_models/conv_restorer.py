@@ -47,7 +47,7 @@ class ConvRestorer(nn.Module):
         """Restore at the given size.
 
         Args:
-            image_B3HW: degraded picture, already upscaled to the wanted size, (B, 3, H, W) in [0, 1].
+            image_B3HW: degraded image, already upscaled to the wanted size, (B, 3, H, W) in [0, 1].
 
         Returns:
             (B, 3, H, W), about [0, 1], not clamped.

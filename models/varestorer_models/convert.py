@@ -1,25 +1,23 @@
-"""Released weights -> our modules and back: state dict in, module out, and the reverse. No file is opened.
+"""Released weights -> our names and configuration: state dict in, checked tensors out. No file is opened.
 
-The names come from the tables of `varestorer_models.released_keys`; what names do not tell, shapes do, and the
+The names come from the tables of ``varestorer_models.released_keys``; what names do not tell, shapes do, and the
 configuration is inferred from both. Loading is strict: the released loader of the autoencoder silently leaves
-at random what a file lacks; here every missing, unknown or misshapen tensor is a `ValueError` that quotes the
+at random what a file lacks; here every missing, unknown or misshapen tensor is a ``ValueError`` that quotes the
 first one and counts them.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from varestorer_models.autoencoder import Autoencoder, AutoencoderConfig
-from varestorer_models.meta_init import without_memory
+from varestorer_models.meta_init import on_meta_device
 from varestorer_models.released_keys import (
     KeyTable,
     autoencoder_table,
-    chunk_size,
     flatten_chunk,
     prerestorer_table,
     released_name,
@@ -35,9 +33,6 @@ Config = SwinIRConfig | AutoencoderConfig | TransformerConfig
 COMPONENTS: tuple[Component, ...] = ("prerestorer", "autoencoder", "transformer")
 """The networks of the released restorer that hold weights of their own."""
 
-RELEASED_CHUNKS = 8
-"""Chunks in which the released 2B transformer stores its 32 blocks."""
-
 # A key of each component that no other has, by its beginning.
 _MARKS: dict[str, Component] = {
     "cfg_uncond": "transformer",
@@ -48,46 +43,6 @@ _MARKS: dict[str, Component] = {
 # Keys under which released files and training checkpoints keep the state dict proper.
 _WRAPPERS = ("state_dict", "vae")
 _DATA_PARALLEL_PREFIX = "module."
-
-
-@overload
-def from_released(
-    component: Literal["prerestorer"], state_dict: Mapping[str, Any], *, copy: bool = ..., **config: Any
-) -> SwinIR: ...
-@overload
-def from_released(
-    component: Literal["autoencoder"], state_dict: Mapping[str, Any], *, copy: bool = ..., **config: Any
-) -> Autoencoder: ...
-@overload
-def from_released(
-    component: Literal["transformer"], state_dict: Mapping[str, Any], *, copy: bool = ..., **config: Any
-) -> Transformer: ...
-def from_released(
-    component: Component, state_dict: Mapping[str, Any], *, copy: bool = True, **config: Any
-) -> nn.Module:
-    """Build a module from a released state dict.
-
-    Args:
-        component: which network the weights are of.
-        state_dict: tensors by released name, of any floating type; may be wrapped as ``{"state_dict": ...}``
-            or ``{"vae": ...}`` and prefixed ``module.``. Buffers that are recomputed here are ignored.
-        copy: False lets the module take over tensors that are float32 already, which saves their size in
-            memory; training the module then changes the caller's tensors too.
-        **config: fields of the component's config that names and shapes cannot tell; their defaults are the
-            released values. They may also override an inferred field, and then the tensors must fit it.
-
-    Returns:
-        The module in float32 on the tensors' device, in eval mode: `SwinIR`, `Autoencoder` or `Transformer`.
-
-    Raises:
-        ValueError: unknown component or config field, a missing, unknown, duplicate or misshapen tensor, or
-            shapes that describe no valid network.
-    """
-    released = released_tensors(component, state_dict, **config)
-    module = _blank(component, released.config)
-    weights = {key: value.to(torch.float32, copy=copy).contiguous() for key, value in released.tensors.items()}
-    module.load_state_dict(weights, strict=True, assign=True)
-    return module.eval()
 
 
 @dataclass(frozen=True)
@@ -106,63 +61,25 @@ class Released:
 
 
 def released_tensors(component: Component, state_dict: Mapping[str, Any], **config: Any) -> Released:
-    """What `from_released` would load, without loading it; arguments and errors as there.
+    """The tensors of a released state dict under our names, with the configuration they describe.
 
-    For files that are larger than memory: mapped tensors stay on the disk.
+    Nothing is copied: mapped tensors of files larger than memory stay on the disk.
+
+    Args:
+        component: which network the weights are of.
+        state_dict: tensors by released name, of any floating type; may be wrapped as ``{"state_dict": ...}``
+            or ``{"vae": ...}`` and prefixed ``module.``. Buffers that are recomputed here are ignored.
+        **config: fields of the component's config that names and shapes cannot tell; their defaults are the
+            released values. They may also override an inferred field, and then the tensors must fit it.
+
+    Raises:
+        ValueError: unknown component or config field, a missing, unknown, duplicate or misshapen tensor, or
+            shapes that describe no valid network.
     """
     tensors = _ReleasedTensors(component, state_dict)
     inferred = _infer(tensors, config)
     _require_fit(tensors, inferred)
     return Released(inferred, {key: value.detach() for key, value in tensors.values.items()}, tensors.names)
-
-
-def infer_config(component: Component, state_dict: Mapping[str, Any], **config: Any) -> Config:
-    """The configuration `from_released` would use; arguments as there, but not every tensor is checked."""
-    return _infer(_ReleasedTensors(component, state_dict), config)
-
-
-def to_released(component: Component, module: nn.Module, *, block_chunks: int = RELEASED_CHUNKS) -> dict[str, Tensor]:
-    """The module's weights under the released names; the inverse of `from_released`, without buffers.
-
-    Args:
-        component: which network the module is.
-        module: `SwinIR`, `Autoencoder` or `Transformer`.
-        block_chunks: chunks of the stored transformer; its depth must be a multiple. 1 stores a plain list.
-
-    Returns:
-        State dict whose tensors share the module's memory. One exception: a transformer that never adds its
-        value bias in the cross attention, yet has no adapters left (merged), gets zeros there, because
-        released code would add the bias. Fields that names and shapes cannot tell are not in it.
-
-    Raises:
-        ValueError: the module is of another component, has parts the released layout has no name for, or the
-            depth is no multiple of the chunks.
-    """
-    if not isinstance(module, _class_of(component)):
-        raise ValueError(f"a {type(module).__name__} is not a released {component}; name the component it is")
-    state = module.state_dict()
-    adapters = any(key.endswith(".adapter_down") for key in state)
-    chunk = None
-    if isinstance(module, Transformer):
-        chunk = chunk_size(module.config.depth, block_chunks)
-        if adapters and module.config.cross_value_bias:
-            raise ValueError(
-                "released code drops the cross attention's value bias where adapters are, but this "
-                "transformer adds it; merge the adapters first"
-            )
-        if not adapters and not module.config.cross_value_bias:
-            unused = [key for key in state if key.endswith(".cross_attention.value_bias")]
-            state.update({key: torch.zeros_like(state[key]) for key in unused})
-    table = _tables(component, adapters=adapters)[0]
-    result: dict[str, Tensor] = {}
-    for key, tensor in state.items():
-        released = released_name(key, table, chunk)
-        if released is None:
-            raise ValueError(
-                f"{key!r} has no name in the released {component}; only layouts known there can be exported"
-            )
-        result[released] = tensor
-    return result
 
 
 def recognise(state_dict: Mapping[str, Any]) -> Component:
@@ -349,7 +266,7 @@ _INFERENCES: dict[Component, Callable[[_ReleasedTensors], dict[str, Any]]] = {
 def _blank(component: Component, config: Config) -> nn.Module:
     make = _class_of(component)
     try:
-        return without_memory(lambda: make(config))  # type: ignore[arg-type]  # the config is of the component's class
+        return on_meta_device(lambda: make(config))  # type: ignore[arg-type]  # the config is of the component's class
     except ValueError as error:
         raise _invalid(component, error) from error
 

@@ -37,8 +37,8 @@ class FeatureDiscriminator(nn.Module):
         """Hinge losses of both players, in one graph: each gives gradients to its own side only.
 
         Args:
-            restored: features of restored pictures; the generator's loss flows back into them.
-            real: features of reference pictures.
+            restored: features of restored images; the generator's loss flows back into them.
+            real: features of reference images.
 
         Returns:
             (generator's loss, discriminator's loss averaged over stages; 2 where it has learned nothing).

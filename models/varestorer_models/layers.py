@@ -66,7 +66,7 @@ def modulated_norm(input_BLC: Tensor, scale_B1C: Tensor, shift_B1C: Tensor, eps:
 
 
 class SelfAttention(nn.Module):
-    """Attention over the sequence with unit-length queries and keys and a learned scale a head.
+    """Attention over the sequence with unit-length queries and keys and a learned scale per head.
 
     Args:
         width: C.

@@ -8,19 +8,14 @@ Whether cross-attention adds its value bias does not depend on adapters:
 ``TransformerConfig.cross_value_bias`` says so, and neither adding nor merging adapters touches it.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from varestorer_models.layers import CrossAttention, Projection, SelfAttention
-
-if TYPE_CHECKING:
-    from varestorer_models.transformer import Transformer
 
 _ADAPTER_KEYS = ("adapter_down", "adapter_up")
 
@@ -41,10 +36,10 @@ class LoRALinear(Projection):
 
     def __init__(self, base: Projection, rank: int, scale: float = 1.0) -> None:
         if rank < 1:
-            raise ValueError(f"An adapter's rank must be at least 1, got {rank}.")
+            raise ValueError(f"an adapter's rank must be at least 1, got {rank}")
         super().__init__(base.in_features, base.out_features, bias=base.bias is not None, device="meta")
         self.weight, self.bias = base.weight, base.bias
-        self.scale, self.enabled = scale, True
+        self.scale = scale
         self.adapter_down = nn.Parameter(base.weight.new_empty(rank, base.in_features))
         self.adapter_up = nn.Parameter(base.weight.new_zeros(base.out_features, rank))
         nn.init.kaiming_uniform_(self.adapter_down, a=math.sqrt(5))
@@ -52,8 +47,6 @@ class LoRALinear(Projection):
     def forward(self, input: Tensor, bias: Tensor | None = None, rows: slice | None = None) -> Tensor:
         """Project the last axis, adapter included; arguments as in :class:`Projection`."""
         output = super().forward(input, bias, rows)
-        if not self.enabled:
-            return output
         down: Tensor = self.adapter_down
         up: Tensor = self.adapter_up if rows is None else self.adapter_up[rows]
         if input.dtype != up.dtype and not torch.is_autocast_enabled(input.device.type):
@@ -76,89 +69,57 @@ def merged_weight(weight: Tensor, down: Tensor, up: Tensor, scale: float = 1.0) 
     return weight.float() + scale * (up.float() @ down.float())
 
 
-def add_adapters(transformer: "Transformer", rank: int, scale: float = 1.0) -> None:
-    """Give every attention projection of the blocks an adapter, in place.
+def add_adapters(module: nn.Module, rank: int, scale: float = 1.0) -> None:
+    """Give every attention projection inside a module an adapter, in place.
 
     Args:
-        transformer: Model without adapters. Its other parameters keep their identity and ``requires_grad``.
+        module: Network without adapters; its other parameters keep their identity and ``requires_grad``.
         rank: Width of the adapters; the released student has 32.
         scale: Factor of the adapters' outputs.
 
     Raises:
         ValueError: If there are adapters already, or the rank is not positive.
     """
-    if next(_adapters(transformer), None) is not None:
-        raise ValueError("The transformer has adapters already; merge them before adding others.")
-    for parent, name, layer in _projections(transformer):
+    if next(_adapters(module), None) is not None:
+        raise ValueError("the network has adapters already; merge them before adding others")
+    for parent, name, layer in _projections(module):
         setattr(parent, name, LoRALinear(layer, rank, scale))
-    transformer.config = dataclasses.replace(transformer.config, adapter_rank=rank)
 
 
-def merge_adapters(transformer: "Transformer") -> None:
+def merge_adapters(module: nn.Module) -> None:
     """Fold all adapters into their layers, in place; without adapters nothing happens."""
-    for parent, name, layer in _projections(transformer):
+    for parent, name, layer in _projections(module):
         if isinstance(layer, LoRALinear):
             setattr(parent, name, layer.merged())
-    transformer.config = dataclasses.replace(transformer.config, adapter_rank=0)
 
 
-def adapters_disabled(transformer: "Transformer") -> "_AdaptersDisabled":
-    """Context in which the transformer computes without its adapters.
-
-    With ``with adapters_disabled(student): ...`` one set of weights is both the student and its frozen base.
-    """
-    return _AdaptersDisabled(list(_adapters(transformer)))
-
-
-def train_adapters_only(transformer: "Transformer") -> int:
+def train_adapters_only(module: nn.Module) -> int:
     """Freeze everything but the adapters; returns the number of values left to train."""
-    transformer.requires_grad_(False)
+    module.requires_grad_(False)
     count = 0
-    for parameter in adapter_state(transformer, detach=False).values():
+    for parameter in adapter_state(module, detach=False).values():
         parameter.requires_grad_(True)
         count += parameter.numel()
     return count
 
 
-def adapter_state(transformer: "Transformer", *, detach: bool = True) -> dict[str, Tensor]:
+def adapter_state(module: nn.Module, *, detach: bool = True) -> dict[str, Tensor]:
     """The adapters' part of the state dict, by full key; ``detach=False`` gives the parameters themselves."""
     return {
         key: parameter.detach() if detach else parameter
-        for key, parameter in transformer.named_parameters()
+        for key, parameter in module.named_parameters()
         if key.endswith(_ADAPTER_KEYS)
     }
 
 
-def count_parameters(module: nn.Module, *, trainable_only: bool = False) -> int:
-    """Number of parameter values, all or those that train."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad or not trainable_only)
-
-
-class _AdaptersDisabled:
-    """Switches adapters off and back to what each was before."""
-
-    def __init__(self, adapters: list[LoRALinear]) -> None:
-        self._adapters = adapters
-        self._before: list[bool] = []
-
-    def __enter__(self) -> None:
-        self._before = [adapter.enabled for adapter in self._adapters]
-        for adapter in self._adapters:
-            adapter.enabled = False
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        for adapter, before in zip(self._adapters, self._before, strict=True):
-            adapter.enabled = before
-
-
-def _projections(transformer: nn.Module) -> Iterator[tuple[nn.Module, str, Projection]]:
+def _projections(module: nn.Module) -> Iterator[tuple[nn.Module, str, Projection]]:
     """Every projection that may have an adapter, with the module that holds it."""
-    for module in list(transformer.modules()):
-        if isinstance(module, SelfAttention | CrossAttention):
-            for name, layer in list(module.named_children()):
+    for parent in list(module.modules()):
+        if isinstance(parent, SelfAttention | CrossAttention):
+            for name, layer in list(parent.named_children()):
                 if isinstance(layer, Projection):
-                    yield module, name, layer
+                    yield parent, name, layer
 
 
-def _adapters(transformer: nn.Module) -> Iterator[LoRALinear]:
-    return (layer for _, _, layer in _projections(transformer) if isinstance(layer, LoRALinear))
+def _adapters(module: nn.Module) -> Iterator[LoRALinear]:
+    return (layer for _, _, layer in _projections(module) if isinstance(layer, LoRALinear))

@@ -126,7 +126,7 @@ def bit_usage(
 
     Returns:
         For each scale the mean entropy of a bit in nats (0 = the network is sure of all), and the share of bits that
-        still take both values over batch and positions (0 = one code for every picture).
+        still take both values over batch and positions (0 = one code for every image).
     """
     p = torch.sigmoid(difference_BLd.detach().float())
     entropies = torch.stack([_binary_entropy(p[:, rows]).mean() for rows in slices])
@@ -137,7 +137,7 @@ def bit_usage(
 def code_usage(
     bits_BLd: Tensor, slices: Sequence[slice], over_all: Callable[[Tensor], Tensor] = lambda mean: mean
 ) -> tuple[Tensor, Tensor]:
-    """The same signs in the bits of a tokenizer, which are what they are: no entropy in a single one.
+    """Collapse indicators for a tokenizer's hard bits: per scale, entropy of bit frequencies, share that varies.
 
     Args:
         bits_BLd: bits, 0 or 1.
@@ -175,16 +175,16 @@ def gradient_l1(image_B3HW: Tensor, reference_B3HW: Tensor) -> Tensor:
 def texture_distance(image_B3HW: Tensor, reference_B3HW: Tensor, scales: int = 3) -> Tensor:
     """Weight-free perceptual term: gradients at several scales and their local energy.
 
-    Where a picture cannot be predicted exactly, local gradient energy still tells grass from a flat wash. No
+    Where an image cannot be predicted exactly, local gradient energy still tells grass from a flat wash. No
     learned features are involved; it is no LPIPS.
 
     Args:
-        image_B3HW: picture; any value range, the same for both.
+        image_B3HW: image; any value range, the same for both.
         reference_B3HW: reference of the same shape.
         scales: number of octaves.
 
     Returns:
-        Scalar, 0 for equal pictures.
+        Scalar, 0 for equal images.
     """
     total = image_B3HW.new_zeros(())
     a, b = image_B3HW, reference_B3HW
@@ -205,12 +205,12 @@ def feature_distance(
 ) -> Tensor:
     """Squared distance of unit-length features, averaged over positions and stages (LPIPS without its linear heads).
 
-    Computed in float32 whatever the features are: a distance of two pictures is a small difference, of which bfloat16
+    Computed in float32 whatever the features are: a distance of two images is a small difference, of which bfloat16
     keeps two digits.
 
     Args:
         features: (B, C_i, h_i, w_i) per stage.
-        references: the same of the reference picture.
+        references: the same of the reference image.
         weights: one factor a stage, by default 1.
     """
     terms = []
@@ -225,6 +225,6 @@ def feature_distance(
 
 
 def psnr(image_B3HW: Tensor, reference_B3HW: Tensor, span: float = 2.0) -> Tensor:
-    """PSNR in dB per picture over all channels; span = size of the value range (2 for [-1, 1])."""
+    """PSNR in dB per image over all channels; span = size of the value range (2 for [-1, 1])."""
     mse = (image_B3HW - reference_B3HW).square().mean(dim=(1, 2, 3)).clamp_min(1e-10)
     return 10 * (math.log10(span * span) - mse.log10())

@@ -1,4 +1,4 @@
-"""Modules without memory, whose weights are given to them afterwards."""
+"""Modules on the "meta" device (names and shapes, no memory), whose weights are given to them afterwards."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ Module = TypeVar("Module", bound=nn.Module)
 _INITIALISERS = frozenset({"normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_", "log_"})
 
 
-def without_memory(make: Callable[[], Module]) -> Module:
+def on_meta_device(make: Callable[[], Module]) -> Module:
     """A module on the "meta" device: names and shapes, no values; load its state dict with ``assign=True``."""
     with _WithoutInitialisation(), torch.device("meta"):
         return make()

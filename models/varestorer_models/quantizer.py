@@ -199,3 +199,25 @@ def straight_through(latent_Bdhw: Tensor, accumulated_Bdhw: Tensor) -> Tensor:
     The gains keep their own gradient only through losses on ``accumulated_Bdhw`` itself.
     """
     return latent_Bdhw + (accumulated_Bdhw - latent_Bdhw).detach()
+
+
+def draw_flips(batch: int, bits: int, schedule: ScaleSchedule, maximum: float, generator: torch.Generator) -> Tensor:
+    """Which bits to flip in bitwise self-correction (Infinity, arXiv 2412.04431, section 3.3).
+
+    Each scale of each item draws its own probability p ~ U[0, maximum], then every bit flips with p.
+
+    Args:
+        batch: number of items.
+        bits: d, bits per code.
+        schedule: scales of the pyramid.
+        maximum: largest probability, 0.3 in the published recipe.
+        generator: CPU generator; the same state gives the same flips.
+
+    Returns:
+        bool (B, L, d) on the CPU.
+    """
+    parts = []
+    for length in schedule.lengths:
+        probability = torch.rand(batch, 1, 1, generator=generator) * maximum
+        parts.append(torch.rand(batch, length, bits, generator=generator) < probability)
+    return torch.cat(parts, dim=1)

@@ -1,9 +1,9 @@
 """Tables of parameter names: what a tensor is called in the released files and in our modules.
 
-A row is (released, ours); ``{}`` stands for a number and keeps its value. `KeyTable` looks names up in both
+A row is (released, ours); ``{}`` stands for a number and keeps its value. ``KeyTable`` looks names up in both
 directions. Shapes are equal on both sides. The transformer's blocks are stored in chunks there and in one
-list here: `flatten_chunk` turns ``block_chunks.<c>.module.<m>`` into ``blocks.<b>`` before a lookup,
-`released_name` turns it back after one.
+list here: ``flatten_chunk`` turns ``block_chunks.<c>.module.<m>`` into ``blocks.<b>`` before a lookup,
+``released_name`` turns it back after one.
 """
 
 from collections.abc import Iterable

@@ -8,7 +8,7 @@ Shapes: B batch, T tile side in pixels, L positions of all scales, d bits per co
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
@@ -31,15 +31,15 @@ class RestorerConfig:
     """Settings of a :class:`OneStepRestorer` that its parts do not hold.
 
     Attributes:
-        scale: native factor; pictures are upscaled by it before the model sees them.
+        scale: native factor; images are upscaled by it before the model sees them.
         extra_block: append the full-resolution block of accumulated codes to the pyramid tokens (released: yes).
         sampling: default way from logits to codes, the best on validation for the model at hand.
-        color_fix: default colour fix; ``wavelet`` takes the low band from the pre-restored picture.
+        color_fix: default colour fix; ``wavelet`` takes the low band from the pre-restored image.
         wavelet_levels: dyadic levels counted as high band; 1 = finest detail only, 5 = all but colour and shading.
-        input_color_levels: the pre-restored picture takes the bands coarser than so many dyadic levels from the
+        input_color_levels: the pre-restored image takes the bands coarser than so many dyadic levels from the
             degraded one, for pre-restorers that shift colours; 0 = none, 5 = colour and shading.
         largest_tile: the model also takes tiles up to this side, in steps of its stride, with stretched scales;
-            fewer tiles then cover a picture. 0 = its native tile only.
+            fewer tiles then cover an image. 0 = its native tile only.
         upscale_filter: what the model's input is upscaled with before tiles are cut, as in its training: ``lanczos``
             (released), ``bicubic`` (a = -0.5) or ``bicubic_sharp`` (a = -0.75, as OpenCV and PyTorch have it).
         takes_text: trained with text features; otherwise only the learned null condition means anything.
@@ -139,7 +139,7 @@ class OneStepRestorer(nn.Module):
         return self.tokenizer.config.schedule.length, self.tokenizer.config.quantizer.bits, 2
 
     def prerestore(self, degraded_B3TT: Tensor) -> Tensor:
-        """Degraded picture in [0, 1] -> pre-restored picture, about [0, 1]."""
+        """Degraded image in [0, 1] -> pre-restored image, about [0, 1]."""
         out: Tensor = self.prerestorer(degraded_B3TT).float()
         if self.config.input_color_levels:
             # the wavelet fix with one low band instead of two: the band is linear
@@ -161,10 +161,10 @@ class OneStepRestorer(nn.Module):
         return self.transformer.with_keys_values(self.transformer.encode_condition(text))
 
     def predict(self, quantized: Quantized, latent_Bdhw: Tensor, condition: Condition | None = None) -> Prediction:
-        """One pass of the student over the pyramid of a pre-restored picture.
+        """One pass of the student over the pyramid of a pre-restored image.
 
         Args:
-            quantized: the picture's tokens.
+            quantized: the image's tokens.
             latent_Bdhw: its latent before quantisation.
             condition: text condition; the learned null condition by default.
         """
@@ -224,7 +224,7 @@ class OneStepRestorer(nn.Module):
         return quantizer.accumulate(bits, schedule)
 
     def decode(self, accumulated_Bdhw: Tensor, prerestored_B3TT: Tensor, *, clamp: bool = True) -> Tensor:
-        """Accumulated codes -> picture in [-1, 1], guided by the pre-restored one where the decoder takes a guide."""
+        """Accumulated codes -> image in [-1, 1], guided by the pre-restored one where the decoder takes a guide."""
         guide = prerestored_B3TT * 2 - 1 if self.tokenizer.config.autoencoder.guided else None
         return self.tokenizer.decode(accumulated_Bdhw, guide, clamp=clamp)
 
@@ -246,7 +246,7 @@ class OneStepRestorer(nn.Module):
             condition: text condition; the learned null condition by default.
             uniforms: noise for ``sampling="sample"``, (B, L, d, 2) in [0, 1); native tiles only.
             sampling: overrides the model's default.
-            fidelity: 0 gives the pre-restored picture, 1 the model's; between, their mix.
+            fidelity: 0 gives the pre-restored image, 1 the model's; between, their mix.
             color_fix: overrides the model's default.
 
         Raises:
@@ -297,12 +297,3 @@ class OneStepRestorer(nn.Module):
             return torch.sigmoid(difference.float())
         logits = torch.stack([torch.zeros_like(difference), difference], dim=-1)
         return gumbel_bits(logits, uniforms_BLd2 if bits == "sampled" else None)
-
-    def with_config(self, **changes: object) -> "OneStepRestorer":
-        """The same parts under changed settings."""
-        return OneStepRestorer(
-            replace(self.config, **changes),  # type: ignore[arg-type]
-            self.prerestorer,
-            self.tokenizer,
-            self.transformer,
-        )

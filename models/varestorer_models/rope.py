@@ -2,7 +2,7 @@
 
 Every position has grid coordinates (row, column) measured on one common grid, the last of a reference
 schedule, so that cells of different scales which cover the same place get close angles. With head width K
-there are K / 4 frequencies f_j = base^(-4 j / K) an axis: channel pair (2 j, 2 j + 1) turns by row * f_j,
+there are K / 4 frequencies f_j = base^(-4 j / K) per axis: channel pair (2 j, 2 j + 1) turns by row * f_j,
 pair (K / 2 + 2 j, K / 2 + 2 j + 1) by column * f_j (RoFormer, arXiv 2104.09864, applied to two axes).
 
 Shapes: L positions of the whole sequence, K head width, k = K / 2 channel pairs, each of which is turned by a
@@ -68,8 +68,8 @@ def rotary_coordinates(
     reference = reference or schedule
     if reference.grids[: len(schedule)] != schedule.grids:
         raise ValueError(
-            f"The rotary reference {reference.grids} does not begin with the schedule {schedule.grids}, so its "
-            f"first {schedule.length} rows lie elsewhere; take one of the same aspect ratio, or none."
+            f"the rotary reference {reference.grids} does not begin with the schedule {schedule.grids}, so its "
+            f"first {schedule.length} rows lie elsewhere; take one of the same aspect ratio, or none"
         )
     rows, columns = reference.latent_grid
     table = torch.cat([_scale_coordinates(grid, (rows, columns), layout.rounding) for grid in reference])
@@ -80,8 +80,8 @@ def rotary_coordinates(
     needed = schedule.length + schedule.latent_length
     if needed > len(table):
         raise ValueError(
-            f"The extra block needs {needed} rows of the rotary table, but the reference schedule has only "
-            f'{len(table)}; give a longer one, or set extra_block_positions to "last_scale".'
+            f"the extra block needs {needed} rows of the rotary table, but the reference schedule has only "
+            f'{len(table)}; give a longer one, or set extra_block_positions to "last_scale"'
         )
     return table[:needed]
 
@@ -101,7 +101,7 @@ def rotary_table(coordinates_L2: Tensor, head_width: int, base: float = 10000.0)
         ValueError: If ``head_width`` is not a multiple of 4.
     """
     if head_width % 4:
-        raise ValueError(f"Rotary encoding of two axes needs a head width that is a multiple of 4, got {head_width}.")
+        raise ValueError(f"rotary encoding of two axes needs a head width that is a multiple of 4, got {head_width}")
     pairs = head_width // 4
     exponents = torch.arange(pairs, dtype=torch.float32, device=coordinates_L2.device) / pairs
     angles = coordinates_L2.float()[:, :, None] * base**-exponents  # (L, 2, K / 4)

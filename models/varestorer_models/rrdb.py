@@ -21,7 +21,7 @@ class RRDBConfig:
         growth: channels each dense convolution adds.
         blocks: residual-in-residual dense blocks.
         unshuffle: pixel-unshuffle factor of the input; the output is 4 / unshuffle times as large. 4 = a degraded
-            picture already upscaled, 1 = the small one itself (published).
+            image already upscaled, 1 = the small one itself (published).
         residual_scale: factor on every residual branch.
     """
 
@@ -66,7 +66,7 @@ class RRDB(nn.Module):
 
 
 class RRDBNet(nn.Module):
-    """Degraded picture -> restored picture.
+    """Degraded image -> restored image.
 
     Args:
         config: sizes.
@@ -88,7 +88,7 @@ class RRDBNet(nn.Module):
         """Restore.
 
         Args:
-            image_B3HW: degraded picture (B, 3, H, W) in [0, 1]; already upscaled to the wanted size where
+            image_B3HW: degraded image (B, 3, H, W) in [0, 1]; already upscaled to the wanted size where
                 ``unshuffle`` is 4.
 
         Returns:
@@ -108,7 +108,7 @@ class RRDBNet(nn.Module):
             image_B3HW: as for :meth:`forward`, sides multiples of ``unshuffle``.
 
         Returns:
-            (B, width, h, w) and one such a block, h = H / unshuffle.
+            (B, width, h, w) and one such per block, h = H / unshuffle.
         """
         u = self.config.unshuffle
         first: Tensor = self.conv_first(F.pixel_unshuffle(image_B3HW, u) if u > 1 else image_B3HW)
@@ -119,9 +119,9 @@ class RRDBNet(nn.Module):
         return first, outputs
 
     def render(self, first: Tensor, last: Tensor) -> Tensor:
-        """Input of the first and output of the last block, (B, width, h, w) -> picture (B, 3, 4 h, 4 w)."""
+        """Input of the first and output of the last block, (B, width, h, w) -> image (B, 3, 4 h, 4 w)."""
         x = first + self.conv_body(last)
         for conv in (self.conv_up1, self.conv_up2):
             x = F.leaky_relu(conv(F.interpolate(x, scale_factor=2.0, mode="nearest")), 0.2)
-        picture: Tensor = self.conv_last(F.leaky_relu(self.conv_hr(x), 0.2))
-        return picture
+        image: Tensor = self.conv_last(F.leaky_relu(self.conv_hr(x), 0.2))
+        return image

@@ -44,7 +44,6 @@ def sample_multistep(
     *,
     batch: int | None = None,
     prefix_Bld: Tensor | None = None,
-    rotary_schedule: ScaleSchedule | None = None,
 ) -> Tensor:
     """Sample scale by scale, each seeing its own history: as many forward passes as scales.
 
@@ -63,7 +62,6 @@ def sample_multistep(
         uniforms_BLd2: (B, L, d, 2) or (L, d, 2) numbers for :func:`draw_bits`; None = the likelier bits.
         batch: B; None = that of the prefix, the uniforms or the condition.
         prefix_Bld: Bits of the first scales that are given instead of sampled; a whole number of scales.
-        rotary_schedule: As in ``Transformer.forward``.
 
     Returns:
         Bits of all scales, uint8 (B, L, d), on the condition's device.
@@ -72,12 +70,12 @@ def sample_multistep(
         ValueError: If the head has no bit scores, or the prefix does not end where a scale does.
     """
     if transformer.config.head != "bits":
-        raise ValueError('Sampling needs bit scores, but this transformer\'s head is "latent".')
+        raise ValueError('sampling needs bit scores, but this transformer\'s head is "latent"')
     if batch is None:
         batch = _batch(condition, uniforms_BLd2, prefix_Bld)
     given = 0 if prefix_Bld is None else prefix_Bld.shape[1]
     if given not in {0, *(rows.stop for rows in schedule.slices)}:
-        raise ValueError(f"The prefix has {given} positions, which is no whole number of scales of {schedule.grids}.")
+        raise ValueError(f"the prefix has {given} positions, which is no whole number of scales of {schedule.grids}")
     guided = guidance != 1.0
     if guided:
         null_condition = null_condition or transformer.encode_condition()
@@ -99,7 +97,6 @@ def sample_multistep(
             schedule,
             condition,
             caches,
-            rotary_schedule=rotary_schedule,
         )
         if guided:
             prompted, null = logits.chunk(2)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 INFINITY_SIZES: dict[str, int] = {"0.06M": 7, "0.25M": 10, "0.60M": 12, "1M": 13}
-"""Number of scales of each released size; the name is the picture's pixel count in millions."""
+"""Number of scales of each released size; the name is the image's pixel count in millions."""
 
-# Released tables, coarse to fine (h, w), by aspect ratio height / width. Wide pictures mirror the tall ones.
+# Released tables, coarse to fine (h, w), by aspect ratio height / width. Wide images mirror the tall ones.
 _SQUARE_SIDES = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
 _TALL_GRIDS: dict[float, str] = {
     1.25: "1,1 2,2 3,3 5,4 10,8 15,12 20,16 25,20 30,24 35,28 45,36 55,44 70,56",
@@ -52,13 +52,13 @@ class ScaleSchedule:
         grids = tuple((int(height), int(width)) for height, width in self.grids)
         object.__setattr__(self, "grids", grids)
         if not grids:
-            raise ValueError("A scale schedule needs at least one grid, got none; start with (1, 1).")
+            raise ValueError("a scale schedule needs at least one grid, got none; start with (1, 1)")
         if grids[0] != (1, 1):
-            raise ValueError(f"The first grid holds the start token and must be (1, 1), got {grids[0]}.")
+            raise ValueError(f"the first grid holds the start token and must be (1, 1), got {grids[0]}")
         for k in range(1, len(grids)):
             coarse, fine = grids[k - 1], grids[k]
             if fine[0] < coarse[0] or fine[1] < coarse[1]:
-                raise ValueError(f"Grids must not shrink, got {fine} after {coarse}; list them coarse to fine.")
+                raise ValueError(f"grids must not shrink, got {fine} after {coarse}; list them coarse to fine")
 
     @classmethod
     def from_sides(cls, *sides: int) -> "ScaleSchedule":
@@ -67,7 +67,7 @@ class ScaleSchedule:
 
     @classmethod
     def infinity(cls, size: str = "0.25M", ratio: float = 1.0) -> "ScaleSchedule":
-        """The schedule of the released models for a picture size and an aspect ratio.
+        """The schedule of the released models for an image size and an aspect ratio.
 
         Args:
             size: One of ``INFINITY_SIZES``; "0.25M" is the 512 x 512 model with 2521 positions.
@@ -77,10 +77,10 @@ class ScaleSchedule:
             ValueError: If there is no table for the size or the ratio.
         """
         if size not in INFINITY_SIZES:
-            raise ValueError(f"There is no released size {size!r}; choose one of {', '.join(INFINITY_SIZES)}.")
+            raise ValueError(f"there is no released size {size!r}; choose one of {', '.join(INFINITY_SIZES)}")
         if ratio not in INFINITY_RATIOS:
             known = ", ".join(str(known_ratio) for known_ratio in sorted(INFINITY_RATIOS))
-            raise ValueError(f"There is no released table for height / width = {ratio}; choose one of {known}.")
+            raise ValueError(f"there is no released table for height / width = {ratio}; choose one of {known}")
         return cls(_infinity_grids(ratio)[: INFINITY_SIZES[size]])
 
     def infinity_reference(self) -> "ScaleSchedule | None":
@@ -100,11 +100,6 @@ class ScaleSchedule:
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return iter(self.grids)
-
-    @property
-    def num_scales(self) -> int:
-        """Number of scales."""
-        return len(self.grids)
 
     @property
     def latent_grid(self) -> tuple[int, int]:

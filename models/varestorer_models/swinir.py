@@ -1,7 +1,7 @@
-"""SwinIR pre-restorer: a windowed-attention network that cleans a degraded picture before it is tokenised.
+"""SwinIR pre-restorer: a windowed-attention network that cleans a degraded image before it is tokenised.
 
 Architecture: SwinIR (Liang et al. 2021, "SwinIR: Image Restoration Using Swin Transformer") in the form
-DiffBIR trained for blind restoration: the picture is folded by pixel-unshuffle, so attention runs on a grid
+DiffBIR trained for blind restoration: the image is folded by pixel-unshuffle, so attention runs on a grid
 eight times smaller, and is brought back by nearest upsampling. Parameter names are those of the published
 weights; tables that can be computed (relative positions, shift masks) are not part of the state dict.
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn import functional as F  # noqa: N812
 
 # Additive penalty between regions that only touch because the map was rolled; finite, as published.
 _SHIFT_PENALTY = -100.0
@@ -24,14 +24,14 @@ _SLOPE = 0.2
 
 @dataclass(frozen=True)
 class SwinIRConfig:
-    """Hyperparameters of `SwinIR`; the defaults are the published general restoration model (15.8 M).
+    """Hyperparameters of ``SwinIR``; the defaults are the published general restoration model (15.8 M).
 
     Attributes:
-        width: channels of a token; divisible by every entry of `heads`.
+        width: channels of a token; divisible by every entry of ``heads``.
         depths: blocks of each residual group; odd-numbered blocks attend across shifted windows.
-        heads: attention heads of each residual group, one entry a group.
+        heads: attention heads of each residual group, one entry per group.
         window: side of an attention window in tokens, at least 2.
-        mlp_ratio: hidden width of the feed-forward part over `width`.
+        mlp_ratio: hidden width of the feed-forward part over ``width``.
         unshuffle: side of the pixel square folded into one token; a power of two.
         feature_width: channels of the upsampling part.
         image_mean: subtracted from the red, green and blue channels on the way in, added on the way out.
@@ -77,10 +77,10 @@ class SwinIRConfig:
 
 
 class SwinIR(nn.Module):
-    """Degraded picture in, cleaned picture of the same size out.
+    """Degraded image in, cleaned image of the same size out.
 
-    Contract: `image_B3HW` float, RGB, [0, 1], any H and W from 1 up; the result has the same shape, dtype and
-    device, nominally [0, 1] but **not clamped**. Sides that are not multiples of `config.size_multiple` are
+    Contract: ``image_B3HW`` float, RGB, [0, 1], any H and W from 1 up; the result has the same shape, dtype and
+    device, nominally [0, 1] but **not clamped**. Sides that are not multiples of ``config.size_multiple`` are
     continued by reflection at the bottom and right and cropped afterwards; at multiples the function is the
     published one.
     """
@@ -106,10 +106,12 @@ class SwinIR(nn.Module):
     def reset_parameters(self) -> None:
         """Draw fresh weights for training from scratch.
 
-        Linear layers and bias tables: truncated normal, 0.02. Convolutions: He normal for the activation that
-        follows; those that end a residual branch or the network are made ten times smaller, so that training
-        starts near "every group is the identity" and "the picture is its mean" instead of amplified noise.
-        Biases 0.
+        | weights | value |
+        |---|---|
+        | linear layers, tables of attention biases | truncated normal, std 0.02 |
+        | convolutions | He normal for the activation that follows |
+        | last convolution of a group and of the network | that x0.1: training starts near the identity, and the mean |
+        | biases | 0 |
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -132,7 +134,7 @@ class SwinIR(nn.Module):
                     module.conv.weight.mul_(0.1)
 
     def forward(self, image_B3HW: Tensor) -> Tensor:
-        """Clean a batch of pictures.
+        """Clean a batch of images.
 
         Args:
             image_B3HW: float RGB in [0, 1].
@@ -141,11 +143,11 @@ class SwinIR(nn.Module):
             Tensor of the same shape, not clamped.
 
         Raises:
-            ValueError: not a batch of three-channel pictures.
+            ValueError: not a batch of three-channel images.
         """
         if image_B3HW.ndim != 4 or image_B3HW.shape[1] != 3 or 0 in image_B3HW.shape[2:]:
             raise ValueError(
-                f"expected a batch of RGB pictures (B, 3, H, W), got {tuple(image_B3HW.shape)}; "
+                f"expected a batch of RGB images (B, 3, H, W), got {tuple(image_B3HW.shape)}; "
                 "add the batch axis or convert to RGB first"
             )
         height, width = image_B3HW.shape[-2:]
@@ -163,9 +165,9 @@ class SwinIR(nn.Module):
         deep_BChw = _to_map(self.norm(tokens_BLC), geometry)
         features = self.conv_before_upsample(self.conv_after_body(deep_BChw) + shallow_BChw)
         for upsampler in self._upsamplers():
-            features = upsampler(functional.interpolate(features, scale_factor=2.0, mode="nearest"))
-            features = functional.leaky_relu(features, _SLOPE)
-        features = functional.leaky_relu(self.conv_hr(features), _SLOPE)
+            features = upsampler(F.interpolate(features, scale_factor=2.0, mode="nearest"))
+            features = F.leaky_relu(features, _SLOPE)
+        features = F.leaky_relu(self.conv_hr(features), _SLOPE)
         restored_B3HW: Tensor = self.conv_last(features) + mean_311
         # Plain layout again: the next network must not inherit this one's.
         return restored_B3HW[..., :height, :width].to(image_B3HW.dtype).contiguous()
@@ -176,12 +178,12 @@ class SwinIR(nn.Module):
 
 @dataclass(frozen=True)
 class WindowGeometry:
-    """What all blocks of one forward pass share about the token grid; computed once a pass, never saved.
+    """What all blocks of one forward pass share about the token grid; computed once per pass, never saved.
 
     Attributes:
         window: window side in tokens.
-        height: rows of the grid, a multiple of `window`.
-        width: columns of the grid, a multiple of `window`.
+        height: rows of the grid, a multiple of ``window``.
+        width: columns of the grid, a multiple of ``window``.
         bias_index: long (n, n), row of the relative position table for query (first axis) and key.
         shift_mask: float (G, n, n), 0 between tokens of one region of a shifted window, else a penalty.
     """
@@ -194,7 +196,7 @@ class WindowGeometry:
 
     @classmethod
     def of(cls, window: int, height: int, width: int, device: torch.device) -> "WindowGeometry":
-        """Build the tables of a grid of `height` x `width` tokens on `device`."""
+        """Build the tables of a grid of ``height`` x ``width`` tokens on ``device``."""
         side = torch.arange(window, device=device)
         row_n = side.repeat_interleave(window)
         column_n = side.repeat(window)
@@ -280,7 +282,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, tokens_BLC: Tensor, geometry: WindowGeometry) -> Tensor:
-        """Shape kept; `tokens_BLC` are the rows of `geometry`'s grid."""
+        """Shape kept; ``tokens_BLC`` are the rows of ``geometry``'s grid."""
         batch, _, width = tokens_BLC.shape
         grid_BhwC = tokens_BLC.reshape(batch, geometry.height, geometry.width, width)
         if self.shift:
@@ -288,10 +290,10 @@ class WindowAttention(nn.Module):
         windows_BGnC = _to_windows(grid_BhwC, geometry.window)
         count, size = windows_BGnC.shape[1:3]
         qkv = self.qkv(windows_BGnC).view(batch, count, size, 3, self.heads, width // self.heads)
-        # Windows and heads share one axis: a window's mask is then not copied for every picture.
+        # Windows and heads share one axis: a window's mask is then not copied for every image.
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)  # each (B, G * N, n, K)
         bias = self._bias(geometry, count).to(q.dtype)
-        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         attended_BGnC = attended.reshape(batch, count, self.heads, size, -1).transpose(2, 3).flatten(3)
         mixed_BhwC = _from_windows(self.proj(attended_BGnC), geometry)
         if self.shift:
@@ -317,14 +319,14 @@ class FeedForward(nn.Module):
 
     def forward(self, tokens_BLC: Tensor) -> Tensor:
         """Shape kept."""
-        out_BLC: Tensor = self.fc2(functional.gelu(self.fc1(tokens_BLC)))
+        out_BLC: Tensor = self.fc2(F.gelu(self.fc1(tokens_BLC)))
         return out_BLC
 
 
 def reflect_to_multiple(image_BCHW: Tensor, multiple: int) -> Tensor:
-    """Continue a picture at the bottom and right by reflection until both sides are multiples of `multiple`.
+    """Continue an image at the bottom and right by reflection until both sides are multiples of ``multiple``.
 
-    The edge itself is not repeated. Unlike the framework's reflection the picture may be smaller than the
+    The edge itself is not repeated. Unlike the framework's reflection the image may be smaller than the
     padding: it is then reflected to and fro. Sides that fit already are left alone.
     """
     for axis in (-2, -1):
@@ -368,7 +370,7 @@ def _to_windows(grid_BhwC: Tensor, window: int) -> Tensor:
 
 
 def _from_windows(windows_BGnC: Tensor, geometry: WindowGeometry) -> Tensor:
-    """Inverse of `_to_windows`."""
+    """Inverse of ``_to_windows``."""
     window, height, width = geometry.window, geometry.height, geometry.width
     batch, channels = windows_BGnC.shape[0], windows_BGnC.shape[-1]
     split = windows_BGnC.reshape(batch, height // window, width // window, window, window, channels)

@@ -26,7 +26,7 @@ class TokenizerConfig:
 
     @property
     def tile(self) -> int:
-        """Side in pixels of the square picture one schedule describes."""
+        """Side in pixels of the square image one schedule describes."""
         return self.autoencoder.stride * self.schedule.latent_grid[0]
 
 

@@ -1,6 +1,6 @@
 """The visual autoregressive transformer: one class for the one-step student and the multi-step teacher.
 
-Student: pyramid tokens of a degraded picture, usually followed by the extra full-resolution block, no mask.
+Student: pyramid tokens of a degraded image, usually followed by the extra full-resolution block, no mask.
 Teacher: a block-causal mask over scales, or one scale at a time with a cache. Same weights layout, same code.
 Sources: Infinity (arXiv 2412.04431) for the network, VARestorer for the one-step pass and the extra block.
 
@@ -18,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 from varestorer_models.attention import KeysValues, KeyValueCache
 from varestorer_models.condition import Condition, TextFeatures, padded
 from varestorer_models.layers import Block, TextPool, float32_linear, modulated_norm
-from varestorer_models.lora import add_adapters
+from varestorer_models.lora import add_adapters, merge_adapters
 from varestorer_models.rope import RotaryLayout, rotary_coordinates, rotary_table
 from varestorer_models.schedule import ScaleSchedule
 from varestorer_models.transformer_config import TransformerConfig
@@ -73,18 +73,18 @@ class Transformer(nn.Module):
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Initialise for training from scratch.
 
-        ======================================  ==========================================================
-        linear weights                          normal, variance 1 / inputs: activations keep their size
-        last projection of a residual branch    that / (3 depth): so does the sum of all branches
-        shared and head modulation              0; the blocks' own: gates 1, scales and shifts 0
-        attention scale                         4, stored as log 4
-        token embedding                         normal, variance 1 / d
-        null text, pool query                   normal, std 1
-        level embedding, start position         normal, std 0.1: visible beside tokens of size 1
-        head                                    "bits": a tenth of a linear layer, "latent": 0
-        biases                                  0
-        adapters                                untouched
-        ======================================  ==========================================================
+        | weights | value |
+        |---|---|
+        | linear layers | normal, variance 1 / inputs: activations keep their size |
+        | last projection of a residual branch | that / (3 depth): so does the sum of all branches |
+        | shared and head modulation | 0; the blocks' own: gates 1, scales and shifts 0 |
+        | attention scale | 4, stored as log 4 |
+        | token embedding | normal, variance 1 / d |
+        | null text, pool query | normal, std 1 |
+        | level embedding, start position | normal, std 0.1: visible beside tokens of size 1 |
+        | head | "bits": a tenth of a linear layer, "latent": 0 |
+        | biases | 0 |
+        | adapters | untouched |
         """
         branches = 3 * self.config.depth
 
@@ -120,13 +120,13 @@ class Transformer(nn.Module):
         lengths = lengths or (self.config.null_tokens,)
         if max(lengths) > self.config.null_tokens:
             raise ValueError(
-                f"The learned null condition has {self.config.null_tokens} rows, a text has {max(lengths)} "
-                "tokens; cut the text."
+                f"the learned null condition has {self.config.null_tokens} rows, a text has {max(lengths)} "
+                "tokens; cut the text"
             )
         return TextFeatures(torch.cat([self.null_text[:length] for length in lengths]), lengths)
 
     def encode_condition(self, text: TextFeatures | None = None, batch: int | None = None) -> Condition:
-        """Text features -> condition; once a prompt, reused for all its tiles. float32 throughout.
+        """Text features -> condition; made once per prompt, reused for all its tiles. float32 throughout.
 
         Args:
             text: Features of one item for all, or of every item. None = the learned null condition.
@@ -138,11 +138,11 @@ class Transformer(nn.Module):
         text = text or self.null_features()
         count = len(text.lengths)
         if batch is not None and count not in (1, batch):
-            raise ValueError(f"{count} texts do not fit a batch of {batch}; give one text, or one for each item.")
+            raise ValueError(f"{count} texts do not fit a batch of {batch}; give one text, or one per item")
         if text.rows.shape[-1] != self.config.text_width:
             raise ValueError(
-                f"Text features are {text.rows.shape[-1]} wide, the transformer expects "
-                f"{self.config.text_width}; use the text encoder the model was trained with."
+                f"text features are {text.rows.shape[-1]} wide, the transformer expects "
+                f"{self.config.text_width}; use the text encoder the model was trained with"
             )
         rows = F.rms_norm(
             text.rows.float(), (self.config.text_width,), self.text_norm.weight.float(), self.text_norm.eps
@@ -175,7 +175,6 @@ class Transformer(nn.Module):
         *,
         extra_block: bool = False,
         causal: bool = False,
-        rotary_schedule: ScaleSchedule | None = None,
     ) -> Tensor:
         """Scores of all scales in one pass.
 
@@ -188,7 +187,6 @@ class Transformer(nn.Module):
                 to, but nothing comes out for them; the last block skips their queries, projection and
                 feed-forward.
             causal: Positions see their own and coarser scales only (teacher). Excludes ``extra_block``.
-            rotary_schedule: Reference of the rotary coordinates instead of the one the config names.
 
         Returns:
             float32. Head "bits": (B, L, d, 2), [..., b] = score of bit value b. Head "latent": (B, L, d).
@@ -201,17 +199,17 @@ class Transformer(nn.Module):
         if rows != schedule.length - 1 + extra:
             sequence = f"{schedule.length} positions" + (" and the extra block" if extra_block else "")
             raise ValueError(
-                f"Expected {schedule.length - 1 + extra} token rows for {sequence}, got {rows}; "
-                "check schedule and extra_block."
+                f"expected {schedule.length - 1 + extra} token rows for {sequence}, got {rows}; "
+                "check schedule and extra_block"
             )
         if causal and extra_block:
-            raise ValueError("A causal pass has no extra block: its rows would tell every scale what follows.")
+            raise ValueError("a causal pass has no extra block: its rows would tell every scale what follows")
         self._check_condition(condition, batch)
         device = tokens_BLd.device
         levels = self._levels(schedule, extra_block, device)
         start = self._start(condition, batch)
         hidden = torch.cat([start, float32_linear(self.token_embedding, tokens_BLd)], dim=1) + levels
-        rotation = self._rotation(schedule, extra_block, rotary_schedule, device)
+        rotation = self._rotation(schedule, extra_block, device)
         mask = self._causal_mask(schedule, device) if causal else None
         for index, block in enumerate(self._blocks()):
             last = index == self.config.depth - 1
@@ -233,8 +231,6 @@ class Transformer(nn.Module):
         schedule: ScaleSchedule,
         condition: Condition,
         caches: list[KeyValueCache],
-        *,
-        rotary_schedule: ScaleSchedule | None = None,
     ) -> Tensor:
         """Scores of one scale, given those before it in the caches; equals the causal pass.
 
@@ -244,7 +240,6 @@ class Transformer(nn.Module):
             schedule: Grids of the sequence.
             condition: Batch B or 1; with :meth:`with_keys_values` the text is not projected at every scale.
             caches: From :meth:`new_caches`; this scale is added.
-            rotary_schedule: As in :meth:`forward`.
 
         Returns:
             As :meth:`forward`, for the l positions of the scale.
@@ -257,15 +252,15 @@ class Transformer(nn.Module):
         expected = 0 if scale == 0 else schedule.lengths[scale]
         if rows != expected or caches[0].filled != here.start:
             raise ValueError(
-                f"Scale {scale} takes {expected} token rows after {here.start} cached positions, got {rows} "
-                f"after {caches[0].filled}; run the scales in order, each once."
+                f"scale {scale} takes {expected} token rows after {here.start} cached positions, got {rows} "
+                f"after {caches[0].filled}; run the scales in order, each once"
             )
         self._check_condition(condition, batch)
         device = tokens_Bld.device
         embedded = float32_linear(self.token_embedding, tokens_Bld)
         hidden = embedded if scale else self._start(condition, batch)
         hidden = hidden + self.level_embedding.weight[scale].float()
-        rotation = self._rotation(schedule, False, rotary_schedule, device)[here]
+        rotation = self._rotation(schedule, False, device)[here]
         for index, block in enumerate(self._blocks()):
             hidden = block(
                 hidden,
@@ -277,6 +272,16 @@ class Transformer(nn.Module):
             )
         return self._scores(hidden, condition)
 
+    def add_adapters(self, rank: int, scale: float = 1.0) -> None:
+        """Give every attention projection an adapter, in place; see :func:`varestorer_models.lora.add_adapters`."""
+        add_adapters(self, rank, scale)
+        self.config = dataclasses.replace(self.config, adapter_rank=rank)
+
+    def merge_adapters(self) -> None:
+        """Fold all adapters into their layers, in place; without adapters nothing happens."""
+        merge_adapters(self)
+        self.config = dataclasses.replace(self.config, adapter_rank=0)
+
     def recompute_blocks(self) -> None:
         """From now on training keeps the blocks' inputs only and computes each block again in the backward pass.
 
@@ -286,7 +291,7 @@ class Transformer(nn.Module):
             block.recompute = True
 
     def new_caches(self, schedule: ScaleSchedule) -> list[KeyValueCache]:
-        """Empty caches for :meth:`forward_scale`, one a block."""
+        """Empty caches for :meth:`forward_scale`, one per block."""
         return [KeyValueCache(schedule.length) for _ in self.blocks]
 
     def _blocks(self) -> list[Block]:
@@ -295,7 +300,7 @@ class Transformer(nn.Module):
     def _check_condition(self, condition: Condition, batch: int) -> None:
         if condition.batch not in (1, batch):
             raise ValueError(
-                f"A condition of {condition.batch} items does not fit a batch of {batch}; it needs 1 or {batch}."
+                f"a condition of {condition.batch} items does not fit a batch of {batch}; it needs 1 or {batch}"
             )
 
     def _start(self, condition: Condition, batch: int) -> Tensor:
@@ -308,8 +313,8 @@ class Transformer(nn.Module):
         extra_row = len(schedule) if own_row else len(schedule) - 1
         if extra_row >= self.config.levels:
             raise ValueError(
-                f"The sequence needs {extra_row + 1} level embeddings, the model has {self.config.levels}; "
-                "use fewer scales or a model with more levels."
+                f"the sequence needs {extra_row + 1} level embeddings, the model has {self.config.levels}; "
+                "use fewer scales or a model with more levels"
             )
         levels = schedule.scale_index(device)
         if extra_block:
@@ -321,23 +326,18 @@ class Transformer(nn.Module):
         """Keys and values of a block where they were made before, else what the block makes them from."""
         return condition.keys_values[index] if condition.keys_values else condition.tokens_BnC
 
-    def _rotation(
-        self,
-        schedule: ScaleSchedule,
-        extra_block: bool,
-        reference: ScaleSchedule | None,
-        device: torch.device,
-    ) -> Tensor:
+    def _rotation(self, schedule: ScaleSchedule, extra_block: bool, device: torch.device) -> Tensor:
         """Rotations of every position, complex64 (positions, K / 2)."""
         config = self.config
-        key = ("rotation", schedule, extra_block, reference, device)
+        key = ("rotation", schedule, extra_block, device)
         if key not in self._tables:
-            if reference is None and config.rotary_reference == "infinity_1m":
+            reference = None
+            if config.rotary_reference == "infinity_1m":
                 reference = schedule.infinity_reference()
                 if reference is None:
                     raise ValueError(
-                        f"No released schedule begins with {schedule.grids}, so it has no released rotary "
-                        'coordinates; set rotary_reference to "schedule" or pass a rotary_schedule.'
+                        f"no released schedule begins with {schedule.grids}, so it has no released rotary "
+                        'coordinates; set rotary_reference to "schedule"'
                     )
             layout = RotaryLayout(config.rotary_rounding, config.extra_block_positions)
             # A table made under inference_mode could not be used in training later.

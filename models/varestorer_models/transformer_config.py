@@ -85,19 +85,19 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         for name in ("width", "depth", "heads", "bits", "text_width", "null_tokens", "levels", "hidden"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.width % (4 * self.heads):
             raise ValueError(
                 f"width {self.width} does not give {self.heads} heads a width that is a multiple of 4, "
-                "which the two rotary axes need; change one of the two."
+                "which the two rotary axes need; change one of the two"
             )
         if self.width % self.pool_heads:
-            raise ValueError(f"width {self.width} is not divisible by text_heads {self.pool_heads}; set text_heads.")
+            raise ValueError(f"width {self.width} is not divisible by text_heads {self.pool_heads}; set text_heads")
         if self.adapter_rank < 0:
-            raise ValueError(f"adapter_rank must not be negative, got {self.adapter_rank}; 0 means no adapters.")
+            raise ValueError(f"adapter_rank must not be negative, got {self.adapter_rank}; 0 means no adapters")
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
 
     @classmethod
     def corrected(cls, width: int, depth: int, heads: int, **fields: Any) -> "TransformerConfig":

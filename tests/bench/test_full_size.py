@@ -2,14 +2,14 @@ import torch
 
 from varestorer_cli.bench.full_size import Stages, random_weights
 from varestorer_models.layers import Projection
-from varestorer_models.meta_init import without_memory
+from varestorer_models.meta_init import on_meta_device
 from varestorer_models.schedule import ScaleSchedule
 from varestorer_models.transformer import Transformer, TransformerConfig
 
 
 def test_random_weights_fill_every_parameter_and_keep_the_matrices_narrow() -> None:
     config = TransformerConfig(width=32, depth=2, heads=2, bits=6, text_width=128, cross_value_bias=False)
-    model = without_memory(lambda: Transformer(config))
+    model = on_meta_device(lambda: Transformer(config))
     random_weights(model, torch.bfloat16)
     kinds = {id(layer.weight): layer.weight.dtype for layer in model.modules() if isinstance(layer, Projection)}
     assert set(kinds.values()) == {torch.bfloat16} and len(kinds) == 14

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from varestorer_models.pyramid import draw_flips
-from varestorer_models.quantizer import MultiScaleQuantizer, QuantizerConfig, straight_through
+from varestorer_models.quantizer import MultiScaleQuantizer, QuantizerConfig, draw_flips, straight_through
 from varestorer_models.schedule import ScaleSchedule
 
 SCHEDULE = ScaleSchedule.from_sides(1, 2, 4, 4)

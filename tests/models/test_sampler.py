@@ -100,7 +100,7 @@ def test_one_prompt_many_items(teacher):
 
 def test_scales_must_come_in_order(teacher):
     caches = teacher.new_caches(SCHEDULE)
-    with pytest.raises(ValueError, match="Scale 1 takes 4 token rows after 1 cached positions, got 4 after 0"):
+    with pytest.raises(ValueError, match="scale 1 takes 4 token rows after 1 cached positions, got 4 after 0"):
         teacher.forward_scale(torch.zeros(1, 4, BITS), 1, SCHEDULE, teacher.encode_condition(), caches)
 
 

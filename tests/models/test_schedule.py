@@ -23,7 +23,7 @@ def schedules(draw) -> ScaleSchedule:
 def test_released_square_sizes(size, scales, length, side):
     schedule = ScaleSchedule.infinity(size)
     assert (len(schedule), schedule.length, schedule.latent_grid) == (scales, length, (side, side))
-    assert schedule.num_scales == scales
+    assert len(schedule) == scales
     assert schedule.latent_length == side * side
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from reference_data import assert_same_picture, max_error, reference, thinned
 from released_pipeline import to_bgr
+from released_states import from_released
 
 from varestorer_models.autoencoder import Autoencoder
-from varestorer_models.convert import from_released
 from varestorer_models.quantizer import MultiScaleQuantizer
 from varestorer_models.sampler import draw_bits
 from varestorer_models.schedule import ScaleSchedule

@@ -4,8 +4,8 @@ import pytest
 import torch
 from reference_data import assert_same_picture, max_error, reference, thinned
 from released_pipeline import Picture, ReleasedModels, restore_picture, to_bgr
+from released_states import from_released
 
-from varestorer_models.convert import from_released
 from varestorer_models.quantizer import MultiScaleQuantizer
 from varestorer_models.restorer import OneStepRestorer, RestorerConfig
 from varestorer_models.schedule import ScaleSchedule

@@ -3,9 +3,8 @@
 import pytest
 import torch
 from plain_transformer import GRIDS, logits, random_state
+from released_states import from_released
 
-from varestorer_models.convert import from_released
-from varestorer_models.lora import merge_adapters
 from varestorer_models.schedule import ScaleSchedule
 from varestorer_models.transformer import TextFeatures, Transformer
 
@@ -46,5 +45,5 @@ def test_logits_of_other_sizes(size: tuple[int, int, int, int, int, int, int, fl
             assert expected.std() > 0.5
             assert error.abs().max() <= 1e-4 * max(1.0, float(expected.abs().max()) / 4)
             assert error.square().mean().sqrt() <= 1e-5 * max(1.0, float(expected.std()))
-            merge_adapters(network)
+            network.merge_adapters()
             condition = network.encode_condition(TextFeatures(text, (len(text),)))

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from reference_data import DATA
+from released_states import from_released, to_released
 from torch import Tensor
 
 from varestorer_models.autoencoder import AutoencoderConfig
-from varestorer_models.convert import Component, from_released, to_released
+from varestorer_models.convert import Component
 from varestorer_models.swinir import SwinIRConfig
 from varestorer_models.transformer import TransformerConfig
 
@@ -59,7 +60,7 @@ def test_published_names_and_shapes_load_strictly(
 ) -> None:
     state, buffers = published(DATA / "released_keys" / f"{file}.txt")
     assert len(state) == keys
-    network = from_released(component, state)  # type: ignore[call-overload]
+    network = from_released(component, state)
     assert network.config == config
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters
     back = to_released(component, network)

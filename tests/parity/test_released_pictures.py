@@ -14,12 +14,12 @@ from conftest import load, rows, save
 from PIL import Image
 from reference_data import assert_same_picture, reference
 from released_pipeline import Picture, ReleasedModels, evaluation_noise, restore_picture, to_bgr
+from released_states import from_released
 
 from varestorer_cli import app
 from varestorer_cli.core.engine import released
 from varestorer_cli.core.engine.engine import EngineOptions, RestoreEngine
 from varestorer_cli.core.weights.model_file import save_bundle
-from varestorer_models.convert import from_released
 from varestorer_models.quantizer import MultiScaleQuantizer
 from varestorer_models.restorer import OneStepRestorer, RestorerConfig
 from varestorer_models.schedule import ScaleSchedule

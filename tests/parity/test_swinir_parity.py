@@ -3,8 +3,8 @@
 import pytest
 import torch
 from reference_data import max_error, reference
+from released_states import from_released
 
-from varestorer_models.convert import from_released
 from varestorer_models.swinir import SwinIR, WindowGeometry
 
 pytestmark = pytest.mark.parity

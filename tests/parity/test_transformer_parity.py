@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from released_states import from_released
 from safetensors import safe_open
 from torch import Tensor
 
-from varestorer_models.convert import from_released
-from varestorer_models.lora import merge_adapters
 from varestorer_models.schedule import ScaleSchedule
 from varestorer_models.transformer import TextFeatures, Transformer
 
@@ -111,7 +110,7 @@ def test_released_rounding_around_text(file, case):
 def test_merged_adapters_behave_the_same(case):
     file = "transformer_lora"
     model = build(file)
-    merge_adapters(model)
+    model.merge_adapters()
     assert not any("adapter" in key for key in model.state_dict())
     difference = run(model, file, case)["logits_every_4th"] - tensors(file)[f"{case}/out/logits_fp32_every_4th"]
     assert difference.abs().max() < 1e-4

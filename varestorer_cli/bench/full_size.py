@@ -17,7 +17,7 @@ from torch import nn
 
 from varestorer_cli.core.training.presets import preset
 from varestorer_models.layers import Projection
-from varestorer_models.meta_init import without_memory
+from varestorer_models.meta_init import on_meta_device
 from varestorer_models.restorer import OneStepRestorer, RestorerConfig
 from varestorer_models.swinir import SwinIR, SwinIRConfig
 from varestorer_models.tokenizer import ImageTokenizer
@@ -51,7 +51,7 @@ def full_size(store: str, blocks: int) -> OneStepRestorer:
     """
     sizes = preset("2b")
     config = dataclasses.replace(sizes.teacher, depth=blocks, cross_value_bias=False)
-    transformer = without_memory(lambda: Transformer(config))
+    transformer = on_meta_device(lambda: Transformer(config))
     random_weights(transformer, torch.float32 if store == "fp32" else torch.bfloat16)
     assert isinstance(sizes.prerestorer, SwinIRConfig)
     swinir = SwinIR(sizes.prerestorer).eval()
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    parts = sum(p.numel() for p in without_memory(lambda: Transformer(preset("2b").teacher)).parameters())
+    parts = sum(p.numel() for p in on_meta_device(lambda: Transformer(preset("2b").teacher)).parameters())
     sys.stdout.write(
         f"one tile of 512x512, fp32 arithmetic, {options.threads} thread(s); matrices of the transformer "
         f"({parts / 1e9:.2f} G values with 32 blocks) in {options.store}\n\n"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import releases
 import torch
+from released_states import from_released
 from safetensors.torch import load_file, save_file
 
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
@@ -21,8 +22,6 @@ from varestorer_cli.core.weights.model_file import (
     write_text,
 )
 from varestorer_cli.core.weights.root import Record
-from varestorer_models.convert import from_released
-from varestorer_models.lora import merge_adapters
 
 FILES = (releases.STUDENT, releases.AUTOENCODER, releases.PRERESTORER)
 
@@ -40,7 +39,7 @@ def root(tmp_path: Path) -> Path:
 def merged(path: Path) -> dict[str, torch.Tensor]:
     """The student as the model code converts and merges it, in float32."""
     transformer = from_released("transformer", torch.load(path, weights_only=True))
-    merge_adapters(transformer)
+    transformer.merge_adapters()
     return transformer.state_dict()
 
 

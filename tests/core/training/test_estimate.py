@@ -11,7 +11,7 @@ from varestorer_cli.core.training import estimate as planning
 from varestorer_cli.core.training.estimate import Plan, make_plan
 from varestorer_cli.core.training.options import STAGES, TrainOptions
 from varestorer_cli.core.training.presets import preset
-from varestorer_models.lora import add_adapters, train_adapters_only
+from varestorer_models.lora import train_adapters_only
 from varestorer_models.transformer import Transformer
 
 OPTIONS = TrainOptions(stage="distill", data=Path("none"), out=Path("none"), preset="smoke")
@@ -22,7 +22,7 @@ def test_the_published_student_trains_its_adapters_only() -> None:
     recipe = published.recipes["distill"]
     with torch.device("meta"):
         transformer = Transformer(published.teacher)
-    add_adapters(transformer, published.adapter_rank)
+    transformer.add_adapters(published.adapter_rank)
     assert train_adapters_only(transformer) == 27_262_976  # what the paper prints as 27.3 M
     assert (recipe.steps, recipe.batch, recipe.learning_rate, recipe.weight_decay) == (10_000, 32, 1e-6, 1e-2)
     assert recipe.losses == {"kl": 0.1, "perceptual": 0.25, "mse": 0.5}

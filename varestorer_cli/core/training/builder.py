@@ -30,7 +30,7 @@ from varestorer_cli.core.weights.model_file import load_bundle
 from varestorer_cli.core.weights.root import choose_model
 from varestorer_models.autoencoder import AutoencoderConfig
 from varestorer_models.conv_restorer import ConvRestorer
-from varestorer_models.lora import add_adapters, train_adapters_only
+from varestorer_models.lora import train_adapters_only
 from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
 from varestorer_models.swinir import SwinIR, SwinIRConfig
@@ -174,7 +174,7 @@ class StageBuilder:
                 if name != "prerestorer" or self.options.prerestorer is None:  # one that is asked for stays
                     _start_from(module, self.options.init, name)
         if self.preset.adapter_rank:
-            add_adapters(student, self.preset.adapter_rank)
+            student.add_adapters(self.preset.adapter_rank)
             train_adapters_only(student)
             if head == "latent":
                 student.head.requires_grad_(True)  # a new head: adapters of the teacher's attention cannot teach it

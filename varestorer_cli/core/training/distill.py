@@ -23,10 +23,9 @@ from varestorer_cli.core.training.stages import (
     usage_terms,
 )
 from varestorer_cli.core.training.text_features import TextFolder, Texts, condition_on, dropped
-from varestorer_models.lora import add_adapters, train_adapters_only
+from varestorer_models.lora import train_adapters_only
 from varestorer_models.losses import bit_cross_entropy, bit_kl, logit_difference, psnr, score_distance
-from varestorer_models.pyramid import draw_flips
-from varestorer_models.quantizer import Quantized, resample, with_latent_gradient
+from varestorer_models.quantizer import Quantized, draw_flips, resample, with_latent_gradient
 from varestorer_models.restorer import OneStepRestorer, Prediction
 from varestorer_models.schedule import ScaleSchedule
 from varestorer_models.transformer import Transformer
@@ -129,7 +128,7 @@ class DistillTask:
         """A copy of the teacher that will learn how the student's bits follow from each other."""
         critic = copy.deepcopy(self.teacher)
         if adapter_rank:
-            add_adapters(critic, adapter_rank)
+            critic.add_adapters(adapter_rank)
             train_adapters_only(critic)
             return critic
         return critic.requires_grad_(True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
-from varestorer_models.meta_init import without_memory
+from varestorer_models.meta_init import on_meta_device
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
 
 NAME = "realesrgan-x4plus"
@@ -34,7 +34,7 @@ def load_realesrgan(folder: Path | None = None) -> RRDBNet:
         CheckpointError: files that hold something else.
     """
     stem = (folder or _packaged()) / NAME
-    net = without_memory(lambda: RRDBNet(RRDBConfig(unshuffle=1)))
+    net = on_meta_device(lambda: RRDBNet(RRDBConfig(unshuffle=1)))
     state: dict[str, Tensor] = {}
     try:
         layers = read_convolutions(stem.with_suffix(".param"), stem.with_suffix(".bin"))

@@ -31,7 +31,6 @@ from varestorer_cli.core.training.stages import Task
 from varestorer_cli.core.training.trainer import LoopOptions, Trainer
 from varestorer_cli.core.training.validation import validation_metrics
 from varestorer_cli.core.weights.model_file import save_bundle
-from varestorer_models.lora import merge_adapters
 from varestorer_models.transformer import Transformer
 
 VALIDATION_TILES = 12
@@ -235,7 +234,7 @@ def _merged(components: Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:
     transformer = components.get("transformer")
     if isinstance(transformer, Transformer) and transformer.config.adapter_rank:
         merged = copy.deepcopy(transformer)
-        merge_adapters(merged)
+        merged.merge_adapters()
         return {**components, "transformer": merged}
     return components
 

@@ -28,8 +28,7 @@ from varestorer_models.losses import (
     logit_difference,
     psnr,
 )
-from varestorer_models.pyramid import draw_flips
-from varestorer_models.quantizer import straight_through
+from varestorer_models.quantizer import draw_flips, straight_through
 from varestorer_models.rrdb import RRDBNet
 from varestorer_models.tokenizer import ImageTokenizer
 from varestorer_models.transformer import Transformer

@@ -25,7 +25,7 @@ from varestorer_cli.core.weights.root import choose_model
 from varestorer_cli.core.weights.tensor_io import Entry, all_finite, mapped_entries, write_tensors
 from varestorer_models.autoencoder import Autoencoder, AutoencoderConfig
 from varestorer_models.conv_restorer import ConvRestorer, ConvRestorerConfig
-from varestorer_models.meta_init import without_memory
+from varestorer_models.meta_init import on_meta_device
 from varestorer_models.restorer import OneStepRestorer, RestorerConfig
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
 from varestorer_models.swinir import SwinIR, SwinIRConfig
@@ -314,7 +314,7 @@ def _component(
         raise CheckpointError(f"{path}: component {name!r} has unknown class {kind!r}; known: {', '.join(COMPONENTS)}")
     config_class, module_class = COMPONENTS[kind]
     config = config_from_dict(config_class, entry["config"])
-    module = without_memory(lambda: module_class(config))
+    module = on_meta_device(lambda: module_class(config))
     prefix = f"{name}."
     tensors = {key.removeprefix(prefix): state.pop(key) for key in list(state) if key.startswith(prefix)}
     expected = module.state_dict()
