@@ -149,7 +149,7 @@ def test_the_dtype_is_kept() -> None:
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 1, 8, 8), (1, 3, 0, 8)])
 def test_other_tensors_are_refused_with_their_shape(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"expected a batch of RGB pictures .* got \("):
+    with pytest.raises(ValueError, match=r"expected a batch of RGB images .* got \("):
         small_network()(torch.zeros(shape))
 
 
