@@ -108,7 +108,7 @@ def test_commands_import_no_heavy_package_at_their_top(path: Path) -> None:
 def test_single_importers() -> None:
     assert importers("pyiqa", CLI) <= {"varestorer_cli/core/metrics/pyiqa_backend.py"}
     # Other licences apply to pyiqa: no command but score may come near it.
-    near = {"varestorer_cli/core/metrics/psnr_ssim.py", "varestorer_cli/core/metrics/pyiqa_backend.py"}
+    near = {"varestorer_cli/core/metrics/registry.py", "varestorer_cli/core/metrics/pyiqa_backend.py"}
     assert {name(path) for path in CLI if "varestorer_cli.core.metrics.pyiqa_backend" in set(imports(path))} <= near
     assert importers("transformers", CLI) <= {"varestorer_cli/core/text/transformers_backend.py"}
     assert importers("huggingface_hub", CLI) <= {"varestorer_cli/core/install/hub_backend.py"}

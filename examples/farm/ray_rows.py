@@ -15,7 +15,8 @@ from typing import Any
 
 from varestorer_cli import RestoreOptions, Restorer
 from varestorer_cli.core.inputs.plan import plan_for
-from varestorer_cli.core.report.csv_file import ReportFile, Row
+from varestorer_cli.core.report.csv_file import ReportFile
+from varestorer_cli.core.report.rows import Row
 
 
 class RestoreRows:

@@ -15,8 +15,8 @@ from varestorer_cli.core.errors import MissingDependencyError, UsageError, Vares
 from varestorer_cli.core.image.image_data import Samples
 from varestorer_cli.core.inputs.plan import RestorePlan, plan_for
 from varestorer_cli.core.options import Compat, Precision, Progress, RestoreOptions
-from varestorer_cli.core.report.csv_file import BatchReport, ReportFile
-from varestorer_cli.core.report.report_files import report_name, reports_in
+from varestorer_cli.core.report.csv_file import ReportFile, report_name, reports_in
+from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore.batch import run_batch
 from varestorer_cli.core.restore.item import Setup
 from varestorer_cli.core.signals import StopFlag

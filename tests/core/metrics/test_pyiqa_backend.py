@@ -11,9 +11,9 @@ import pytest
 from conftest import flat
 
 from varestorer_cli.core.errors import ExitCode, MissingDependencyError, UsageError
-from varestorer_cli.core.metrics import lpips_backend as lpips_metric
-from varestorer_cli.core.metrics import psnr_ssim as metrics
-from varestorer_cli.core.metrics import pyiqa_backend as pyiqa_metrics
+from varestorer_cli.core.metrics import lpips_backend, pyiqa_backend
+from varestorer_cli.core.metrics.base import hub_folder
+from varestorer_cli.core.metrics.registry import load_metrics
 
 
 class FakePyiqa(ModuleType):
@@ -59,8 +59,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_pyiqa_is_wrapped(monkeypatch: pytest.MonkeyPatch, hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "pyiqa", FakePyiqa())
     said: list[str] = []
-    monkeypatch.setattr(pyiqa_metrics, "_installed", lambda: True)
-    gmsd, niqe = metrics.load_metrics(["gmsd", "niqe"], device="cpu", notify=said.append)
+    monkeypatch.setattr(pyiqa_backend, "_installed", lambda: True)
+    gmsd, niqe = load_metrics(["gmsd", "niqe"], device="cpu", notify=said.append)
     assert (gmsd.needs_reference, gmsd.lower_better, gmsd.label) == (True, True, "GMSD")
     assert niqe.needs_reference is False
     assert gmsd.library.startswith("pyiqa ") and gmsd.library.endswith(" on cpu")
@@ -77,7 +77,7 @@ def test_a_random_metric_gives_one_image_one_score(monkeypatch: pytest.MonkeyPat
     import torch
 
     monkeypatch.setitem(sys.modules, "pyiqa", FakePyiqa())
-    (wild,) = metrics.load_metrics(["wild"])
+    (wild,) = load_metrics(["wild"])
     torch.manual_seed(7)
     state = torch.random.get_rng_state()
     assert wild.compute(flat(1), None) == wild.compute(flat(1), None)
@@ -87,7 +87,7 @@ def test_a_random_metric_gives_one_image_one_score(monkeypatch: pytest.MonkeyPat
 def test_pyiqa_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyiqa", None)
     with pytest.raises(MissingDependencyError) as caught:
-        metrics.load_metrics(["psnr_y", "niqe", "psnr_v"])
+        load_metrics(["psnr_y", "niqe", "psnr_v"])
     text = str(caught.value)
     assert caught.value.exit_code == ExitCode.MISSING_DEPENDENCY
     assert "pip install 'varestorer[score]'" in text and "niqe, psnr_v" in text
@@ -111,14 +111,14 @@ def test_pyiqa_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch, error: E
     monkeypatch.delitem(sys.modules, "pyiqa", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
     with pytest.raises(MissingDependencyError, match="installed") as caught:
-        metrics.load_metrics(["niqe"])
+        load_metrics(["niqe"])
     assert words in str(caught.value) and "not installed, and it alone" not in str(caught.value)
 
 
 def test_a_missing_weight_file_is_named_with_its_folder(monkeypatch: pytest.MonkeyPatch, hub: Path) -> None:
     monkeypatch.setitem(sys.modules, "pyiqa", FakePyiqa(URLError("Name or service not known")))
-    monkeypatch.setattr(pyiqa_metrics, "_installed", lambda: True)
-    (niqe,) = metrics.load_metrics(["niqe"])  # nothing is loaded before a score is needed
+    monkeypatch.setattr(pyiqa_backend, "_installed", lambda: True)
+    (niqe,) = load_metrics(["niqe"])  # nothing is loaded before a score is needed
     with pytest.raises(MissingDependencyError) as caught:
         niqe.prepare()
     text = str(caught.value)
@@ -131,8 +131,8 @@ def test_a_present_weight_file_is_not_called_missing(monkeypatch: pytest.MonkeyP
     (hub / "pyiqa/niqe_modelparameters.mat").write_bytes(b"half")
     monkeypatch.setitem(sys.modules, "pyiqa", FakePyiqa(ValueError("Unknown mat file type")))
     said: list[str] = []
-    monkeypatch.setattr(pyiqa_metrics, "_installed", lambda: True)
-    (niqe,) = metrics.load_metrics(["niqe"], notify=said.append)
+    monkeypatch.setattr(pyiqa_backend, "_installed", lambda: True)
+    (niqe,) = load_metrics(["niqe"], notify=said.append)
     with pytest.raises(MissingDependencyError, match="may be damaged"):
         niqe.compute(flat(1), None)
     assert not any("download" in text for text in said)
@@ -141,15 +141,15 @@ def test_a_present_weight_file_is_not_called_missing(monkeypatch: pytest.MonkeyP
 def test_unknown_and_whole_folder_metrics_are_refused(monkeypatch: pytest.MonkeyPatch, hub: Path) -> None:
     monkeypatch.setitem(sys.modules, "pyiqa", FakePyiqa())
     with pytest.raises(UsageError, match=r"No metric is called gsmd\. Did you mean gmsd \(for gsmd\)\?"):
-        metrics.load_metrics(["gsmd"])
+        load_metrics(["gsmd"])
     with pytest.raises(UsageError, match="whole folders"):
-        metrics.load_metrics(["fid_dinov2"])
+        load_metrics(["fid_dinov2"])
 
 
 def test_nothing_is_imported_where_every_score_is_known(monkeypatch: pytest.MonkeyPatch, hub: Path) -> None:
-    monkeypatch.setattr(pyiqa_metrics, "_installed", lambda: True)
+    monkeypatch.setattr(pyiqa_backend, "_installed", lambda: True)
     monkeypatch.setitem(sys.modules, "pyiqa", None)  # an import would fail
-    loaded = metrics.load_metrics(["niqe", "maniqa-pipal", "fid", "psnr_y"], device="cpu")
+    loaded = load_metrics(["niqe", "maniqa-pipal", "fid", "psnr_y"], device="cpu")
     assert [(m.needs_reference, m.lower_better, m.whole_set) for m in loaded] == [
         (False, True, False),
         (False, False, False),
@@ -163,11 +163,11 @@ def test_nothing_is_imported_where_every_score_is_known(monkeypatch: pytest.Monk
 def test_other_weights_are_another_version(hub: Path) -> None:
     (hub / "pyiqa").mkdir(parents=True)
     files = ("pyiqa/niqe_modelparameters.mat", "HF:something")
-    assert pyiqa_metrics.weights_version(files) == ""
+    assert pyiqa_backend.weights_version(files) == ""
     (hub / files[0]).write_bytes(b"123")
-    first = pyiqa_metrics.weights_version(files)
+    first = pyiqa_backend.weights_version(files)
     (hub / files[0]).write_bytes(b"1234")
-    assert first and pyiqa_metrics.weights_version(files) != first
+    assert first and pyiqa_backend.weights_version(files) != first
 
 
 def test_images_go_to_pyiqa_in_batches(monkeypatch: pytest.MonkeyPatch, hub: Path) -> None:
@@ -182,10 +182,10 @@ def test_images_go_to_pyiqa_in_batches(monkeypatch: pytest.MonkeyPatch, hub: Pat
             return _metric(work, "FR" if name in {"dists", "gmsd"} else "NR", False)
 
     monkeypatch.setitem(sys.modules, "pyiqa", Batched())
-    monkeypatch.setattr(pyiqa_metrics, "_installed", lambda: True)
-    musiq, dists, gmsd, niqe = metrics.load_metrics(["musiq", "dists", "gmsd", "niqe"], device="cpu")
+    monkeypatch.setattr(pyiqa_backend, "_installed", lambda: True)
+    musiq, dists, gmsd, niqe = load_metrics(["musiq", "dists", "gmsd", "niqe"], device="cpu")
     images = [flat(51), flat(102), flat(255)]
-    assert musiq.batch == dists.batch == pyiqa_metrics.BATCH and niqe.batch == 1
+    assert musiq.batch == dists.batch == pyiqa_backend.BATCH and niqe.batch == 1
     assert musiq.measure(images, [None] * 3) == pytest.approx([0.2, 0.4, 1.0])
     assert dists.measure(images, images) == pytest.approx([0.2, 0.4, 1.0])
     assert shapes == [(3, 3, 16, 16)] * 2
@@ -203,8 +203,8 @@ def test_fid_is_asked_for_two_folders(monkeypatch: pytest.MonkeyPatch, hub: Path
             return lambda a, b, **settings: asked.append((a, b)) or 31.5  # type: ignore[func-returns-value]
 
     monkeypatch.setitem(sys.modules, "pyiqa", Whole())
-    monkeypatch.setattr(pyiqa_metrics, "_installed", lambda: True)
-    (fid,) = metrics.load_metrics(["fid"], device="cpu")
+    monkeypatch.setattr(pyiqa_backend, "_installed", lambda: True)
+    (fid,) = load_metrics(["fid"], device="cpu")
     assert fid.whole_set and fid.measure_set is not None
     assert fid.measure_set(tmp_path / "a", tmp_path / "b") == 31.5
     assert asked == [(str(tmp_path / "a"), str(tmp_path / "b"))]
@@ -227,14 +227,14 @@ def test_lpips_takes_the_free_way_where_package_and_backbone_are(monkeypatch: py
     package.__spec__ = importlib.util.spec_from_loader("lpips", None)
     monkeypatch.setitem(sys.modules, "lpips", package)
     monkeypatch.setitem(sys.modules, "pyiqa", None)
-    assert not lpips_metric.available(), "the backbone is not there"
+    assert not lpips_backend.available(), "the backbone is not there"
     with pytest.raises(MissingDependencyError):
-        metrics.load_metrics(["lpips"])
-    lpips_metric.backbone_path().parent.mkdir(parents=True)
-    lpips_metric.backbone_path().write_bytes(b"weights")
-    monkeypatch.setattr(lpips_metric.metadata, "version", lambda name: "0.1.4")
+        load_metrics(["lpips"])
+    lpips_backend.backbone_path().parent.mkdir(parents=True)
+    lpips_backend.backbone_path().write_bytes(b"weights")
+    monkeypatch.setattr(lpips_backend.metadata, "version", lambda name: "0.1.4")
     said: list[str] = []
-    (metric,) = metrics.load_metrics(["lpips"], device="cpu", notify=said.append)
+    (metric,) = load_metrics(["lpips"], device="cpu", notify=said.append)
     assert (metric.needs_reference, metric.lower_better, metric.library) == (True, True, "lpips 0.1.4 on cpu")
     assert metric.measure([flat(0), flat(255)], [flat(255), flat(255)]) == pytest.approx([2.0, 0.0])
     assert said == [], "no licence to be told"
@@ -249,20 +249,20 @@ def test_the_hub_folder_is_torchs(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
             monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
         else:
             monkeypatch.setenv("XDG_CACHE_HOME", value)
-        assert metrics.hub_folder() == Path(torch.hub.get_dir())
+        assert hub_folder() == Path(torch.hub.get_dir())
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    assert metrics.hub_folder() == Path(torch.hub.get_dir())
+    assert hub_folder() == Path(torch.hub.get_dir())
 
 
 def test_the_table_of_files_has_folders() -> None:
     folders = ("pyiqa/", "checkpoints/", "clip/", "HF:")
-    for name, facts in pyiqa_metrics.KNOWN.items():
+    for name, facts in pyiqa_backend.KNOWN.items():
         assert all(file.startswith(folders) for file in facts.files), name
 
 
 @pytest.mark.weights
 def test_what_is_said_of_pyiqas_metrics_is_what_pyiqa_says() -> None:
     configs = pytest.importorskip("pyiqa.default_model_configs").DEFAULT_CONFIGS
-    for name, facts in pyiqa_metrics.KNOWN.items():
+    for name, facts in pyiqa_backend.KNOWN.items():
         assert facts.lower == bool(configs[name].get("lower_better", False)), name
         assert facts.whole_set or facts.reference == (configs[name]["metric_mode"] == "FR"), name

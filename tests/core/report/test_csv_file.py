@@ -10,18 +10,14 @@ from varestorer_cli.core.inputs.plan import make_plan
 from varestorer_cli.core.options import FailureLimit
 from varestorer_cli.core.phrases import clock
 from varestorer_cli.core.report.csv_file import (
-    COLUMNS,
-    DONE,
-    FAILED,
-    IGNORED,
-    SKIPPED,
-    BatchReport,
     ReportFile,
-    Row,
-    Times,
-    read_rows,
+    failed_list_path,
+    read_failed_list,
+    report_name,
+    write_failed_list,
 )
-from varestorer_cli.core.report.report_files import failed_list_path, read_failed_list, report_name, write_failed_list
+from varestorer_cli.core.report.rows import COLUMNS, DONE, FAILED, IGNORED, SKIPPED, Row, read_rows
+from varestorer_cli.core.report.summary import BatchReport, Times
 from varestorer_cli.core.sharding import Shard
 
 CONTRACT = [
@@ -94,7 +90,7 @@ def test_a_half_written_last_line_is_dropped(tmp_path: Path) -> None:
     report.add(Row(input="b", output="b.png", status=DONE, output_sha256="2"))
     path.write_bytes(path.read_bytes()[:-20])
     again = ReportFile(path)
-    assert again.witnesses("a.png") and not again.witnesses("b.png")
+    assert again.earlier_rows("a.png") and not again.earlier_rows("b.png")
     again.close()
     assert [row["input"] for row in rows(path)] == ["a"]
 
@@ -136,7 +132,7 @@ def test_reports_of_other_shards_are_witnesses_and_stay_theirs(tmp_path: Path) -
     report.open()
     report.add(Row(input="b", output="b.png", status=DONE, output_sha256="2"))
     mine = ReportFile(tmp_path / "metrics.0-of-2.csv", [other])
-    assert mine.witnesses("b.png")
+    assert mine.earlier_rows("b.png")
     mine.close()
     assert rows(tmp_path / "metrics.0-of-2.csv") == []
 
@@ -217,20 +213,20 @@ def test_every_report_is_a_witness_and_the_own_one_comes_last(tmp_path: Path) ->
         file.add(Row(input="a", output="a.png", status=DONE, output_sha256=digest))
         file.close()
     mine = ReportFile(tmp_path / "metrics.0-of-2.csv", sorted(tmp_path.glob("metrics*.csv")))
-    assert [row.output_sha256 for row in mine.witnesses("a.png")] == ["old", "new"]
+    assert [row.output_sha256 for row in mine.earlier_rows("a.png")] == ["old", "new"]
 
 
 def test_a_promise_outlives_a_killed_run_until_the_output_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     killed = ReportFile(path)
     killed.open()
-    killed.promise(Row(input="a", output="a.png", output_sha256="1"))
+    killed.announce(Row(input="a", output="a.png", output_sha256="1"))
     for digest in ("2", "3"):  # each run is killed again before its rows
         again = ReportFile(path)
         again.open()
-        again.promise(Row(input="a", output="a.png", output_sha256=digest))
+        again.announce(Row(input="a", output="a.png", output_sha256=digest))
     last = ReportFile(path)
-    assert [row.output_sha256 for row in last.witnesses("a.png")] == ["1", "2", "3"]
+    assert [row.output_sha256 for row in last.earlier_rows("a.png")] == ["1", "2", "3"]
     last.open()
     last.add(Row(input="a", output="a.png", status=DONE, output_sha256="3"))
     last.close()

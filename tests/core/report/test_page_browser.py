@@ -9,7 +9,7 @@ import pytest
 from chromium import Browser
 from conftest import Ran, photo, save
 
-from varestorer_cli.core.report.csv_file import DONE, FAILED, SKIPPED, Row
+from varestorer_cli.core.report.rows import DONE, FAILED, SKIPPED, Row
 from varestorer_cli.core.restore.page import write_restore_page
 
 pytestmark = pytest.mark.browser

@@ -22,7 +22,9 @@ from varestorer_cli.core.errors import ExitCode, InterruptedRunError, OutOfMemor
 from varestorer_cli.core.image import reader as imageio
 from varestorer_cli.core.inputs.plan import make_plan
 from varestorer_cli.core.options import RestoreOptions
-from varestorer_cli.core.report.csv_file import BatchReport, ReportFile, Row
+from varestorer_cli.core.report.csv_file import ReportFile
+from varestorer_cli.core.report.rows import Row
+from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore import batch as module
 from varestorer_cli.core.restore import encode_stage as finishing
 from varestorer_cli.core.restore.batch import run_batch

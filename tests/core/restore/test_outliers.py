@@ -1,4 +1,4 @@
-from varestorer_cli.core.report.csv_file import Row
+from varestorer_cli.core.report.rows import Row
 from varestorer_cli.core.restore.outliers import outliers
 
 

@@ -23,8 +23,8 @@ from varestorer_cli.core.report import crops as report_pictures
 from varestorer_cli.core.report import page as report_page
 from varestorer_cli.core.report.charts import histogram, scatter
 from varestorer_cli.core.report.crops import cut_crops
-from varestorer_cli.core.report.csv_file import DONE, FAILED, IGNORED, SKIPPED, Row
 from varestorer_cli.core.report.html import escape, link_to
+from varestorer_cli.core.report.rows import DONE, FAILED, IGNORED, SKIPPED, Row
 from varestorer_cli.core.restore import page as restore_page
 from varestorer_cli.core.restore.page import write_restore_page
 

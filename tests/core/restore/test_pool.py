@@ -14,7 +14,7 @@ from varestorer_cli.core import api
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode, MissingDependencyError, OutOfMemoryError, UsageError
 from varestorer_cli.core.options import Progress, RestoreOptions
-from varestorer_cli.core.report.csv_file import BatchReport
+from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore.run import Job, run_restore
 from varestorer_cli.core.runtime import several
 

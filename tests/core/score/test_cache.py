@@ -8,7 +8,7 @@ import pytest
 from conftest import load, photo, save
 
 from varestorer_cli.core.errors import MissingDependencyError
-from varestorer_cli.core.metrics.psnr_ssim import Metric
+from varestorer_cli.core.metrics.base import Metric
 from varestorer_cli.core.score.cache import About, ScoreCache
 from varestorer_cli.core.score.pairing import Pair
 from varestorer_cli.core.score.scorer import score_pairs, score_set

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from varestorer_cli.core.errors import ExitCode
+from varestorer_cli.core.metrics.base import MetricInfo
 from varestorer_cli.core.metrics.protocols import PROTOCOLS
-from varestorer_cli.core.metrics.psnr_ssim import MetricInfo
 from varestorer_cli.core.score import compare as score_compare
 from varestorer_cli.core.score.compare import Comparison, sign_test
 from varestorer_cli.core.score.pairing import Pair, PairPlan

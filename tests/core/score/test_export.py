@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from varestorer_cli.core.errors import ExitCode, OutputError, UsageError
+from varestorer_cli.core.metrics.base import MetricInfo
 from varestorer_cli.core.metrics.protocols import PROTOCOLS
-from varestorer_cli.core.metrics.psnr_ssim import MetricInfo
 from varestorer_cli.core.score import export as score_output
 from varestorer_cli.core.score import tables as score_render
 from varestorer_cli.core.score.pairing import Pair, PairPlan

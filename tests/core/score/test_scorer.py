@@ -7,7 +7,8 @@ import pytest
 from conftest import photo, save
 
 from varestorer_cli.core.errors import InputError
-from varestorer_cli.core.metrics.psnr_ssim import Metric, load_metrics
+from varestorer_cli.core.metrics.base import Metric
+from varestorer_cli.core.metrics.registry import load_metrics
 from varestorer_cli.core.score import scorer as scoring
 from varestorer_cli.core.score.pairing import Pair
 from varestorer_cli.core.score.scorer import PairScore

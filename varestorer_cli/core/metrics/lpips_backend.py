@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from varestorer_cli.core.errors import MissingDependencyError
-from varestorer_cli.core.metrics.psnr_ssim import Image8, Metric, hub_folder, resolve_device
+from varestorer_cli.core.metrics.base import Image8, Metric, hub_folder, resolve_device
 
 BACKBONE = "checkpoints/alexnet-owt-7be5be79.pth"
 BATCH = 8

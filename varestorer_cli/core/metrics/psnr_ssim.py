@@ -1,30 +1,21 @@
-"""Image quality metrics: our own PSNR and SSIM; everything else is asked of other libraries.
+"""PSNR and SSIM of 8-bit images, equal to pyiqa's to 1e-4.
 
-Our own (``psnr_y``, ``ssim_y``, ``psnr_rgb``, ``ssim_rgb``, ``ssim_yiq``) need numpy and OpenCV only, carry no
-licence condition and equal pyiqa's to 1e-4, so that a table of ours stands beside the published ones. LPIPS comes
-from the package lpips where that and its weights are installed (``core.lpips_metric``); every other name is
-pyiqa's (``core.pyiqa_metrics``). Neither is imported before a score is asked for that no earlier run has left.
-
+They need numpy and OpenCV only and carry no licence condition, so that a table of ours stands beside published ones.
 Images are arrays (H, W, 3): uint8, RGB. Published protocols score 8-bit files.
 """
 
 import math
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from varestorer_cli.core.metrics.base import Image8, Metric
 from varestorer_cli.version import __version__
 
-Image8 = npt.NDArray[np.uint8]
 Plane = npt.NDArray[np.float64]
-Notify = Callable[[str], None]
 
 # pyiqa adds this to the mean squared error of images in [0, 1]. Published tables carry it, so ours does: it
 # takes 1e-4 dB off at 34 dB, 4e-4 dB at 40 dB, and bounds every finite score by 80 dB.
@@ -36,57 +27,6 @@ LUMA_OFFSET = 16.0
 LUMA_WEIGHTS = (65.481, 128.553, 24.966)
 # Y of YIQ, full swing: 0.299 R + 0.587 G + 0.114 B. pyiqa's metric called just "ssim" uses it.
 YIQ_WEIGHTS = (0.299, 0.587, 0.114)
-
-Measure = Callable[[Sequence[Image8], Sequence[Image8 | None]], list[float]]
-
-
-@dataclass(frozen=True)
-class MetricInfo:
-    """What a table says of a metric; enough for scores that were computed elsewhere.
-
-    Attributes:
-        name: what the user types and what heads the column of a file, e.g. ``psnr_y``.
-        label: what heads the column of a table, e.g. ``PSNR-Y``.
-        needs_reference: True for a full-reference metric (FR), False for a no-reference one (NR).
-        lower_better: whether a lower score is the better one.
-        library: who computes it, with version and device.
-        whole_set: one number for all pairs together instead of one each.
-    """
-
-    name: str
-    label: str
-    needs_reference: bool
-    lower_better: bool
-    library: str
-    whole_set: bool = field(default=False, kw_only=True)
-
-
-@dataclass(frozen=True)
-class Metric(MetricInfo):
-    """One metric, ready to call.
-
-    Attributes:
-        measure: scores of several images of one size and their references; raises ValueError with a reason.
-        batch: how many images one call of ``measure`` may take.
-        measure_set: (restored folder, reference folder) of 8-bit PNG files of the same names -> score, of a metric
-            of the whole set.
-        prepare: loads what the metric needs; called before long work, so that what is missing is said early.
-        version: what beside the images decides a score; part of the key under which scores are kept.
-    """
-
-    measure: Measure
-    batch: int = 1
-    measure_set: Callable[[Path, Path], float] | None = None
-    prepare: Callable[[], object] = field(default=lambda: None)
-    version: Callable[[], str] = field(default=lambda: "")
-
-    def compute(self, restored: Image8, reference: Image8 | None) -> float:
-        """Score of one image."""
-        return self.measure([restored], [reference])[0]
-
-    def identity(self) -> str:
-        """Name, library and version in one text: scores with equal identity are interchangeable."""
-        return "\n".join((self.name, self.library, self.version()))
 
 
 def luma(image: Image8) -> Plane:
@@ -208,55 +148,11 @@ OUR_METRICS = tuple(_OUR_COMPUTE)
 OUR_LIBRARY = f"varestorer {__version__} (numpy {np.__version__}, OpenCV {cv2.__version__})"
 
 
-def load_metrics(names: Sequence[str], *, device: str = "cpu", notify: Notify = lambda text: None) -> list[Metric]:
-    """Make the named metrics ready to call, other libraries' only where one is named.
-
-    Args:
-        names: metric names in the order of the columns; repeats count once.
-        device: where other libraries compute: ``auto`` (a GPU if there is one), ``cpu``, ``cuda:0``.
-        notify: gets pyiqa's licence (once) and what pyiqa is about to download, one sentence each.
-
-    Raises:
-        UsageError: no such metric.
-        MissingDependencyError: pyiqa or a package it needs is not there. Weight files are looked for by ``prepare``.
-    """
-    unique = list(dict.fromkeys(names))
-    foreign = [name for name in unique if name not in _OUR_COMPUTE]
-    made: dict[str, Metric] = {name: _ours(name) for name in unique if name in _OUR_COMPUTE}
-    if "lpips" in foreign:
-        from varestorer_cli.core.metrics import lpips_backend as lpips_metric
-
-        if lpips_metric.available():
-            made["lpips"] = lpips_metric.load(device)
-            foreign.remove("lpips")
-    if foreign:
-        from varestorer_cli.core.metrics import pyiqa_backend as pyiqa_metrics
-
-        made.update((metric.name, metric) for metric in pyiqa_metrics.load(foreign, device, notify))
-    return [made[name] for name in unique]
-
-
-def _ours(name: str) -> Metric:
+def load(name: str) -> Metric:
+    """One of :data:`OUR_METRICS`, ready to call."""
     label, compute = _OUR_COMPUTE[name]
 
     def measure(restored: Sequence[Image8], references: Sequence[Image8 | None]) -> list[float]:
         return [compute(a, b) for a, b in zip(restored, references, strict=True)]
 
     return Metric(name, label, needs_reference=True, lower_better=False, library=OUR_LIBRARY, measure=measure)
-
-
-def hub_folder() -> Path:
-    """Torch's folder of downloaded weights, as ``torch.hub.get_dir`` says; found without importing torch."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("TORCH_HOME") or f"{cache}/torch").expanduser() / "hub"
-
-
-def resolve_device(device: str) -> str:
-    """``auto`` -> a GPU if there is one; torch is imported only where its build could use one."""
-    if device != "auto":
-        return device
-    if metadata.version("torch").endswith("+cpu"):
-        return "cpu"
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from varestorer_cli.core.errors import MissingDependencyError, UsageError
-from varestorer_cli.core.metrics.psnr_ssim import OUR_METRICS, Image8, Metric, Notify, hub_folder, resolve_device
+from varestorer_cli.core.metrics.base import Image8, Metric, Notify, hub_folder, resolve_device
+from varestorer_cli.core.metrics.psnr_ssim import OUR_METRICS
 
 INSTALL_PYIQA = "pip install 'varestorer[score]'"
 LICENCE_NOTICE = (

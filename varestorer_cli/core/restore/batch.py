@@ -21,7 +21,9 @@ from varestorer_cli.core.image.image_data import DecodedImage, Samples
 from varestorer_cli.core.image.writer import DEEP, SCENE
 from varestorer_cli.core.inputs.plan import Job, RestorePlan
 from varestorer_cli.core.options import ImageFormat, RestoreOptions
-from varestorer_cli.core.report.csv_file import DONE, FAILED, IGNORED, BatchReport, ReportFile, Row
+from varestorer_cli.core.report.csv_file import ReportFile
+from varestorer_cli.core.report.rows import DONE, FAILED, IGNORED, Row
+from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore.budget import PixelBudget
 from varestorer_cli.core.restore.decode_stage import Preparer
 from varestorer_cli.core.restore.encode_stage import Finisher
@@ -120,7 +122,7 @@ class _Batch:
         self.report = report if report is not None else BatchReport()
         self.budget = PixelBudget(_BUDGET_PIXELS, stop.requested)
         self.preparer = Preparer(plan.folder, setup, options, self._settings, report_file, self.budget, stop.requested)
-        self.finisher = Finisher(setup, options, self.budget, report_file.promise)
+        self.finisher = Finisher(setup, options, self.budget, report_file.announce)
 
     def run(self) -> BatchReport:
         """Do all jobs."""

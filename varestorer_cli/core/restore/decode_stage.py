@@ -12,7 +12,8 @@ from varestorer_cli.core.image.reader import decode, read_bytes
 from varestorer_cli.core.image.writer import check_side, losses_of
 from varestorer_cli.core.inputs.plan import Job
 from varestorer_cli.core.options import Existing, ImageFormat, RestoreOptions
-from varestorer_cli.core.report.csv_file import SKIPPED, ReportFile, Row
+from varestorer_cli.core.report.csv_file import ReportFile
+from varestorer_cli.core.report.rows import SKIPPED, Row
 from varestorer_cli.core.restore import fingerprint as provenance
 from varestorer_cli.core.restore.budget import PixelBudget
 from varestorer_cli.core.restore.item import Item, Setup, name_of
@@ -84,7 +85,7 @@ class Preparer:
         row.input_sha256 = hashlib.sha256(data).hexdigest()
         item.identity = provenance.Identity(row.input_sha256, self.setup.model_sha256, row.settings_sha256)
         if options.existing != Existing.OVERWRITE:
-            reason = provenance.verdict(job.output, item.identity, lambda: self.report_file.witnesses(row.output))
+            reason = provenance.verdict(job.output, item.identity, lambda: self.report_file.earlier_rows(row.output))
             if reason is not None:
                 self._skip(item, reason)
                 return
@@ -131,7 +132,7 @@ class Preparer:
         known = (
             []
             if item.kept or item.identity is None
-            else [row for row in self.report_file.witnesses(item.row.output) if item.identity.matches(row)]
+            else [row for row in self.report_file.earlier_rows(item.row.output) if item.identity.matches(row)]
         )
         if known:
             item.row = replace(known[-1], input=item.job.input, shard=item.row.shard)

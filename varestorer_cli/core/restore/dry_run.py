@@ -18,7 +18,8 @@ from varestorer_cli.core.image.reader import probe
 from varestorer_cli.core.inputs.plan import RestorePlan
 from varestorer_cli.core.options import Existing, ImageFormat, RestoreOptions
 from varestorer_cli.core.phrases import clock
-from varestorer_cli.core.report.csv_file import BatchReport, Row
+from varestorer_cli.core.report.rows import Row
+from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore.messages import say_ignored
 from varestorer_cli.core.text.captions import captions_of
 

@@ -14,7 +14,7 @@ from varestorer_cli.core.image.image_data import DecodedImage, OutputImage, Samp
 from varestorer_cli.core.image.resample import Resampler
 from varestorer_cli.core.image.writer import write_picture
 from varestorer_cli.core.options import RestoreOptions
-from varestorer_cli.core.report.csv_file import DONE, Row
+from varestorer_cli.core.report.rows import DONE, Row
 from varestorer_cli.core.restore import fingerprint as provenance
 from varestorer_cli.core.restore.budget import PixelBudget
 from varestorer_cli.core.restore.consistency import compare

@@ -14,7 +14,7 @@ from pathlib import Path
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image.reader import TooLargeError, decode, read_bytes
 from varestorer_cli.core.image.writer import read_software
-from varestorer_cli.core.report.csv_file import Row
+from varestorer_cli.core.report.rows import Row
 from varestorer_cli.version import __version__
 
 UP_TO_DATE = "up to date"

@@ -8,7 +8,7 @@ from pathlib import Path
 from varestorer_cli.core.image.image_data import DecodedImage
 from varestorer_cli.core.inputs.plan import Job
 from varestorer_cli.core.options import ImageFormat
-from varestorer_cli.core.report.csv_file import Row
+from varestorer_cli.core.report.rows import Row
 from varestorer_cli.core.restore import fingerprint as provenance
 from varestorer_cli.core.text.captions import Texts
 

@@ -8,9 +8,9 @@ from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode
 from varestorer_cli.core.inputs.plan import RestorePlan
 from varestorer_cli.core.options import RestoreOptions
-from varestorer_cli.core.report.csv_file import FAILED, BatchReport, ReportFile
-from varestorer_cli.core.report.merging import Merged
-from varestorer_cli.core.report.report_files import failed_list_path, report_name, write_failed_list
+from varestorer_cli.core.report.csv_file import Merged, ReportFile, failed_list_path, report_name, write_failed_list
+from varestorer_cli.core.report.rows import FAILED
+from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore.outliers import outliers
 from varestorer_cli.core.sizing import DEFAULT_SCALE, Sizing
 

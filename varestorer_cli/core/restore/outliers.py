@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from varestorer_cli.core.report.csv_file import Row
+from varestorer_cli.core.report.rows import Row
 
 _LEAST_ROWS = 8
 _SPREADS = 4.0

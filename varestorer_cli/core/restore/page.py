@@ -13,10 +13,10 @@ from pathlib import Path
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image.writer import read_software
 from varestorer_cli.core.options import RestoreOptions
-from varestorer_cli.core.phrases import clock
+from varestorer_cli.core.phrases import clock, count
 from varestorer_cli.core.report.charts import histogram
 from varestorer_cli.core.report.crops import MOST_BYTES, MOST_PICTURES, Crops, cut_crops
-from varestorer_cli.core.report.csv_file import DONE, FAILED, IGNORED, SKIPPED, Row
+from varestorer_cli.core.report.csv_file import report_name
 from varestorer_cli.core.report.html import escape, link_to, named, number_text, plain_table, section
 from varestorer_cli.core.report.page import (
     MOST_ROWS,
@@ -30,7 +30,7 @@ from varestorer_cli.core.report.page import (
     failure_list,
     write_page,
 )
-from varestorer_cli.core.report.report_files import report_name
+from varestorer_cli.core.report.rows import DONE, FAILED, IGNORED, SKIPPED, Row
 from varestorer_cli.core.restore.fingerprint import UP_TO_DATE
 from varestorer_cli.core.restore.outliers import outliers
 from varestorer_cli.core.sharding import Shard
@@ -146,21 +146,17 @@ def _finished(row: Row) -> bool:
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
-def _many(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def _failed_title(failed: Sequence[Row]) -> str:
-    return f"{_many(len(failed), 'picture')} failed"
+    return f"{count(len(failed), 'picture')} failed"
 
 
 def _sentence(pictures: Sequence[Row], ignored: Sequence[Row]) -> str:
     finished = [row for row in pictures if _finished(row)]
     fresh = sum(row.status == DONE for row in finished)
-    text = f"{_many(len(finished), 'picture')} restored"
+    text = f"{count(len(finished), 'picture')} restored"
     if len(finished) != fresh:
         text += f": {fresh} by the last run, {len(finished) - fresh} before it and still up to date"
-    return text + f". {_many(len(ignored), 'other file')} ignored." if ignored else text + "."
+    return text + f". {count(len(ignored), 'other file')} ignored." if ignored else text + "."
 
 
 def _tiles(
@@ -294,7 +290,7 @@ def _warnings(pictures: Sequence[Row]) -> str:
         if row.oom_split:
             losses.setdefault(f"out of memory, went on with a smaller {row.oom_split}", []).append(row.output)
     body = "".join(
-        _details(f"{text} ({_many(len(names), 'picture')})", names)
+        _details(f"{text} ({count(len(names), 'picture')})", names)
         for text, names in sorted(losses.items(), key=lambda item: (-len(item[1]), item[0]))
     )
     return section("Warnings and losses", body, "warnings") if body else ""
@@ -312,7 +308,7 @@ def _kept(pictures: Sequence[Row]) -> str:
     if not kept:
         return ""
     rows = [(row.output or row.input, row.reason) for row in kept[:_NAMES_PER_WARNING]]
-    return section(f"{_many(len(kept), 'existing file')} kept", plain_table(("File", "Why"), rows), "kept")
+    return section(f"{count(len(kept), 'existing file')} kept", plain_table(("File", "Why"), rows), "kept")
 
 
 def _ignored(ignored: Sequence[Row]) -> str:
@@ -320,8 +316,8 @@ def _ignored(ignored: Sequence[Row]) -> str:
         return ""
     reasons = Counter(row.reason for row in ignored)
     body = "".join(
-        _details(f"{reason} ({count})", [row.input for row in ignored if row.reason == reason])
-        for reason, count in sorted(reasons.items())
+        _details(f"{reason} ({number})", [row.input for row in ignored if row.reason == reason])
+        for reason, number in sorted(reasons.items())
     )
     return section("Ignored files", body, "ignored")
 
@@ -392,6 +388,6 @@ def _settings(options: RestoreOptions | None) -> str:
             text = f"{value.count:g}{'%' if value.percent else ''}"
         lines.append((field.name.replace("_", " "), text or "automatic", changed))
     body = plain_table(("Option", "Value", "Not the default"), lines)
-    count = sum(bool(line[2]) for line in lines)
-    head = f"Options of the command that wrote this page, {count} of them not the default"
+    changed_options = sum(bool(line[2]) for line in lines)
+    head = f"Options of the command that wrote this page, {changed_options} of them not the default"
     return section("Settings", f"<details><summary>{escape(head)}</summary>{body}</details>", "settings")

@@ -19,7 +19,9 @@ from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode, VarestorerError
 from varestorer_cli.core.inputs.plan import RestorePlan
 from varestorer_cli.core.options import RestoreOptions
-from varestorer_cli.core.report.csv_file import DONE, FAILED, IGNORED, SKIPPED, BatchReport, ReportFile, Row
+from varestorer_cli.core.report.csv_file import ReportFile
+from varestorer_cli.core.report.rows import DONE, FAILED, IGNORED, SKIPPED, Row
+from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore.fingerprint import UP_TO_DATE
 from varestorer_cli.core.restore.item import name_of
 from varestorer_cli.core.restore.worker import Brief, work
@@ -195,7 +197,7 @@ class _Pool:
             worker.fraction = 0.0
             self._progress()
         elif kind == "promise":
-            self.report_file.promise(content[0])
+            self.report_file.announce(content[0])
         elif kind == "say":
             getattr(self.console, content[0])(content[1])
         elif kind == "progress":

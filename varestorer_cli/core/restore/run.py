@@ -13,9 +13,9 @@ from varestorer_cli.core.errors import ExitCode, ExitCodes, MissingDependencyErr
 from varestorer_cli.core.image import oiio_backend as vfx
 from varestorer_cli.core.inputs.plan import RestorePlan, plan_for
 from varestorer_cli.core.options import RestoreOptions
-from varestorer_cli.core.report.csv_file import BatchReport, ReportFile, Row
-from varestorer_cli.core.report.merging import merge_reports
-from varestorer_cli.core.report.report_files import report_name, reports_in
+from varestorer_cli.core.report.csv_file import ReportFile, merge_reports, report_name, reports_in
+from varestorer_cli.core.report.rows import Row
+from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore.batch import run_batch
 from varestorer_cli.core.restore.dry_run import dry_run
 from varestorer_cli.core.restore.messages import nothing_to_do, plan_line, say_end, say_ignored, say_merged

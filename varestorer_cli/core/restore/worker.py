@@ -14,7 +14,9 @@ from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode, InterruptedRunError, VarestorerError
 from varestorer_cli.core.inputs.plan import Job, RestorePlan
 from varestorer_cli.core.options import Progress, RestoreOptions
-from varestorer_cli.core.report.csv_file import BatchReport, ReportFile, Row
+from varestorer_cli.core.report.csv_file import ReportFile
+from varestorer_cli.core.report.rows import Row
+from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore.batch import run_batch
 from varestorer_cli.core.restore.item import name_of
 from varestorer_cli.core.signals import StopFlag
@@ -88,7 +90,7 @@ class _FarReport(ReportFile):
         super().__init__(None, witnesses)
         self._line_out = line
 
-    def promise(self, row: Row) -> None:
+    def announce(self, row: Row) -> None:
         self._line_out.send("promise", row)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from varestorer_cli.core.metrics.psnr_ssim import Metric
+from varestorer_cli.core.metrics.base import Metric
 
 FILE_NAME = "scores.sqlite3"
 OFF = "none"

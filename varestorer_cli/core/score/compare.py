@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from varestorer_cli.core.errors import ExitCode
-from varestorer_cli.core.metrics.psnr_ssim import MetricInfo
-from varestorer_cli.core.score.export import INTERVAL_HEAD, TOOL, count, footnotes, interval, number, title
+from varestorer_cli.core.metrics.base import MetricInfo
+from varestorer_cli.core.phrases import count
+from varestorer_cli.core.score.export import INTERVAL_HEAD, TOOL, footnotes, interval, number, title
 from varestorer_cli.core.score.summary import BOOTSTRAP_DRAWS, BOOTSTRAP_LEVEL, ScoreReport, bootstrap, summarize
 from varestorer_cli.core.score.tables import Block, Table
 from varestorer_cli.version import __version__

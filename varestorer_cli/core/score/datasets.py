@@ -12,7 +12,8 @@ from pathlib import Path
 from varestorer_cli.core.errors import MissingDependencyError, UsageError
 from varestorer_cli.core.image.formats import output_name
 from varestorer_cli.core.options import ImageFormat
-from varestorer_cli.core.score.pairing import Pair, PairPlan, find_images, listed, match_pairs
+from varestorer_cli.core.phrases import named
+from varestorer_cli.core.score.pairing import Pair, PairPlan, find_images, match_pairs
 from varestorer_cli.core.sharding import Shard
 
 SOURCE = "https://huggingface.co/datasets/Iceclear/StableSR-TestSets"
@@ -229,12 +230,12 @@ def _open_manifest(path: Path) -> Dataset:
         raise UsageError(f"{path} starts with the columns {columns}; a manifest of pairs needs lq and gt")
     half = [str(number) for number, row in lines if not (row["lq"] and row["gt"])]
     if half:
-        raise UsageError(f"{path}: lines {listed(half)} name only one of lq and gt; fill them or take them out")
+        raise UsageError(f"{path}: lines {named(half, 10)} name only one of lq and gt; fill them or take them out")
     rows = [(path.parent / row["lq"], path.parent / row["gt"]) for _, row in lines]
     missing = [str(file) for row in rows for file in row if not file.is_file()]
     if missing:
         raise MissingDependencyError(
-            f"{path} names {len(missing)} files that do not exist: {listed(missing)}; "
+            f"{path} names {len(missing)} files that do not exist: {named(missing, 10)}; "
             f"relative paths are taken from {path.parent.resolve()}"
         )
     degraded = {lq.stem: lq for lq, _ in rows}

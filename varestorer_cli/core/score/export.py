@@ -14,9 +14,10 @@ from typing import Any
 
 from varestorer_cli.core.atomic import atomic_file, check_writable
 from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.metrics.base import MetricInfo
 from varestorer_cli.core.metrics.protocols import FOOTING_METRICS
-from varestorer_cli.core.metrics.psnr_ssim import MetricInfo
-from varestorer_cli.core.score.pairing import IMAGE_SUFFIXES, listed
+from varestorer_cli.core.phrases import count, named
+from varestorer_cli.core.score.pairing import IMAGE_SUFFIXES
 from varestorer_cli.core.score.published import FOOTING_WORDS, PublishedRow
 from varestorer_cli.core.score.scorer import PairScore
 from varestorer_cli.core.score.summary import BOOTSTRAP_DRAWS, BOOTSTRAP_LEVEL, ScoreReport
@@ -37,7 +38,7 @@ def title(report: ScoreReport) -> list[str]:
         lines.append(f"PARTIAL: shard {report.shard} only; score --merge joins the shards")
     lone = [*report.plan.unpaired_restored, *report.plan.unpaired_reference]
     if lone:
-        lines.append(f"PARTIAL: {count(len(lone), 'file')} without partner left out ({listed(lone)})")
+        lines.append(f"PARTIAL: {count(len(lone), 'file')} without partner left out ({named(lone, 10)})")
     lines.append(f"Protocol {report.protocol.name}: {report.protocol.words}; 8 bit, border crop {report.crop_border}")
     libraries = dict.fromkeys(metric.library for metric in report.metrics)
     lines.append(f"Computed by {', '.join(libraries)}")
@@ -219,11 +220,6 @@ def _row_json(row: PublishedRow) -> dict[str, Any]:
 
 def _finite(value: float | None) -> float | None:
     return None if value is None or math.isinf(value) else round(value, 6)
-
-
-def count(number_of: int, noun: str) -> str:
-    """``1 pair``, ``2 pairs``."""
-    return f"{number_of} {noun}{'' if number_of == 1 else 's'}"
 
 
 def check_target(path: Path, inputs: Iterable[Path] = ()) -> None:

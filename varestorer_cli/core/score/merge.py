@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.metrics.base import MetricInfo
 from varestorer_cli.core.metrics.protocols import PROTOCOLS
-from varestorer_cli.core.metrics.psnr_ssim import MetricInfo
+from varestorer_cli.core.phrases import named
 from varestorer_cli.core.score.export import TOOL
-from varestorer_cli.core.score.pairing import Pair, PairPlan, listed
+from varestorer_cli.core.score.pairing import Pair, PairPlan
 from varestorer_cli.core.score.published import published_rows
 from varestorer_cli.core.score.scorer import PairScore
 from varestorer_cli.core.score.summary import ScoreReport
@@ -44,7 +45,7 @@ def merge_shards(folder: Path, *, partial: bool = False) -> ScoreReport:
     missing = [f"{i}/{shards}" for i in range(shards) if i not in {int(match[1]) for match in found.values()}]
     if missing and not partial:
         raise UsageError(
-            f"{folder}: the scores of {len(missing)} of {shards} shards are missing: {listed(missing)}. "
+            f"{folder}: the scores of {len(missing)} of {shards} shards are missing: {named(missing, 10)}. "
             f"Run score --shard for them, or join those there are with --partial."
         )
     parts = {path: _read(path) for path in found}
@@ -58,8 +59,8 @@ def merge_shards(folder: Path, *, partial: bool = False) -> ScoreReport:
     scores = sorted((score for part in parts.values() for score in part["images"]), key=lambda score: score.pair.name)
     twice = sorted({a.pair.name for a, b in itertools.pairwise(scores) if a.pair.name == b.pair.name})
     if twice:
-        raise UsageError(f"{folder}: {len(twice)} pairs are in more than one shard: {listed(twice)}")
-    notes = [*first["notes"], *([f"shards missing: {listed(missing)}"] if missing else [])]
+        raise UsageError(f"{folder}: {len(twice)} pairs are in more than one shard: {named(twice, 10)}")
+    notes = [*first["notes"], *([f"shards missing: {named(missing, 10)}"] if missing else [])]
     protocol = PROTOCOLS[first["protocol"]]
     plan = PairPlan(
         tuple(score.pair for score in scores),

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.metrics.psnr_ssim import MetricInfo
+from varestorer_cli.core.metrics.base import MetricInfo
 from varestorer_cli.core.report.charts import histogram, scatter
 from varestorer_cli.core.report.crops import MOST_BYTES, MOST_PICTURES, cut_crops
+from varestorer_cli.core.report.csv_file import report_name
 from varestorer_cli.core.report.html import lines_of, link_to, number_text, plain_table, section
 from varestorer_cli.core.report.page import (
     MOST_ROWS,
@@ -22,7 +23,6 @@ from varestorer_cli.core.report.page import (
     failure_list,
     write_page,
 )
-from varestorer_cli.core.report.report_files import report_name
 from varestorer_cli.core.score.compare import Comparison
 from varestorer_cli.core.score.compare import blocks as comparison_blocks
 from varestorer_cli.core.score.export import blocks as report_blocks

@@ -5,15 +5,15 @@ any work.
 """
 
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.image.formats import SUFFIXES
+from varestorer_cli.core.phrases import named
 
 IMAGE_SUFFIXES = frozenset(SUFFIXES)
-NAMES_SHOWN = 10  # file names listed in one message before "and N more"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def find_images(folder: Path) -> dict[str, Path]:
     if clashes:
         raise UsageError(
             f"{folder}: files with one name and different suffixes cannot be told apart as partners: "
-            f"{listed(clashes)}. Move one of each away."
+            f"{named(clashes, 10)}. Move one of each away."
         )
     if not found:
         raise UsageError(
@@ -128,7 +128,7 @@ def match_pairs(
     lone_right = tuple(name for name in right if name not in left)
     if not pairs or ((lone_left or lone_right) and not partial):
         sides = [
-            f"{len(names)} only in {where}: {listed(names)}"
+            f"{len(names)} only in {where}: {named(names, 10)}"
             for names, where in ((lone_left, restored), (lone_right, reference))
             if names
         ]
@@ -138,10 +138,3 @@ def match_pairs(
             f"{'. '.join(sides)}. {cure}"
         )
     return PairPlan(pairs, lone_left, lone_right)
-
-
-def listed(names: Iterable[str]) -> str:
-    """Up to ten names and how many more."""
-    every = list(names)
-    more = f" and {len(every) - NAMES_SHOWN} more" if len(every) > NAMES_SHOWN else ""
-    return ", ".join(every[:NAMES_SHOWN]) + more

@@ -7,16 +7,18 @@ from pathlib import Path
 
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode, UsageError
+from varestorer_cli.core.metrics.base import Metric
 from varestorer_cli.core.metrics.protocols import PROTOCOLS, Protocol, metric_names
-from varestorer_cli.core.metrics.psnr_ssim import Metric, load_metrics
+from varestorer_cli.core.metrics.registry import load_metrics
 from varestorer_cli.core.options import ImageFormat, RestoreOptions
-from varestorer_cli.core.report.csv_file import FAILED
+from varestorer_cli.core.phrases import named
+from varestorer_cli.core.report.rows import FAILED
 from varestorer_cli.core.score import compare as score_compare
 from varestorer_cli.core.score import export as score_output
 from varestorer_cli.core.score.cache import ScoreCache
 from varestorer_cli.core.score.merge import merge_shards
 from varestorer_cli.core.score.page import ScorePageJob, score_page_job, write_comparison_page, write_score_page
-from varestorer_cli.core.score.pairing import PairPlan, listed
+from varestorer_cli.core.score.pairing import PairPlan
 from varestorer_cli.core.score.published import published_rows
 from varestorer_cli.core.score.score_show import inputs_of, show, targets_of, write_sheet
 from varestorer_cli.core.score.scorer import PairScore, score_pairs, score_set
@@ -182,8 +184,8 @@ def _compare(job: ScoreJob, protocol: Protocol, names: tuple[str, ...], console:
     if sets[0] != sets[1] and not job.partial:
         only = sorted(sets[0] ^ sets[1])
         raise UsageError(
-            f"{len(only)} pictures are in only one of {job.compare[0]} and {job.compare[1]}: {listed(only)}. Add them, "
-            "or compare those in both with --partial."
+            f"{len(only)} pictures are in only one of {job.compare[0]} and {job.compare[1]}: {named(only, 10)}. "
+            "Add them, or compare those in both with --partial."
         )
     works = [replace(work, plan=work.plan.only(sets[0] & sets[1])) for work in works]
     for path in (job.csv, job.json):

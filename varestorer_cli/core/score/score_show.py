@@ -7,7 +7,7 @@ from pathlib import Path
 from varestorer_cli.core.atomic import check_writable
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.report.report_files import report_name
+from varestorer_cli.core.report.csv_file import report_name
 from varestorer_cli.core.score import export as score_output
 from varestorer_cli.core.score.pairing import PairPlan, find_images
 from varestorer_cli.core.score.selection import ScoreJob, TableStyle

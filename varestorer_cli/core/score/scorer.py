@@ -16,7 +16,7 @@ import numpy as np
 from varestorer_cli.core.errors import InputError, MissingDependencyError
 from varestorer_cli.core.image.reader import decode, read_bytes
 from varestorer_cli.core.image.resample import to_depth
-from varestorer_cli.core.metrics.psnr_ssim import Image8, Metric
+from varestorer_cli.core.metrics.base import Image8, Metric
 from varestorer_cli.core.score.cache import About, ScoreCache
 from varestorer_cli.core.score.pairing import Pair
 

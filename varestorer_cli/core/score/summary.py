@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from varestorer_cli.core.errors import ExitCode
+from varestorer_cli.core.metrics.base import MetricInfo
 from varestorer_cli.core.metrics.protocols import Protocol
-from varestorer_cli.core.metrics.psnr_ssim import MetricInfo
 from varestorer_cli.core.score.pairing import PairPlan
 from varestorer_cli.core.score.published import PublishedRow
 from varestorer_cli.core.score.scorer import PairScore

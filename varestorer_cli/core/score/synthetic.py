@@ -19,9 +19,10 @@ import numpy as np
 from varestorer_cli.core.atomic import atomic_file, check_writable
 from varestorer_cli.core.degradation.pipeline import RECIPES, degrade
 from varestorer_cli.core.errors import InputError, UsageError
-from varestorer_cli.core.metrics.psnr_ssim import Image8
+from varestorer_cli.core.metrics.base import Image8
+from varestorer_cli.core.phrases import named
 from varestorer_cli.core.score.datasets import Dataset, open_folder
-from varestorer_cli.core.score.pairing import find_images, listed
+from varestorer_cli.core.score.pairing import find_images
 from varestorer_cli.core.score.scorer import read_rgb8
 from varestorer_cli.version import __version__
 
@@ -104,7 +105,7 @@ def _opened(folder: Path, name: str) -> Dataset:
 
 
 def _said(refused: dict[str, str]) -> str:
-    return listed(f"{name} ({reason})" for name, reason in refused.items())
+    return named([f"{name} ({reason})" for name, reason in refused.items()], 10)
 
 
 def _make_pairs(

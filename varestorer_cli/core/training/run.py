@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from varestorer_cli.core.errors import OutputError, UsageError
-from varestorer_cli.core.metrics.psnr_ssim import Metric
+from varestorer_cli.core.metrics.base import Metric
 from varestorer_cli.core.options import Precision
 from varestorer_cli.core.runtime import Runtime, autocast_type, choose, keep_freed_memory
 from varestorer_cli.core.training.builder import MODEL, StageBuilder

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from varestorer_cli.core.errors import ExitCode, InterruptedRunError, VarestorerError
-from varestorer_cli.core.metrics.psnr_ssim import Metric
+from varestorer_cli.core.metrics.base import Metric
 from varestorer_cli.core.training.checkpoint import RunState, find_checkpoint
 from varestorer_cli.core.training.data.crop_cache import PairBatch
 from varestorer_cli.core.training.distributed import World, replicate, unsynchronised

@@ -6,8 +6,10 @@ import numpy as np
 from torch import Tensor
 
 from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.metrics.base import Metric
 from varestorer_cli.core.metrics.protocols import PROTOCOLS, metric_names
-from varestorer_cli.core.metrics.psnr_ssim import OUR_METRICS, Metric, load_metrics
+from varestorer_cli.core.metrics.psnr_ssim import OUR_METRICS
+from varestorer_cli.core.metrics.registry import load_metrics
 
 
 def validation_metrics(asked: str | None, device: str, say: Callable[[str], None]) -> tuple[Metric, ...]:
