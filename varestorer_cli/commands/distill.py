@@ -75,7 +75,7 @@ def distill(
         "decoder": decoder,
         "teacher": teacher,
         "prerestorer": prerestorer,
-        "kept": keep,
+        "label_share": keep,
         "head": head.value if head else None,
     }
     run(TrainOptions(stage="distill", **own, **fields))

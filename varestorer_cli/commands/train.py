@@ -37,7 +37,7 @@ def train(
     from varestorer_cli.core.training.run import train as run
 
     variant = {} if text_drop is None else {"text_drop": text_drop}
-    run(TrainOptions(stage=stage.value, tokenizer=tokenizer, kept=keep, variant=variant, **fields))
+    run(TrainOptions(stage=stage.value, tokenizer=tokenizer, label_share=keep, variant=variant, **fields))
 
 
 def register(app: typer.Typer) -> None:

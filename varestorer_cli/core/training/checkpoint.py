@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from varestorer_cli.core.errors import CheckpointError, OutputError
-from varestorer_cli.core.training import fsdp as sharded
+from varestorer_cli.core.training import fsdp
 from varestorer_cli.core.training.distributed import World
 from varestorer_cli.core.training.ema import WeightAverage
 
@@ -71,9 +71,9 @@ class RunState:
             CheckpointError: damaged, or of a run with other settings; the first difference is named.
         """
         if path.is_dir():
-            notes = sharded.load_notes(path)
+            notes = fsdp.load_notes(path)
             _compare(path, self.identity, notes["identity"])
-            sharded.load_pieces(path, self._tensors())
+            fsdp.load_pieces(path, self._tensors())
             self.average.steps = int(notes["average_steps"])
             return int(notes["step"])
         state = load_state(path, self.identity)
@@ -116,12 +116,12 @@ class RunState:
         """Whole values of a file into pieces."""
         tensors = self._tensors()
         for name, target in tensors["weights"].items():
-            sharded.assign(target, state["weights"][name])
+            fsdp.assign(target, state["weights"][name])
         for name, target in tensors["average"].items():
-            sharded.assign(target, state["average"]["average"][name])
+            fsdp.assign(target, state["average"]["average"][name])
         for number, entry in state["optimizer"]["state"].items():
             for name, values in entry.items():
-                sharded.assign(tensors["optimizer"][str(number)][name], values)
+                fsdp.assign(tensors["optimizer"][str(number)][name], values)
         self.average.steps = int(state["average"]["steps"])
 
     def _save_pieces(self, folder: Path, step: int, world: World) -> None:
@@ -129,7 +129,7 @@ class RunState:
         if path.is_dir():
             return
         notes = {"identity": self.identity, "step": step, "average_steps": self.average.steps}
-        sharded.save_pieces(path, self._tensors(), notes, world)
+        fsdp.save_pieces(path, self._tensors(), notes, world)
         if world.main:
             _remove(other for other in folder.glob("checkpoint_*") if other != path)
             (folder / CHECKPOINT).unlink(missing_ok=True)

@@ -16,9 +16,9 @@ from varestorer_cli.core.training.distributed import batch_mean
 from varestorer_cli.core.training.losses import PictureLosses, Terms
 from varestorer_cli.core.training.presets import Variant
 from varestorer_cli.core.training.stages import (
+    blended_target,
     check_terms,
     degraded,
-    kept_target,
     sharp,
     usage_terms,
 )
@@ -62,7 +62,7 @@ class DistillTask:
         weights: loss weights by name.
         decoder: learning-rate factor of the student's decoder; 0 keeps it frozen.
         device: where the pictures go.
-        kept: share of the pre-restored picture in the target of the picture terms.
+        label_share: share of the pre-restored picture in the target of the picture terms.
         variant: choices that research varies.
         texts: text features of the pictures; None = no text.
         adapter_rank: of the critic, where the loss has one; 0 = all of its weights are trained.
@@ -81,13 +81,13 @@ class DistillTask:
         weights: Mapping[str, float],
         decoder: float,
         device: torch.device,
-        kept: float = 0.0,
+        label_share: float = 0.0,
         variant: Variant | None = None,
         texts: TextFolder | None = None,
         adapter_rank: int = 0,
     ) -> None:
         check_terms(weights, self.NAMES, "distill")
-        self.kept = kept
+        self.label_share = label_share
         self.restorer = restorer
         self.teacher = teacher.requires_grad_(False).eval()
         self.weights, self.decoder, self.device = weights, decoder, device
@@ -138,7 +138,7 @@ class DistillTask:
         restorer = self.restorer
         with torch.no_grad():
             prerestored = restorer.prerestore(degraded(batch, self.device))
-            reference = kept_target(batch, prerestored, self.kept)
+            reference = blended_target(batch, prerestored, self.label_share)
             clean = self.tokenizer.encode(reference).float()
             target = self.tokenizer.quantize(clean)
         texts: Texts = self.texts.of(batch) if self.texts is not None else [None] * len(batch)

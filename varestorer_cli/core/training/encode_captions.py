@@ -15,7 +15,7 @@ from varestorer_cli.core.runtime import choose
 from varestorer_cli.core.text.cache import TextCache, cache_folder, read_features, write_features
 from varestorer_cli.core.text.captions import BESIDE, LARGEST_SIDECAR, Found, clean, find_captions, named
 from varestorer_cli.core.text.transformers_backend import DEFAULT_PROMPT, LONGEST_TEXT, features_of, folder_fingerprint
-from varestorer_cli.core.training.data import tar_shards as shards
+from varestorer_cli.core.training.data import tar_shards
 from varestorer_cli.core.training.data.crop_builder import named_photos
 from varestorer_cli.core.training.text_features import DEFAULT_FILE, feature_file
 from varestorer_cli.core.weights.root import weights_root
@@ -119,13 +119,13 @@ def _beside(path: Path) -> tuple[str, str]:
     """Caption beside a photograph and what is wrong with its file, each "" for nothing."""
     for suffix in (".txt", ".json"):
         file = path.with_suffix(suffix)
-        size = shards.file_bytes(file)
+        size = tar_shards.file_bytes(file)
         if size < 0:
             continue
         if size > LARGEST_SIDECAR:
             return "", f"{file}: above {LARGEST_SIDECAR} bytes, that is no caption"
         try:
-            with shards.open_file(file) as stream:
+            with tar_shards.open_file(file) as stream:
                 text = stream.read().decode("utf-8-sig", "replace")
             caption = clean(text if suffix == ".txt" else _of_json(text))
         except (OSError, ValueError, RecursionError, InputError) as error:

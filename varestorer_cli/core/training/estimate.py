@@ -37,7 +37,7 @@ _ON_FEATURES = {"balanced_features": "features", "adversarial": "features", "dis
 
 
 @dataclass(frozen=True)
-class Plan:
+class CostEstimate:
     """Needs of one run.
 
     Attributes:
@@ -73,7 +73,7 @@ class Plan:
         return self.steps * self.flops / (self.processes * teraflops * 1e12 * USED) / 3600
 
     def lines(self) -> Iterator[str]:
-        """The plan in words."""
+        """The estimate as lines of text."""
         yield f"{'part':<14}{'weights':>16}{'trained':>16}"
         for name, (count, trained) in self.weights.items():
             yield f"{name:<14}{count:>16,}{trained:>16,}"
@@ -107,8 +107,8 @@ class _Traced:
     block_flops: float  # forward, of the transformer that learns
 
 
-def make_plan(options: TrainOptions, preset: Preset, recipe: Recipe, processes: int = 1) -> Plan:
-    """Plan a run.
+def estimate(options: TrainOptions, preset: Preset, recipe: Recipe, processes: int = 1) -> CostEstimate:
+    """Cost of a run, before it is started.
 
     Args:
         options: of the run; nothing on the disk is read.
@@ -136,7 +136,7 @@ def make_plan(options: TrainOptions, preset: Preset, recipe: Recipe, processes: 
         flops += (depth - 1) * (deeper.block_flops - shallow.block_flops)
     divided = processes > 1 and (options.parallel == "fsdp" or (options.parallel == "auto" and preset.large))
     shares = {name: processes if divided and name in ("transformer", "teacher") else 1 for name in weights}
-    return Plan(
+    return CostEstimate(
         weights,
         flops * recipe.batch,
         sum(4 * (count - trained) // shares[name] for name, (count, trained) in weights.items()),

@@ -59,7 +59,7 @@ class Recipe:
         ema: decay of the averaged weights, which are the ones kept.
         flip: largest probability of bitwise self-correction (teacher).
         decoder: train the student's decoder too (distillation), at this fraction of the learning rate; 0 = frozen.
-        kept: share of a sharper picture in the target of the picture terms, the rest is the true one: of the larger
+        label_share: share of a sharper picture in the target of the picture terms, the rest is the true one: of the larger
             network's (prerestorer), of the pre-restored picture (distillation).
         variant: choices that research varies.
     """
@@ -76,7 +76,7 @@ class Recipe:
     ema: float = 0.999
     flip: float = 0.0
     decoder: float = 0.0
-    kept: float = 0.0
+    label_share: float = 0.0
     variant: Variant = field(default_factory=Variant)
 
 
@@ -175,7 +175,7 @@ def _compact() -> Preset:
                 },
                 ema=0.998,
                 decoder=0.5,
-                kept=0.75,
+                label_share=0.75,
             ),
         },
     )

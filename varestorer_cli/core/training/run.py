@@ -23,7 +23,7 @@ from varestorer_cli.core.training.checkpoint import find_checkpoint
 from varestorer_cli.core.training.data.crop_cache import CropCache, CropCacheConfig, PairBatch, PairBatches
 from varestorer_cli.core.training.distill import DistillTask
 from varestorer_cli.core.training.distributed import World, joined, read_world
-from varestorer_cli.core.training.estimate import make_plan
+from varestorer_cli.core.training.estimate import estimate
 from varestorer_cli.core.training.fsdp import gathered, shard
 from varestorer_cli.core.training.options import STAGES, TrainOptions
 from varestorer_cli.core.training.presets import Preset, Recipe, Variant, preset
@@ -60,8 +60,8 @@ def train(options: TrainOptions) -> Path:
     if options.texts is not None and options.stage not in ("teacher", "distill"):
         raise UsageError(f"--texts: stage {options.stage} has no use for texts")
     if options.dry_run:
-        plan = make_plan(options, chosen, recipe, options.processes)
-        sys.stdout.write("\n".join(plan.lines()) + "\n")
+        cost = estimate(options, chosen, recipe, options.processes)
+        sys.stdout.write("\n".join(cost.lines()) + "\n")
         return options.out / MODEL
     if recipe.batch < world.size * options.accumulate:
         raise UsageError(
@@ -200,7 +200,7 @@ def _recipe(chosen: Preset, options: TrainOptions) -> Recipe:
     return replace(
         recipe,
         variant=replace(recipe.variant, **options.variant),
-        kept=recipe.kept if options.kept is None else options.kept,
+        label_share=recipe.label_share if options.label_share is None else options.label_share,
         decoder=recipe.decoder if options.decoder is None else options.decoder,
         steps=options.steps or recipe.steps,
         batch=options.batch or recipe.batch,

@@ -72,7 +72,7 @@ def degraded(batch: PairBatch, device: torch.device) -> Tensor:
     return F.interpolate(small, size=batch.hq.shape[-2:], mode="bicubic", align_corners=False).clamp_(0, 1)
 
 
-def kept_target(batch: PairBatch, sharper_B3HW: Tensor, share: float) -> Tensor:
+def blended_target(batch: PairBatch, sharper_B3HW: Tensor, share: float) -> Tensor:
     """Target of picture terms, (B, 3, P, P) in [-1, 1]: a share of a sharper picture, the rest the true one.
 
     A regression learns the mean of all that could be true, which is soft. Another network's sharp picture ((B, 3, P, P)
@@ -121,7 +121,7 @@ class PrerestorerTask:
         weights: loss weights by name: picture terms, and ``hints``, its features against the larger network's.
         device: where the pictures go.
         hints: the larger network, where there is one.
-        kept: share of the larger network's picture in the target of the picture terms.
+        label_share: share of the larger network's picture in the target of the picture terms.
 
     Raises:
         UsageError: terms that need a larger network, and there is none.
@@ -136,12 +136,12 @@ class PrerestorerTask:
         weights: Mapping[str, float],
         device: torch.device,
         hints: Hints | None = None,
-        kept: float = 0.0,
+        label_share: float = 0.0,
     ) -> None:
         check_terms(weights, self.NAMES, "prerestorer")
-        if hints is None and (weights.get("hints") or kept):
+        if hints is None and (weights.get("hints") or label_share):
             raise UsageError("the loss term 'hints' and --keep need a larger network: a preset with an RRDBNet")
-        self.module, self.device, self.hints, self.kept = module, device, hints, kept
+        self.module, self.device, self.hints, self.label_share = module, device, hints, label_share
         self.pictures = any(weight for name, weight in weights.items() if name != "hints")
         self.losses = PictureLosses(weights, device)
         self.trained = self.losses.trained_with(module)
@@ -157,7 +157,7 @@ class PrerestorerTask:
         terms = {"hints": hint_distance(outputs, hints)}
         if label is not None:
             result = self.module.render(first, outputs[-1]).float()
-            terms |= self.losses(result * 2 - 1, kept_target(batch, label, self.kept))
+            terms |= self.losses(result * 2 - 1, blended_target(batch, label, self.label_share))
         return terms
 
     def parameter_groups(self) -> list[dict[str, object]]:

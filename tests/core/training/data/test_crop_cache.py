@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 
 from varestorer_cli.core.errors import InputError, OutputError, UsageError
-from varestorer_cli.core.training.data import crop_builder
-from varestorer_cli.core.training.data import crop_cache as dataset
+from varestorer_cli.core.training.data import crop_builder, crop_cache
 from varestorer_cli.core.training.data.crop_cache import CropCache, CropCacheConfig, PairBatches, list_photos
 from varestorer_cli.core.training.data.crops import held_out
 
@@ -96,7 +95,7 @@ def test_the_same_call_builds_the_same_bytes_with_any_number_of_workers(cache, p
 
 
 def test_the_same_call_again_reuses_the_cache(cache, photos, monkeypatch):
-    monkeypatch.setattr(dataset, "CropBuilder", None)
+    monkeypatch.setattr(crop_cache, "CropBuilder", None)
     assert CropCache.build(photos, cache.path.parent, CONFIG).path == cache.path
 
 
@@ -224,7 +223,7 @@ def test_progress_counts_to_the_end(tmp_path):
 
 def test_a_full_disk_is_seen_before_the_work(tmp_path, monkeypatch):
     folder = only_photos(tmp_path / "in", 2)
-    usage = dataset.shutil.disk_usage(tmp_path)._replace(free=1000)
+    usage = crop_cache.shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(crop_builder.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OutputError, match=r"needs 0\.0 GB.*has 0\.0 GB free"):
         CropCache.build(folder, tmp_path / "cache", SMALL)
@@ -248,7 +247,7 @@ def test_an_unfinished_cache_does_not_open(tmp_path, cache):
 # ------------------------------------------------------------------ batches
 
 
-def same(a: dataset.PairBatch, b: dataset.PairBatch) -> bool:
+def same(a: crop_cache.PairBatch, b: crop_cache.PairBatch) -> bool:
     return torch.equal(a.hq, b.hq) and torch.equal(a.lq, b.lq) and torch.equal(a.indices, b.indices)
 
 

@@ -87,7 +87,7 @@ def test_large_photographs_are_halved(width, height, times):
 def test_crops_follow_the_area_up_to_the_cap_and_add_up():
     config = CropCacheConfig(crops=1000, area_cap=1.0)
     sources = [
-        cropping.Source(name, Path(name), size) for name, size in [("a", 0.25), ("b", 0.5), ("c", 1.0), ("d", 9.0)]
+        cropping.Photo(name, Path(name), size) for name, size in [("a", 0.25), ("b", 0.5), ("c", 1.0), ("d", 9.0)]
     ]
     shared = share_out(sources, config)
     counts = np.array([source.crops for source in shared])
@@ -97,7 +97,7 @@ def test_crops_follow_the_area_up_to_the_cap_and_add_up():
 
 
 def test_fewer_crops_than_photographs_are_spread():
-    sources = [cropping.Source(f"{index:03d}", Path("x"), 0.3) for index in range(100)]
+    sources = [cropping.Photo(f"{index:03d}", Path("x"), 0.3) for index in range(100)]
     chosen = [s.name for s in share_out(sources, CropCacheConfig(crops=10)) if s.crops]
     assert len(chosen) == 10
     assert int(max(chosen)) > 50 > int(min(chosen)), "not simply the first ten"

@@ -17,10 +17,10 @@ from PIL import Image
 
 from varestorer_cli.core.degradation.pipeline import Bytes, DegradationConfig, degrade
 from varestorer_cli.core.errors import InputError, OutputError
-from varestorer_cli.core.training.data import tar_shards as shards
+from varestorer_cli.core.training.data import tar_shards
 from varestorer_cli.core.training.data.crops import (
     CropCacheConfig,
-    Source,
+    Photo,
     cut_crop,
     halvings,
     held_out,
@@ -43,7 +43,7 @@ def named_photos(data: Path) -> dict[str, Path]:
 
 def cache_key(config: CropCacheConfig, recipe: DegradationConfig, photos: dict[str, Path]) -> str:
     """Name of the cache that these make: other settings, recipes or photographs have another."""
-    sizes = [(name, shards.file_bytes(path)) for name, path in photos.items()]
+    sizes = [(name, tar_shards.file_bytes(path)) for name, path in photos.items()]
     # how many may be missing changes nothing in the others: a constant, the one that older caches were named with
     contents = asdict(config) | {"max_unreadable": 0.1}
     text = json.dumps([_FORMAT, contents, asdict(recipe), sizes])
@@ -135,10 +135,10 @@ class CropBuilder:
                 f"{self.config.max_unreadable:.0%} that may be; one is {name} ({reason}). Look at the folder."
             )
 
-    def _probe(self, name: str, path: Path) -> Source | None:
+    def _probe(self, name: str, path: Path) -> Photo | None:
         """Size from the header alone; decoding waits until the crops are cut."""
         try:
-            with shards.open_file(path) as stream, Image.open(stream) as image:
+            with tar_shards.open_file(path) as stream, Image.open(stream) as image:
                 width, height = image.size
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, InputError) as error:
             self._skip(path, f"cannot be read: {error}", unreadable=True)
@@ -149,9 +149,9 @@ class CropBuilder:
             reason = f"{width}x{height} is smaller than the crop {self.config.crop}"
             self._skip(path, reason, unreadable=False)
             return None
-        return Source(name, path, width * height / 1e6)
+        return Photo(name, path, width * height / 1e6)
 
-    def _cut(self, source: Source, hq: Bytes, lq: Bytes) -> tuple[Source, bool]:
+    def _cut(self, source: Photo, hq: Bytes, lq: Bytes) -> tuple[Photo, bool]:
         if source.crops == 0:
             return source, False
         try:

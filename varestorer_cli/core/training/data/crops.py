@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from varestorer_cli.core.degradation.pipeline import Bytes
 from varestorer_cli.core.errors import InputError, UsageError
-from varestorer_cli.core.training.data import tar_shards as shards
+from varestorer_cli.core.training.data import tar_shards
 
 PHOTO_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 # Folders of known training sets beside the photographs themselves.
@@ -73,7 +73,7 @@ class CropCacheConfig:
 
 
 @dataclass(frozen=True)
-class Source:
+class Photo:
     """A readable photograph, its share of the crops and where they begin."""
 
     name: str
@@ -102,7 +102,7 @@ def list_photos(data: Path) -> list[Path]:
     """
     if data.is_dir():
         found = _in_folder(data)
-    elif data.suffix == shards.SUFFIX and data.is_file():
+    elif data.suffix == tar_shards.SUFFIX and data.is_file():
         found = _in_shard(data)
     elif data.is_file():
         try:
@@ -110,7 +110,9 @@ def list_photos(data: Path) -> list[Path]:
         except UnicodeDecodeError as error:
             raise InputError(f"{data} is not a text file: give a folder, or a list of paths.") from error
         listed = [data.parent / line for line in lines if line and not line.startswith("#")]
-        found = [photo for path in listed for photo in (_in_shard(path) if path.suffix == shards.SUFFIX else [path])]
+        found = [
+            photo for path in listed for photo in (_in_shard(path) if path.suffix == tar_shards.SUFFIX else [path])
+        ]
     else:
         raise InputError(f"No training photographs: {data} does not exist. Give a folder or a list of paths.")
     if not found:
@@ -130,12 +132,12 @@ def _in_folder(folder: Path) -> list[Path]:
         ]
         paths = [Path(place) / name for name in files if not name.startswith(".")]
         found += [path for path in paths if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file()]
-        found += [photo for path in paths if path.suffix == shards.SUFFIX for photo in _in_shard(path)]
+        found += [photo for path in paths if path.suffix == tar_shards.SUFFIX for photo in _in_shard(path)]
     return found
 
 
 def _in_shard(shard: Path) -> list[Path]:
-    return [shard / name for name in shards.members(shard) if Path(name).suffix.lower() in PHOTO_SUFFIXES]
+    return [shard / name for name in tar_shards.members(shard) if Path(name).suffix.lower() in PHOTO_SUFFIXES]
 
 
 def load_photo(path: Path) -> Bytes:
@@ -145,7 +147,7 @@ def load_photo(path: Path) -> Bytes:
         InputError: Not an image, damaged, or cut off.
     """
     try:
-        with shards.open_file(path) as stream, Image.open(stream) as image:
+        with tar_shards.open_file(path) as stream, Image.open(stream) as image:
             upright = ImageOps.exif_transpose(image)
             if upright.has_transparency_data:
                 upright = upright.convert("RGBA")
@@ -181,7 +183,7 @@ def held_out(name: str, config: CropCacheConfig) -> bool:
     return name_number(f"held out {name}") / 2**64 < config.validation_share
 
 
-def share_out(sources: Sequence[Source], config: CropCacheConfig) -> list[Source]:
+def share_out(sources: Sequence[Photo], config: CropCacheConfig) -> list[Photo]:
     """Divide the crops by capped area, the largest remainders first; rows of a photograph are adjacent."""
     weights = np.array([min(source.megapixels, config.area_cap) for source in sources])
     exact = weights / weights.sum() * config.crops

