@@ -41,7 +41,7 @@ def test_cost_of_a_deep_transformer_follows_from_two_shallow_ones(monkeypatch: p
 
 
 def test_more_processes_need_less_each() -> None:
-    def made(**changes: int) -> Plan:
+    def made(**changes: int) -> CostEstimate:
         values = {"frozen_bytes": 8, "trained_bytes": 2, "activation_bytes": 4, "steps": 10, "batch": 4, "processes": 1}
         return CostEstimate({"a": (5, 1)}, 1e15, **(values | changes))
 

@@ -59,8 +59,8 @@ class Recipe:
         ema: decay of the averaged weights, which are the ones kept.
         flip: largest probability of bitwise self-correction (teacher).
         decoder: train the student's decoder too (distillation), at this fraction of the learning rate; 0 = frozen.
-        label_share: share of a sharper picture in the target of the picture terms, the rest is the true one: of the larger
-            network's (prerestorer), of the pre-restored picture (distillation).
+        label_share: share of a sharper image in the target of the image terms, the rest is the true one: of the
+            larger network's (prerestorer), of the pre-restored image (distillation).
         variant: choices that research varies.
     """
 
