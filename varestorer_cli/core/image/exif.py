@@ -156,11 +156,12 @@ def plausible_dpi(x: float, y: float) -> tuple[float, float] | None:
     return (float(x), float(y)) if 0 < x < 1e6 and 0 < y < 1e6 else None
 
 
-def parse(block: bytes) -> Exif | None:
+def parse(block: bytes, first: int | None = None) -> Exif | None:
     """Read an EXIF block (or a TIFF or BigTIFF file), tolerant of damage inside single entries.
 
     Args:
         block: bytes from the TIFF header on; the ``Exif`` marker before it may still be there.
+        first: offset of the main directory where it is not the one that the header names (a later page).
 
     Returns:
         None where the block cannot be read at all.
@@ -171,7 +172,9 @@ def parse(block: bytes) -> Exif | None:
         return None
     layout = BIG if b"+" in block[:4] else CLASSIC
     try:
-        main = _directory(block, order, struct.unpack_from(order + layout.pointer, block, layout.first)[0], layout)
+        if first is None:
+            (first,) = struct.unpack_from(order + layout.pointer, block, layout.first)
+        main = _directory(block, order, first, layout)
     except struct.error:
         return None
 

@@ -5,13 +5,14 @@ never silent. Memory is bounded before pixels are decoded: the header's size is 
 """
 
 import io
+import os
 import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, features
+from PIL import Image, ImageCms, UnidentifiedImageError, features
 
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image import exif, oiio_backend, png, tiff
@@ -24,6 +25,8 @@ MOST_PIXELS = 1 << 28
 # A blank 1-bit PNG has 8000 pixels a byte; files above this that are large, too, hold no photograph.
 _MOST_PIXELS_PER_BYTE = 20_000
 _PLAUSIBLE_PIXELS = 50_000_000
+_LARGE_FILE = 1 << 26  # bytes; a larger file is read only if its first bytes are those of a picture
+_LARGEST_FILE = 20 * MOST_PIXELS  # bytes: four 32-bit channels and their metadata
 _EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/"
 _PILLOW_LOCK = threading.Lock()
 
@@ -39,7 +42,16 @@ def read_bytes(path: str | Path) -> bytes:
         InputError: it cannot be read, or is empty.
     """
     try:
-        data = Path(path).read_bytes()
+        with Path(path).open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            head = stream.read(HEAD_BYTES)
+            if size > _LARGE_FILE and sniff(head) is None:
+                raise InputError(describe_unknown(head))
+            if size > _LARGEST_FILE:
+                raise TooLargeError(f"the file has {size / 1e9:.1f} GB, the limit is {_LARGEST_FILE / 1e9:.1f}")
+            data = head + stream.read()
+    except MemoryError as error:
+        raise InputError("there is not enough memory to read the file") from error
     except OSError as error:
         raise InputError(f"the file cannot be read: {error.strerror or error}") from error
     if not data:
@@ -67,11 +79,15 @@ def probe(path: str | Path) -> tuple[int, int]:
                 size, orientation = (tags.width, tags.height), tags.orientation
             else:
                 with open_image(stream, kind) as image:
-                    size, orientation = image.size, _orientation(image)
+                    size = image.size
+                    _check_size(*size, Path(path).stat().st_size)  # before EXIF, for which Pillow may decode pixels
+                    orientation = _orientation(image)
         _check_size(*size, Path(path).stat().st_size)
         return (size[1], size[0]) if orientation >= 5 else size
     except InputError:
         raise
+    except UnidentifiedImageError as error:
+        raise InputError("the header is damaged or cut off") from error
     except OSError as error:
         raise InputError(f"the file cannot be read: {error.strerror or error}") from error
     except Exception as error:
@@ -97,6 +113,8 @@ def decode(data: bytes, transfer: Transfer = Transfer.AUTO) -> DecodedImage:
         raise
     except MemoryError as error:
         raise InputError("there is not enough memory to decode the picture") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"the {kind} data is damaged or cut off, or of a kind that is not supported") from error
     except Exception as error:  # decoders raise whatever they like on damaged files
         raise InputError(f"the {kind} data is damaged or cut off ({error})") from error
     if picture.color.size == 0:
@@ -112,7 +130,7 @@ def _decode(data: bytes, kind: str, transfer: Transfer) -> DecodedImage:
     if kind == "TIFF":
         tags = tiff.inspect(data)
         _check_size(tags.width, tags.height, len(data))
-        if tags.bits > 8 or tags.big:
+        if tags.own:
             return _tiff(data, tags, losses)
     chunks = list(png.read_chunks(data)) if kind == "PNG" else []
     with open_image(io.BytesIO(data), kind) as image:
@@ -137,12 +155,17 @@ def _decode(data: bytes, kind: str, transfer: Transfer) -> DecodedImage:
 
 
 def _tiff(data: bytes, tags: tiff.TiffInfo, losses: list[Loss]) -> DecodedImage:
+    if tags.thumbnail is not None:
+        small = "x".join(map(str, tags.thumbnail))
+        said = f"the first page is a thumbnail of {small}; the page of {tags.width}x{tags.height} is restored"
+        losses.append(Loss("thumbnail", said, strict=False))
     if tags.pages > 1:
-        losses.append(_frames(tags.pages, "pages"))
+        one = "largest" if tags.thumbnail is not None else "first"
+        losses.append(Loss("frames", f"only the {one} of {tags.pages} pages is restored"))
     color, alpha = tiff.read_pixels(data, losses)
     color = _turn(color, tags.orientation)
     alpha = None if alpha is None else _turn(alpha, tags.orientation)
-    extras = Extras(icc=tags.icc, exif=_tiff_exif(data, losses), xmp=tags.xmp, dpi=tags.dpi)
+    extras = Extras(icc=tags.icc, exif=_tiff_exif(data, losses, tags.offset), xmp=tags.xmp, dpi=tags.dpi)
     extras = _fitting_profile(extras, gray=color.shape[2] == 1, losses=losses)
     return DecodedImage(color, alpha, "TIFF", extras, losses)
 
@@ -155,9 +178,9 @@ def _many(kind: str) -> str:
     return "pages" if kind == "TIFF" else "frames"
 
 
-def _tiff_exif(data: bytes, losses: list[Loss]) -> exif.Exif | None:
+def _tiff_exif(data: bytes, losses: list[Loss], first: int | None = None) -> exif.Exif | None:
     """Tags of a TIFF file that describe the picture, and its Exif and GPS directories."""
-    whole = exif.parse(data)
+    whole = exif.parse(data, first)
     if whole is None:
         return None
     others = sorted(set(whole.main) - exif.KEPT_OF_TIFF - exif.STORAGE)

@@ -1,0 +1,245 @@
+"""TIFF pixels: every accepted compression, depth, arrangement and predictor, held against libtiff; hostile sizes."""
+
+import io
+import itertools
+import subprocess
+import sys
+import textwrap
+import zlib
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from PIL import ImageCms
+
+from varestorer_cli.core.errors import InputError
+from varestorer_cli.core.image.reader import decode, probe
+
+_RNG = np.random.default_rng(3)
+CARD8 = _RNG.integers(0, 256, (37, 53, 3), np.uint8)
+CARD16 = _RNG.integers(0, 65536, (37, 53, 3), np.uint16)
+
+
+def tiff(pixels: Any, **settings: Any) -> bytes:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, pixels, metadata=None, **settings)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("compression", [None, "lzw", "packbits", "zlib", "zstd", "lzma"])
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+@pytest.mark.parametrize("predictor", [False, True])
+def test_matrix_equals_libtiff(compression: str | None, depth: int, planes: str, predictor: bool) -> None:
+    if predictor and compression in (None, "packbits"):
+        pytest.skip("libtiff writes no predictor with these")
+    card = CARD8 if depth == 8 else CARD16
+    stored = card if planes == "contig" else np.moveaxis(card, -1, 0)
+    for tiled, big, order in itertools.product((False, True), (False, True), "<>"):
+        shape = {"tile": (16, 32)} if tiled else {"rowsperstrip": 11}
+        data = tiff(
+            stored,
+            photometric="rgb",
+            planarconfig=planes,
+            compression=compression,
+            predictor=predictor,
+            bigtiff=big,
+            byteorder=order,
+            **shape,
+        )
+        found = decode(data)
+        np.testing.assert_array_equal(found.color, card)
+        assert found.color.dtype == card.dtype
+        assert found.alpha is None
+        if compression not in ("zstd", "lzma"):  # not in every libtiff
+            np.testing.assert_array_equal(stored, imagecodecs.tiff_decode(data).reshape(stored.shape))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("compression", [None, "lzw", "zlib"])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_orientation_is_applied_once(orientation: int, compression: str | None, depth: int) -> None:
+    card = CARD8 if depth == 8 else CARD16
+    turns = {1: card, 2: card[:, ::-1], 3: card[::-1, ::-1], 4: card[::-1], 5: card.swapaxes(0, 1)}
+    turns |= {6: np.rot90(card), 7: card[::-1, ::-1].swapaxes(0, 1), 8: np.rot90(card, -1)}
+    stored = np.ascontiguousarray(turns[orientation])
+    tag = (274, 3, 1, orientation, True)
+    data = tiff(stored, photometric="rgb", compression=compression, extratags=[tag])
+    np.testing.assert_array_equal(decode(data).color, card)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 12, 16, 32])
+@pytest.mark.parametrize("white_is_zero", [False, True])
+def test_gray_of_every_depth(bits: int, white_is_zero: bool) -> None:
+    top = (1 << bits) - 1
+    values = _RNG.integers(0, top + 1, (9, 16), np.uint64)
+    kind = np.uint8 if bits <= 8 else np.uint16 if bits <= 16 else np.uint32
+    photometric = "miniswhite" if white_is_zero else "minisblack"
+    found = decode(tiff(values.astype(kind), photometric=photometric, bitspersample=bits))
+    largest = 255 if bits <= 8 else 65535
+    wanted = np.floor(values / top * largest + 0.5)
+    np.testing.assert_array_equal(found.color[..., 0], largest - wanted if white_is_zero else wanted)
+    assert {loss.name for loss in found.losses} == ({"bilevel"} if bits == 1 else {"depth"} if bits > 16 else set())
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_floating_point_is_read_and_said(kind: Any) -> None:
+    values = np.linspace(0, 1, 12 * 10 * 3).reshape(12, 10, 3).astype(kind)
+    values[0, 0] = (-1, 2, np.nan)
+    found = decode(tiff(values, photometric="rgb", compression="zlib", predictor=3))
+    assert found.color[0, 0].tolist() == [0, 65535, 0]
+    np.testing.assert_allclose(found.color[1:] / 65535, values[1:], atol=1e-5)
+    assert {loss.name for loss in found.losses} == {"depth", "nan", "range"}
+    with pytest.raises(InputError, match="scale them to 0 to 1"):
+        decode(tiff(np.full((4, 4), 200, kind), photometric="minisblack"))
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize(
+    ("kinds", "place", "lost"),
+    [
+        (["unassalpha"], 0, 0),
+        (["assocalpha"], 0, 0),
+        (["unspecified"], None, 1),
+        (["unspecified", "unassalpha"], 1, 1),
+        (["unassalpha", "unspecified"], 0, 1),
+    ],
+)
+def test_extra_channels_are_alpha_or_said(depth: int, kinds: list[str], place: int | None, lost: int) -> None:
+    card = CARD8 if depth == 8 else CARD16
+    top = np.iinfo(card.dtype).max
+    extras = [np.full(card.shape[:2], top - 7 * i, card.dtype) for i in range(len(kinds))]
+    found = decode(tiff(np.dstack([card, *extras]), photometric="rgb", extrasamples=kinds, compression="lzw"))
+    np.testing.assert_array_equal(found.color, card)
+    if place is None:
+        assert found.alpha is None
+    else:
+        np.testing.assert_array_equal(found.alpha, extras[place])
+    assert [loss.name for loss in found.losses if loss.strict] == ["channels"] * lost
+
+
+def test_gray_with_alpha_and_palette() -> None:
+    gray = CARD16[..., :1]
+    found = decode(
+        tiff(np.dstack([gray, gray]), photometric="minisblack", extrasamples=["unassalpha"], compression="lzw")
+    )
+    np.testing.assert_array_equal(found.color, gray)
+    np.testing.assert_array_equal(found.alpha, gray[..., 0])
+    table = _RNG.integers(0, 256, (3, 256), np.uint16)
+    for scale, big in itertools.product((256, 257), (False, True)):
+        data = tiff(CARD8[..., 0], photometric="palette", colormap=table * np.uint16(scale), bigtiff=big)
+        np.testing.assert_array_equal(decode(data).color, table.T[CARD8[..., 0]])
+
+
+def test_inks_of_both_depths_agree() -> None:
+    inks = _RNG.integers(0, 256, (20, 30, 4), np.uint8)
+    shallow = decode(tiff(inks, photometric="separated"))
+    deep = decode(tiff(inks.astype(np.uint16) * 257, photometric="separated", compression="lzw"))
+    assert np.abs(deep.color / 257 - shallow.color).max() <= 1
+    cover = np.full((20, 30, 1), 99, np.uint8)
+    found = decode(tiff(np.dstack([inks, cover]), photometric="separated", extrasamples=["unassalpha"]))
+    np.testing.assert_array_equal(found.color, shallow.color)
+    assert found.alpha is not None
+    assert (found.alpha == 99).all()
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("subsampling", [(1, 1), (2, 2)])
+def test_jpeg_inside_equals_libtiff(big: bool, subsampling: tuple[int, int]) -> None:
+    smooth = np.linspace(0, 255, 64 * 96 * 3).reshape(64, 96, 3).astype(np.uint8)
+    settings = {
+        "photometric": "rgb",
+        "compression": "jpeg",
+        "subsampling": subsampling,
+        "tile": (32, 32),
+        "bigtiff": big,
+    }
+    data = tiff(smooth, **settings)
+    difference = np.abs(decode(data).color.astype(int) - imagecodecs.tiff_decode(data))
+    assert difference.max() <= 2
+
+
+def test_thumbnail_before_the_picture_is_passed_over() -> None:
+    for flag in (1, 0):  # marked as reduced, or only looking like it
+        stream = io.BytesIO()
+        with tifffile.TiffWriter(stream) as writer:
+            writer.write(CARD8[:18, :26][::1], photometric="rgb", subfiletype=flag, metadata=None)
+            writer.write(np.tile(CARD8, (2, 2, 1))[:72, :104], photometric="rgb", subfiletype=0, metadata=None)
+        found = decode(stream.getvalue())
+        assert found.color.shape == (72, 104, 3)
+        assert [loss.name for loss in found.losses] == ["thumbnail"]
+        assert "26x18" in found.losses[0].text
+
+
+def test_compressions_not_read_are_named(tmp_path: Any) -> None:
+    data = bytearray(tiff(CARD16, photometric="rgb"))
+    place = data.index(b"\x03\x01\x03\x00\x01\x00\x00\x00") + 8
+    data[place : place + 2] = (34887).to_bytes(2, "little")
+    with pytest.raises(InputError, match="LERC is not supported"):
+        decode(bytes(data))
+    path = tmp_path / "a.tif"
+    path.write_bytes(bytes(data))
+    with pytest.raises(InputError, match="LERC is not supported"):
+        probe(path)
+
+
+_CAPPED = """
+    import resource, sys
+    from varestorer_cli.core.errors import InputError
+    from varestorer_cli.core.image.reader import decode, probe
+    import cv2, imagecodecs, tifffile
+    def used():
+        return int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used() + (300 << 20),) * 2)
+    for name in sys.argv[1:]:
+        for how in (probe, lambda path: decode(open(path, "rb").read())):
+            try:
+                how(name)
+            except InputError as error:
+                assert "enough memory" not in str(error), (name, str(error))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the cap on memory is Linux's")
+def test_bombs_stay_below_a_memory_cap(tmp_path: Any) -> None:
+    def bomb(packed: bytes, compression: int) -> bytes:
+        pixels = np.zeros((16, 16, 3), np.uint16)
+        data = bytearray(tiff(pixels, photometric="rgb", rowsperstrip=16))
+        with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
+            tags = file.pages[0].tags
+            places = {code: tags[code].valueoffset for code in (259, 273, 279)}
+        for code, value in ((259, compression), (273, len(data)), (279, len(packed))):
+            size = 2 if code == 259 else 4
+            data[places[code] : places[code] + size] = value.to_bytes(size, "little")
+        return bytes(data) + packed
+
+    deflate = zlib.compressobj(9)
+    flat = b"".join(deflate.compress(bytes(1 << 20)) for _ in range(600)) + deflate.flush()
+    header = b"\0\0\0\rIHDR" + (16000).to_bytes(4, "big") * 2 + b"\x10\x06\0\0\0"
+    end = zlib.crc32(header[4:]).to_bytes(4, "big")
+    files = {
+        "deflate.tif": bomb(flat, 8),
+        "packbits.tif": bomb(b"\x81\0" * 4_000_000, 32773),
+        "header.png": b"\x89PNG\r\n\x1a\n" + header + end + b"\0\0\0\x08IDAT" + bytes(12),
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    with (tmp_path / "sparse.tif").open("wb") as stream:
+        stream.truncate(40 << 30)
+    names = [str(tmp_path / name) for name in files]
+    command = [sys.executable, "-c", textwrap.dedent(_CAPPED), *names]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    from varestorer_cli.core.image.reader import read_bytes
+
+    with pytest.raises(InputError, match="zero bytes only"):
+        read_bytes(tmp_path / "sparse.tif")
+
+
+def test_profile_of_inks_is_used_at_both_depths() -> None:
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    inks = _RNG.integers(0, 256, (8, 8, 4), np.uint8)
+    plain = decode(tiff(inks, photometric="separated")).color
+    np.testing.assert_array_equal(decode(tiff(inks, photometric="separated", iccprofile=srgb)).color, plain)
