@@ -18,8 +18,7 @@ from PIL import Image
 from varestorer_cli import RestoreOptions, Restorer, app
 from varestorer_cli.core.engine.engine import EngineOptions, RestoreEngine
 from varestorer_cli.core.options import Precision, TextOptions
-from varestorer_cli.core.text import prepare as texts
-from varestorer_cli.core.text import transformers_backend as conditioning
+from varestorer_cli.core.text import prepare, transformers_backend
 from varestorer_cli.core.weights import model_file as checkpoint
 from varestorer_cli.core.weights.model_file import StoredText, save_bundle
 
@@ -45,7 +44,7 @@ def model(plain_model: Path, encoder: Path) -> Path:
     """A model with the features of a default text."""
     path = plain_model.with_name("stored.safetensors")
     path.write_bytes(plain_model.read_bytes())
-    checkpoint.write_text(path, conditioning.stored_text(encoder, STORED))
+    checkpoint.write_text(path, transformers_backend.stored_text(encoder, STORED))
     return path
 
 
@@ -69,7 +68,7 @@ def captions(out: str = "out") -> dict[str, str]:
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(texts, name, lambda *args, **settings: pytest.fail(f"{name} was called"))
+    monkeypatch.setattr(prepare, name, lambda *args, **settings: pytest.fail(f"{name} was called"))
 
 
 def test_every_picture_gets_its_caption(model: Path, encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -257,7 +256,7 @@ def test_the_networks_are_gone_before_the_first_tile(
 ) -> None:
     networks: list[Any] = []
     alive: list[int] = []
-    whole, infer = conditioning._whole, RestoreEngine.infer
+    whole, infer = transformers_backend._whole, RestoreEngine.infer
 
     def remembered(*args: Any) -> Any:
         network = whole(*args)
@@ -269,7 +268,7 @@ def test_the_networks_are_gone_before_the_first_tile(
         alive.append(sum(network() is not None for network in networks))
         return infer(self, *args, **settings)
 
-    monkeypatch.setattr(conditioning, "_whole", remembered)
+    monkeypatch.setattr(transformers_backend, "_whole", remembered)
     monkeypatch.setattr(RestoreEngine, "infer", counted)
     blip = tiny_text.captioner(here / "blip")
     assert run(model, "out", "--caption", "auto", "--captioner", blip, "--text-encoder", encoder) == 0
@@ -368,21 +367,24 @@ def test_the_library(model: Path, encoder: Path) -> None:
 def test_stopping_while_prompts_are_encoded(model: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import signal
 
-    features = conditioning._features
+    features = transformers_backend._features
 
     def interrupted(*args: Any) -> Any:
         os.kill(os.getpid(), signal.SIGINT)
         return features(*args)
 
-    monkeypatch.setattr(conditioning, "_features", interrupted)
+    monkeypatch.setattr(transformers_backend, "_features", interrupted)
     Path("t.csv").write_text("path,caption\na.png,a red cat\nb.png,a dog\n")
     assert run(model, "out", "--captions", "t.csv", "--text-encoder", encoder, "-q") == 130
     assert not Path("out/a.png").exists()
 
 
 def test_stored_text_names_its_encoder(encoder: Path) -> None:
-    stored = conditioning.stored_text(encoder)
+    stored = transformers_backend.stored_text(encoder)
     assert isinstance(stored, StoredText)
-    assert stored.prompt == conditioning.DEFAULT_PROMPT and stored.encoder == conditioning.folder_fingerprint(encoder)
+    assert (
+        stored.prompt == transformers_backend.DEFAULT_PROMPT
+        and stored.encoder == transformers_backend.folder_fingerprint(encoder)
+    )
     expected = tiny_text.encoded(encoder, [stored.prompt])[stored.prompt]
     assert torch.equal(stored.rows, expected)

@@ -17,11 +17,12 @@ from conftest import load, photo, rows, save
 from safetensors.torch import load_file
 from stand_in_hub import StandInHub, running
 
+import varestorer_models
 from varestorer_cli import app
 from varestorer_cli.core.text.transformers_backend import DEFAULT_PROMPT, stored_text
+from varestorer_cli.core.weights.catalog import FOLDERS, RELEASED
 from varestorer_cli.core.weights.model_file import read_metadata, read_text
-from varestorer_cli.core.weights.root import RELEASED, choose_model, weights_root
-from varestorer_cli.core.weights.textmodels import FOLDERS
+from varestorer_cli.core.weights.root import choose_model, weights_root
 
 FILES = (releases.STUDENT, releases.AUTOENCODER, releases.PRERESTORER)
 
@@ -183,11 +184,11 @@ def test_a_bundle_from_the_mirror_carries_everything_to_a_machine_without_a_netw
         files |= {f"{FOLDERS[name].repository}/{path.name}": path.read_bytes() for path in folder.iterdir()}
     with running(StandInHub(files)) as mirror:
         words = ["weights", "pull", "2b", "captioner", "text", "--to", "bundle", "-q"]
-        here = str(Path(app.__file__).parent.parent)
+        code = [str(Path(module.__file__ or "").parent.parent) for module in (app, varestorer_models)]
         surroundings = os.environ | {
             "HF_ENDPOINT": mirror.url,
             "HF_HOME": str(Path("hf").resolve()),
-            "PYTHONPATH": here,
+            "PYTHONPATH": os.pathsep.join(code),
         }
         command = [sys.executable, "-m", "varestorer_cli", *words]
         done = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)

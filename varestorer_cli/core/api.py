@@ -26,7 +26,7 @@ from varestorer_cli.version import __version__
 if TYPE_CHECKING:
     from varestorer_cli.core.engine.engine import RestoreEngine
     from varestorer_cli.core.runtime import Runtime
-    from varestorer_cli.core.text.prepare import Prepared
+    from varestorer_cli.core.text.prepare import RunTexts
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def load_model(model: str, device: str, weights: str | None = None) -> Any:
 
 
 def open_session(
-    options: RestoreOptions, load: Callable[..., Any] | None = None, prepared: "Prepared | None" = None
+    options: RestoreOptions, load: Callable[..., Any] | None = None, prepared: "RunTexts | None" = None
 ) -> Session:
     """Choose the device, load the model, build the engine.
 
@@ -118,10 +118,10 @@ def open_session(
     )
     why = f" (auto{': ' if loaded.why else ''}{loaded.why})" if options.model == "auto" else ""
     if prepared is None:
-        from varestorer_cli.core.text.prepare import of_model
+        from varestorer_cli.core.text.prepare import model_text
 
         takes_text = bool(getattr(loaded.restorer.config, "takes_text", False))
-        prepared = of_model(getattr(loaded, "text", None), takes_text=takes_text)
+        prepared = model_text(getattr(loaded, "text", None), takes_text=takes_text)
     engine.conditions.add(prepared.rows)
     name = f"{loaded.name}{why}"
     return Session(engine, runtime, name, str(loaded.sha256), prepared.texts, prepared.warning)
@@ -129,7 +129,7 @@ def open_session(
 
 def prepare(
     plan: RestorePlan, options: RestoreOptions, console: Console, stop: StopFlag | None = None
-) -> "Prepared | None":
+) -> "RunTexts | None":
     """Find or make what ``options.text`` asks for, before the model is loaded; None where it asks for nothing.
 
     Text files that hold captions leave the plan's list of foreign files.

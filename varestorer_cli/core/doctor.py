@@ -134,9 +134,9 @@ def _threads() -> Iterator[Check]:
 
 def _weights(weights: str | os.PathLike[str] | None) -> Iterator[Check]:
     from varestorer_cli.core.install.inventory import list_models
+    from varestorer_cli.core.weights.catalog import FOLDERS, RELEASED
     from varestorer_cli.core.weights.model_file import file_sha256
-    from varestorer_cli.core.weights.root import BUNDLED_MODELS, ENVIRONMENT, RELEASED, weights_root
-    from varestorer_cli.core.weights.textmodels import FOLDERS
+    from varestorer_cli.core.weights.root import BUNDLED_MODELS, ENVIRONMENT, weights_root
 
     root = weights_root(weights)
     source = "--weights" if weights else ENVIRONMENT if os.environ.get(ENVIRONMENT) else f"{ENVIRONMENT} is not set"

@@ -14,8 +14,9 @@ from stand_in_hub import COMMIT, StandInHub, running
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
 from varestorer_cli.core.install.importer import import_files
 from varestorer_cli.core.install.puller import pull
+from varestorer_cli.core.weights.catalog import AUTOENCODER_FILE, PRERESTORER_FILE, RELEASED, STUDENT_FILE
 from varestorer_cli.core.weights.model_file import load_restorer
-from varestorer_cli.core.weights.root import AUTOENCODER_FILE, PRERESTORER_FILE, RELEASED, STUDENT_FILE, Record
+from varestorer_cli.core.weights.root import Record
 
 constants = pytest.importorskip("huggingface_hub.constants")
 
@@ -93,7 +94,7 @@ def test_a_busy_hub_is_asked_again(hub: StandInHub, root: Path) -> None:
 def test_a_hub_that_stays_busy_is_given_up_with_advice(hub: StandInHub, root: Path) -> None:
     hub.busy = 10**6
     with pytest.raises(
-        MissingDependencyError, match=r"varestorer\.pth: cannot be had.*503.*HF_ENDPOINT names a mirror"
+        MissingDependencyError, match=r"varestorer\.pth: cannot be downloaded.*503.*HF_ENDPOINT names a mirror"
     ):
         pull("2b", root, quiet=True)
     assert not (root / "2b.safetensors").exists()
@@ -111,7 +112,9 @@ def test_bytes_of_another_hash_are_refused_and_not_kept(hub: StandInHub, root: P
 
 def test_a_file_that_is_gone_is_named(hub: StandInHub, root: Path) -> None:
     del hub.files[PRERESTORER_FILE.key]
-    with pytest.raises(MissingDependencyError, match=r"lxq007/DiffBIR/general_swinir_v1\.ckpt: cannot be had \(404"):
+    with pytest.raises(
+        MissingDependencyError, match=r"lxq007/DiffBIR/general_swinir_v1\.ckpt: cannot be downloaded \(404"
+    ):
         pull("2b", root, quiet=True)
     assert len(hub.ranges(STUDENT_FILE.path)) == 1  # final: nothing is fetched twice
 
@@ -126,7 +129,7 @@ def test_without_a_network_the_cache_is_enough(
     assert hub.requests == []
     assert (tmp_path / "other" / "2b.safetensors").read_bytes() == (root / "2b.safetensors").read_bytes()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
-    with pytest.raises(MissingDependencyError, match=r"cannot be had.*offline.*weights pull 2b --to DIR"):
+    with pytest.raises(MissingDependencyError, match=r"cannot be downloaded.*offline.*weights pull 2b --to DIR"):
         pull("2b", tmp_path / "third", quiet=True)
 
 

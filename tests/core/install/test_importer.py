@@ -252,7 +252,7 @@ def test_parts_of_different_releases_do_not_mix(release: Path, root: Path, tmp_p
 def test_the_default_prompt_is_stored_on_request(
     release: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from varestorer_cli.core.install import importer as weights_import
+    from varestorer_cli.core.install import importer
 
     asked: list[Path] = []
 
@@ -260,7 +260,7 @@ def test_the_default_prompt_is_stored_on_request(
         asked.append(folder)
         return StoredText("sharp", torch.ones(3, 128 if folder.name == "t5" else 64), "t5 0123")
 
-    monkeypatch.setattr(weights_import, "stored_text", stored_text)
+    monkeypatch.setattr(importer, "stored_text", stored_text)
     files = [release / name for name in FILES]
     with pytest.raises(CheckpointError, match=r"is \(3, 64\), its transformer takes \(n, 128\)"):
         import_files(files, root, encoder=tmp_path / "other")

@@ -16,10 +16,10 @@ from stand_in_hub import StandInHub, running
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
 from varestorer_cli.core.install.inventory import list_models, verify_models
 from varestorer_cli.core.install.puller import pull
-from varestorer_cli.core.text import transformers_backend as conditioning
+from varestorer_cli.core.text import transformers_backend
+from varestorer_cli.core.weights.catalog import CAPTIONER, FOLDERS, RELEASED, TEXT_ENCODER
 from varestorer_cli.core.weights.model_file import file_sha256, read_text
-from varestorer_cli.core.weights.root import RELEASED, Record
-from varestorer_cli.core.weights.textmodels import CAPTIONER, FOLDERS, TEXT_ENCODER, find_folder
+from varestorer_cli.core.weights.root import Record, find_folder
 
 constants = pytest.importorskip("huggingface_hub.constants")
 T5, BLIP = FOLDERS["text"].repository, FOLDERS["captioner"].repository
@@ -66,9 +66,11 @@ def test_in_any_order_the_model_gets_the_default_text(
     for name in order:
         pull(name, root, quiet=True)
     text = read_text(root / "2b.safetensors")
-    expected = conditioning.stored_text(original(hub, tmp_path / "original"))
-    assert text is not None and text.prompt == conditioning.DEFAULT_PROMPT
-    assert torch.equal(text.rows, expected.rows) and text.encoder == conditioning.folder_fingerprint(root / "text")
+    expected = transformers_backend.stored_text(original(hub, tmp_path / "original"))
+    assert text is not None and text.prompt == transformers_backend.DEFAULT_PROMPT
+    assert torch.equal(text.rows, expected.rows) and text.encoder == transformers_backend.folder_fingerprint(
+        root / "text"
+    )
     assert Record.read(root).models["2b"] == file_sha256(root / "2b.safetensors")
     assert verify_models(root, []) == [("compact", ""), ("2b", ""), ("text", "")]
 
@@ -102,7 +104,7 @@ def test_the_captioner_says_the_same_as_the_published_one(hub: StandInHub, root:
         if key.startswith(BLIP):
             (whole / key.rpartition("/")[2]).write_bytes(data)
     picture = photo(20, 30)
-    with conditioning.captioner(folder) as pulled, conditioning.captioner(whole) as expected:
+    with transformers_backend.captioner(folder) as pulled, transformers_backend.captioner(whole) as expected:
         assert pulled(picture) == expected(picture) != ""
     assert verify_models(root, ["captioner"]) == [("captioner", "")]
 
@@ -156,7 +158,7 @@ def test_without_a_network_the_cache_is_enough(
             assert (tmp_path / "other" / name / path.name).read_bytes() == path.read_bytes()
     assert hub.requests == []
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
-    with pytest.raises(MissingDependencyError, match=r"cannot be had.*offline.*weights pull text --to DIR"):
+    with pytest.raises(MissingDependencyError, match=r"cannot be downloaded.*offline.*weights pull text --to DIR"):
         pull("text", tmp_path / "third", quiet=True)
     assert not (tmp_path / "third").exists()
 
@@ -179,7 +181,7 @@ def test_a_file_that_is_gone_is_named(hub: StandInHub, root: Path) -> None:
     with pytest.raises(MissingDependencyError, match=r"google/flan-t5-xl: has no tokenizer\.json or spiece\.model at"):
         pull("text", root, quiet=True)
     del hub.files[f"{BLIP}/model.safetensors"]
-    with pytest.raises(MissingDependencyError, match=r"model\.safetensors at 353689b.*cannot be had \(404"):
+    with pytest.raises(MissingDependencyError, match=r"model\.safetensors at 353689b.*cannot be downloaded \(404"):
         pull("captioner", root, quiet=True)
     assert not (root / "text").exists() and not (root / "captioner").exists()
 

@@ -13,7 +13,7 @@ import torch
 from conftest import photo
 
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
-from varestorer_cli.core.text import transformers_backend as conditioning
+from varestorer_cli.core.text import transformers_backend
 from varestorer_cli.core.text.transformers_backend import captioner, folder_fingerprint
 
 transformers = pytest.importorskip("transformers")
@@ -67,14 +67,14 @@ def test_a_long_prompt_is_cut_at_512_tokens_and_said(encoder: Path) -> None:
 
 def test_the_encoder_is_gone_afterwards(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     networks: list[Any] = []
-    whole = conditioning._whole
+    whole = transformers_backend._whole
 
     def remembered(*args: Any) -> Any:
         network = whole(*args)
         networks.append(weakref.ref(network))
         return network
 
-    monkeypatch.setattr(conditioning, "_whole", remembered)
+    monkeypatch.setattr(transformers_backend, "_whole", remembered)
     tiny_text.encoded(encoder, PROMPTS)
     gc.collect()
     assert len(networks) == 1 and networks[0]() is None
@@ -84,8 +84,10 @@ def test_loading_is_offline_and_leaves_the_environment_alone(encoder: Path, monk
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
     seen = []
-    whole = conditioning._whole
-    monkeypatch.setattr(conditioning, "_whole", lambda *args: seen.append(os.environ["HF_HUB_OFFLINE"]) or whole(*args))
+    whole = transformers_backend._whole
+    monkeypatch.setattr(
+        transformers_backend, "_whole", lambda *args: seen.append(os.environ["HF_HUB_OFFLINE"]) or whole(*args)
+    )
     tiny_text.encoded(encoder, PROMPTS[:1])
     assert seen == ["1"]
     assert os.environ["HF_HUB_OFFLINE"] == "0" and "TRANSFORMERS_OFFLINE" not in os.environ
@@ -138,8 +140,8 @@ def test_the_fingerprint_tells_encoders_apart(tmp_path: Path, monkeypatch: pytes
     assert folder_fingerprint(one) == folder_fingerprint(same) != folder_fingerprint(other)
     (same / "README.md").write_text("a note")
     assert folder_fingerprint(one) == folder_fingerprint(same)
-    monkeypatch.setattr(conditioning, "_WHOLE_BELOW", 10)
-    monkeypatch.setattr(conditioning, "_SAMPLE_BYTES", 16)
+    monkeypatch.setattr(transformers_backend, "_WHOLE_BELOW", 10)
+    monkeypatch.setattr(transformers_backend, "_SAMPLE_BYTES", 16)
     assert folder_fingerprint(one) == folder_fingerprint(same) != folder_fingerprint(other)
     (same / "model.safetensors").write_bytes((same / "model.safetensors").read_bytes()[:-1] + b"\x7f")
     assert folder_fingerprint(one) != folder_fingerprint(same)

@@ -14,7 +14,7 @@ import torch
 
 from varestorer_cli.app import run
 from varestorer_cli.core.errors import InputError, UsageError
-from varestorer_cli.core.text import transformers_backend as conditioning
+from varestorer_cli.core.text import transformers_backend
 from varestorer_cli.core.text.transformers_backend import DEFAULT_PROMPT
 from varestorer_cli.core.training.data.crop_builder import named_photos
 from varestorer_cli.core.training.data.crop_cache import PairBatch
@@ -120,7 +120,7 @@ def test_every_photograph_gets_the_features_of_its_text(
     found = texts.of(PairBatch(pictures, pictures, torch.arange(6)))
     assert all(rows is not None and torch.equal(rows, alone[text]) for rows, text in zip(found, wanted, strict=True))
     assert texts.default is not None and texts.default.prompt == DEFAULT_PROMPT
-    assert texts.default.encoder == conditioning.folder_fingerprint(folder)
+    assert texts.default.encoder == transformers_backend.folder_fingerprint(folder)
 
 
 @pytest.mark.usefixtures("home")
@@ -130,13 +130,13 @@ def test_again_encodes_only_what_changed(photos: Path, tmp_path: Path, monkeypat
     )
     assert make_features(options) == 4
     asked: list[str] = []
-    features = conditioning._features
+    features = transformers_backend._features
 
     def counted(folder: Path, tokenizer: object, encoder: object, prompt: str, on_cut: object) -> torch.Tensor:
         asked.append(prompt)
         return features(folder, tokenizer, encoder, prompt, on_cut)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(conditioning, "_features", counted)
+    monkeypatch.setattr(transformers_backend, "_features", counted)
     make_features(options)
     assert asked == []
     (photos / "sea" / "a.txt").write_text("a blue cat")

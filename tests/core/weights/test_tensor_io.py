@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from varestorer_cli.core.errors import CheckpointError
-from varestorer_cli.core.weights.tensor_io import DATA_HASH, Entry, hash_data, mapped_entries, write_tensors
+from varestorer_cli.core.weights.tensor_io import DATA_HASH, TensorSource, hash_data, mapped_tensors, write_tensors
 
 TENSORS = {
     "b": torch.randn(3, 5).bfloat16(),
@@ -23,7 +23,7 @@ TENSORS = {
 
 def test_the_library_reads_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    write_tensors(path, {name: Entry.of(tensor) for name, tensor in TENSORS.items()}, {"licence": "MIT"})
+    write_tensors(path, {name: TensorSource.of(tensor) for name, tensor in TENSORS.items()}, {"licence": "MIT"})
     read = load_file(path)
     assert read.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
@@ -37,8 +37,8 @@ def test_the_library_reads_what_was_written(tmp_path: Path) -> None:
 
 def test_tensors_move_from_file_to_file(tmp_path: Path) -> None:
     first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
-    write_tensors(first, {name: Entry.of(tensor) for name, tensor in TENSORS.items()}, {})
-    write_tensors(second, mapped_entries(first, "f"), {})
+    write_tensors(first, {name: TensorSource.of(tensor) for name, tensor in TENSORS.items()}, {})
+    write_tensors(second, mapped_tensors(first, "f"), {})
     assert {name: tensor.tolist() for name, tensor in load_file(second).items()} == {
         name: TENSORS[name].tolist() for name in ("f", "flags")
     }
@@ -47,12 +47,12 @@ def test_tensors_move_from_file_to_file(tmp_path: Path) -> None:
 def test_only_one_tensor_exists_at_a_time(tmp_path: Path) -> None:
     alive: list[str] = []
 
-    def made(name: str) -> Entry:
+    def made(name: str) -> TensorSource:
         def read() -> torch.Tensor:
             alive.append(name)
             return torch.zeros(4)
 
-        return Entry(torch.float32, (4,), read)
+        return TensorSource(torch.float32, (4,), read)
 
     entries = {"a": made("a"), "b": made("b")}
     assert alive == []
@@ -61,7 +61,7 @@ def test_only_one_tensor_exists_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_tensor_that_is_not_as_announced_leaves_nothing(tmp_path: Path) -> None:
-    entry = Entry(torch.float32, (4,), lambda: torch.zeros(5))
+    entry = TensorSource(torch.float32, (4,), lambda: torch.zeros(5))
     with pytest.raises(ValueError, match=r"'a' is torch.float32 \(5,\), announced torch.float32 \(4,\)"):
         write_tensors(tmp_path / "a.safetensors", {"a": entry}, {})
     assert list(tmp_path.iterdir()) == []
@@ -69,7 +69,7 @@ def test_a_tensor_that_is_not_as_announced_leaves_nothing(tmp_path: Path) -> Non
 
 def test_a_torn_header_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    write_tensors(path, {"a": Entry.of(torch.zeros(2))}, {})
+    write_tensors(path, {"a": TensorSource.of(torch.zeros(2))}, {})
     path.write_bytes(path.read_bytes()[:40])
     with path.open("rb") as stream, pytest.raises(CheckpointError, match="ends within its header"):
         hash_data(stream)

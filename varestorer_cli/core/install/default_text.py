@@ -1,4 +1,4 @@
-"""The default text's features beside a model's weights, so that plain ``restore`` needs no text encoder."""
+"""Store the features of the default text in model files, so that plain ``restore`` needs no text encoder."""
 
 import json
 from collections.abc import Callable, Collection, Sequence
@@ -8,19 +8,26 @@ from pathlib import Path
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, UsageError
 from varestorer_cli.core.install.inventory import check_file
 from varestorer_cli.core.text.transformers_backend import DEFAULT_PROMPT, folder_fingerprint, stored_text
+from varestorer_cli.core.weights.catalog import TEXT_ENCODER
 from varestorer_cli.core.weights.model_file import StoredText, file_sha256, read_metadata, read_text, write_text
-from varestorer_cli.core.weights.root import Record, choose_model, installed_file, installed_names
-from varestorer_cli.core.weights.textmodels import TEXT_ENCODER, find_folder, need_folder
+from varestorer_cli.core.weights.root import (
+    Record,
+    choose_model,
+    find_folder,
+    installed_file,
+    installed_names,
+    need_folder,
+)
 
 
 @dataclass(frozen=True)
-class Taker:
-    """A model that takes a text.
+class TextModel:
+    """An installed model that takes a text.
 
     Attributes:
-        name: of the model.
+        name: the model's name.
         path: its file.
-        width: of text features.
+        width: T of its text features (n, T).
     """
 
     name: str
@@ -29,13 +36,13 @@ class Taker:
 
 
 def store(models: Sequence[str], root: Path, *, encoder: Path | None, say: Callable[[str], None]) -> None:
-    """Store the default text in model files; their tensors are copied from file to file, one by one.
+    """Store the default text in model files; tensors are copied one by one from the old file to the new.
 
     Args:
         models: names or files; all models of the root that take a text by default.
         root: weights root.
         encoder: folder of the text encoder, None looks below the root.
-        say: gets one sentence a model.
+        say: called with one sentence per model.
 
     Raises:
         UsageError: a model takes no text.
@@ -43,22 +50,22 @@ def store(models: Sequence[str], root: Path, *, encoder: Path | None, say: Calla
         CheckpointError: a model file or the encoder is damaged, or they do not fit.
         OutputError: a model file cannot be written.
     """
-    chosen = [_named(model, root) for model in models] or _takers(root)
+    chosen = [_named(model, root) for model in models] or _text_models(root)
     if not chosen:
         raise MissingDependencyError(
             f"no model that takes a text is installed in {root}; varestorer weights pull 2b, or name a model file"
         )
     texts: dict[Path, StoredText] = {}
-    for taker in chosen:
-        folder = need_folder(TEXT_ENCODER, encoder, root, "weights text", taker.width)
-        before = read_text(taker.path)
+    for model in chosen:
+        folder = need_folder(TEXT_ENCODER, encoder, root, "weights text", model.width)
+        before = read_text(model.path)
         if before and (before.prompt, before.encoder) == (DEFAULT_PROMPT, folder_fingerprint(folder)):
-            say(f"{taker.name}: has {DEFAULT_PROMPT!r} by this text encoder already")
+            say(f"{model.name}: has {DEFAULT_PROMPT!r} by this text encoder already")
             continue
         if folder not in texts:
             say(f"{folder}: encoding {DEFAULT_PROMPT!r}")
             texts[folder] = stored_text(folder)
-        _put(taker, texts[folder], root, say)
+        _store(model, texts[folder], root, say)
 
 
 def complete(
@@ -68,23 +75,25 @@ def complete(
 
     Args:
         root: weights root.
-        say: gets one sentence a model.
-        warn: told why not, where only the package transformers is missing.
+        say: called with one sentence per model.
+        warn: called with the reason where only the package transformers is missing.
         skip: models to leave alone.
 
     Raises:
         CheckpointError: a model file or the encoder is damaged.
         OutputError: a model file cannot be written.
     """
-    for taker in _takers(root):
-        if taker.name not in skip and read_text(taker.path) is None:
-            text = made_below(root, taker.width, say=say, warn=warn)
+    for model in _text_models(root):
+        if model.name not in skip and read_text(model.path) is None:
+            text = encode_with_installed(root, model.width, say=say, warn=warn)
             if text is not None:
-                _put(taker, text, root, say)
+                _store(model, text, root, say)
 
 
-def made_below(root: Path, width: int, *, say: Callable[[str], None], warn: Callable[[str], None]) -> StoredText | None:
-    """Features of the default text by the encoder below the weights root; None where there is none of that width.
+def encode_with_installed(
+    root: Path, width: int, *, say: Callable[[str], None], warn: Callable[[str], None]
+) -> StoredText | None:
+    """Features (n, width) of the default text by an encoder below the weights root, None without one of that width.
 
     Raises:
         CheckpointError: the encoder is damaged.
@@ -100,45 +109,45 @@ def made_below(root: Path, width: int, *, say: Callable[[str], None], warn: Call
         return None
 
 
-def _takers(root: Path) -> list[Taker]:
+def _text_models(root: Path) -> list[TextModel]:
     found = []
     for name in installed_names(root):
         try:
-            taker = _taker(name, installed_file(name, root))
+            model = _text_model(name, installed_file(name, root))
         except (CheckpointError, MissingDependencyError):
-            continue  # some other file; weights list says what is wrong with it
-        if taker is not None:
-            found.append(taker)
+            continue  # another kind of file; weights list states its problem
+        if model is not None:
+            found.append(model)
     return found
 
 
-def _taker(name: str, path: Path) -> Taker | None:
+def _text_model(name: str, path: Path) -> TextModel | None:
     metadata = read_metadata(path)
     try:
         if not json.loads(metadata.get("restorer", "{}")).get("takes_text", False):
             return None
         width = json.loads(metadata["components"])["transformer"]["config"]["text_width"]
-        return Taker(name, path, int(width))
+        return TextModel(name, path, int(width))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: its metadata cannot be understood ({error}); fetch it again") from error
 
 
-def _named(model: str, root: Path) -> Taker:
+def _named(model: str, root: Path) -> TextModel:
     choice = choose_model(model, root)
-    taker = _taker(choice.name, choice.path)
-    if taker is None:
+    model = _text_model(choice.name, choice.path)
+    if model is None:
         raise UsageError(f"{model}: the model takes no text, it was trained without captions")
-    return taker
+    return model
 
 
-def _put(taker: Taker, text: StoredText, root: Path, say: Callable[[str], None]) -> None:
-    """Write the features; a damaged file is not made whole by a new hash."""
+def _store(model: TextModel, text: StoredText, root: Path, say: Callable[[str], None]) -> None:
+    """Write the features; refuse a damaged file, which would otherwise get a new, valid hash."""
     record = Record.read(root)
-    installed = taker.path == installed_file(taker.name, root)
-    problem = check_file(taker.path, record.models.get(taker.name, "") if installed else "")
+    installed = model.path == installed_file(model.name, root)
+    problem = check_file(model.path, record.models.get(model.name, "") if installed else "")
     if problem:
-        raise CheckpointError(f"{taker.path}: {problem}")
-    write_text(taker.path, text)
+        raise CheckpointError(f"{model.path}: {problem}")
+    write_text(model.path, text)
     if installed:
-        replace(record, models={**record.models, taker.name: file_sha256(taker.path)}).write(root)
-    say(f"{taker.name}: {text.prompt!r} is stored in {taker.path}; restore needs no text encoder for it")
+        replace(record, models={**record.models, model.name: file_sha256(model.path)}).write(root)
+    say(f"{model.name}: {text.prompt!r} is stored in {model.path}; restore needs no text encoder for it")

@@ -1,6 +1,6 @@
-"""Fetching published weights from the hub.
+"""Download of published weights from the Hugging Face hub; the only module that imports huggingface_hub.
 
-huggingface_hub does the talking: its cache, ``HF_ENDPOINT`` (a mirror), ``HF_TOKEN`` and ``HF_HUB_OFFLINE`` mean here
+The library sends the requests: its cache, ``HF_ENDPOINT`` (a mirror), ``HF_TOKEN`` and ``HF_HUB_OFFLINE`` mean here
 what they mean everywhere. It resumes a download only within one process, and these files take hours on a slow line; so
 the bytes are collected in a file of the cache that outlives the process, checked, and given the name under which the
 library looks for them.
@@ -15,8 +15,9 @@ from types import ModuleType
 from typing import Any
 
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, OutputError
+from varestorer_cli.core.weights.catalog import PublishedFile
 from varestorer_cli.core.weights.model_file import file_sha256
-from varestorer_cli.core.weights.root import Published, Source
+from varestorer_cli.core.weights.root import PublishedSource
 
 _ATTEMPTS = 5
 _PAUSE = 2.0  # seconds before the second attempt; doubled each time
@@ -43,7 +44,7 @@ def _library() -> ModuleType:
 
 @dataclass(frozen=True)
 class _Remote:
-    """What the hub says about a file: commit, hash or other tag, size."""
+    """Metadata of a file on the hub: commit, hash or other tag, size in bytes (None where not stated)."""
 
     commit: str
     etag: str
@@ -51,12 +52,12 @@ class _Remote:
 
 
 class Hub:
-    """One library, one run.
+    """Client of the hub for one command.
 
     Args:
         name: what is pulled, for advice.
-        say: gets one sentence a step.
-        quiet: no progress bars.
+        say: called with one sentence per step.
+        quiet: without progress bars.
 
     Raises:
         MissingDependencyError: huggingface_hub is not installed.
@@ -71,11 +72,11 @@ class Hub:
         if quiet:
             library.utils.disable_progress_bars()
 
-    def has(self, published: Published) -> bool:
-        """Whether the repository has a file; in offline mode, whether the cache has it.
+    def has(self, published: PublishedFile) -> bool:
+        """True if the repository has the file (in offline mode: if the cache has it).
 
         Raises:
-            MissingDependencyError: the hub does not say.
+            MissingDependencyError: the hub cannot be asked.
         """
         revision = published.revision or "main"
         try:
@@ -88,15 +89,15 @@ class Hub:
             raise
         return True
 
-    def fetch(self, published: Published, known: Source | None) -> tuple[Path, Source]:
-        """The file in the hub's cache, and what it is; fetched where it is not there yet.
+    def fetch(self, published: PublishedFile, known: PublishedSource | None) -> tuple[Path, PublishedSource]:
+        """Path of the file in the hub's cache, downloaded where it is missing, and its source record.
 
         Args:
             published: the file.
-            known: what was recorded of it; commit and hash are then insisted on.
+            known: its recorded source; commit and hash must then be the same.
 
         Raises:
-            MissingDependencyError: it cannot be had.
+            MissingDependencyError: it cannot be downloaded.
             CheckpointError: it has another hash than expected.
             OutputError: the cache cannot be written.
         """
@@ -119,11 +120,13 @@ class Hub:
             self._say(f"{published.key}: no hash is known to compare with; {digest} is recorded for the next time")
         found = re.search(r"snapshots[/\\]([0-9a-f]+)[/\\]", str(path))
         commit = found[1] if found else (remote.commit if remote else "")
-        source = Source(published.name, digest, path.stat().st_size, published.repository, commit, published.licence)
+        source = PublishedSource(
+            published.name, digest, path.stat().st_size, published.repository, commit, published.licence
+        )
         return path, source
 
-    def _remote(self, published: Published, revision: str) -> _Remote | None:
-        """Ask for the file's hash and size; None where only the cache can answer, and does."""
+    def _remote(self, published: PublishedFile, revision: str) -> _Remote | None:
+        """Hash and size of the file from the hub; None where the hub cannot be reached and the cache has the file."""
         url = self._library.hf_hub_url(published.repository, published.path, revision=revision)
         try:
             found = self._patiently(lambda: self._library.get_hf_file_metadata(url))
@@ -136,8 +139,8 @@ class Hub:
             raise self._unavailable(published, revision, error) from error
         return _Remote(found.commit_hash or "", found.etag or "", found.size)
 
-    def _complete(self, published: Published, revision: str, remote: _Remote, expected: str) -> None:
-        """Put the file's bytes where the library looks for them."""
+    def _complete(self, published: PublishedFile, revision: str, remote: _Remote, expected: str) -> None:
+        """Download the file to the place in the cache where the library looks for it; resumes a partial download."""
         name = "models--" + published.repository.replace("/", "--")
         if not re.fullmatch(r"[0-9a-zA-Z_.-]+", remote.etag) or remote.etag.startswith("."):
             return  # no name for a file; the library may know what to do
@@ -172,7 +175,7 @@ class Hub:
             self._library.file_download.http_get(url, stream, resume_size=done, headers=headers, expected_size=size)
 
     def _patiently(self, work: Callable[[], Any]) -> Any:
-        """Try again after network errors and busy servers; refusals are final."""
+        """Call ``work``; retry after network errors and busy servers, not after a refusal."""
         for attempt in range(_ATTEMPTS):
             try:
                 return work()
@@ -187,17 +190,19 @@ class Hub:
                 time.sleep(pause)
         raise AssertionError("unreachable")
 
-    def _unavailable(self, published: Published, revision: str, error: Exception) -> MissingDependencyError:
+    def _unavailable(self, published: PublishedFile, revision: str, error: Exception) -> MissingDependencyError:
         at = f" at {revision[:12]}" if revision != "main" else ""
-        return MissingDependencyError(f"{published.key}{at}: cannot be had ({_first_line(error)}). {self._advice}")
+        return MissingDependencyError(
+            f"{published.key}{at}: cannot be downloaded ({_first_line(error)}). {self._advice}"
+        )
 
 
-def _expected(published: Published, known: Source | None, etag: str) -> str:
-    """The hash a file must have: ours, the recorded one, or the hub's own (large files are named by it)."""
+def _expected(published: PublishedFile, known: PublishedSource | None, etag: str) -> str:
+    """SHA-256 the file must have: from the catalogue, the record or the hub (tag of large files); "" if unknown."""
     return published.sha256 or (known.sha256 if known else "") or (etag if re.fullmatch("[0-9a-f]{64}", etag) else "")
 
 
-def _wrong_hash(published: Published, path: Path, digest: str, expected: str) -> str:
+def _wrong_hash(published: PublishedFile, path: Path, digest: str, expected: str) -> str:
     return (
         f"{published.key}: {path} has the hash {digest}, expected {expected}; it is damaged or not the published file. "
         "Delete it and pull again; where the authors have published another one, start an empty weights root"

@@ -1,4 +1,4 @@
-"""Published weights -> model files.
+"""Convert published weights into model files.
 
 A published file is recognised by its keys, checked name by name and shape by shape against the network it describes,
 and written into a model file tensor by tensor: inputs are mapped, a tensor is in memory only while it is converted.
@@ -17,10 +17,17 @@ import torch
 from torch import Tensor
 
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
-from varestorer_cli.core.install.default_text import complete, made_below
+from varestorer_cli.core.install.default_text import complete, encode_with_installed
 from varestorer_cli.core.install.inventory import check_file
 from varestorer_cli.core.install.network_folder import CONFIG, Network, check_folder, read_network, write_network
 from varestorer_cli.core.text.transformers_backend import stored_text
+from varestorer_cli.core.weights.catalog import (
+    AUTOENCODER_FILE,
+    PRERESTORER_FILE,
+    STUDENT_FILE,
+    TEACHER_FILE,
+    PublishedFile,
+)
 from varestorer_cli.core.weights.model_file import (
     StoredText,
     bundle_metadata,
@@ -31,22 +38,17 @@ from varestorer_cli.core.weights.model_file import (
     require_text_fits,
     with_text,
 )
-from varestorer_cli.core.weights.root import (
-    AUTOENCODER_FILE,
-    PRERESTORER_FILE,
-    STUDENT_FILE,
-    TEACHER_FILE,
-    Published,
-    Record,
-    Source,
-    installed_file,
-    installed_names,
+from varestorer_cli.core.weights.root import PublishedSource, Record, installed_file, installed_names, network_folders
+from varestorer_cli.core.weights.tensor_io import (
+    DATA_HASH,
+    TensorSource,
+    all_finite,
+    mapped_tensors,
+    read_state,
+    write_tensors,
 )
-from varestorer_cli.core.weights.statefile import read_state
-from varestorer_cli.core.weights.tensor_io import DATA_HASH, Entry, all_finite, mapped_entries, write_tensors
-from varestorer_cli.core.weights.textmodels import network_folders
 from varestorer_models.autoencoder import AutoencoderConfig
-from varestorer_models.convert import Component, Released, recognise, released_tensors
+from varestorer_models.convert import Released, recognise, released_tensors
 from varestorer_models.lora import merged_weight
 from varestorer_models.quantizer import QuantizerConfig
 from varestorer_models.restorer import RestorerConfig
@@ -54,7 +56,7 @@ from varestorer_models.schedule import ScaleSchedule
 from varestorer_models.tokenizer import TokenizerConfig
 from varestorer_models.transformer import TransformerConfig
 
-_PUBLISHED: Mapping[str, Published] = {
+_PUBLISHED: Mapping[str, PublishedFile] = {
     "student": STUDENT_FILE,
     "teacher": TEACHER_FILE,
     "tokenizer": AUTOENCODER_FILE,
@@ -64,23 +66,23 @@ _PUBLISHED: Mapping[str, Published] = {
 
 @dataclass(frozen=True)
 class Part:
-    """One network on its way into a model file.
+    """One checked network, ready to be written to a model file.
 
     Attributes:
         kind: ``student``, ``teacher``, ``tokenizer`` or ``prerestorer``.
-        header: its class and configuration, as a model file has them.
-        entries: its tensors, without the component's name before them.
-        source: where it comes from.
+        header: class and configuration, in the form of a model file's metadata.
+        tensors: its tensors by name, without the component's prefix.
+        source: the published file.
     """
 
     kind: str
     header: dict[str, Any]
-    entries: dict[str, Entry]
-    source: Source
+    tensors: dict[str, TensorSource]
+    source: PublishedSource
 
     @property
     def component(self) -> str:
-        """Its name in a model file."""
+        """Name of the component in a model file."""
         return "transformer" if self.kind in ("student", "teacher") else self.kind
 
 
@@ -93,13 +95,15 @@ class Imported:
     parts: tuple[Part, ...]
 
 
-def read_published(path: Path, source: Source | None = None, *, matrices: torch.dtype = torch.bfloat16) -> Part:
+def read_published(
+    path: Path, source: PublishedSource | None = None, *, matrices: torch.dtype = torch.bfloat16
+) -> Part:
     """Recognise a published file and check it against the network it describes.
 
     Args:
         path: ``.pth``, ``.ckpt`` or ``.safetensors``.
-        source: where it comes from, where that is known; its hash is taken as checked.
-        matrices: type of the transformer blocks' matrices in the model file; all else is float32.
+        source: its source, where known; the hash in it is taken as checked.
+        matrices: dtype of the transformer blocks' matrices in the model file; all else is float32.
 
     Raises:
         MissingDependencyError: there is no such file.
@@ -112,11 +116,11 @@ def read_published(path: Path, source: Source | None = None, *, matrices: torch.
         _require_own_bytes(path, released)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    kind, header, entries = _converted(path, component, released, matrices)
+    kind, header, tensors = _converted(path, released, matrices)
     if source is None:
         licence = _PUBLISHED[kind].licence
-        source = Source(path.name, file_sha256(path), path.stat().st_size, licence=licence)
-    return Part(kind, header, entries, source)
+        source = PublishedSource(path.name, file_sha256(path), path.stat().st_size, licence=licence)
+    return Part(kind, header, tensors, source)
 
 
 def _require_own_bytes(path: Path, released: Released) -> None:
@@ -127,36 +131,36 @@ def _require_own_bytes(path: Path, released: Released) -> None:
 
 
 def _converted(
-    path: Path, component: Component, released: Released, matrices: torch.dtype
-) -> tuple[str, dict[str, Any], dict[str, Entry]]:
-    """Kind, header and tensors of a part."""
+    path: Path, released: Released, matrices: torch.dtype
+) -> tuple[str, dict[str, Any], dict[str, TensorSource]]:
+    """Kind, header and tensors of a :class:`Part`."""
     if isinstance(released.config, TransformerConfig):
         adapted = released.config.adapter_rank > 0
         config = replace(released.config, adapter_rank=0)
-        entries = {
-            key: _entry(path, released, key, matrices)
+        tensors = {
+            key: _tensor(path, released, key, matrices)
             for key in released.tensors
             if not key.endswith((".adapter_down", ".adapter_up"))
         }
-        return "student" if adapted else "teacher", _header("Transformer", config), entries
-    entries = {key: _entry(path, released, key, torch.float32) for key in released.tensors}
+        return "student" if adapted else "teacher", _header("Transformer", config), tensors
+    tensors = {key: _tensor(path, released, key, torch.float32) for key in released.tensors}
     if isinstance(released.config, AutoencoderConfig):
         quantizer = QuantizerConfig(bits=released.config.latent_channels)
         tokenizer = TokenizerConfig(released.config, quantizer, ScaleSchedule.infinity("0.25M"))
-        return "tokenizer", _header("ImageTokenizer", tokenizer), {f"autoencoder.{k}": v for k, v in entries.items()}
-    return "prerestorer", _header("SwinIR", released.config), entries
+        return "tokenizer", _header("ImageTokenizer", tokenizer), {f"autoencoder.{k}": v for k, v in tensors.items()}
+    return "prerestorer", _header("SwinIR", released.config), tensors
 
 
 def _header(kind: str, config: Any) -> dict[str, Any]:
     return {"class": kind, "config": config_to_dict(config)}
 
 
-def _entry(path: Path, released: Released, key: str, matrices: torch.dtype) -> Entry:
+def _tensor(path: Path, released: Released, key: str, matrices: torch.dtype) -> TensorSource:
     """A tensor of the model file: merged where it has an adapter, the blocks' matrices in their own type."""
     tensor = released.tensors[key]
     matrix = key.startswith("blocks.") and tensor.ndim == 2 and key.endswith(".weight")
     dtype = matrices if matrix else torch.float32
-    return Entry(dtype, tuple(tensor.shape), partial(_read, path, released, key, dtype))
+    return TensorSource(dtype, tuple(tensor.shape), partial(_read, path, released, key, dtype))
 
 
 def _read(path: Path, released: Released, key: str, dtype: torch.dtype) -> Tensor:
@@ -185,12 +189,12 @@ def import_files(
     root: Path,
     *,
     matrices: torch.dtype = torch.bfloat16,
-    sources: Mapping[Path, Source] | None = None,
+    sources: Mapping[Path, PublishedSource] | None = None,
     encoder: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> list[Imported]:
-    """Make model files of published files, in the weights root.
+    """Make model files of published files in the weights root.
 
     A transformer with adapters becomes ``2b`` with a tokenizer and a pre-restorer, one without becomes ``teacher``
     with a tokenizer; what a model lacks is taken from installed ones. A tokenizer or a pre-restorer that comes without
@@ -200,12 +204,12 @@ def import_files(
     Args:
         paths: published files, model files, folders of text encoders or captioners, or folders with any of the latter.
         root: weights root; made where it does not exist.
-        matrices: type of the transformer blocks' matrices.
-        sources: where files come from, where that is known.
+        matrices: dtype of the transformer blocks' matrices.
+        sources: known sources of the files.
         encoder: folder of the text encoder; features of the default prompt are then stored in ``2b``. Without it those
             of the file that is replaced are kept, else made by the encoder below the root, where there is one.
-        say: gets one sentence a step.
-        warn: told what could not be done, although the import succeeded.
+        say: called with one sentence per step.
+        warn: called with what could not be done, although the import succeeded.
 
     Raises:
         MissingDependencyError: a file, or a part that a model needs, is not there.
@@ -284,11 +288,11 @@ def _is_model_file(path: Path) -> bool:
 
 
 def _count(part: Part) -> int:
-    return sum(torch.Size(entry.shape).numel() for entry in part.entries.values())
+    return sum(torch.Size(tensor.shape).numel() for tensor in part.tensors.values())
 
 
 def _assembled(name: str, own: str, parts: Mapping[str, Part], root: Path) -> tuple[Part, ...]:
-    """The parts of a model: those given, and installed ones for what was not."""
+    """Parts of a model: the given ones, and installed ones for those not given."""
     chosen = [parts.get(kind) or _installed_part(kind, name, root) for kind in _NEEDS[name]]
     chosen.append(parts[own])
     transformer, tokenizer = chosen[-1].header["config"], chosen[-2].header["config"]
@@ -307,8 +311,8 @@ def _installed_part(kind: str, model: str, root: Path) -> Part:
         if kind in header:
             _require_whole(path, root)
             prefix = f"{kind}."
-            entries = {key.removeprefix(prefix): entry for key, entry in mapped_entries(path, prefix).items()}
-            return Part(kind, header[kind], entries, _source_of(path, kind))
+            tensors = {key.removeprefix(prefix): tensor for key, tensor in mapped_tensors(path, prefix).items()}
+            return Part(kind, header[kind], tensors, _source_of(path, kind))
     published = _PUBLISHED[kind]
     raise MissingDependencyError(
         f"model {model} needs a {kind} too, and none is installed in {root}: give {published.name} "
@@ -316,12 +320,12 @@ def _installed_part(kind: str, model: str, root: Path) -> Part:
     )
 
 
-def _source_of(path: Path, kind: str) -> Source:
+def _source_of(path: Path, kind: str) -> PublishedSource:
     try:
         stored = json.loads(json.loads(read_metadata(path)["notes"])["sources"])
-        return Source(**stored[kind])
+        return PublishedSource(**stored[kind])
     except (KeyError, ValueError, TypeError):
-        return Source(path.name, "", path.stat().st_size)
+        return PublishedSource(path.name, "", path.stat().st_size)
 
 
 def _write(path: Path, parts: Sequence[Part], text: StoredText | None) -> None:
@@ -329,13 +333,12 @@ def _write(path: Path, parts: Sequence[Part], text: StoredText | None) -> None:
     sources = {part.component: asdict(part.source) for part in parts}
     licences = dict.fromkeys(part.source.licence for part in parts if part.source.licence)
     notes = {"licence": "; ".join(licences), "sources": json.dumps(sources)}
-    restorer = (
-        RestorerConfig(takes_text=True) if any(part.kind == "student" for part in parts) else None
-    )  # the released settings
-    entries = {f"{part.component}.{key}": entry for part in parts for key, entry in part.entries.items()}
+    student = any(part.kind == "student" for part in parts)
+    restorer = RestorerConfig(takes_text=True) if student else None  # the released settings
+    tensors = {f"{part.component}.{key}": tensor for part in parts for key, tensor in part.tensors.items()}
     require_text_fits(path, text, header)
     try:
-        write_tensors(path, *with_text(entries, bundle_metadata(header, restorer, notes), text))
+        write_tensors(path, *with_text(tensors, bundle_metadata(header, restorer, notes), text))
     except ValueError as error:
         raise CheckpointError(f"{path}: not written: {error}") from error
 
@@ -356,7 +359,7 @@ def _text_of(
         text = read_text(path)
         if text is not None and text.rows.shape[1] == width:
             return text
-    return made_below(root, width, say=say, warn=warn)
+    return encode_with_installed(root, width, say=say, warn=warn)
 
 
 def _require_whole(path: Path, root: Path) -> None:
@@ -380,7 +383,7 @@ def _copied(path: Path, root: Path, say: Callable[[str], None]) -> Imported:
     name, target = path.stem, installed_file(path.stem, root)
     _require_whole(path, path.parent)
     if not (target.exists() and target.samefile(path)):
-        write_tensors(target, mapped_entries(path), read_metadata(path))
+        write_tensors(target, mapped_tensors(path), read_metadata(path))
     _remember(name, target, root)
     say(f"{name}: {target} ({target.stat().st_size / 1e6:.1f} MB), copied")
     return Imported(name, target, ())

@@ -1,4 +1,4 @@
-"""What is installed in a weights root, models and the networks beside them, and whether it is whole."""
+"""List the models, text encoders and captioners of a weights root, and check them against their hashes."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -6,24 +6,31 @@ from pathlib import Path
 
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
 from varestorer_cli.core.install.network_folder import check_folder, folder_notes, folder_size
+from varestorer_cli.core.weights.catalog import FOLDERS, PARTS, RELEASED
 from varestorer_cli.core.weights.model_file import load_bundle, read_metadata
-from varestorer_cli.core.weights.root import BUNDLED_MODELS, PARTS, RELEASED, Record, installed_file, installed_names
+from varestorer_cli.core.weights.root import (
+    BUNDLED_MODELS,
+    Record,
+    installed_file,
+    installed_names,
+    kind_of,
+    network_folders,
+)
 from varestorer_cli.core.weights.tensor_io import DATA_HASH, hash_data
-from varestorer_cli.core.weights.textmodels import FOLDERS, kind_of, network_folders
 
 
 @dataclass(frozen=True)
 class Installed:
-    """A model, or a text encoder or captioner, and what is known of it.
+    """A model, text encoder or captioner with its facts.
 
     Attributes:
-        name: of the model as given to ``--model``, or of the network's folder.
+        name: the value for ``--model``, or the name of the network's folder.
         path: its file or folder, None where it is not installed.
         size: in bytes.
-        licence: of the weights.
-        about: what it is.
+        licence: licence of the weights.
+        about: short description.
         sources: published files it was made from, with hash and commit where known.
-        problem: why its file cannot be used, "" where nothing is known against it.
+        problem: why its file cannot be used, "" for no known problem.
     """
 
     name: str
@@ -35,12 +42,12 @@ class Installed:
     problem: str = ""
 
     def values(self) -> dict[str, object]:
-        """JSON-ready."""
+        """Fields as JSON-ready values."""
         return asdict(self) | {"path": str(self.path) if self.path else None}
 
 
 def list_models(root: Path) -> list[Installed]:
-    """The bundled model, the models and networks that can be had, and whatever else lies in the root."""
+    """Bundled models, models and networks that can be pulled, and all others in the root."""
     names = dict.fromkeys((*BUNDLED_MODELS, *RELEASED, *installed_names(root)))
     folders = dict.fromkeys((*FOLDERS, *(folder.name for folder in network_folders(root))))
     return [_described(name, root) for name in names] + [_network(name, root / name) for name in folders]
@@ -85,14 +92,14 @@ def _source_line(source: dict[str, str]) -> str:
 
 
 def verify_models(root: Path, names: list[str]) -> list[tuple[str, str]]:
-    """Check installed models against every hash that is known of them.
+    """Check installed models against every known hash.
 
     Args:
         root: weights root.
-        names: of models and networks; all that are there by default.
+        names: names of models and networks; empty for all installed ones.
 
     Returns:
-        (name, what is wrong, or "") of each.
+        (name, problem or "") per model.
 
     Raises:
         MissingDependencyError: a named one is not installed.
@@ -117,7 +124,7 @@ def verify_models(root: Path, names: list[str]) -> list[tuple[str, str]]:
 
 
 def check_file(path: Path, sha256: str = "") -> str:
-    """What is wrong with a model file, "" for nothing.
+    """Problem of a model file, "" if there is none.
 
     Its bytes are compared with the hash in its own metadata and with the recorded one; a file without either is
     loaded, which checks every name, shape and value.
@@ -142,7 +149,7 @@ def check_file(path: Path, sha256: str = "") -> str:
 
 
 def render(root: Path, models: list[Installed]) -> str:
-    """The models as lines for people."""
+    """The models as text for the terminal."""
     width = max(len(model.name) for model in models)
     lines = [f"weights root: {root}{'' if root.is_dir() else ' (not there)'}"]
     for model in models:

@@ -1,8 +1,8 @@
-"""Folders of a text encoder or a captioner, as transformers lays them out: checked, and written below a weights root.
+"""Check folders of text encoders and captioners (in the layout of transformers) and write them to a weights root.
 
 Of a T5 model only the encoder is kept. All weights go into one ``model.safetensors`` whose metadata has their hash,
-their licence and where they come from; tensors are mapped and written one by one. ``config.json`` is written last, so
-that a folder that has one is whole.
+licence and sources; tensors are mapped and written one by one. ``config.json`` is written last: a folder that has one
+is complete.
 """
 
 import json
@@ -17,11 +17,18 @@ from torch import Tensor
 
 from varestorer_cli.core.atomic import atomic_file
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, OutputError
+from varestorer_cli.core.weights.catalog import CAPTIONER, FOLDERS, TEXT_ENCODER, Kind
 from varestorer_cli.core.weights.model_file import file_sha256
-from varestorer_cli.core.weights.root import Record, Source
-from varestorer_cli.core.weights.statefile import read_state
-from varestorer_cli.core.weights.tensor_io import DATA_HASH, STORED_TYPES, Entry, all_finite, hash_data, write_tensors
-from varestorer_cli.core.weights.textmodels import CAPTIONER, FOLDERS, TEXT_ENCODER, Kind
+from varestorer_cli.core.weights.root import PublishedSource, Record
+from varestorer_cli.core.weights.tensor_io import (
+    DATA_HASH,
+    STORED_TYPES,
+    TensorSource,
+    all_finite,
+    hash_data,
+    read_state,
+    write_tensors,
+)
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -43,37 +50,37 @@ _PARTS = {"text_decoder.": "decoder", "vision_model.": "picture half"}  # of a c
 
 @dataclass(frozen=True)
 class Network:
-    """A text encoder or a captioner on its way into a weights root.
+    """A checked text encoder or captioner, ready to be written to a weights root.
 
     Attributes:
         kind: which of the two.
-        folder: where it comes from.
+        folder: folder it was read from.
         files: configuration and tokenizer, copied as they are.
-        entries: its tensors.
-        metadata: where they come from, as the weights file has it.
+        tensors: its tensors by name.
+        metadata: metadata for its weights file, with hash, licence and sources.
     """
 
     kind: Kind
     folder: Path
     files: Mapping[str, Path]
-    entries: Mapping[str, Entry]
+    tensors: Mapping[str, TensorSource]
     metadata: Mapping[str, str]
 
     @property
     def name(self) -> str:
-        """Of its folder below the weights root."""
+        """Name of its folder below the weights root."""
         return self.kind.folder
 
 
 def read_network(
-    folder: Path, files: Mapping[str, Path] | None = None, sources: Mapping[str, Source] | None = None
+    folder: Path, files: Mapping[str, Path] | None = None, sources: Mapping[str, PublishedSource] | None = None
 ) -> Network:
-    """Recognise a folder and check it; its tensors are not read yet.
+    """Recognise a network's folder and check it; its tensors are not read yet.
 
     Args:
-        folder: of a T5 model or a BLIP captioner.
-        files: its files by name; all that lie in it by default.
-        sources: where they come from by name, where that is known.
+        folder: folder of a T5 model or a BLIP captioner.
+        files: its files by name; by default all in the folder.
+        sources: known sources of the files by name.
 
     Raises:
         MissingDependencyError: a file is not there.
@@ -98,9 +105,9 @@ def read_network(
         tensors = _checked(kind, config, names, shards)
     except ValueError as error:
         raise CheckpointError(f"{folder}: {error}") from error
-    entries = {name: _entry(path, name, stored, tensor) for name, (path, stored, tensor) in tensors.items()}
+    kept = {name: _checked_tensor(path, stored, tensor) for name, (path, stored, tensor) in tensors.items()}
     copied = {name: files[name] for name in (*_COPIED, CONFIG) if name in files}
-    return Network(kind, folder, copied, entries, _metadata(shards, sources or {}))
+    return Network(kind, folder, copied, kept, _metadata(shards, sources or {}))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -221,7 +228,7 @@ def encoder_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a T5 encoder's tensors.
 
     Args:
-        config: content of config.json.
+        config: parsed config.json.
 
     Raises:
         ValueError: a number is missing in it.
@@ -250,8 +257,8 @@ def encoder_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return shapes | {"encoder.final_layer_norm.weight": (width,)}
 
 
-def _entry(path: Path, name: str, stored: str, tensor: Tensor) -> Entry:
-    return Entry(tensor.dtype, tuple(tensor.shape), partial(_finite, path, stored, tensor))
+def _checked_tensor(path: Path, stored: str, tensor: Tensor) -> TensorSource:
+    return TensorSource(tensor.dtype, tuple(tensor.shape), partial(_finite, path, stored, tensor))
 
 
 def _finite(path: Path, name: str, tensor: Tensor) -> Tensor:
@@ -260,15 +267,16 @@ def _finite(path: Path, name: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _metadata(shards: Mapping[str, Path], sources: Mapping[str, Source]) -> dict[str, str]:
-    """Where the weights come from; a file that this program wrote says so itself."""
+def _metadata(shards: Mapping[str, Path], sources: Mapping[str, PublishedSource]) -> dict[str, str]:
+    """Licence and sources of the weights; a file that this program wrote holds them itself."""
     if set(shards) == {WEIGHTS} and not sources:
         with safe_open(shards[WEIGHTS], framework="pt") as reader:
             stored = dict(reader.metadata() or {})
         if "sources" in stored:
             return stored
     known = {
-        name: sources.get(name) or Source(name, file_sha256(path), path.stat().st_size) for name, path in shards.items()
+        name: sources.get(name) or PublishedSource(name, file_sha256(path), path.stat().st_size)
+        for name, path in shards.items()
     }
     licences = dict.fromkeys(source.licence for source in known.values() if source.licence)
     return {
@@ -279,10 +287,10 @@ def _metadata(shards: Mapping[str, Path], sources: Mapping[str, Source]) -> dict
 
 
 def write_network(network: Network, root: Path, say: Callable[[str], None]) -> Path:
-    """Put a network into a weights root, and its hashes into the record.
+    """Write a network to a weights root, and its hashes to the record.
 
     Returns:
-        its folder.
+        its folder there.
 
     Raises:
         CheckpointError: a tensor holds NaN or infinity.
@@ -294,7 +302,7 @@ def write_network(network: Network, root: Path, say: Callable[[str], None]) -> P
             (target / CONFIG).unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(f"{target}: cannot be written ({error.strerror or error})") from error
-        write_tensors(target / WEIGHTS, network.entries, network.metadata)
+        write_tensors(target / WEIGHTS, network.tensors, network.metadata)
         for name, path in network.files.items():
             with atomic_file(target / name) as stream:
                 stream.write(path.read_bytes())
@@ -310,12 +318,12 @@ def write_network(network: Network, root: Path, say: Callable[[str], None]) -> P
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes of its files."""
+    """Size of a folder's files in bytes."""
     return sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
 
 
 def folder_notes(folder: Path) -> dict[str, str]:
-    """Metadata of its weights file; empty where it has none.
+    """Metadata of the weights file in a network's folder; empty where there is none.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -331,11 +339,11 @@ def folder_notes(folder: Path) -> dict[str, str]:
 
 
 def check_folder(folder: Path, hashes: Mapping[str, str]) -> str:
-    """What is wrong with a network's folder, "" for nothing.
+    """Problem of a network's folder, "" if there is none.
 
     Args:
-        folder: of the network.
-        hashes: of its files, where they were recorded. Without them the hash in the weights' own metadata is compared;
+        folder: the network's folder.
+        hashes: recorded SHA-256 of its files by name. Without them the hash in the weights' own metadata is compared;
             a folder without either is checked for the right tensors.
     """
     try:
@@ -354,7 +362,7 @@ def check_folder(folder: Path, hashes: Mapping[str, str]) -> str:
             with (folder / WEIGHTS).open("rb") as stream:
                 if hash_data(stream)[1] != expected:
                     return f"the tensors of {WEIGHTS} do not have the hash in its metadata; it is damaged"
-        _read_all(network.entries.values())
+        _read_all(network.tensors.values())
     except (CheckpointError, MissingDependencyError) as error:
         return str(error).removeprefix(f"{folder}: ")
     except OSError as error:
@@ -362,6 +370,6 @@ def check_folder(folder: Path, hashes: Mapping[str, str]) -> str:
     return ""
 
 
-def _read_all(entries: Iterable[Entry]) -> None:
-    for entry in entries:
-        entry.read()
+def _read_all(tensors: Iterable[TensorSource]) -> None:
+    for tensor in tensors:
+        tensor.read()

@@ -1,4 +1,4 @@
-"""``weights pull``: published files are fetched, checked and made into what the weights root holds."""
+"""``weights pull``: download published files, check them, and install models and networks from them."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from varestorer_cli.core.errors import MissingDependencyError
-from varestorer_cli.core.install import default_text as defaulttext
+from varestorer_cli.core.install import default_text
 from varestorer_cli.core.install.hub_backend import Hub
 from varestorer_cli.core.install.importer import import_files
 from varestorer_cli.core.install.network_folder import (
@@ -19,8 +19,8 @@ from varestorer_cli.core.install.network_folder import (
     read_network,
     write_network,
 )
-from varestorer_cli.core.weights.root import RELEASED, Published, Record, Source, installed_file
-from varestorer_cli.core.weights.textmodels import FOLDERS, PublishedFolder
+from varestorer_cli.core.weights.catalog import FOLDERS, RELEASED, PublishedFile, PublishedFolder
+from varestorer_cli.core.weights.root import PublishedSource, Record, installed_file
 
 
 def pull(
@@ -34,25 +34,25 @@ def pull(
     quiet: bool = False,
     force: bool = False,
 ) -> Path:
-    """Fetch a published model or network, check it, and make its file or folder.
+    """Download a published model or network, check it, and write its file or folder.
 
     Afterwards the default text is stored in every model of the root that takes one and whose encoder is there too.
 
     Args:
         name: one of ``RELEASED`` or ``FOLDERS``.
         root: weights root, or the folder of a bundle.
-        matrices: type of the transformer blocks' matrices.
-        encoder: folder of the text encoder, see :func:`import_files`.
-        say: gets one sentence a step.
-        warn: told what could not be done, although the pull succeeded.
-        quiet: no progress bars.
-        force: also where it is there already.
+        matrices: dtype of the transformer blocks' matrices.
+        encoder: folder of the text encoder, as in :func:`import_files`.
+        say: called with one sentence per step.
+        warn: called with what could not be done, although the pull succeeded.
+        quiet: without progress bars.
+        force: write it again where it exists.
 
     Returns:
         the model's file or the network's folder.
 
     Raises:
-        MissingDependencyError: huggingface_hub is not installed, or a file cannot be had.
+        MissingDependencyError: huggingface_hub is not installed, or a file cannot be downloaded.
         CheckpointError: a file is not the published one, or damaged.
         OutputError: cache or root cannot be written.
     """
@@ -63,7 +63,7 @@ def pull(
     if there and not force:
         say(f"{name}: {path} is there already; weights verify checks it, --force makes it again")
         if encoder is not None and name == "2b":
-            defaulttext.store([name], root, encoder=encoder, say=say)
+            default_text.store([name], root, encoder=encoder, say=say)
     elif published:
         _pull_network(hub, published, root, say)
     else:
@@ -71,7 +71,7 @@ def pull(
     if not there or force:
         say(f"the fetched files stay in the hub's cache, {hub.cache}; they are not needed any more")
     if published or (there and not force):
-        defaulttext.complete(root, say=say, warn=warn)
+        default_text.complete(root, say=say, warn=warn)
     return path
 
 
@@ -88,8 +88,8 @@ def _pull_model(
     import_files(list(sources), root, matrices=matrices, sources=sources, encoder=encoder, say=say, warn=warn)
 
 
-def _fetched(hub: Hub, published: Published, root: Path) -> tuple[Path, Source]:
-    """A file in the cache, its hash and commit recorded or compared with the record."""
+def _fetched(hub: Hub, published: PublishedFile, root: Path) -> tuple[Path, PublishedSource]:
+    """Path and source of a file in the cache; hash and commit are compared with the record, or recorded."""
     record = Record.read(root)
     file, source = hub.fetch(published, record.published.get(published.key))
     if record.published.get(published.key) != source:  # at once: what was seen first holds from now on
@@ -98,9 +98,9 @@ def _fetched(hub: Hub, published: Published, root: Path) -> tuple[Path, Source]:
 
 
 def _pull_network(hub: Hub, folder: PublishedFolder, root: Path, say: Callable[[str], None]) -> None:
-    """Of the weights only the shards that are needed."""
+    """Download a network; of its weights only the shards that hold tensors it needs."""
     files: dict[str, Path] = {}
-    sources: dict[str, Source] = {}
+    sources: dict[str, PublishedSource] = {}
 
     def fetch(name: str) -> None:
         files[name], sources[name] = _fetched(hub, folder.file(name), root)

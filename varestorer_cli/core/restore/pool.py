@@ -28,7 +28,7 @@ from varestorer_cli.core.restore.worker import Brief, work
 from varestorer_cli.core.signals import StopFlag
 
 if TYPE_CHECKING:
-    from varestorer_cli.core.text.prepare import Prepared
+    from varestorer_cli.core.text.prepare import RunTexts
 
 _TRIES = 3
 
@@ -53,7 +53,7 @@ def run_pool(
     console: Console,
     *,
     load: Callable[..., Any],
-    prepared: "Prepared | None" = None,
+    prepared: "RunTexts | None" = None,
     stop: StopFlag,
     on_row: Callable[[Row], None] | None,
     report: BatchReport,

@@ -22,7 +22,7 @@ from varestorer_cli.core.restore.item import name_of
 from varestorer_cli.core.signals import StopFlag
 
 if TYPE_CHECKING:
-    from varestorer_cli.core.text.prepare import Prepared
+    from varestorer_cli.core.text.prepare import RunTexts
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Brief:
     load: Callable[..., Any]
     verbose: bool
     processes: int
-    prepared: "Prepared | None" = None
+    prepared: "RunTexts | None" = None
 
 
 class _Line:

@@ -1,4 +1,4 @@
-"""Features of prompts on the disk, by encoder and prompt, so that a prompt is encoded once and not once a run."""
+"""Disk cache of text features by encoder and prompt, so that a prompt is encoded once, not once per run."""
 
 import hashlib
 import os
@@ -26,13 +26,13 @@ def cache_folder() -> Path | None:
 
 
 class TextCache:
-    """Features of prompts of one encoder.
+    """Cached features of one encoder.
 
-    A cache that cannot be written is no failure: ``problem`` then says why, and everything is computed anew.
+    A cache that cannot be written is not a failure: ``problem`` then holds the reason, and features are computed again.
 
     Args:
         encoder: fingerprint of the encoder.
-        folder: of all encoders, None works without a cache.
+        folder: cache folder of all encoders, None for no cache.
     """
 
     def __init__(self, encoder: str, folder: Path | None) -> None:
@@ -41,13 +41,13 @@ class TextCache:
         self.problem = "" if folder is not None else "there is no home directory"
 
     def read(self, prompt: str) -> Tensor | None:
-        """Features (n, T) in float32, None where there are none or the file is damaged."""
+        """Features (n, T) in float32, None if there are none or the file is damaged."""
         if self.folder is None:
             return None
         return read_features(self._path(prompt), self.encoder, prompt)
 
     def write(self, prompt: str, rows: Tensor) -> None:
-        """Keep features; a failure is remembered in ``problem``."""
+        """Store features; the reason of a failure goes to ``problem``."""
         if self.folder is None:
             return
         try:
@@ -62,10 +62,10 @@ class TextCache:
 
 
 def read_features(path: Path, encoder: str, prompt: str) -> Tensor | None:
-    """Features (n, T) in float32 that an encoder made of a prompt; None where the file is damaged or another's.
+    """Features (n, T) in float32 from a file; None if it is damaged or of another encoder or prompt.
 
     Args:
-        path: file of ``write_features``.
+        path: file written by :func:`write_features`.
         encoder: fingerprint of the encoder.
         prompt: the text.
     """
@@ -80,7 +80,7 @@ def read_features(path: Path, encoder: str, prompt: str) -> Tensor | None:
 
 
 def write_features(path: Path, encoder: str, prompt: str, rows: Tensor) -> None:
-    """Write a prompt's features, atomically; float32.
+    """Write a prompt's features (n, T) atomically, in float32.
 
     Raises:
         OutputError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""Captions of pictures: read from a table, from text files, written to a table. No model, no tensor."""
+"""Captions of images: read from a table or from text files, written to a table."""
 
 import csv
 import io
@@ -13,22 +13,22 @@ from varestorer_cli.core.inputs.plan import Job
 from varestorer_cli.core.options import TextOptions
 
 BESIDE = "beside"
-"""Value of ``--captions`` for text files beside the pictures."""
+"""Value of ``--captions`` for text files beside the images."""
 HEADER = ("path", "caption")
 _PATH_COLUMNS = ("path", "input")  # "input" is the report's name for it
 LARGEST_SIDECAR = 1 << 16
-"""Bytes of a text file beside a picture above which it is no caption."""
+"""Size in bytes above which a text file beside an image is not taken for a caption."""
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Which text each picture of a run is restored with.
+    """Text of each image of a run.
 
     Attributes:
-        by_key: caption of a picture by its key.
-        default: text of all others, None for the model's learned null condition.
-        encoder: fingerprint of the text encoder, "" where none was needed.
-        stored: text whose features came with the model, whatever the encoder.
+        by_key: caption of an image by its key.
+        default: text of all other images, None for the model's learned null condition.
+        encoder: fingerprint of the text encoder, "" if none was needed.
+        stored: text whose features came with the model.
     """
 
     by_key: Mapping[str, str] = field(default_factory=dict)
@@ -37,25 +37,25 @@ class Texts:
     stored: str | None = None
 
     def of(self, key: str) -> str | None:
-        """Text of one picture."""
+        """Text of one image."""
         return self.by_key.get(key, self.default)
 
     def identity(self, key: str) -> tuple[str, str] | None:
-        """What of the text decides an output's bytes: encoder and text; None without a text."""
+        """Encoder and text, on which the output's bytes depend; None without a text."""
         text = self.of(key)
         return None if text is None else ("" if text == self.stored else self.encoder, text)
 
 
 @dataclass
-class Found:
-    """Captions that were found for some pictures.
+class FoundCaptions:
+    """Captions found for some images.
 
     Attributes:
-        source: where they come from, for messages.
-        by_key: caption by key.
+        source: their origin, for messages.
+        by_key: caption by the image's key.
         files: text files that were read, so that they are not listed as foreign files.
         problems: files that could not be used, with the reason.
-        unused: paths of a table that are no picture of this run.
+        unused: paths of a table that are not an image of this run.
     """
 
     source: str
@@ -65,17 +65,17 @@ class Found:
     unused: list[str] = field(default_factory=list)
 
 
-def find_captions(source: str, jobs: Sequence[Job]) -> Found:
-    """Captions of pictures.
+def find_captions(source: str, jobs: Sequence[Job]) -> FoundCaptions:
+    """Find the captions of images.
 
     Args:
-        source: ``beside`` for a text file beside each picture (``a.txt`` for ``a.jpg``), a folder that holds such
-            files in the order of the inputs (``sub/a.txt`` for the key ``sub/a.jpg``), or a CSV file with the columns
+        source: ``beside`` for a text file beside each image (``a.txt`` for ``a.jpg``), a folder with such files in
+            the folders of the inputs (``sub/a.txt`` for the key ``sub/a.jpg``), or a CSV file with the columns
             ``path`` and ``caption``.
-        jobs: the pictures.
+        jobs: the images.
 
     Raises:
-        UsageError: there is no such file, or it is no table of captions.
+        UsageError: there is no such file, or it is not a table of captions.
     """
     if source == BESIDE:
         return _from_files("text files beside the pictures", jobs, lambda job: Path(job.input).with_suffix(".txt"))
@@ -83,7 +83,7 @@ def find_captions(source: str, jobs: Sequence[Job]) -> Found:
     if path.is_dir():
         return _from_files(source, jobs, lambda job: path / PurePosixPath(job.key).with_suffix(".txt"))
     table = read_table(path)
-    found = Found(source)
+    found = FoundCaptions(source)
     used = set()
     for job in jobs:
         for name in (_normal(job.key), _normal(job.input), os.path.realpath(job.input)):
@@ -95,14 +95,14 @@ def find_captions(source: str, jobs: Sequence[Job]) -> Found:
     return found
 
 
-def captions_of(jobs: Sequence[Job], text: TextOptions, console: Console) -> Found:
-    """Captions of ``--captions``; what is odd about them is said.
+def captions_of(jobs: Sequence[Job], text: TextOptions, console: Console) -> FoundCaptions:
+    """Captions of ``--captions``; unusable files and unused rows are reported on the console.
 
     Raises:
         UsageError: they cannot be read.
     """
     if text.captions is None:
-        return Found("")
+        return FoundCaptions("")
     found = find_captions(text.captions, jobs)
     for problem in found.problems:
         console.warn(problem)
@@ -113,7 +113,7 @@ def captions_of(jobs: Sequence[Job], text: TextOptions, console: Console) -> Fou
 
 
 def clean(text: str) -> str:
-    """One line: control characters and runs of space become single spaces."""
+    """Text as one line: control characters and runs of white space become single spaces."""
     printable = (char if char.isprintable() else " " for char in text.encode("utf-8", "replace").decode())
     return " ".join("".join(printable).split())
 
@@ -121,12 +121,12 @@ def clean(text: str) -> str:
 def read_table(path: Path, option: str = "--captions") -> dict[str, str]:
     """Captions of a CSV file by normalised path; rows without a caption are left out.
 
-    Separated by commas, semicolons or tabs, UTF-8. A path is the picture's path below the input folder, the path it
-    was given as, or an absolute one. The report of a run is such a table too.
+    Cells are separated by commas, semicolons or tabs, in UTF-8. A path is the image's path below the input folder, the
+    path as given, or an absolute one. The report of a run is such a table too.
 
     Args:
         path: the file.
-        option: that named it, for messages.
+        option: option that named it, for messages.
 
     Raises:
         UsageError: the file cannot be read, lacks a column, or gives a path two different captions.
@@ -136,7 +136,7 @@ def read_table(path: Path, option: str = "--captions") -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Of a table: separator, number of columns, and which two matter."""
+    """Layout of a table: separator, number of columns, and the indices of path and caption."""
 
     delimiter: str = ","
     columns: int = 2
@@ -193,8 +193,8 @@ def _normal(path: str) -> str:
     return PurePosixPath(os.path.normpath(path).replace(os.sep, "/")).as_posix() if path else ""
 
 
-def _from_files(source: str, jobs: Sequence[Job], place: Callable[[Job], Path]) -> Found:
-    found = Found(source)
+def _from_files(source: str, jobs: Sequence[Job], place: Callable[[Job], Path]) -> FoundCaptions:
+    found = FoundCaptions(source)
     for job in jobs:
         path = place(job)
         try:
@@ -214,13 +214,13 @@ def _from_files(source: str, jobs: Sequence[Job], place: Callable[[Job], Path]) 
 
 
 class CaptionsFile:
-    """The table a captioner writes: rows are added as they are made, those that are there are never changed.
+    """The table that a captioner writes: rows are appended one by one, existing rows are never changed.
 
     Args:
         path: CSV file; it need not exist.
 
     Raises:
-        UsageError: the file is no table of captions.
+        UsageError: the file is not a table of captions.
     """
 
     def __init__(self, path: Path) -> None:
@@ -229,7 +229,7 @@ class CaptionsFile:
         self.known, self._layout = _parse(path, "--captions-file") if self._exists else ({}, _Layout())
 
     def of(self, job: Job) -> str | None:
-        """Caption that a row of the file gives a picture."""
+        """Caption of an image in the file, None if it has none."""
         return self.known.get(_normal(job.key))
 
     def add(self, key: str, caption: str) -> None:
@@ -255,6 +255,6 @@ class CaptionsFile:
 
 
 def named(names: Sequence[str], at_most: int = 5) -> str:
-    """Names in a sentence, the first few of them."""
+    """The first few of many names, for a sentence."""
     more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
     return ", ".join(names[:at_most]) + more

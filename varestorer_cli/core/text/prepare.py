@@ -1,4 +1,4 @@
-"""The texts of a run: captions found or made, and the features of every text, all before the restorer is loaded."""
+"""Texts of a run: find or make captions, and encode every text, before the restorer is loaded."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -22,21 +22,21 @@ from varestorer_cli.core.text.transformers_backend import (
     features_of,
     folder_fingerprint,
 )
+from varestorer_cli.core.weights.catalog import CAPTIONER, TEXT_ENCODER
 from varestorer_cli.core.weights.model_file import StoredText, read_metadata, read_text
-from varestorer_cli.core.weights.root import choose_model, weights_root
-from varestorer_cli.core.weights.textmodels import CAPTIONER, TEXT_ENCODER, need_folder
+from varestorer_cli.core.weights.root import choose_model, need_folder, weights_root
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What the engine needs to know of the texts.
+class RunTexts:
+    """Texts of a run and their features.
 
     Attributes:
-        texts: text of every picture.
-        rows: features (n, T) of every text that is not the null condition.
+        texts: text of every image.
+        rows: features (n, T) of every text, without the null condition.
         files: text files that were read as captions.
-        summary: for the first lines of a run.
-        warning: what the user should know of the model's own text, "" for nothing.
+        summary: line for the start of a run.
+        warning: warning about the model's default text, "" for none.
     """
 
     texts: Texts = field(default_factory=Texts)
@@ -46,15 +46,15 @@ class Prepared:
     warning: str = ""
 
 
-def of_model(stored: StoredText | None, *, takes_text: bool) -> Prepared:
-    """The model's own text for every picture, or its learned null condition."""
+def model_text(stored: StoredText | None, *, takes_text: bool) -> RunTexts:
+    """The model's default text for every image, or its learned null condition."""
     if stored is None:
         warning = (
             "the model was trained with texts and brings no default text, so it works without one; store it with "
             "varestorer weights text, or give --prompt"
         )
-        return Prepared(warning=warning if takes_text else "")
-    return Prepared(Texts(default=stored.prompt, stored=stored.prompt), {stored.prompt: stored.rows})
+        return RunTexts(warning=warning if takes_text else "")
+    return RunTexts(Texts(default=stored.prompt, stored=stored.prompt), {stored.prompt: stored.rows})
 
 
 def prepare_texts(
@@ -65,28 +65,28 @@ def prepare_texts(
     *,
     device: str = "cpu",
     stop: StopFlag | None = None,
-) -> Prepared:
-    """Find or make a text for every picture, and the features of every text.
+) -> RunTexts:
+    """Find or make a text for every image, and encode the texts.
 
     Captions of ``--captions`` come first, then those of the captioner, then ``--prompt``, then the model's default.
-    Networks are loaded only for what is not known yet, one after the other, and are gone when this returns.
+    Networks are loaded only for what is missing, one after the other, and are freed before this returns.
 
     Args:
-        jobs: the pictures.
-        options: as given by the user; only ``text`` and ``model`` matter.
-        captions_file: where the captioner's captions go.
+        jobs: the images.
+        options: options of the run, of which ``text``, ``model``, ``weights`` and ``transfer`` are used.
+        captions_file: file for the captioner's captions.
         console: for warnings and progress.
         device: torch device for the networks.
-        stop: set from outside to stop.
+        stop: flag that interrupts the run.
 
     Raises:
         UsageError: the model takes no text, or the captions cannot be read.
         MissingDependencyError: the encoder, the captioner or transformers is missing.
         CheckpointError: one of them is damaged or of another kind.
-        InterruptedRunError: told to stop.
+        InterruptedRunError: ``stop`` was set.
     """
     text, stop = options.text, stop or StopFlag()
-    width, stored = _model_text(options, device)
+    width, stored = _text_of_model(options, device)
     found = captions_of(jobs, text, console)
     captions = dict(found.by_key)
     if text.captioning == Captioning.AUTO:
@@ -109,11 +109,11 @@ def prepare_texts(
         f"{default!r}; distinct texts: {len(wanted)}, encoded now: {encoded}"
     )
     texts = Texts(captions, default, encoder, stored.prompt if stored else None)
-    return Prepared(texts, rows, frozenset(found.files), summary)
+    return RunTexts(texts, rows, frozenset(found.files), summary)
 
 
-def _model_text(options: RestoreOptions, device: str) -> tuple[int, StoredText | None]:
-    """Width of the text features that the model takes, and its default text.
+def _text_of_model(options: RestoreOptions, device: str) -> tuple[int, StoredText | None]:
+    """Width T of the text features that the model takes, and its default text.
 
     Raises:
         UsageError: it takes none.
@@ -169,7 +169,7 @@ def _add_features(
     device: str,
     stop: StopFlag,
 ) -> tuple[str, int]:
-    """Add features from the cache, and of all other prompts from the encoder.
+    """Add features from the cache, and encode all other prompts.
 
     Returns:
         fingerprint of the encoder, number of prompts it encoded.

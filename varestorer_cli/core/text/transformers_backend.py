@@ -1,11 +1,11 @@
-"""Text encoder and captioner, both from local folders through transformers; the only module that imports it.
+"""Text encoder and captioner from local folders; the only module that imports transformers.
 
-Nothing here reaches for the network. A network lives inside one function call: when the call returns, its memory is
-free for the restorer.
+No internet access. A model is loaded inside one function call; when the call returns, its memory is free for the
+restorer.
 
 The encoder follows the released script (T5 encoder, at most 512 tokens, end token kept, padding dropped) with two
-differences that change nothing but rounding: prompts run one by one without padding, so that the features of a prompt
-do not depend on its company, and in float32 instead of half precision.
+differences that change only rounding: prompts run one by one without padding, so that the features of a prompt do not
+depend on the other prompts, and in float32 instead of half precision.
 """
 
 import hashlib
@@ -23,13 +23,13 @@ from torch import Tensor
 
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, OutOfMemoryError, VarestorerError
 from varestorer_cli.core.image.image_data import Samples
+from varestorer_cli.core.weights.catalog import CAPTIONER, TEXT_ENCODER, Kind
 from varestorer_cli.core.weights.model_file import StoredText
-from varestorer_cli.core.weights.textmodels import CAPTIONER, TEXT_ENCODER, Kind
 
 DEFAULT_PROMPT = "a sharp, detailed, high quality photograph"
-"""Text whose features are stored with released weights, for pictures that nobody described."""
+"""Text whose features are stored with released weights, for images without a caption."""
 LONGEST_TEXT = 512
-"""Tokens of a prompt; the rest is cut off, as in the released script."""
+"""Maximal number of tokens of a prompt; the rest is cut off, as in the released script."""
 
 _CAPTION_TOKENS = 20
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -40,7 +40,7 @@ _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARA
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """Hash that tells one model folder from another: small files whole, of large ones the size and 64 samples.
+    """SHA-256 that identifies a model folder: small files whole, of large files the size and 64 samples.
 
     Raises:
         MissingDependencyError: the folder holds no model.
@@ -77,17 +77,17 @@ def features_of(
     on_cut: Callable[[str, int], None] = lambda prompt, tokens: None,
     on_prompt: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Features of every prompt, one by one and in order: (prompt, (n, T)), float32 on the CPU.
+    """Encode prompts in order, yielding (prompt, features (n, T)), float32 on the CPU.
 
-    n is the prompt's number of tokens with the end token, without padding. The network lives until the iterator ends
-    or is closed.
+    n is the prompt's number of tokens with the end token, without padding. The model is in memory until the iterator
+    ends or is closed.
 
     Args:
         folder: configuration, weights and tokenizer of a T5 model; its decoder is not read.
         prompts: distinct texts.
-        width: T that the transformer expects, None takes any.
-        device: torch device; where its memory is too small the CPU is used.
-        on_cut: told each prompt that is longer than 512 tokens, and its number of tokens.
+        width: T that the transformer expects, None for any.
+        device: torch device; the CPU is used if its memory is too small.
+        on_cut: called with each prompt that is longer than 512 tokens, and its number of tokens.
         on_prompt: called before each prompt; may raise to stop.
 
     Raises:
@@ -107,10 +107,10 @@ def features_of(
 
 
 def stored_text(folder: Path, prompt: str = DEFAULT_PROMPT) -> StoredText:
-    """Features of a default text, to be stored beside the weights of a model that takes one.
+    """Features of a default text, to be stored in the file of a model that takes one.
 
     Args:
-        folder: of the text encoder that the model was trained with.
+        folder: folder of the text encoder that the model was trained with.
         prompt: the text.
 
     Raises:
@@ -165,9 +165,9 @@ def _features(folder: Path, tokenizer: Any, encoder: Any, prompt: str, on_cut: C
 
 @contextmanager
 def captioner(folder: Path, *, device: str = "cpu") -> Iterator[Callable[[Samples], str]]:
-    """BLIP as a function from a picture to a caption; (H, W, 3) RGB, uint8, uint16 or float32; greedy decoding.
+    """Load BLIP as a function from an image, (H, W, 3) RGB in uint8, uint16 or float32, to a caption (greedy decoding).
 
-    Its memory is free once the function is forgotten.
+    Its memory is free once the function is deleted.
 
     Args:
         folder: configuration, weights, tokenizer and image processor of a BLIP captioning model.
@@ -207,10 +207,10 @@ def _check_type(folder: Path, config: Any, kind: Kind) -> None:
 
 
 def _whole(folder: Path, model_class: Any, config: Any) -> Any:
-    """A network with all its weights, in float32.
+    """Load a network with all its weights, in float32.
 
     Raises:
-        CheckpointError: some are missing or have another shape.
+        CheckpointError: weights are missing or have another shape.
     """
     model, found = model_class.from_pretrained(
         folder, config=config, dtype=torch.float32, local_files_only=True, output_loading_info=True
@@ -226,7 +226,7 @@ def _whole(folder: Path, model_class: Any, config: Any) -> Any:
 
 @contextmanager
 def _offline(kind: Kind, folder: Path) -> Iterator[Any]:
-    """The library without network, messages and progress bars; its errors become ours.
+    """Import transformers without network, messages and progress bars, and translate its errors.
 
     Raises:
         MissingDependencyError: transformers or the folder is missing.

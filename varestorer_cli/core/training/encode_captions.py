@@ -13,13 +13,13 @@ from varestorer_cli.core.inputs.plan import Job
 from varestorer_cli.core.options import Precision
 from varestorer_cli.core.runtime import choose
 from varestorer_cli.core.text.cache import TextCache, cache_folder, read_features, write_features
-from varestorer_cli.core.text.captions import BESIDE, LARGEST_SIDECAR, Found, clean, find_captions, named
+from varestorer_cli.core.text.captions import BESIDE, LARGEST_SIDECAR, FoundCaptions, clean, find_captions, named
 from varestorer_cli.core.text.transformers_backend import DEFAULT_PROMPT, LONGEST_TEXT, features_of, folder_fingerprint
 from varestorer_cli.core.training.data import tar_shards
 from varestorer_cli.core.training.data.crop_builder import named_photos
 from varestorer_cli.core.training.text_features import DEFAULT_FILE, feature_file
-from varestorer_cli.core.weights.root import weights_root
-from varestorer_cli.core.weights.textmodels import TEXT_ENCODER, need_folder
+from varestorer_cli.core.weights.catalog import TEXT_ENCODER
+from varestorer_cli.core.weights.root import need_folder, weights_root
 
 _KEYS = ("caption", "text")
 
@@ -91,7 +91,7 @@ def make_features(options: CaptioningOptions) -> int:
     return own
 
 
-def photo_captions(photos: Mapping[str, Path], source: str | None) -> Found:
+def photo_captions(photos: Mapping[str, Path], source: str | None) -> FoundCaptions:
     """Captions of photographs.
 
     Args:
@@ -102,7 +102,7 @@ def photo_captions(photos: Mapping[str, Path], source: str | None) -> Found:
     Raises:
         UsageError: ``source`` is not there, or no table of captions.
     """
-    found = Found("files beside the photographs")
+    found = FoundCaptions("files beside the photographs")
     if source not in (None, BESIDE):
         found = find_captions(str(source), [Job(str(path), name, path, name) for name, path in photos.items()])
     for name, path in photos.items():

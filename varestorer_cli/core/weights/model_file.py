@@ -1,8 +1,8 @@
 """Model files: safetensors whose metadata carries the configuration.
 
-A file is a bundle of named components (``prerestorer``, ``tokenizer``, ``transformer``): the tensors of each
+A file holds named components (``prerestorer``, ``tokenizer``, ``transformer``): the tensors of each
 under its name as a prefix, and in the metadata one JSON text with the class and the configuration of each.
-Whatever the shapes cannot tell is read from there, nothing is guessed, and loading is strict.
+Settings that shapes do not determine are read from it, none is guessed, and loading is strict.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
 from varestorer_cli.core.weights.root import choose_model
-from varestorer_cli.core.weights.tensor_io import Entry, all_finite, mapped_entries, write_tensors
+from varestorer_cli.core.weights.tensor_io import TensorSource, all_finite, mapped_tensors, write_tensors
 from varestorer_models.autoencoder import Autoencoder, AutoencoderConfig
 from varestorer_models.conv_restorer import ConvRestorer, ConvRestorerConfig
 from varestorer_models.meta_init import on_meta_device
@@ -51,14 +51,14 @@ COMPONENTS: dict[str, tuple[type[Any], type[nn.Module]]] = {
 
 @dataclass(frozen=True)
 class Bundle:
-    """What one model file holds.
+    """Contents of one model file.
 
     Attributes:
         path: the file.
         components: modules by name, in eval mode.
-        restorer: settings of the whole restorer, where the file is one.
+        restorer: settings of the whole restorer, None where the file holds only parts of one.
         notes: free metadata (licence, training data, steps ...), strings.
-        sha256: of the file's bytes.
+        sha256: SHA-256 of the file's bytes.
         text: features of the default prompt, None where the model uses its learned null condition.
     """
 
@@ -72,12 +72,12 @@ class Bundle:
 
 @dataclass(frozen=True)
 class StoredText:
-    """The default prompt and what a text encoder made of it, so that no encoder is needed to use it.
+    """The default prompt and its features by a text encoder, so that using it needs no encoder.
 
     Attributes:
         prompt: the text.
         rows: (n, T) features of its n tokens, without padding.
-        encoder: which encoder made them, "" where not known.
+        encoder: fingerprint of the encoder that made them, "" if unknown.
     """
 
     prompt: str
@@ -87,7 +87,7 @@ class StoredText:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A restorer ready to run and where it came from; ``why`` it was chosen, where it was not asked for."""
+    """A restorer ready to run, its origin, and the reason (``why``) of an automatic choice."""
 
     restorer: OneStepRestorer
     sha256: str
@@ -98,7 +98,7 @@ class LoadedModel:
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """A configuration dataclass as JSON-ready values."""
+    """Fields of a configuration dataclass as JSON-ready values."""
     return dataclasses.asdict(config)
 
 
@@ -106,7 +106,7 @@ def config_from_dict(cls: type[Any], values: Mapping[str, Any]) -> Any:
     """Rebuild a (nested) configuration dataclass.
 
     Raises:
-        CheckpointError: an unknown field, or a value the configuration refuses.
+        CheckpointError: an unknown field, or a value that the configuration refuses.
     """
     hints = typing.get_type_hints(cls)
     known = {f.name for f in dataclasses.fields(cls)}
@@ -152,19 +152,19 @@ def save_bundle(
         components: modules by name.
         restorer: settings, when the components are a whole restorer.
         notes: free metadata.
-        dtype: floating tensors are stored in this type (float16 halves the file), by default as they are.
+        dtype: stored type of floating tensors (float16 halves the file), by default their own.
         text: features of the default prompt.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    entries: dict[str, Entry] = {}
+    tensors: dict[str, TensorSource] = {}
     header: dict[str, Any] = {}
     for name, module in components.items():
         header[name] = {"class": type(module).__name__, "config": config_to_dict(module.config)}
         for key, tensor in module.state_dict().items():
-            entries[f"{name}.{key}"] = Entry.of(tensor, dtype if tensor.is_floating_point() else None)
-    write_tensors(path, *with_text(entries, bundle_metadata(header, restorer, notes), text))
+            tensors[f"{name}.{key}"] = TensorSource.of(tensor, dtype if tensor.is_floating_point() else None)
+    write_tensors(path, *with_text(tensors, bundle_metadata(header, restorer, notes), text))
 
 
 def bundle_metadata(
@@ -184,36 +184,36 @@ def bundle_metadata(
 
 
 def with_text(
-    entries: Mapping[str, Entry], metadata: Mapping[str, str], text: StoredText | None
-) -> tuple[dict[str, Entry], dict[str, str]]:
-    """Tensors and metadata of a model file with the features of a default prompt; None takes them out."""
-    tensors = {name: entry for name, entry in entries.items() if name != TEXT_ROWS}
+    tensors: Mapping[str, TensorSource], metadata: Mapping[str, str], text: StoredText | None
+) -> tuple[dict[str, TensorSource], dict[str, str]]:
+    """Tensors and metadata of a model file with the features of a default prompt; ``None`` removes them."""
+    others = {name: tensor for name, tensor in tensors.items() if name != TEXT_ROWS}
     notes = {key: value for key, value in metadata.items() if key not in (TEXT_PROMPT, TEXT_ENCODER)}
     if text is None:
-        return tensors, notes
-    rows = Entry.of(text.rows, torch.float32)
-    return {**tensors, TEXT_ROWS: rows}, {**notes, TEXT_PROMPT: text.prompt, TEXT_ENCODER: text.encoder}
+        return others, notes
+    rows = TensorSource.of(text.rows, torch.float32)
+    return {**others, TEXT_ROWS: rows}, {**notes, TEXT_PROMPT: text.prompt, TEXT_ENCODER: text.encoder}
 
 
 def write_text(path: Path, text: StoredText | None) -> None:
-    """Put the features of a default prompt into a model file, or take them out; the file is replaced atomically.
+    """Store the features of a default prompt in a model file, or remove them; the file is replaced atomically.
 
     Raises:
         MissingDependencyError: there is no such file.
-        CheckpointError: it is no model file, or the features are not (n, T) of its transformer's text width.
+        CheckpointError: not a model file, or the features are not (n, T) of its transformer's text width.
         OutputError: it cannot be written.
     """
     metadata = read_metadata(path)
     require_text_fits(path, text, json.loads(metadata["components"]))
-    write_tensors(path, *with_text(mapped_entries(path), metadata, text))
+    write_tensors(path, *with_text(mapped_tensors(path), metadata, text))
 
 
 def read_text(path: Path) -> StoredText | None:
-    """The default prompt's features in a model file, None where it has none.
+    """Features of the default prompt in a model file, None if it has none.
 
     Raises:
         MissingDependencyError: there is no such file.
-        CheckpointError: it is no model file, or the features do not fit its transformer.
+        CheckpointError: not a model file, or the features do not fit its transformer.
     """
     metadata = read_metadata(path)
     with safe_open(path, framework="pt") as reader:
@@ -229,7 +229,7 @@ def _stored_text(metadata: Mapping[str, str], rows: Tensor) -> StoredText:
 
 
 def require_text_fits(path: Path, text: StoredText | None, header: Mapping[str, Any]) -> None:
-    """Refuse features that the transformer of a model file cannot take.
+    """Check that the transformer of a model file accepts the features of a default prompt.
 
     Raises:
         CheckpointError: another width, no rows, or values that are not finite.
@@ -246,7 +246,7 @@ def require_text_fits(path: Path, text: StoredText | None, header: Mapping[str, 
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Metadata of a model file; its tensors are not read.
+    """Metadata of a model file, without reading its tensors.
 
     Raises:
         MissingDependencyError: there is no such file.
@@ -297,7 +297,7 @@ def load_bundle(path: Path, device: torch.device | str = "cpu", *, keep_bfloat16
     rows = state.pop(TEXT_ROWS, None)
     text = None if rows is None else _stored_text(metadata, rows)
     require_text_fits(path, text, header)
-    components = {name: _component(path, name, entry, state, keep_bfloat16) for name, entry in header.items()}
+    components = {name: _component(path, name, part, state, keep_bfloat16) for name, part in header.items()}
     if state:
         raise CheckpointError(f"{path}: unexpected tensor {next(iter(state))!r} ({len(state)} in all)")
     for module in components.values():
@@ -306,14 +306,14 @@ def load_bundle(path: Path, device: torch.device | str = "cpu", *, keep_bfloat16
 
 
 def _component(
-    path: Path, name: str, entry: Mapping[str, Any], state: dict[str, Tensor], keep_bfloat16: bool
+    path: Path, name: str, header: Mapping[str, Any], state: dict[str, Tensor], keep_bfloat16: bool
 ) -> nn.Module:
-    """Build one component and take its tensors out of ``state``."""
-    kind = entry.get("class")
+    """Build one component and remove its tensors from ``state``."""
+    kind = header.get("class")
     if kind not in COMPONENTS:
         raise CheckpointError(f"{path}: component {name!r} has unknown class {kind!r}; known: {', '.join(COMPONENTS)}")
     config_class, module_class = COMPONENTS[kind]
-    config = config_from_dict(config_class, entry["config"])
+    config = config_from_dict(config_class, header["config"])
     module = on_meta_device(lambda: module_class(config))
     prefix = f"{name}."
     tensors = {key.removeprefix(prefix): state.pop(key) for key in list(state) if key.startswith(prefix)}
@@ -342,7 +342,7 @@ def load_restorer(
     device: torch.device | str = "cpu",
     weights: str | os.PathLike[str] | None = None,
 ) -> LoadedModel:
-    """Load a whole restorer by name, file, or training run folder (see :func:`choose_model`).
+    """Load a whole restorer by name, file or folder of a training run (see :func:`choose_model`).
 
     Raises:
         MissingDependencyError: no such model.

@@ -1,111 +1,34 @@
-"""Where model files live, which published files they are made from, and what a model's name means.
+"""The folder of installed models: where it is, its record of hashes, and which file a model's name means.
 
 All installed models lie in one folder, the weights root: ``--weights DIR``, else the environment variable
-``VARESTORER_WEIGHTS``, else a folder of the user's. A model is one file there, ``NAME.safetensors``; the record
+``VARESTORER_WEIGHTS``, else a folder of the user. A model is one file there, ``NAME.safetensors``; the record
 ``weights.json`` beside it holds the hashes of that file and of the published files it was made from.
 """
 
 import json
 import os
 import platform
-from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from varestorer_cli.core.atomic import atomic_file
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
+from varestorer_cli.core.weights.catalog import CAPTIONER, FOLDERS, PARTS, RELEASED, TEXT_ENCODER, Kind
 
 ENVIRONMENT = "VARESTORER_WEIGHTS"
 RECORD = "weights.json"
 BUNDLED_MODELS = {"compact": Path(__file__).resolve().parents[2] / "data" / "compact.safetensors"}
-# What a tile of 512 pixels needs on a GPU beside the weights, in bytes: the decoder's maps are the largest.
+# Memory in bytes that a tile of 512 pixels needs on a GPU beside the weights; the decoder's maps are the largest.
 _WORKING_MEMORY = 1_700_000_000
 
 
-@dataclass(frozen=True)
-class Published:
-    """A file as its authors publish it.
-
-    No copy of these files was at hand when this table was written: where a hash or a commit is not known, the first
-    pull records what it found, and every later one compares.
-
-    Attributes:
-        repository: on the hub.
-        path: inside the repository.
-        licence: of the weights, as far as their authors state one.
-        about: what it holds, with its size.
-        revision: commit, "" where none is known.
-        sha256: "" where not known.
-    """
-
-    repository: str
-    path: str
-    licence: str
-    about: str
-    revision: str = ""
-    sha256: str = ""
-
-    @property
-    def name(self) -> str:
-        """File name."""
-        return self.path.rpartition("/")[2]
-
-    @property
-    def key(self) -> str:
-        """Name in the record."""
-        return f"{self.repository}/{self.path}"
-
-
-STUDENT_FILE = Published(
-    "EvanEternal/VARestorer",
-    "weights/varestorer.pth",
-    "MIT (its code's; the weights name none)",
-    "one-step transformer with adapters, 2,231.8 M values",
-)
-TEACHER_FILE = Published(
-    "FoundationVision/Infinity",
-    "infinity_2b_reg.pth",
-    "MIT",
-    "Infinity-2B, the multi-step teacher, 2,204.6 M values",
-)
-AUTOENCODER_FILE = Published(
-    "FoundationVision/Infinity", "infinity_vae_d32reg.pth", "MIT", "autoencoder with 32 bits a code, 110.1 M values"
-)
-PRERESTORER_FILE = Published(
-    "lxq007/DiffBIR", "general_swinir_v1.ckpt", "Apache-2.0", "SwinIR pre-restorer, 15.8 M values"
-)
-
-
-@dataclass(frozen=True)
-class ReleasedModel:
-    """A model made from published files.
-
-    Attributes:
-        files: what it is made from.
-        about: what it is for.
-    """
-
-    files: tuple[Published, ...]
-    about: str
-
-
-RELEASED: Mapping[str, ReleasedModel] = {
-    "2b": ReleasedModel((STUDENT_FILE, AUTOENCODER_FILE, PRERESTORER_FILE), "the published restorer"),
-    "teacher": ReleasedModel((TEACHER_FILE, AUTOENCODER_FILE), "the published teacher, for distill --teacher teacher"),
-}
-# Parts imported alone wait under these names for the rest of a model.
-PARTS: Mapping[str, str] = {
-    "tokenizer": "the autoencoder alone, for train teacher --tokenizer tokenizer",
-    "prerestorer": "the pre-restorer alone, for distill --prerestorer prerestorer",
-}
-
-
 def weights_root(given: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of installed models; it need not exist.
+    """Folder of installed models; it need not exist.
 
     Args:
-        given: the option, where it was given; else the environment decides.
+        given: value of ``--weights``; None takes the environment variable, else the user's data folder.
     """
     chosen = os.fspath(given) if given is not None else os.environ.get(ENVIRONMENT, "")
     if chosen:
@@ -117,12 +40,12 @@ def weights_root(given: str | os.PathLike[str] | None = None) -> Path:
 
 
 def installed_file(name: str, root: Path) -> Path:
-    """Where a model of that name is or would be."""
+    """Path of the model with this name, installed or not."""
     return BUNDLED_MODELS.get(name, root / f"{name}.safetensors")
 
 
 def installed_names(root: Path) -> list[str]:
-    """Names of the models in the root, the known ones first."""
+    """Names of the models in the root, those of the catalogue first."""
     try:
         found = {path.stem for path in root.glob("*.safetensors") if path.is_file() and not path.name.startswith(".")}
     except OSError:
@@ -135,16 +58,16 @@ def installed_names(root: Path) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Source:
-    """A file that a model was made from.
+class PublishedSource:
+    """A published file that a model was made from.
 
     Attributes:
         file: its name.
-        sha256: of its bytes.
+        sha256: SHA-256 of its bytes, hexadecimal.
         size: in bytes.
-        repository: on the hub, "" for a file given by hand.
-        revision: commit, "" where not known.
-        licence: of the weights.
+        repository: its repository on the hub, "" for a file given by hand.
+        revision: commit, "" if unknown.
+        licence: licence of the weights.
     """
 
     file: str
@@ -157,30 +80,30 @@ class Source:
 
 @dataclass(frozen=True)
 class Record:
-    """What the record knows.
+    """Contents of ``weights.json``: hashes of published files, models and network folders.
 
     Attributes:
         published: files seen on the hub, by repository and path.
         models: hash of each installed model's file, by its name.
-        folders: hashes of the files of each text encoder or captioner, by its folder's name and theirs.
+        folders: hashes of the files of each text encoder or captioner, by folder name and file name.
     """
 
-    published: dict[str, Source]
+    published: dict[str, PublishedSource]
     models: dict[str, str]
     folders: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, root: Path) -> "Record":
-        """The root's record; empty where there is none.
+        """Read the root's record; empty if there is none.
 
         Raises:
-            CheckpointError: it is there and makes no sense.
+            CheckpointError: it exists and cannot be parsed.
         """
         path = root / RECORD
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             return cls(
-                {str(key): Source(**value) for key, value in stored["published"].items()},
+                {str(key): PublishedSource(**value) for key, value in stored["published"].items()},
                 {str(key): str(value) for key, value in stored["models"].items()},
                 {
                     str(name): {str(key): str(value) for key, value in files.items()}
@@ -195,7 +118,7 @@ class Record:
             ) from error
 
     def write(self, root: Path) -> None:
-        """Store it, atomically.
+        """Write the record atomically.
 
         Raises:
             OutputError: it cannot be written.
@@ -214,12 +137,12 @@ class Record:
 
 @dataclass(frozen=True)
 class Choice:
-    """A model that was chosen.
+    """A chosen model.
 
     Attributes:
-        name: for reports.
+        name: its name in reports.
         path: its file.
-        why: reason, where the program chose.
+        why: reason of an automatic choice, else "".
     """
 
     name: str
@@ -228,13 +151,13 @@ class Choice:
 
 
 def choose_model(model: str, weights: str | os.PathLike[str] | None = None, device: str = "cpu") -> Choice:
-    """Which file a model's name means.
+    """Model file that a value of ``--model`` stands for.
 
     Args:
         model: ``auto``, a name, a file, or the folder of a training run. ``auto`` is the published restorer where it
             is installed and the GPU can hold it, else the bundled model.
-        weights: weights root, where given.
-        device: what the model is to run on.
+        weights: weights root, None for the default one.
+        device: torch device string the model is to run on.
 
     Raises:
         MissingDependencyError: there is no such file.
@@ -265,7 +188,7 @@ def choose_model(model: str, weights: str | os.PathLike[str] | None = None, devi
 
 
 def _automatic(root: Path, device: str) -> Choice:
-    """The best installed model that the device can run at a bearable speed."""
+    """The best installed model that the device runs at an acceptable speed."""
     student = installed_file("2b", root)
     compact = "compact", installed_file("compact", root)
     if not student.is_file():
@@ -279,3 +202,58 @@ def _automatic(root: Path, device: str) -> Choice:
     if free < needed:
         return Choice(*compact, f"2b needs {needed / 1e9:.1f} GB on the GPU, {free / 1e9:.1f} GB are free")
     return Choice("2b", student, "installed, and the GPU can hold it")
+
+
+# --- folders of text encoders and captioners -------------------------------------------------------------------------
+
+
+def kind_of(folder: Path) -> Kind | None:
+    """Kind of network in a folder according to its config.json; None for any other folder."""
+    with suppress(OSError, ValueError, AttributeError):
+        found = json.loads((folder / "config.json").read_bytes()).get("model_type")
+        return next((kind for kind in (TEXT_ENCODER, CAPTIONER) if found in kind.types), None)
+    return None
+
+
+def network_folders(root: Path) -> list[Path]:
+    """Folders of text encoders and captioners below a folder, those of the catalogue first."""
+    found = [config.parent for config in sorted(root.glob("*/config.json")) if kind_of(config.parent)]
+    order = {name: number for number, name in enumerate(FOLDERS)}
+    return sorted(found, key=lambda folder: (order.get(folder.name, len(order)), folder.name))
+
+
+def find_folder(kind: Kind, root: Path, width: int | None = None) -> Path | None:
+    """First folder below the weights root that holds a network of that kind.
+
+    Args:
+        kind: kind of network.
+        root: weights root.
+        width: required width of a text encoder's features, None for any.
+    """
+    for folder in network_folders(root):
+        with suppress(OSError, ValueError):
+            settings = json.loads((folder / "config.json").read_bytes())
+            if settings.get("model_type") in kind.types and width in (None, settings.get("d_model")):
+                return folder
+    return None
+
+
+def need_folder(
+    kind: Kind, given: str | os.PathLike[str] | None, root: Path, asked_by: str, width: int | None = None
+) -> Path:
+    """The given folder, else the first of that kind below the weights root.
+
+    Raises:
+        MissingDependencyError: there is none.
+    """
+    if given is not None:
+        return Path(given)
+    found = find_folder(kind, root, width)
+    if found is None:
+        wide = f" with features of width {width}" if width is not None else ""
+        raise MissingDependencyError(
+            f"{asked_by} needs a {kind.name}{wide}, and there is none below {root}; run varestorer weights pull "
+            f"{kind.folder}, put its folder there (config.json, weights, tokenizer; {kind.example}), or name it with "
+            f"{kind.option} DIR"
+        )
+    return found

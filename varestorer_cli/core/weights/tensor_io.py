@@ -1,24 +1,26 @@
-"""Writing safetensors files tensor by tensor.
+"""Tensors of files: safetensors written tensor by tensor, and the tensors of files that others wrote.
 
-The library's own writer wants every tensor in memory at once. Here a tensor exists only while it is written, so that a
-file of many gigabytes can be made from other mapped files on a machine that could not hold it. Reading is left to the
-library.
+The writer of the safetensors library wants every tensor in memory at once. Here a tensor exists only while it is
+written, so that a file of many gigabytes can be made from other mapped files on a machine that could not hold it.
+Reading is left to the library; of pickles nothing is run.
 """
 
 import hashlib
 import json
 import math
+import pickle
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from varestorer_cli.core.atomic import atomic_file
-from varestorer_cli.core.errors import CheckpointError
+from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
 
 DATA_HASH = "data_sha256"
 """Metadata key of the hash over all tensor bytes, by which a file can be checked wherever it is copied to."""
@@ -38,16 +40,17 @@ _TYPES = {
 STORED_TYPES = frozenset(_TYPES)
 """Types that files are written in."""
 _BLOCK = 1 << 24
+_DAMAGED = "{path}: cannot be read ({error}); it is cut off or damaged: fetch it again"
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A tensor to come.
+class TensorSource:
+    """A tensor that is made when it is written.
 
     Attributes:
         dtype: stored type.
         shape: stored shape.
-        read: makes the tensor; called once, when its turn to be written has come.
+        read: makes the tensor; called once, just before it is written.
     """
 
     dtype: torch.dtype
@@ -55,42 +58,42 @@ class Entry:
     read: Callable[[], Tensor]
 
     @classmethod
-    def of(cls, tensor: Tensor, dtype: torch.dtype | None = None) -> "Entry":
-        """A tensor that exists, stored in ``dtype`` where given."""
+    def of(cls, tensor: Tensor, dtype: torch.dtype | None = None) -> "TensorSource":
+        """Source of an existing tensor, stored in ``dtype`` if given."""
         stored = dtype or tensor.dtype
         return cls(stored, tuple(tensor.shape), lambda: tensor.detach().to("cpu", stored))
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
         return int(torch.Size(self.shape).numel()) * self.dtype.itemsize
 
 
-def write_tensors(path: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> None:
-    """Write a file, atomically; its metadata gets the hash of the tensor bytes.
+def write_tensors(path: Path, tensors: Mapping[str, TensorSource], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file atomically; its metadata gets the hash of the tensor bytes.
 
     Args:
         path: target.
-        entries: tensors by name.
-        metadata: strings.
+        tensors: tensors by name.
+        metadata: free strings.
 
     Raises:
         OutputError: the file cannot be written.
-        ValueError: a tensor is not what its entry says.
+        ValueError: a tensor differs in dtype or shape from its source.
     """
-    order = sorted(entries, key=lambda name: (-entries[name].dtype.itemsize, name))  # keeps every tensor aligned
+    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))  # keeps every tensor aligned
     notes = dict(sorted({**metadata, DATA_HASH: "0" * 64}.items()))  # the same contents are the same bytes
     header: dict[str, object] = {"__metadata__": notes}
     end = 0
     for name in order:
-        entry = entries[name]
-        start, end = end, end + entry.size
-        header[name] = {"dtype": _TYPES[entry.dtype], "shape": list(entry.shape), "data_offsets": [start, end]}
+        source = tensors[name]
+        start, end = end, end + source.size
+        header[name] = {"dtype": _TYPES[source.dtype], "shape": list(source.shape), "data_offsets": [start, end]}
     with atomic_file(path) as stream:
         stream.write(_header(header))
         digest = hashlib.sha256()
         for name in order:
-            for block in _blocks(name, entries[name]):
+            for block in _blocks(name, tensors[name]):
                 stream.write(block)
                 digest.update(block)
         notes[DATA_HASH] = digest.hexdigest()
@@ -104,10 +107,10 @@ def _header(header: Mapping[str, object]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _blocks(name: str, entry: Entry) -> Iterable[memoryview]:
-    tensor = entry.read()
-    if tensor.dtype != entry.dtype or tuple(tensor.shape) != entry.shape:
-        raise ValueError(f"{name!r} is {tensor.dtype} {tuple(tensor.shape)}, announced {entry.dtype} {entry.shape}")
+def _blocks(name: str, source: TensorSource) -> Iterable[memoryview]:
+    tensor = source.read()
+    if tensor.dtype != source.dtype or tuple(tensor.shape) != source.shape:
+        raise ValueError(f"{name!r} is {tensor.dtype} {tuple(tensor.shape)}, announced {source.dtype} {source.shape}")
     if not tensor.numel():
         return
     data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
@@ -115,22 +118,22 @@ def _blocks(name: str, entry: Entry) -> Iterable[memoryview]:
         yield data[start : start + _BLOCK]
 
 
-def mapped_entries(path: Path, prefix: str = "") -> dict[str, Entry]:
-    """Tensors of an existing file, to be written into another one; nothing is read yet.
+def mapped_tensors(path: Path, prefix: str = "") -> dict[str, TensorSource]:
+    """Sources of an existing file's tensors, to write them into another file; nothing is read yet.
 
     Args:
         path: safetensors file.
-        prefix: only the tensors whose names begin so.
+        prefix: takes only tensors whose names begin with it.
     """
 
-    def entry(name: str) -> Entry:
+    def source_of(name: str) -> TensorSource:
         def read() -> Tensor:
             with safe_open(path, framework="pt") as reader:
                 tensor: Tensor = reader.get_tensor(name)
                 return tensor
 
         stored = shapes[name]
-        return Entry(stored[0], stored[1], read)
+        return TensorSource(stored[0], stored[1], read)
 
     names = {text: kind for kind, text in _TYPES.items()}
     shapes: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
@@ -139,18 +142,18 @@ def mapped_entries(path: Path, prefix: str = "") -> dict[str, Entry]:
             if name.startswith(prefix):
                 view = reader.get_slice(name)
                 shapes[name] = names[view.get_dtype()], tuple(view.get_shape())
-    return {name: entry(name) for name in shapes}
+    return {name: source_of(name) for name in shapes}
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds neither NaN nor infinity; needs no memory beside it."""
+    """True if a tensor holds neither NaN nor infinity; allocates no copy."""
     if not tensor.is_floating_point() or not tensor.numel():
         return True
     return all(math.isfinite(float(limit)) for limit in torch.aminmax(tensor))
 
 
 def hash_data(stream: BinaryIO) -> tuple[str, str]:
-    """(SHA-256 of the whole file, SHA-256 of its tensor bytes), in one pass.
+    """SHA-256 of a whole safetensors file and of its tensor bytes, in one pass.
 
     Raises:
         CheckpointError: the file ends within its header.
@@ -167,3 +170,40 @@ def hash_data(stream: BinaryIO) -> tuple[str, str]:
         whole.update(block)
         data.update(block)
     return whole.hexdigest(), data.hexdigest()
+
+
+def read_state(path: Path) -> Mapping[str, Any]:
+    """Mapping of names to tensors (or other values) in a file; tensors are memory-mapped, not read.
+
+    Args:
+        path: safetensors file, or file of ``torch.save``.
+
+    Raises:
+        MissingDependencyError: there is no such file.
+        CheckpointError: damaged, not a mapping, or a pickle that would run code.
+    """
+    if not path.is_file():
+        raise MissingDependencyError(f"{path}: no such file; check the path")
+    with path.open("rb") as stream:
+        head = stream.read(9)
+    if path.suffix == ".safetensors" or head[8:] == b"{":
+        try:
+            with safe_open(path, framework="pt") as reader:
+                return {key: reader.get_tensor(key) for key in reader.keys()}  # noqa: SIM118  (not a dict)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(_DAMAGED.format(path=path, error=error)) from error
+    zipped = head[:2] == b"PK"  # files of PyTorch before 1.6 are not, and cannot be mapped
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"it wants to run {found[1]!r} when it is opened" if found else str(error).partition("\n")[0][:200]
+        raise CheckpointError(
+            f"{path}: holds more than weights ({what}); nothing of it was run. Get the file from its authors"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
+        reason = str(error).partition("\n")[0][:200] or type(error).__name__
+        raise CheckpointError(_DAMAGED.format(path=path, error=reason)) from error
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{path}: holds a {type(state).__name__}, not a mapping of names to tensors")
+    return state
