@@ -8,7 +8,7 @@ import pytest
 from varestorer_cli.core.errors import OutputError, UsageError
 from varestorer_cli.core.inputs.plan import Job
 from varestorer_cli.core.options import Captioning, ImageFormat, RestoreOptions, TextOptions
-from varestorer_cli.core.text.captions import BESIDE, CaptionsFile, Texts, clean, find_captions, named, read_table
+from varestorer_cli.core.text.captions import BESIDE, CaptionsFile, Texts, clean, find_captions, read_table
 
 
 def job(key: str, root: str = "in") -> Job:
@@ -161,8 +161,3 @@ def test_options_that_contradict_each_other() -> None:
     assert TextOptions().asked_by == ""
     assert TextOptions(captions="x").asked_by == "--captions"
     assert TextOptions(captioning=Captioning.AUTO).asked_by == "--caption auto"
-
-
-def test_long_lists_are_cut() -> None:
-    assert named(["a", "b"]) == "a, b"
-    assert named([str(i) for i in range(9)]) == "0, 1, 2, 3, 4 and 4 more"

@@ -134,10 +134,10 @@ def _text_model(name: str, path: Path) -> TextModel | None:
 
 def _named(model: str, root: Path) -> TextModel:
     choice = choose_model(model, root)
-    model = _text_model(choice.name, choice.path)
-    if model is None:
+    found = _text_model(choice.name, choice.path)
+    if found is None:
         raise UsageError(f"{model}: the model takes no text, it was trained without captions")
-    return model
+    return found
 
 
 def _store(model: TextModel, text: StoredText, root: Path, say: Callable[[str], None]) -> None:

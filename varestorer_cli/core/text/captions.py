@@ -11,6 +11,7 @@ from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import OutputError, UsageError
 from varestorer_cli.core.inputs.plan import Job
 from varestorer_cli.core.options import TextOptions
+from varestorer_cli.core.phrases import named
 
 BESIDE = "beside"
 """Value of ``--captions`` for text files beside the images."""
@@ -108,7 +109,7 @@ def captions_of(jobs: Sequence[Job], text: TextOptions, console: Console) -> Fou
         console.warn(problem)
     if found.unused:
         count = len(found.unused)
-        console.info(f"{count} captions of {found.source} belong to no picture of this run: {named(found.unused)}")
+        console.info(f"{count} captions of {found.source} belong to no picture of this run: {named(found.unused, 5)}")
     return found
 
 
@@ -252,9 +253,3 @@ class CaptionsFile:
                 f"{self.path}: captions cannot be written ({error.strerror}); name another place with --captions-file"
             ) from error
         self._exists = True
-
-
-def named(names: Sequence[str], at_most: int = 5) -> str:
-    """The first few of many names, for a sentence."""
-    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
-    return ", ".join(names[:at_most]) + more

@@ -12,9 +12,10 @@ from varestorer_cli.core.errors import InputError, MissingDependencyError, Usage
 from varestorer_cli.core.image.reader import decode, read_bytes
 from varestorer_cli.core.inputs.plan import Job
 from varestorer_cli.core.options import Captioning, RestoreOptions
+from varestorer_cli.core.phrases import named
 from varestorer_cli.core.signals import StopFlag
 from varestorer_cli.core.text.cache import TextCache, cache_folder
-from varestorer_cli.core.text.captions import CaptionsFile, Texts, captions_of, clean, named
+from varestorer_cli.core.text.captions import CaptionsFile, Texts, captions_of, clean
 from varestorer_cli.core.text.transformers_backend import (
     DEFAULT_PROMPT,
     LONGEST_TEXT,
@@ -96,7 +97,7 @@ def prepare_texts(
     bare_names = [job.input for job in jobs if job.key not in captions]
     if bare_names and (text.captions is not None or text.captioning == Captioning.AUTO):
         console.warn(
-            f"{len(bare_names)} of {len(jobs)} pictures have no caption and use {default!r}: {named(bare_names)}"
+            f"{len(bare_names)} of {len(jobs)} pictures have no caption and use {default!r}: {named(bare_names, 5)}"
         )
     wanted = dict.fromkeys([*captions.values(), *([default] if bare_names or not jobs else [])])
     rows = {stored.prompt: stored.rows} if stored and stored.prompt in wanted else {}

@@ -11,9 +11,10 @@ from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.inputs.plan import Job
 from varestorer_cli.core.options import Precision
+from varestorer_cli.core.phrases import named
 from varestorer_cli.core.runtime import choose
 from varestorer_cli.core.text.cache import TextCache, cache_folder, read_features, write_features
-from varestorer_cli.core.text.captions import BESIDE, LARGEST_SIDECAR, FoundCaptions, clean, find_captions, named
+from varestorer_cli.core.text.captions import BESIDE, LARGEST_SIDECAR, FoundCaptions, clean, find_captions
 from varestorer_cli.core.text.transformers_backend import DEFAULT_PROMPT, LONGEST_TEXT, features_of, folder_fingerprint
 from varestorer_cli.core.training.data import tar_shards
 from varestorer_cli.core.training.data.crop_builder import named_photos
@@ -71,7 +72,7 @@ def make_features(options: CaptioningOptions) -> int:
         console.warn(problem)
     if found.unused:
         count = len(found.unused)
-        console.info(f"{count} captions of {found.source} belong to no photograph: {named(found.unused)}")
+        console.info(f"{count} captions of {found.source} belong to no photograph: {named(found.unused, 5)}")
     folder = need_folder(TEXT_ENCODER, options.encoder, weights_root(options.weights), "texts")
     encoder = folder_fingerprint(folder)
     default = clean(options.prompt or "") or DEFAULT_PROMPT
