@@ -47,7 +47,8 @@ def wrong(name: str, data: bytes, folder: Path) -> tuple[str, str | None]:
     import fakes
 
     from varestorer_cli.core.console import Console
-    from varestorer_cli.core.engine.engine import EngineOptions, RestoreEngine
+    from varestorer_cli.core.engine.engine import RestoreEngine
+    from varestorer_cli.core.engine.inference import EngineOptions
     from varestorer_cli.core.errors import InputError
     from varestorer_cli.core.image.reader import decode
     from varestorer_cli.core.inputs.plan import make_plan

@@ -116,7 +116,7 @@ def test_single_importers() -> None:
 
 
 def test_the_engine_never_sees_a_path_and_the_batch_never_sees_a_tensor() -> None:
-    for part in ("engine.py", "tilerun.py"):
+    for part in ("engine.py", "inference.py"):
         engine = set(imports(ROOT / "varestorer_cli" / "core" / "engine" / part))
         assert not {"pathlib", "os", "io"} & engine
         assert not any(module.startswith("varestorer_cli.core.training") for module in engine)

@@ -16,7 +16,8 @@ from conftest import load, photo, rows, save, tree
 from PIL import Image
 
 from varestorer_cli import RestoreOptions, Restorer, app
-from varestorer_cli.core.engine.engine import EngineOptions, RestoreEngine
+from varestorer_cli.core.engine.engine import RestoreEngine
+from varestorer_cli.core.engine.inference import EngineOptions, TileInference
 from varestorer_cli.core.options import Precision, TextOptions
 from varestorer_cli.core.text import prepare, transformers_backend
 from varestorer_cli.core.weights import model_file as checkpoint
@@ -256,7 +257,7 @@ def test_the_networks_are_gone_before_the_first_tile(
 ) -> None:
     networks: list[Any] = []
     alive: list[int] = []
-    whole, infer = transformers_backend._whole, RestoreEngine.infer
+    whole, infer = transformers_backend._whole, TileInference.infer
 
     def remembered(*args: Any) -> Any:
         network = whole(*args)
@@ -269,7 +270,7 @@ def test_the_networks_are_gone_before_the_first_tile(
         return infer(self, *args, **settings)
 
     monkeypatch.setattr(transformers_backend, "_whole", remembered)
-    monkeypatch.setattr(RestoreEngine, "infer", counted)
+    monkeypatch.setattr(TileInference, "infer", counted)
     blip = tiny_text.captioner(here / "blip")
     assert run(model, "out", "--caption", "auto", "--captioner", blip, "--text-encoder", encoder) == 0
     assert len(networks) == 2 and alive and not any(alive)
@@ -326,11 +327,11 @@ def test_one_condition_a_text_and_batches_that_mix_them(encoder: Path) -> None:
     prompts = ["a red cat", "blue snow , sharp detailed house"]
     engine.conditions.add(tiny_text.encoded(encoder, prompts))
     tiles = np.random.default_rng(0).random((3, restorer.tile, restorer.tile, 3)).astype(np.float32)
-    mixed = engine.infer(tiles, None, precision="fp32", texts=[prompts[0], prompts[1], None])
+    mixed = engine.inference.infer(tiles, None, precision="fp32", texts=[prompts[0], prompts[1], None])
     for i, text in enumerate([*prompts, None]):
-        alone = engine.infer(tiles[i : i + 1], None, precision="fp32", texts=[text])
+        alone = engine.inference.infer(tiles[i : i + 1], None, precision="fp32", texts=[text])
         np.testing.assert_allclose(mixed[i], alone[0], atol=1e-5)
-        other = engine.infer(tiles[i : i + 1], None, precision="fp32", texts=[prompts[i == 0]])
+        other = engine.inference.infer(tiles[i : i + 1], None, precision="fp32", texts=[prompts[i == 0]])
         assert i == 2 or np.abs(other[0] - alone[0]).max() > 1e-2
 
     made = []

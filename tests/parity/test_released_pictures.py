@@ -18,7 +18,8 @@ from released_states import from_released
 
 from varestorer_cli import app
 from varestorer_cli.core.engine import released
-from varestorer_cli.core.engine.engine import EngineOptions, RestoreEngine
+from varestorer_cli.core.engine.engine import RestoreEngine
+from varestorer_cli.core.engine.inference import EngineOptions
 from varestorer_cli.core.weights.model_file import save_bundle
 from varestorer_models.quantizer import MultiScaleQuantizer
 from varestorer_models.restorer import OneStepRestorer, RestorerConfig

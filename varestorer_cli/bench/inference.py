@@ -12,7 +12,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from varestorer_cli.core.engine.engine import EngineOptions, RestoreEngine
+from varestorer_cli.core.engine.engine import RestoreEngine
+from varestorer_cli.core.engine.inference import EngineOptions
 from varestorer_cli.core.weights.model_file import load_restorer
 
 Work = Callable[[], object]

@@ -49,7 +49,7 @@ class CostlessEngine:
     def restore(self, picture: Any, size: tuple[int, int], **settings: Any) -> Any:
         """The prepared result of this size."""
         return SimpleNamespace(
-            image=self.results[size], tile=1, tiles=1, retries=0, split="", precision="none", unchecked=False
+            image=self.results[size], tile=1, tiles=1, retries=0, split="", precision="none", unverified=False
         )
 
 

@@ -97,7 +97,8 @@ def open_session(
     """
     runtime = _runtime(options)
     from varestorer_cli.core import runtime as runtimes
-    from varestorer_cli.core.engine.engine import EngineOptions, RestoreEngine
+    from varestorer_cli.core.engine.engine import RestoreEngine
+    from varestorer_cli.core.engine.inference import EngineOptions
 
     runtimes.keep_freed_memory(runtimes.KEPT_WHILE_RESTORING)
     loaded = (load or load_model)(options.model, runtime.device, options.weights)

@@ -6,7 +6,8 @@ import torch
 from conftest import photo
 from fakes import Broken, FakeModel, Faulty, Hungry, Noisy
 
-from varestorer_cli.core.engine.engine import EngineOptions, RestoreEngine
+from varestorer_cli.core.engine.engine import RestoreEngine
+from varestorer_cli.core.engine.inference import EngineOptions
 from varestorer_cli.core.errors import InputError, InterruptedRunError, OutOfMemoryError, UsageError
 from varestorer_cli.core.image.resample import Resampler, to_depth
 
@@ -103,7 +104,7 @@ def test_noise_depends_on_seed_and_key_only() -> None:
 
 def test_noise_differs_between_tiles_and_attempts() -> None:
     one = engine(Noisy(sampling="sample"))
-    draws = [one.draw("k", tile, attempt) for tile in (0, 1) for attempt in (0, 1)]
+    draws = [one.inference.draw("k", tile, attempt) for tile in (0, 1) for attempt in (0, 1)]
     assert len({tuple(draw.flatten().tolist()) for draw in draws}) == 4
     assert all(float(draw.min()) >= 0 and float(draw.max()) < 1 for draw in draws)
 
@@ -143,7 +144,7 @@ def test_drawing_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    engine(Noisy(sampling="sample")).draw("k", 0, 0)
+    engine(Noisy(sampling="sample")).inference.draw("k", 0, 0)
     assert torch.equal(torch.rand(1), expected)
 
 

@@ -17,7 +17,8 @@ import pytest
 from conftest import Ran, load, photo, rows, save, tree
 
 from varestorer_cli.core.console import Console
-from varestorer_cli.core.engine.engine import EngineOptions, RestoreEngine
+from varestorer_cli.core.engine.engine import RestoreEngine
+from varestorer_cli.core.engine.inference import EngineOptions
 from varestorer_cli.core.errors import ExitCode, InterruptedRunError, OutOfMemoryError, OutputError
 from varestorer_cli.core.image import reader as imageio
 from varestorer_cli.core.inputs.plan import make_plan

@@ -1,7 +1,7 @@
-"""How a picture becomes tiles, and its restored tiles a picture. Knows no model and no device.
+"""Tilers: cut an image into tiles, and blend its restored tiles into an image. Knows no model and no device.
 
-A plan belongs to one picture. :class:`EvenPlan` is this project's; :mod:`core.released` has those of the released
-script. The engine asks for tiles, restores them, and writes the finished blocks, whatever the plan.
+A tiler belongs to one image. :class:`BlendedTiler` is this project's; :mod:`.released` has those of the released
+script. The engine asks for tiles, restores them, and writes the finished blocks, whatever the tiler.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,47 +18,47 @@ RestoreTiles = Callable[[Sequence[Tile]], Iterable[tuple[Tile, Floats]]]
 """Tiles -> each with its restored pixels in [0, 1], cut to the tile's window."""
 
 
-class PicturePlan(Protocol):
-    """One picture's way through the model."""
+class Tiler(Protocol):
+    """Cuts one image into tiles and makes one image of the restored tiles."""
 
     @property
     def grid(self) -> TileGrid:
-        """Its tiles."""
+        """The tiles of the image."""
 
     def cut(self, tile: Tile) -> Floats:
-        """Pixels that the model gets for a tile: (T, T, 3) in [0, 1]; the two sides may differ."""
+        """Pixels of one tile for the model: (T, T, 3) in [0, 1]; the two sides may differ."""
 
     def blocks(self, restore: RestoreTiles) -> Iterator[tuple[int, int, Floats]]:
-        """Finished parts of the result: (top, left, block in [0, 1]), each pixel once."""
+        """Finished parts of the result: (top, left, block in [0, 1]); together they cover each pixel once."""
 
 
-class EvenPlan:
-    """Tiles spread evenly, cut from the virtually upscaled picture, blended over what neighbours share.
+class BlendedTiler:
+    """Tiles spread evenly, cut from the virtually upscaled image, blended where neighbours overlap.
 
-    Memory is bounded by one band of tiles across the picture's shorter side: each tile is cut from the picture as it
-    was given (see :mod:`core.resample`), so the upscaled picture never exists as a whole.
+    Memory is bounded by one band of tiles across the image's shorter side: each tile is resampled from the image as it
+    was given (see :class:`varestorer_cli.core.image.resample.Resampler`); the whole upscaled image never exists.
 
     Args:
-        picture: (h, w, 3).
+        image: (h, w, 3) as decoded.
         grid: tiles over the result.
         filter: of the upscaling, a key of ``resample.FILTERS``.
     """
 
-    def __init__(self, picture: Pixels, grid: TileGrid, filter: str) -> None:
+    def __init__(self, image: Pixels, grid: TileGrid, filter: str) -> None:
         self.grid = grid
-        self._picture = picture
+        self._image = image
         target = (grid.vertical.length, grid.horizontal.length)
-        self._resampler = Resampler((picture.shape[0], picture.shape[1]), target, filter)
+        self._resampler = Resampler((image.shape[0], image.shape[1]), target, filter)
         self._rows = [grid.vertical.weights(i) for i in range(len(grid.vertical.starts))]
         self._columns = [grid.horizontal.weights(i) for i in range(len(grid.horizontal.starts))]
 
     def cut(self, tile: Tile) -> Floats:
-        """A tile of the upscaled picture; a picture smaller than the tile is padded by reflection."""
-        pixels = self._resampler.window(self._picture, tile.top, tile.left, tile.bottom, tile.right).clip(0, 1)
+        """Cut a tile from the upscaled image; an image smaller than the tile is padded by reflection."""
+        pixels = self._resampler.window(self._image, tile.top, tile.left, tile.bottom, tile.right).clip(0, 1)
         return reflected(pixels, self.grid.sides)
 
     def blocks(self, restore: RestoreTiles) -> Iterator[tuple[int, int, Floats]]:
-        """See :class:`PicturePlan`."""
+        """See :class:`Tiler`."""
         grid, by_rows = self.grid, self.grid.by_rows
         along = grid.vertical if by_rows else grid.horizontal
         across = grid.horizontal if by_rows else grid.vertical

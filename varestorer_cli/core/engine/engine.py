@@ -1,102 +1,33 @@
-"""Array in, restored array out: batches of tiles through the model, again where they fail. Knows no file and no path.
+"""Image array in, restored array out: batches of tiles through the model, again where a tile fails its check.
 
-Shapes: B tiles of a batch, T tile side.
-
-How a picture becomes tiles, and tiles a picture, is the business of its plan (:mod:`core.plans`). The result array
-belongs to the caller, who may keep it on disk.
+How an image becomes tiles, and tiles an image, is the business of its tiler (:mod:`.blending`, :mod:`.released`); one
+call of the model that of :class:`TileInference`. No path and no file is known here: the result array belongs to the
+caller, who may keep it on disk.
 """
 
-import hashlib
-import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from varestorer_cli.core.engine.blending import EvenPlan, Floats, PicturePlan
-from varestorer_cli.core.engine.inference import Conditions
-from varestorer_cli.core.engine.released import HANDLINGS
-from varestorer_cli.core.engine.tile_check import RELATIVE, fault, probe_card
-from varestorer_cli.core.engine.tilerun import TileRun, TileTooLargeError
-from varestorer_cli.core.engine.tiling import TileGrid, fewest_tiles
-from varestorer_cli.core.errors import OutOfMemoryError, UsageError
+from varestorer_cli.core.engine.blending import BlendedTiler, Floats, Tiler
+from varestorer_cli.core.engine.inference import Conditions, EngineOptions, TileInference, TileModel, is_out_of_memory
+from varestorer_cli.core.engine.released import COMPAT_MODES, OneSequence
+from varestorer_cli.core.engine.tile_check import fault
+from varestorer_cli.core.engine.tiling import Tile, TileGrid, fewest_tiles
+from varestorer_cli.core.errors import InputError, InterruptedRunError, OutOfMemoryError, UsageError
 from varestorer_cli.core.image.resample import Pixels, to_depth
-from varestorer_cli.core.runtime import autocast_type
 
 Allocate = Callable[[tuple[int, ...], npt.DTypeLike], Any]
 
 
-class TileModel(Protocol):
-    """What the engine needs of a model; :class:`varestorer_models.restorer.OneStepRestorer` has it.
-
-    A model that works on several tile sides lists them in ``tile_sides``, its native one (``tile``) first; a tile may
-    have two different ones of them. ``config.sampling`` is its default sampling, ``config.upscale_filter`` (where
-    present) the filter that it was trained with. A model with a text condition has ``condition(rows)``, which makes it
-    from the features (n, T) of a text, or from None; it is then called with ``condition``.
-    """
-
-    @property
-    def tile(self) -> int:
-        """Preferred tile side in output pixels."""
-
-    @property
-    def uniforms_shape(self) -> tuple[int, int, int]:
-        """Noise of one tile."""
-
-    @property
-    def config(self) -> Any:
-        """The model's own settings."""
-
-    def __call__(
-        self,
-        degraded_B3TT: Tensor,
-        *,
-        uniforms: Tensor | None = None,
-        sampling: Any = None,
-        fidelity: float = 1.0,
-        color_fix: Any = None,
-    ) -> Any:
-        """Restore tiles; returns an object with ``image_B3TT``."""
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """Settings of a :class:`RestoreEngine`.
-
-    Attributes:
-        device: torch device string.
-        precision: ``fp32``, ``bf16`` or ``fp16`` (autocast).
-        tile: tile side in output pixels, None is the model's.
-        overlap: pixels shared by neighbours and blended over; None is an eighth of the native
-            tile, or a sixteenth where the model takes tiles of several sides.
-        batch: tiles per call, None chooses by device.
-        sampling: None is the model's default.
-        color_fix: None is the model's default.
-        fidelity: 0 = pre-restored, 1 = model.
-        seed: of the noise for ``sample``.
-        compat: "none", or a key of ``core.released.HANDLINGS``: pictures are handled as the released script does.
-    """
-
-    device: str = "cpu"
-    precision: str = "fp32"
-    tile: int | None = None
-    overlap: int | None = None
-    batch: int | None = None
-    sampling: str | None = None
-    color_fix: str | None = None
-    fidelity: float = 1.0
-    seed: int = 0
-    compat: str = "none"
-
-
 @dataclass(frozen=True)
 class Restored:
-    """One restored picture.
+    """One restored image.
 
     Attributes:
         image: (H, W, 3), in the type asked for.
@@ -104,9 +35,9 @@ class Restored:
         retries: tiles that were computed again because their first result was unusable.
         tile: longer side of the tiles used.
         batch: tiles per call at the end.
-        split: what an out-of-memory error changed for this picture, "" if nothing.
+        split: what an out-of-memory error changed for this image, "" if nothing.
         precision: arithmetic that was used; "bf16+fp32" where tiles were computed again in fp32.
-        unchecked: the model's tiles cannot be compared with their inputs: it spoils even a plain test picture.
+        unverified: the model's tiles cannot be compared with their inputs: it spoils even a plain test image.
     """
 
     image: Any
@@ -116,7 +47,7 @@ class Restored:
     batch: int
     split: str
     precision: str
-    unchecked: bool = False
+    unverified: bool = False
 
 
 class RestoreEngine:
@@ -132,23 +63,22 @@ class RestoreEngine:
 
     def __init__(self, model: TileModel, options: EngineOptions) -> None:
         self.model = model
-        self._handling = HANDLINGS.get(options.compat)
-        self.fault = fault if self._handling is None else self._handling.fault
-        if self._handling is not None:
+        self._compat = COMPAT_MODES.get(options.compat)
+        if self._compat is not None:
             options = replace(
                 options,
-                sampling=options.sampling or self._handling.sampling,
-                color_fix=options.color_fix or self._handling.color_fix,
+                sampling=options.sampling or self._compat.sampling,
+                color_fix=options.color_fix or self._compat.color_fix,
             )
         self.options = options
-        self.sampling = str(options.sampling or getattr(model.config, "sampling", "argmax"))
-        self.tile = options.tile or model.tile
+        self.inference = TileInference(model, options, fault if self._compat is None else self._compat.fault)
+        self.tile = self.inference.tile
         self._sides = tuple(getattr(model, "tile_sides", ())) or (model.tile,)
         self._filter: str = getattr(model.config, "upscale_filter", "bicubic")
-        # Tiles begin at whole pixels of the degraded picture, as in training: elsewhere the bundled model loses 0.03 dB
+        # Tiles begin at whole pixels of the degraded image, as in training: elsewhere the bundled model loses 0.03 dB
         # (up to 0.2), and tiles that begin between differ where they are blended.
         self._step = int(getattr(model.config, "scale", 1))
-        if self.sampling == "sample" or self._handling is not None:
+        if self.sampling == "sample" or self._compat is not None:
             self._sides = (model.tile,)  # noise has the shape of native tiles
         if self.tile not in self._sides:
             raise UsageError(f"--tile {self.tile}: this model works on tiles of {_listed(self._sides)}; leave it out")
@@ -156,29 +86,40 @@ class RestoreEngine:
         if overlap > self.tile // 2:
             raise UsageError(f"--overlap {overlap}: at most half a tile is possible, {self.tile // 2} here")
         self._overlap = overlap
-        # Learned from out-of-memory errors, for all pictures that follow.
-        self._largest_side = max(self._sides)
-        self._most_pixels: int | None = None
-        self._faithful: bool | None = None  # unknown until a tile comes out unlike its input
-        self.model_seconds = 0.0  # spent in calls of the model so far
-        self.conditions = Conditions(model, options.device)
+        self._largest_side = max(self._sides)  # learned from out-of-memory errors, for all images that follow
 
     @property
     def compatible(self) -> bool:
-        """Whether pictures are handled as the released script does."""
-        return self._handling is not None
+        """Whether images are handled as the released script does."""
+        return self._compat is not None
 
     @property
     def overlap(self) -> int:
         """Least number of pixels that neighbouring tiles share."""
         return self._overlap
 
+    @property
+    def sampling(self) -> str:
+        """The sampling in effect."""
+        return self.inference.sampling
+
+    @property
+    def model_seconds(self) -> float:
+        """Seconds spent in calls of the model so far."""
+        return self.inference.model_seconds
+
+    @property
+    def conditions(self) -> Conditions:
+        """Text conditions of the model."""
+        return self.inference.conditions
+
     def batch_for(self, sides: tuple[int, int]) -> int:
-        """Tiles of these sides that one call takes."""
-        pixels = sides[0] * sides[1]
-        gpu = not self.options.device.startswith("cpu")
-        batch = self.options.batch or (max(1, min(16, 1024 * 1024 // pixels)) if gpu else 1)
-        return batch if self._most_pixels is None else max(1, min(batch, self._most_pixels // pixels))
+        """Tiles of these (vertical, horizontal) sides that one call takes."""
+        return self.inference.batch_for(sides)
+
+    def seconds_per_pixel(self) -> float:
+        """Seconds per pixel of a native tile, measured now with two calls of the model."""
+        return self.inference.seconds_per_pixel()
 
     def grid(self, width: int, height: int) -> TileGrid:
         """Tiles for an output of this size.
@@ -196,17 +137,17 @@ class RestoreEngine:
 
     def _shares(self, native: int) -> tuple[int, int]:
         """Least overlap and widest blend of tiles of this side, where none was asked for."""
-        # A model that takes several sides fits them to the picture, and a sixteenth of its tile is enough: 16 pixels
+        # A model that takes several sides fits them to the image, and a sixteenth of its tile is enough: 16 pixels
         # from the border the bundled model's result is off by 0.5 of 255 levels (8 at the border, 0.3 anywhere
         # inside). That costs 11 % less than an eighth. A model of one fixed side promises nothing of the kind.
-        if self._handling is not None:
-            return native // self._handling.overlap_share, native // self._handling.overlap_share
+        if self._compat is not None:
+            return native // self._compat.overlap_share, native // self._compat.overlap_share
         fitted = len(self._sides) > 1 and not self.options.tile
         return native // (16 if fitted else 8), native // 8
 
     def restore(
         self,
-        picture: Pixels,
+        image: Pixels,
         size: tuple[int, int],
         *,
         key: str = "",
@@ -216,34 +157,34 @@ class RestoreEngine:
         on_tiles: Callable[[int, int], None] | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> Restored:
-        """Restore one picture.
+        """Restore one image.
 
         Args:
-            picture: (H, W, 3) RGB; uint8, uint16, or float32 in [0, 1].
+            image: (H, W, 3) RGB; uint8, uint16, or float32 in [0, 1].
             size: (width, height) of the result.
             key: seeds the noise; the same key and seed give the same result.
             text: one that ``conditions`` knows; None is the model's learned null condition.
             dtype: uint8, uint16 or float32 ([0, 1]).
             allocate: makes the result array from shape and type.
-            on_tiles: told (done, all) tiles as they are finished.
+            on_tiles: called with (done, all) tiles as they are finished.
             should_stop: asked between batches.
 
         Raises:
-            InputError: a tile stays unusable (see :mod:`core.tilecheck`) in fp32 too.
+            InputError: a tile stays unusable (see :mod:`.tile_check`) in fp32 too.
             OutOfMemoryError: one tile of the smallest size does not fit.
             InterruptedRunError: ``should_stop`` said so.
         """
-        image = allocate((size[1], size[0], 3), dtype)
+        result = allocate((size[1], size[0], 3), dtype)
         first: tuple[TileGrid, int] | None = None
         while True:
-            plan = self.plan(picture, size)
-            grid = plan.grid
+            tiler = self.tiler(image, size)
+            grid = tiler.grid
             first = first or (grid, self.batch_for(grid.sides))
-            run = TileRun(self, plan, key, text, on_tiles, should_stop)
+            run = TileRun(self.inference, tiler, key, text, self._sequence(), on_tiles, should_stop)
             try:
-                for top, left, block in plan.blocks(run.restored):
+                for top, left, block in tiler.blocks(run.restored):
                     height, width = block.shape[:2]
-                    image[top : top + height, left : left + width] = to_depth(block, dtype)
+                    result[top : top + height, left : left + width] = to_depth(block, dtype)
             except TileTooLargeError as error:
                 self._shrink(grid.sides, str(error))
                 continue
@@ -253,14 +194,20 @@ class RestoreEngine:
             precision = self.options.precision
             if run.retries and precision != "fp32":
                 precision += "+fp32"
-            unchecked = self._faithful is False
-            return Restored(image, len(grid), run.retries, max(grid.sides), batch, split, precision, unchecked)
+            unverified = self.inference.model_passes_probe is False
+            return Restored(result, len(grid), run.retries, max(grid.sides), batch, split, precision, unverified)
 
-    def plan(self, picture: Pixels, size: tuple[int, int]) -> PicturePlan:
-        """How this picture, restored to (width, height), becomes tiles and is put together again."""
-        if self._handling is not None:
-            return self._handling.plan(picture, size, self.tile, self._overlap)
-        return EvenPlan(picture, self.grid(*size), self._filter)
+    def tiler(self, image: Pixels, size: tuple[int, int]) -> Tiler:
+        """How this image, restored to (width, height), becomes tiles and is put together again."""
+        if self._compat is not None:
+            return self._compat.tiler(image, size, self.tile, self._overlap)
+        return BlendedTiler(image, self.grid(*size), self._filter)
+
+    def _sequence(self) -> OneSequence | None:
+        """Noise of one image as the released evaluation draws it; None where tiles draw their own."""
+        if self._compat is None:
+            return None
+        return OneSequence(self.options.seed, self.inference.model.uniforms_shape)
 
     def _shrink(self, sides: tuple[int, int], reason: str) -> None:
         """Go on with smaller tiles: three quarters of the side or less, or the next smaller one there is.
@@ -276,85 +223,113 @@ class RestoreEngine:
                 "use --device cpu, --precision bf16, or a larger machine"
             )
         self._largest_side = max([side for side in smaller if side <= 0.75 * failed] or smaller)
-        self._most_pixels = self._largest_side**2
+        self.inference.limit_call(self._largest_side**2)
 
-    def halve(self, sides: tuple[int, int]) -> bool:
-        """Go on with half as many tiles a call; False where it is one already."""
-        batch = self.batch_for(sides)
-        if batch == 1:
-            return False
-        self._most_pixels = batch // 2 * sides[0] * sides[1]
-        return True
 
-    def infer(
+class TileTooLargeError(Exception):
+    """Even one tile does not fit in memory."""
+
+
+class TileRun:
+    """One pass over the tiles of one image: batches, the check of each tile, and what is computed again.
+
+    Args:
+        inference: calls the model.
+        tiler: of the image.
+        key: seeds the noise.
+        text: of the image, or None.
+        sequence: noise of the first attempt, None draws it per tile.
+        on_tiles: called with (done, all) tiles as they are finished.
+        should_stop: asked between batches.
+
+    Attributes:
+        retries: tiles that were computed again.
+        done: tiles that are finished.
+    """
+
+    def __init__(
         self,
-        degraded: Floats,
-        uniforms: Sequence[Tensor] | None,
-        *,
-        precision: str,
-        texts: Sequence[str | None] | None = None,
-    ) -> Floats:
-        """One call of the model, always with a full batch: the last tiles are repeated to fill it.
+        inference: TileInference,
+        tiler: Tiler,
+        key: str,
+        text: str | None,
+        sequence: OneSequence | None,
+        on_tiles: Callable[[int, int], None] | None,
+        should_stop: Callable[[], bool] | None,
+    ) -> None:
+        self.inference = inference
+        self.tiler = tiler
+        self.grid = tiler.grid
+        self.key = key
+        self.text = text
+        self.on_tiles = on_tiles
+        self.should_stop = should_stop
+        self.retries = 0
+        self.done = 0
+        self._sequence = sequence
 
-        Args:
-            degraded: (n, T, T, 3), n at most the batch size; the two sides may differ.
-            uniforms: noise of each tile, or None.
-            precision: arithmetic of this call.
-            texts: text of each tile; None is the learned null condition for all.
+    def restored(self, tiles: Sequence[Tile]) -> Iterator[tuple[Tile, Floats]]:
+        """Tiles with their restored pixels, cut to the image.
+
+        Raises:
+            InputError: a tile stays unusable in fp32 too.
+            InterruptedRunError: ``should_stop`` said so.
+            TileTooLargeError: one tile does not fit in memory.
         """
-        started = time.monotonic()
-        n, batch = len(degraded), self.batch_for((degraded.shape[1], degraded.shape[2]))
-        fill = [*range(n), *([n - 1] * (batch - n))]
-        tiles = torch.from_numpy(np.ascontiguousarray(degraded[fill].transpose(0, 3, 1, 2))).to(self.options.device)
-        noise = torch.stack([uniforms[i] for i in fill]).to(self.options.device) if uniforms is not None else None
-        with torch.inference_mode(), self._autocast(precision):
-            condition = self.conditions.of([texts[i] for i in fill] if texts is not None else [None], precision)
-            out = self.model(
-                tiles,
-                uniforms=noise,
-                sampling=self.options.sampling,
-                fidelity=self.options.fidelity,
-                color_fix=self.options.color_fix,
-                **({} if condition is None else {"condition": condition}),
-            )
-        image: Floats = out.image_B3TT[:n].float().cpu().numpy().transpose(0, 2, 3, 1)
-        self.model_seconds += time.monotonic() - started
-        return image
+        at = 0
+        while at < len(tiles):
+            if self.should_stop is not None and self.should_stop():
+                raise InterruptedRunError("stopped")
+            chunk = tiles[at : at + self.inference.batch_for(self.grid.sides)]
+            degraded = np.stack([self.tiler.cut(tile) for tile in chunk])
+            restored, shortage = None, ""
+            try:
+                restored = self._checked(chunk, degraded)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                shortage = str(error).partition("\n")[0]
+            if restored is None:  # outside the except block, whose traceback would keep the tensors alive
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                if not self.inference.halve(self.grid.sides):
+                    raise TileTooLargeError(shortage)
+                continue
+            for tile, pixels in zip(chunk, restored, strict=True):
+                yield tile, pixels[: tile.bottom - tile.top, : tile.right - tile.left]
+            at += len(chunk)
+            self.done += len(chunk)
+            if self.on_tiles is not None:
+                self.on_tiles(self.done, len(self.grid))
 
-    def seconds_per_pixel(self) -> float:
-        """Seconds of one pixel of a tile, from the second of two full calls with native tiles."""
-        side = self.tile
-        batch = self.batch_for((side, side))
-        gray = np.full((batch, side, side, 3), 0.5, np.float32)
-        noise = [self.draw("", 0, 0)] * batch if self.sampling == "sample" else None
-        seconds = 0.0
-        for _ in range(2):
-            started = time.monotonic()
-            self.infer(gray, noise, precision=self.options.precision)
-            seconds = time.monotonic() - started
-        return seconds / (batch * side * side)
+    def _checked(self, tiles: Sequence[Tile], degraded: Floats) -> list[Floats]:
+        """Restored tiles; unusable ones are computed again in fp32 with fresh noise."""
+        inference = self.inference
+        precision = inference.options.precision
+        texts = [self.text] * len(tiles)
+        restored = list(inference.infer(degraded, self._noise(tiles, 0), precision=precision, texts=texts))
+        for i, tile in enumerate(tiles):
+            first = inference.fault(restored[i], degraded[i])
+            if first is None or inference.model_always_fails(first):
+                continue
+            self.retries += 1
+            one, noise = degraded[i : i + 1], self._noise([tile], 1)
+            again = inference.infer(one, noise, precision="fp32", texts=[self.text])[0]
+            wrong = inference.fault(again, degraded[i])
+            if wrong is not None and not inference.model_always_fails(wrong):
+                raise InputError(
+                    f"the model's result for tile {tile.index + 1} of {len(self.grid)} is {wrong}, in fp32 too; "
+                    "nothing was written; try another --tile or --model"
+                )
+            restored[i] = again
+        return restored
 
-    def is_its_nature(self, wrong: str) -> bool:
-        """Whether this fault of a tile says nothing of the tile: the model does the same to a plain test picture."""
-        if wrong not in RELATIVE:
-            return False
-        if self._faithful is None:
-            card = probe_card(self.tile, self.tile)
-            noise = [self.draw("", 0, 0)] if self.sampling == "sample" else None
-            self._faithful = self.fault(self.infer(card[None], noise, precision="fp32")[0], card) is None
-        return not self._faithful
-
-    def _autocast(self, precision: str) -> AbstractContextManager[Any]:
-        kind = autocast_type(precision)
-        if kind is None:
-            return nullcontext()
-        return torch.autocast(torch.device(self.options.device).type, kind)
-
-    def draw(self, key: str, tile: int, attempt: int) -> Tensor:
-        """Noise of one tile from (seed, key, tile, attempt), drawn on the CPU: the same on every machine."""
-        text = f"{self.options.seed}\0{key}\0{tile}\0{attempt}".encode("utf-8", "surrogateescape")
-        seed = int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
-        return torch.rand(self.model.uniforms_shape, generator=torch.Generator().manual_seed(seed))
+    def _noise(self, tiles: Sequence[Tile], attempt: int) -> list[Tensor] | None:
+        if self.inference.sampling != "sample":
+            return None
+        if self._sequence is not None and attempt == 0:
+            return [self._sequence.draw(tile.index) for tile in tiles]
+        return [self.inference.draw(self.key, tile.index, attempt) for tile in tiles]
 
 
 def _listed(sides: Sequence[int]) -> str:

@@ -1,15 +1,93 @@
-"""Conditions of the texts in use: made once a text, reused for all tiles, joined where a batch mixes texts."""
+"""One call of the network: its settings, its batch size and memory, its noise and its text conditions.
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+Shapes: n tiles given, B tiles of one call, T tile side (the two sides of a tile may differ).
+"""
 
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
 from torch import Tensor
 
-_KEPT = 8
+from varestorer_cli.core.engine.blending import Floats
+from varestorer_cli.core.engine.tile_check import RELATIVE, probe_card
+from varestorer_cli.core.runtime import autocast_type
+
+_CONDITIONS_KEPT = 8
+_GPU_BATCH_PIXELS = 1024 * 1024
+_GPU_LARGEST_BATCH = 16
+
+
+class TileModel(Protocol):
+    """What the engine needs of a model; :class:`varestorer_models.restorer.OneStepRestorer` has it.
+
+    A model that works on several tile sides lists them in ``tile_sides``, its native one (``tile``) first; a tile may
+    have two different ones of them. ``config.sampling`` is its default sampling, ``config.upscale_filter`` (where
+    present) the filter that it was trained with. A model with a text condition has ``condition(rows)``, which makes it
+    from the features (n, T) of a text, or from None; it is then called with ``condition``.
+    """
+
+    @property
+    def tile(self) -> int:
+        """Preferred tile side in output pixels."""
+
+    @property
+    def uniforms_shape(self) -> tuple[int, int, int]:
+        """Shape of the noise of one tile."""
+
+    @property
+    def config(self) -> Any:
+        """The model's own settings."""
+
+    def __call__(
+        self,
+        degraded_B3TT: Tensor,
+        *,
+        uniforms: Tensor | None = None,
+        sampling: Any = None,
+        fidelity: float = 1.0,
+        color_fix: Any = None,
+    ) -> Any:
+        """Restore tiles; returns an object with ``image_B3TT``."""
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Settings of a :class:`varestorer_cli.core.engine.engine.RestoreEngine`.
+
+    Attributes:
+        device: torch device string.
+        precision: ``fp32``, ``bf16`` or ``fp16`` (autocast).
+        tile: tile side in output pixels, None is the model's.
+        overlap: pixels shared by neighbours and blended over; None is an eighth of the native tile, or a sixteenth
+            where the model takes tiles of several sides.
+        batch: tiles per call, None chooses by device.
+        sampling: None is the model's default.
+        color_fix: None is the model's default.
+        fidelity: 0 = pre-restored, 1 = model.
+        seed: of the noise for ``sample``.
+        compat: "none", or a key of ``released.COMPAT_MODES``: images are handled as the released script does.
+    """
+
+    device: str = "cpu"
+    precision: str = "fp32"
+    tile: int | None = None
+    overlap: int | None = None
+    batch: int | None = None
+    sampling: str | None = None
+    color_fix: str | None = None
+    fidelity: float = 1.0
+    seed: int = 0
+    compat: str = "none"
 
 
 class Conditions:
-    """Conditions of one model.
+    """Text conditions of one model: computed once per text, reused for all tiles, joined where a batch mixes texts.
 
     Args:
         model: one with a text condition has ``condition(rows)``, which makes it from the features (n, T) of a text, or
@@ -50,7 +128,141 @@ class Conditions:
         condition = self._kept.pop(key, None)
         if condition is None:
             condition = self._make(None if texts[0] is None else self._rows[texts[0]].to(self._device))
-        self._kept[key] = condition  # the last one to be thrown out
-        if len(self._kept) > _KEPT:
+        self._kept[key] = condition  # the most recently used is the last to be dropped
+        if len(self._kept) > _CONDITIONS_KEPT:
             self._kept.pop(next(iter(self._kept)))
         return condition
+
+
+class TileInference:
+    """Calls one model on batches of tiles; remembers the batch size that fits in memory.
+
+    Args:
+        model: the network, on the device, in eval mode.
+        options: settings.
+        fault: what is wrong with a restored tile, from (restored, degraded), or None; see
+            :func:`varestorer_cli.core.engine.tile_check.fault`.
+
+    Attributes:
+        tile: tile side, asked for or native.
+        sampling: the sampling in effect.
+        model_seconds: seconds spent in calls of the model so far.
+        conditions: text conditions of the model.
+        model_passes_probe: whether the model restores a plain test image; None = not tried yet.
+    """
+
+    def __init__(self, model: TileModel, options: EngineOptions, fault: Callable[[Floats, Floats], str | None]) -> None:
+        self.model = model
+        self.options = options
+        self.fault = fault
+        self.tile = options.tile or model.tile
+        self.sampling = str(options.sampling or getattr(model.config, "sampling", "argmax"))
+        self.model_seconds = 0.0
+        self.conditions = Conditions(model, options.device)
+        self.model_passes_probe: bool | None = None
+        self._most_pixels: int | None = None  # of one call; learned from out-of-memory errors
+
+    def batch_for(self, sides: tuple[int, int]) -> int:
+        """Tiles of these (vertical, horizontal) sides that one call takes."""
+        pixels = sides[0] * sides[1]
+        gpu = not self.options.device.startswith("cpu")
+        chosen = max(1, min(_GPU_LARGEST_BATCH, _GPU_BATCH_PIXELS // pixels)) if gpu else 1
+        batch = self.options.batch or chosen
+        return batch if self._most_pixels is None else max(1, min(batch, self._most_pixels // pixels))
+
+    def halve(self, sides: tuple[int, int]) -> bool:
+        """Halve the batch size from now on; False where it is one already."""
+        batch = self.batch_for(sides)
+        if batch == 1:
+            return False
+        self._most_pixels = batch // 2 * sides[0] * sides[1]
+        return True
+
+    def limit_call(self, pixels: int) -> None:
+        """Let no call from now on have more pixels than this, but for a single tile."""
+        self._most_pixels = pixels
+
+    def infer(
+        self,
+        degraded: Floats,
+        uniforms: Sequence[Tensor] | None,
+        *,
+        precision: str,
+        texts: Sequence[str | None] | None = None,
+    ) -> Floats:
+        """Call the model, always with a full batch: the last tile is repeated to fill it.
+
+        Args:
+            degraded: (n, T, T, 3) in [0, 1], n at most the batch size.
+            uniforms: noise of each tile, or None.
+            precision: arithmetic of this call.
+            texts: text of each tile; None is the learned null condition for all.
+
+        Returns:
+            (n, T, T, 3) float32.
+        """
+        started = time.monotonic()
+        n, batch = len(degraded), self.batch_for((degraded.shape[1], degraded.shape[2]))
+        fill = [*range(n), *([n - 1] * (batch - n))]
+        tiles = torch.from_numpy(np.ascontiguousarray(degraded[fill].transpose(0, 3, 1, 2))).to(self.options.device)
+        noise = torch.stack([uniforms[i] for i in fill]).to(self.options.device) if uniforms is not None else None
+        with torch.inference_mode(), self._autocast(precision):
+            condition = self.conditions.of([texts[i] for i in fill] if texts is not None else [None], precision)
+            out = self.model(
+                tiles,
+                uniforms=noise,
+                sampling=self.options.sampling,
+                fidelity=self.options.fidelity,
+                color_fix=self.options.color_fix,
+                **({} if condition is None else {"condition": condition}),
+            )
+        image: Floats = out.image_B3TT[:n].float().cpu().numpy().transpose(0, 2, 3, 1)
+        self.model_seconds += time.monotonic() - started
+        return image
+
+    def seconds_per_pixel(self) -> float:
+        """Seconds per pixel of a native tile, from the second of two full calls."""
+        side = self.tile
+        batch = self.batch_for((side, side))
+        gray = np.full((batch, side, side, 3), 0.5, np.float32)
+        noise = [self.draw("", 0, 0)] * batch if self.sampling == "sample" else None
+        seconds = 0.0
+        for _ in range(2):
+            started = time.monotonic()
+            self.infer(gray, noise, precision=self.options.precision)
+            seconds = time.monotonic() - started
+        return seconds / (batch * side * side)
+
+    def model_always_fails(self, wrong: str) -> bool:
+        """True if the model fails the same check on a plain test image too: the fault is the model's, not the tile's.
+
+        Args:
+            wrong: the fault that a tile showed.
+        """
+        if wrong not in RELATIVE:
+            return False
+        if self.model_passes_probe is None:
+            card = probe_card(self.tile, self.tile)
+            noise = [self.draw("", 0, 0)] if self.sampling == "sample" else None
+            self.model_passes_probe = self.fault(self.infer(card[None], noise, precision="fp32")[0], card) is None
+        return not self.model_passes_probe
+
+    def draw(self, key: str, tile: int, attempt: int) -> Tensor:
+        """Noise of one tile from (seed, key, tile, attempt), drawn on the CPU: the same on every machine."""
+        text = f"{self.options.seed}\0{key}\0{tile}\0{attempt}".encode("utf-8", "surrogateescape")
+        seed = int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
+        return torch.rand(self.model.uniforms_shape, generator=torch.Generator().manual_seed(seed))
+
+    def _autocast(self, precision: str) -> AbstractContextManager[Any]:
+        kind = autocast_type(precision)
+        if kind is None:
+            return nullcontext()
+        return torch.autocast(torch.device(self.options.device).type, kind)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, on the device or on the host."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)

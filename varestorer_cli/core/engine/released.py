@@ -1,8 +1,8 @@
-"""The released script's ways with a picture, to the last bit, for comparisons with its files.
+"""Bit-exact re-implementation of the released script's tiling and blending (``--compat``).
 
-Everything here is 8 bit, as there: the picture is resized by Pillow, every tile is truncated to 8 bits before it is
-blended, and the blend is rounded. ``docs/differences.md`` shows what each habit does to a photograph; restoring in
-earnest is :class:`core.plans.EvenPlan`'s business.
+Everything here is 8 bit, as there: the image is resized by Pillow, every tile is truncated to 8 bits before it is
+blended, and the blend is rounded. ``docs/differences.md`` shows what each habit does to a photograph; without
+``--compat`` images are tiled by :class:`varestorer_cli.core.engine.blending.BlendedTiler`.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from varestorer_cli.core.engine.blending import Floats, PicturePlan, RestoreTiles
+from varestorer_cli.core.engine.blending import Floats, RestoreTiles, Tiler
 from varestorer_cli.core.engine.tile_check import not_finite
 from varestorer_cli.core.engine.tiling import Axis, Tile, TileGrid
 from varestorer_cli.core.image.resample import Pixels, to_depth, to_float
@@ -22,32 +22,32 @@ from varestorer_cli.core.image.resample import Pixels, to_depth, to_float
 Bytes = npt.NDArray[np.uint8]
 
 
-class TiledPlan:
-    """The script with ``--tiled 1``: the picture padded on all sides, tiles at a fixed stride, a Gaussian blend.
+class ReleasedTiler:
+    """The script with ``--tiled 1``: the image padded on all sides, tiles at a fixed stride, a Gaussian blend.
 
     Args:
-        picture: (h, w, 3).
+        image: (h, w, 3) as decoded.
         size: (width, height) of the result.
         tile: side T of the tiles.
         overlap: pixels that neighbours share, and width of the padding.
     """
 
-    def __init__(self, picture: Pixels, size: tuple[int, int], tile: int, overlap: int) -> None:
-        image = _resized(_eight_bit(picture), size)
+    def __init__(self, image: Pixels, size: tuple[int, int], tile: int, overlap: int) -> None:
+        upscaled = _resized(_eight_bit(image), size)
         self._margin, self._size = overlap, size
-        self._padded: Bytes = np.pad(image, ((overlap, overlap), (overlap, overlap), (0, 0)), mode="reflect")
+        self._padded: Bytes = np.pad(upscaled, ((overlap, overlap), (overlap, overlap), (0, 0)), mode="reflect")
         height, width = self._padded.shape[:2]
         self.grid = TileGrid(_axis(height, tile, overlap), _axis(width, tile, overlap))
         self._window = _gaussian(tile)
 
     def cut(self, tile: Tile) -> Floats:
-        """A tile of the padded picture; one that sticks out is padded by reflection at the bottom and right."""
+        """Cut a tile from the padded image; one that sticks out is padded by reflection at the bottom and right."""
         part = self._padded[tile.top : tile.bottom, tile.left : tile.right]
         missing = (self.grid.vertical.side - part.shape[0], self.grid.horizontal.side - part.shape[1])
         return _network_input(np.pad(part, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect"))
 
     def blocks(self, restore: RestoreTiles) -> Iterator[tuple[int, int, Floats]]:
-        """See :class:`core.plans.PicturePlan`; rows of tiles from top to bottom, each from left to right."""
+        """See :class:`Tiler`; rows of tiles from top to bottom, each from left to right."""
         axis, width = self.grid.vertical, self.grid.horizontal.length
         depth = min(axis.side, axis.length)
         weighted, weights = np.zeros((depth, width, 3), np.float32), np.zeros((depth, width, 1), np.float32)
@@ -65,7 +65,7 @@ class TiledPlan:
             )
 
     def _cropped(self, top: int, weighted: Floats, weights: Floats) -> Iterator[tuple[int, int, Floats]]:
-        """Rows of the padded picture from ``top`` on, rounded, without the padding."""
+        """Rows of the padded image from ``top`` on, rounded, without the padding."""
         width, height = self._size
         first, last = max(top, self._margin), min(top + len(weighted), self._margin + height)
         if last > first:
@@ -74,36 +74,36 @@ class TiledPlan:
             yield first - self._margin, 0, to_float(blend.clip(0, 255).astype(np.uint8))
 
 
-class SquarePlan:
-    """The script's default, ``--tiled 0``: the whole picture squashed to one square tile, and stretched back.
+class SquareTiler:
+    """The script's default, ``--tiled 0``: the whole image squashed to one square tile, and stretched back.
 
     Args:
-        picture: (h, w, 3).
+        image: (h, w, 3) as decoded.
         size: (width, height) of the result.
         tile: side T of the tile.
         overlap: not used.
     """
 
-    def __init__(self, picture: Pixels, size: tuple[int, int], tile: int, overlap: int) -> None:
+    def __init__(self, image: Pixels, size: tuple[int, int], tile: int, overlap: int) -> None:
         self._size = size
-        self._square = _resized(_resized(_eight_bit(picture), size), (tile, tile))
+        self._square = _resized(_resized(_eight_bit(image), size), (tile, tile))
         self.grid = TileGrid.cover(tile, tile, (tile, tile), 0)
 
     def cut(self, tile: Tile) -> Floats:
-        """The squashed picture."""
+        """The squashed image."""
         return _network_input(self._square)
 
     def blocks(self, restore: RestoreTiles) -> Iterator[tuple[int, int, Floats]]:
-        """See :class:`core.plans.PicturePlan`: one block."""
+        """See :class:`Tiler`: one block."""
         for _, pixels in restore(self.grid.rows()[0]):
             yield 0, 0, to_float(_resized(_truncated(pixels), self._size))
 
 
 class OneSequence:
-    """Noise as the released evaluation draws it: one seeded sequence a picture, tile after tile.
+    """Noise as the released evaluation draws it: one seeded sequence per image, tile after tile.
 
     Args:
-        seed: of the sequence; every picture of a run starts it anew.
+        seed: of the sequence; every image of a run restarts it.
         shape: (L, d, 2) of one tile.
     """
 
@@ -113,8 +113,8 @@ class OneSequence:
         self._generator = torch.Generator().manual_seed(seed)
 
     def draw(self, tile: int) -> Tensor:
-        """Noise of a tile; tiles are asked for in order, the last one any number of times."""
-        if tile < self._next - 1:  # the picture is begun again
+        """Noise of a tile; tiles must be asked for in order, the latest one any number of times."""
+        if tile < self._next - 1:  # the image is begun again
             self._generator.manual_seed(self._seed)
             self._next = 0
         while self._next <= tile:
@@ -124,43 +124,42 @@ class OneSequence:
 
 
 @dataclass(frozen=True)
-class Handling:
-    """What ``--compat`` fixes about the way with pictures.
+class CompatMode:
+    """What one value of ``--compat`` fixes about how images are handled.
 
     Attributes:
-        plan: makes a picture's plan from picture, (width, height), tile and overlap.
-        overlap_share: the overlap is this part of the tile, unless asked for.
-        sampling: unless asked for.
-        color_fix: unless asked for.
-        fault: what is wrong with a tile, see :mod:`core.tilecheck`; the script takes whatever comes.
+        tiler: makes the tiler of an image from image, (width, height), tile and overlap.
+        overlap_share: tile side divided by the default overlap.
+        sampling: default sampling.
+        color_fix: default colour fix.
+        fault: check of a tile, see :mod:`.tile_check`; the script accepts everything that is finite.
     """
 
-    plan: Callable[[Pixels, tuple[int, int], int, int], PicturePlan]
+    tiler: Callable[[Pixels, tuple[int, int], int, int], Tiler]
     overlap_share: int = 4
     sampling: str = "sample"
     color_fix: str = "none"
     fault: Callable[[Floats, Floats], str | None] = not_finite
 
 
-HANDLINGS = {"released": Handling(TiledPlan), "released-square": Handling(SquarePlan)}
-"""By the value of ``--compat``."""
+COMPAT_MODES = {"released": CompatMode(ReleasedTiler), "released-square": CompatMode(SquareTiler)}
+"""Compatibility modes by the value of ``--compat``."""
 
 
-def _eight_bit(picture: Pixels) -> Bytes:
-    return picture if picture.dtype == np.uint8 else to_depth(to_float(picture), np.uint8)
+def _eight_bit(image: Pixels) -> Bytes:
+    return image if image.dtype == np.uint8 else to_depth(to_float(image), np.uint8)
 
 
-def _resized(picture: Bytes, size: tuple[int, int]) -> Bytes:
+def _resized(image: Bytes, size: tuple[int, int]) -> Bytes:
     """Lanczos by Pillow, which rounds to 8 bits between the axes too; nothing happens at the same size."""
-    if (picture.shape[1], picture.shape[0]) == tuple(size):
-        return picture
-    image = Image.fromarray(np.ascontiguousarray(picture))
-    return np.asarray(image.resize(size, Image.Resampling.LANCZOS))
+    if (image.shape[1], image.shape[0]) == tuple(size):
+        return image
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.Resampling.LANCZOS))
 
 
-def _network_input(picture: Bytes) -> Floats:
+def _network_input(image: Bytes) -> Floats:
     """8 bit -> [-1, 1] -> [0, 1], with the roundings of the detour."""
-    signed = picture.astype(np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
+    signed = image.astype(np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
     return (signed + np.float32(1)) / np.float32(2)
 
 

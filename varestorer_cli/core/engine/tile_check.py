@@ -1,11 +1,11 @@
-"""Is a restored tile a picture of its input? What a broken model, a lost device or an overflow leaves is not.
+"""Sanity check of a restored tile against its input: NaN, black, constant, unlike the input, blurred.
 
 Each check compares with the degraded tile, so that a flat or dark input may give a flat or dark result. The limits
-are wide: a tile that fails twice costs the whole picture. Measured with the bundled model on 10 photographs, the
+are wide: a tile that fails twice costs the whole image. Measured with the bundled model on 10 photographs, the
 reduced tiles differ by 0.02 at most and keep 0.9 or more of the structure; the limits are 0.15 and 0.15.
 
-A model that spoils even :func:`probe_card` is not broken in one place, it is like that (untrained, say): its tiles are
-then held only against what no picture can be.
+A model that fails on :func:`probe_card` too fails everywhere (it is untrained, say): its tiles are then checked for
+values that are not finite only.
 """
 
 import cv2
@@ -51,26 +51,26 @@ def fault(restored: Floats, degraded: Floats) -> str | None:
 
 
 def not_finite(restored: Floats, degraded: Floats) -> str | None:
-    """The one thing that no picture can be; arguments and result as of :func:`fault`."""
+    """Check for NaN and infinity only; arguments and result as of :func:`fault`."""
     return None if np.isfinite(restored).all() else "not finite"
 
 
 def probe_card(height: int, width: int) -> Floats:
-    """A picture every restorer can do: (height, width, 3) in [0.05, 0.95], soft waves of three colours."""
+    """Test image that every trained model restores: (height, width, 3) in [0.05, 0.95], soft waves of three colours."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
     waves = [np.sin(x / 23 + phase) * np.cos(y / 31 - phase) for phase in (0.0, 2.1, 4.2)]
     return np.asarray(np.stack(waves, axis=-1) * 0.45 + 0.5, np.float32)
 
 
-def _reduced(picture: Floats, factor: int) -> Floats:
-    height, width = picture.shape[:2]
+def _reduced(image: Floats, factor: int) -> Floats:
+    height, width = image.shape[:2]
     size = (max(1, width // factor), max(1, height // factor))
-    out: Floats = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.float32)
+    out: Floats = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.float32)
     return out.reshape(size[1], size[0], -1)
 
 
 def _band(blocks: Floats) -> Floats:
-    """Structure of one to two blocks: the blocks without their own coarser version."""
+    """Structure of one to two blocks: the blocks minus their own coarser version."""
     height, width = blocks.shape[:2]
     coarse = cv2.resize(_reduced(blocks, 2), (width, height), interpolation=cv2.INTER_LINEAR)
     out: Floats = blocks - coarse.reshape(blocks.shape)

@@ -1,6 +1,6 @@
 """Tile geometry in integers and the weights that blend tiles; knows no pixels and no model.
 
-Tiles of one fixed size cover the picture, are spread evenly, lie inside it (a picture smaller than a tile is one
+Tiles of one fixed size cover the image, are spread evenly, lie inside it (an image smaller than a tile is one
 tile, padded by the caller), and share at least ``overlap`` pixels with each neighbour. Weights ramp linearly across
 what two neighbours share, up to ``ramp`` pixels, and are normalised per pixel, so they sum to one whatever the
 geometry.
@@ -17,9 +17,9 @@ Weights = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Tile:
-    """One tile: its place in the grid, its window in the picture, and its running number.
+    """One tile: its place in the grid, its window in the image, and its running number.
 
-    ``bottom`` and ``right`` are exclusive; the window is smaller than the tile's side only where the picture is.
+    ``bottom`` and ``right`` are exclusive; the window is smaller than the tile's side only where the image is.
     """
 
     index: int
@@ -36,7 +36,7 @@ class Axis:
     """Tiles along one axis.
 
     Attributes:
-        length: pixels of the picture.
+        length: pixels of the image.
         side: pixels of a tile.
         overlap: least number of pixels two neighbours share.
         ramp: most pixels over which the weight of one tile gives way to the next one's.
@@ -54,11 +54,11 @@ class Axis:
         """Spread as few tiles as possible evenly over ``length`` pixels.
 
         Args:
-            length: pixels of the picture.
+            length: pixels of the image.
             side: pixels of a tile.
             overlap: least number of pixels two neighbours share.
             ramp: most pixels to blend over; as many as ``overlap`` if None.
-            step: tiles begin at multiples of it, but for the last one, which ends with the picture. Where it does not
+            step: tiles begin at multiples of it, but for the last one, which ends with the image. Where it does not
                 divide side - overlap, neighbours may share up to step - 1 pixels less.
 
         Raises:
@@ -76,7 +76,7 @@ class Axis:
         return cls(length, side, overlap, ramp, (*starts, room))
 
     def window(self, tile: int) -> tuple[int, int]:
-        """First pixel and the one after the last of a tile, inside the picture."""
+        """First pixel and the one after the last of a tile, inside the image."""
         return self.starts[tile], min(self.starts[tile] + self.side, self.length)
 
     def done_before(self, tile: int) -> int:
@@ -98,7 +98,7 @@ class Axis:
         first, last = self.window(tile)
         position = np.arange(start, stop) + 0.5
         height = np.ones(stop - start)
-        # At the picture's own border there is nothing to blend with: no ramp.
+        # At the image's own border there is nothing to blend with: no ramp.
         if first > 0:
             height = np.minimum(height, (position - first) / self._blended(tile - 1))
         if last < self.length:
@@ -115,7 +115,7 @@ def fewest_tiles(length: int, sides: Sequence[int], overlap: int) -> int:
     """The shortest side with which the fewest tiles cover a length.
 
     Args:
-        length: pixels of the picture.
+        length: pixels of the image.
         sides: possible sides, shortest first.
         overlap: least number of pixels two neighbours share.
     """
@@ -130,7 +130,7 @@ def fewest_tiles(length: int, sides: Sequence[int], overlap: int) -> int:
 
 @dataclass(frozen=True)
 class TileGrid:
-    """Tiles over a picture, in rows and columns."""
+    """Tiles over an image, in rows and columns."""
 
     vertical: Axis
     horizontal: Axis
@@ -139,7 +139,7 @@ class TileGrid:
     def cover(
         cls, height: int, width: int, sides: tuple[int, int], overlap: int, ramp: int | None = None, step: int = 1
     ) -> "TileGrid":
-        """Grid of tiles with these (vertical, horizontal) sides over a picture.
+        """Grid of tiles with these (vertical, horizontal) sides over an image.
 
         Raises:
             ValueError: see :meth:`Axis.split`, also for the other arguments.
@@ -156,7 +156,7 @@ class TileGrid:
 
     @property
     def by_rows(self) -> bool:
-        """Whether bands run along rows; they are laid across the picture's shorter side, which bounds memory."""
+        """Whether bands run along rows; they are laid across the image's shorter side, which bounds memory."""
         return self.vertical.length >= self.horizontal.length
 
     def bands(self) -> list[list[Tile]]:

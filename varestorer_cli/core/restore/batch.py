@@ -46,7 +46,7 @@ class Engine(Protocol):
 
     def restore(
         self,
-        picture: Samples,
+        image: Samples,
         size: tuple[int, int],
         *,
         key: str,
@@ -265,7 +265,7 @@ class _Batch:
             result.retries,
             result.split,
         )
-        if result.unchecked:
+        if result.unverified:
             text = (
                 "the model spoils even a plain test picture (is it trained?): its tiles were not held against the input"
             )

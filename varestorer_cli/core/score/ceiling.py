@@ -20,7 +20,8 @@ from torch import Tensor
 from varestorer_cli.core.api import Session, open_session
 from varestorer_cli.core.atomic import atomic_file, check_writable
 from varestorer_cli.core.console import Console
-from varestorer_cli.core.engine.engine import EngineOptions, RestoreEngine
+from varestorer_cli.core.engine.engine import RestoreEngine
+from varestorer_cli.core.engine.inference import EngineOptions
 from varestorer_cli.core.errors import InputError, UsageError
 from varestorer_cli.core.image.image_data import Extras, OutputImage
 from varestorer_cli.core.image.reader import read_bytes
