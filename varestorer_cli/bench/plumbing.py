@@ -46,7 +46,7 @@ class CostlessEngine:
     def __init__(self, results: dict[tuple[int, int], Any]) -> None:
         self.results = results
 
-    def restore(self, picture: Any, size: tuple[int, int], **settings: Any) -> Any:
+    def restore(self, image: Any, size: tuple[int, int], **settings: Any) -> Any:
         """The prepared result of this size."""
         return SimpleNamespace(
             image=self.results[size], tile=1, tiles=1, retries=0, split="", precision="none", unverified=False

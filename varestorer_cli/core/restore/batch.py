@@ -37,8 +37,13 @@ _BUDGET_PIXELS = 300_000_000
 class Engine(Protocol):
     """What the batch needs of an engine; :class:`core.engine.RestoreEngine` has it."""
 
-    sampling: str
-    model_seconds: float
+    @property
+    def sampling(self) -> str:
+        """The sampling in effect."""
+
+    @property
+    def model_seconds(self) -> float:
+        """Seconds spent in calls of the model so far."""
 
     @property
     def overlap(self) -> int:
