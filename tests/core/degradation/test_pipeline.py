@@ -146,20 +146,6 @@ def test_trimming_changes_nothing_that_shows(sigma, size):
     assert np.abs(difference).max() < 0.5 / 255
 
 
-@pytest.mark.parametrize(
-    ("x", "value"),
-    [
-        (0.5, 0.2422684577),
-        (1.0, 0.4400505857),
-        (3.8317059702, 0.0),
-        (10.0, 0.0434727462),
-        (50.0, -0.0975118281),
-    ],
-)
-def test_bessel_function_against_tables(x, value):
-    assert degradation._bessel_j1(np.array([x]))[0] == pytest.approx(value, abs=1e-6)
-
-
 @pytest.mark.parametrize("window", [False, True])
 def test_sinc_passes_below_and_stops_above_its_cutoff(window):
     kernel = degradation._sinc(21, 0.5, window).astype(float)

@@ -136,6 +136,33 @@ def test_the_terminal_gets_whole_cells(report: ScoreReport, monkeypatch: pytest.
     assert "[4.5000, 5.5000]" in text and "\x1b" not in text
 
 
+@pytest.mark.parametrize("piped", [True, False])
+def test_numbers_are_whole_in_a_pipe_and_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch, piped: bool) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    if not piped:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TERM", "dumb")
+    head = ("metric", "A", "B", "B - A", "95% interval", "A better", "B better", "ties", "sign test p")
+    row = (
+        "PSNR-Y of a long name ↑",
+        "24.8291",
+        "25.2244",
+        "+0.3953",
+        "[-0.2134, +0.6123]",
+        "1234",
+        "5678",
+        "0",
+        "1.2e-09",
+    )
+    text = score_render.terminal([score_render.Block(("above",), score_render.Table(head, (row,)))])
+    for cell in row[1:]:
+        assert cell in text
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    if piped:
+        lines = text.splitlines()
+        assert any(all(cell in line for cell in row) for line in lines) and any("sign test p" in line for line in lines)
+
+
 def test_whole_sets_have_one_number(report: ScoreReport) -> None:
     fid = MetricInfo("fid", "FID", True, True, "pyiqa 2 on cpu", whole_set=True)
     with_fid = replace(report, metrics=(*report.metrics, fid), set_values={"fid": 117.234})

@@ -13,7 +13,9 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
+from torch.special import bessel_j1
 
 from varestorer_cli.core.degradation.recipes import RECIPES, DegradationConfig, load_recipe
 
@@ -181,18 +183,9 @@ def _sinc(size: int, cutoff: float, window: bool) -> Floats:
     else:
         radius = np.hypot(_taps(size)[:, None], _taps(size))
         radius[size // 2, size // 2] = 1
-        kernel = cutoff * _bessel_j1(np.pi * cutoff * radius) / (2 * radius)
+        kernel = cutoff * bessel_j1(torch.from_numpy(np.pi * cutoff * radius)).numpy() / (2 * radius)
         kernel[size // 2, size // 2] = np.pi * cutoff**2 / 4
     return np.asarray(kernel / kernel.sum(), dtype=np.float32)
-
-
-def _bessel_j1(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """J1 by its integral: the mean of cos(t - x sin t) over (0, pi); exact to rounding for x below 60.
-
-    ``torch.special.bessel_j1`` is wrong by up to 5e-7 around x = 5, which changes the bytes that a seed gives.
-    """
-    t = (np.arange(64) + 0.5) * (np.pi / 64)
-    return np.asarray(np.cos(t - x[..., None] * np.sin(t)).mean(axis=-1))
 
 
 def _filter(work: Floats, kernel: Floats | None) -> Floats:

@@ -163,11 +163,7 @@ class _Batch:
             self.report.seconds = time.monotonic() - started
             self.console.finish()
         if self.stop.requested():
-            left = len(self.plan.jobs) + len(self.plan.unreadable) - self.report.total
-            raise self.stop.error(
-                f"stopped: {self.report.total} of {self.report.total + left} pictures are dealt with, nothing is half "
-                "written; run the same command again for the rest"
-            )
+            raise self.stop.error(self.report.stopped_text(len(self.plan.jobs) + len(self.plan.unreadable)))
         if lost is not None:
             raise lost
         return self.report
@@ -192,7 +188,6 @@ class _Batch:
             self._add(Row(input=aside.path, status=IGNORED, reason=aside.reason))
         for aside in self.plan.unreadable:
             self._add(Row(input=aside.path, status=FAILED, reason=aside.reason))
-            self.report.failed_inputs.append(aside.path)
             self.console.error(f"{aside.path}: {aside.reason}")
 
     def _done(self, behind: int, fraction: float = 0.0) -> float:
@@ -288,16 +283,14 @@ class _Batch:
         elif not row.status:
             return  # the run was stopped before this one's turn
         self.recorded += 1
-        self._add(row)
+        self._add(row, retry_as=job.feed, kept=item.kept)
         if row.status == DONE:
-            self.report.megapixels += (row.out_width or 0) * (row.out_height or 0) / 1e6
             for text in item.warnings:
                 self.console.warn(f"{job.input}: {text}")
             if row.oom_split:
                 self.console.warn(f"{job.input}: out of memory, went on with a smaller {row.oom_split}")
             self.console.detail(f"{job.input} -> {job.output} ({row.out_width}x{row.out_height}, {row.seconds:.1f} s)")
         elif item.kept:
-            self.report.kept.append(row)
             self.console.warn(f"{job.output}: {row.reason}")
 
     def _fail(self, item: Item, error: BaseException) -> None:
@@ -308,13 +301,12 @@ class _Batch:
         else:
             row.reason = f"unexpected {type(error).__name__}: {error}"
             self.report.internal = True
-        self.report.failed_inputs.append(job.feed)
         self.console.error(f"{job.input}: {row.reason}")
         if self.console.verbose:
             self.console.detail("".join(traceback.format_exception(error)).rstrip())
 
-    def _add(self, row: Row) -> None:
-        self.report.rows.append(row)
+    def _add(self, row: Row, *, retry_as: str = "", kept: bool = False) -> None:
+        self.report.record(row, retry_as=retry_as, kept=kept)
         self.report_file.add(row)
         if self.on_row is not None:
             self.on_row(row)

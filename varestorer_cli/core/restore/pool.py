@@ -20,7 +20,7 @@ from varestorer_cli.core.errors import ExitCode, VarestorerError
 from varestorer_cli.core.inputs.plan import RestorePlan
 from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.report.csv_file import ReportFile
-from varestorer_cli.core.report.rows import DONE, FAILED, IGNORED, SKIPPED, Row
+from varestorer_cli.core.report.rows import FAILED, IGNORED, SKIPPED, Row
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore.fingerprint import UP_TO_DATE
 from varestorer_cli.core.restore.item import name_of
@@ -131,11 +131,7 @@ class _Pool:
         if self.error is not None:
             raise self.error
         if self.stop.requested():
-            total = len(self.plan.jobs) + len(self.plan.unreadable)
-            raise self.stop.error(
-                f"stopped: {self.report.total} of {total} pictures are dealt with, nothing is half written; "
-                "run the same command again for the rest"
-            )
+            raise self.stop.error(self.report.stopped_text(len(self.plan.jobs) + len(self.plan.unreadable)))
         return self.report
 
     def _asides(self) -> None:
@@ -189,11 +185,7 @@ class _Pool:
             if row.status == FAILED:
                 self._fail(row, self.plan.jobs[number].feed, said=True)
             else:
-                self._add(row)
-            if row.status == DONE:
-                self.report.megapixels += (row.out_width or 0) * (row.out_height or 0) / 1e6
-            if row.status == SKIPPED and row.reason != UP_TO_DATE:
-                self.report.kept.append(row)
+                self._add(row, kept=row.status == SKIPPED and row.reason != UP_TO_DATE)
             worker.fraction = 0.0
             self._progress()
         elif kind == "promise":
@@ -246,13 +238,12 @@ class _Pool:
 
     def _fail(self, row: Row, feed: str, *, said: bool = False) -> None:
         row.status = FAILED
-        self.report.failed_inputs.append(feed)
         if not said:
             self.console.error(f"{row.input}: {row.reason}")
-        self._add(row)
+        self._add(row, retry_as=feed)
 
-    def _add(self, row: Row) -> None:
-        self.report.rows.append(row)
+    def _add(self, row: Row, *, retry_as: str = "", kept: bool = False) -> None:
+        self.report.record(row, retry_as=retry_as, kept=kept)
         self.report_file.add(row)
         if self.on_row is not None:
             self.on_row(row)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 BAR = "|"
+_WIDEST = 10_000  # columns; more than any table takes
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "−": "$-$",
@@ -29,9 +30,13 @@ class Block:
 
 
 def terminal(blocks: Sequence[Block]) -> str:
-    """Text for the terminal that stdout is; a table wider than it is printed whole, never cut."""
+    """Text for stdout: a table in a pipe or file takes the width it needs, one on a terminal folds its words only.
+
+    Numbers are never cut or folded: a table too wide for its terminal is printed whole.
+    """
     import rich.console
     from rich import box
+    from rich.measure import Measurement
     from rich.table import Table as RichTable
     from rich.text import Text
 
@@ -39,12 +44,17 @@ def terminal(blocks: Sequence[Block]) -> str:
     parts = []
     for block in blocks:
         grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-        for i, head in enumerate(block.table.head):
-            grid.add_column(Text(head), justify="left" if i == 0 else "right")
+        words, *numbers = zip(block.table.head, *block.table.rows, strict=True)
+        grid.add_column(Text(words[0]))
+        for column in numbers:
+            grid.add_column(Text(column[0]), justify="right", no_wrap=True, min_width=max(map(len, column)))
         for row in block.table.rows:
-            grid.add_row(*(Text(cell, no_wrap=len(cell) < 18) for cell in row))
-        with screen.capture() as capture:
-            screen.print(grid)
+            grid.add_row(*map(Text, row))
+        needed = Measurement.get(screen, screen.options.update(width=_WIDEST), grid)
+        width = max(screen.width, needed.minimum) if screen.is_terminal else needed.maximum
+        wide = rich.console.Console(highlight=False, width=width, height=screen.height)  # both, or rich asks again
+        with wide.capture() as capture:
+            wide.print(grid)
         parts.append("\n".join([*block.above, capture.get().rstrip("\n"), *block.below]))
     return "\n\n".join(parts)
 
