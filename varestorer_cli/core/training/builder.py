@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -10,9 +11,12 @@ import torch
 from torch import nn
 
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, UsageError
+from varestorer_cli.core.training.checkpoint import weights_sha256
+from varestorer_cli.core.training.compression import NAME as REALESRGAN
 from varestorer_cli.core.training.compression import Hints, compressed_start, load_realesrgan
 from varestorer_cli.core.training.data.crop_cache import CropCache
 from varestorer_cli.core.training.distill import DistillTask
+from varestorer_cli.core.training.labels import LabelNetwork, Labels
 from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.presets import Preset, Recipe
 from varestorer_cli.core.training.stages import (
@@ -21,11 +25,12 @@ from varestorer_cli.core.training.stages import (
     TeacherTask,
     TokenizerTask,
     degraded,
+    has_image_terms,
     pixels,
     sharp,
 )
 from varestorer_cli.core.training.text_features import TextFolder
-from varestorer_cli.core.weights.model_file import load_bundle
+from varestorer_cli.core.weights.model_file import load_bundle, load_restorer
 from varestorer_cli.core.weights.root import choose_model
 from varestorer_models.autoencoder import AutoencoderConfig
 from varestorer_models.conv_restorer import ConvRestorer
@@ -84,22 +89,71 @@ class StageBuilder:
         if isinstance(module, ConvRestorer):
             module.reset_parameters(self.generator)
         hints = None
-        if self.recipe.losses.get("hints") or self.recipe.label_share:
+        wants_hints = bool(self.recipe.losses.get("hints"))
+        if isinstance(module, RRDBNet) and (wants_hints or self.options.init is None):
             hints = self._compressed(module)
         if self.options.init is not None:
             _start_from(module, self.options.init, "prerestorer")
         module = self._placed(module, picture=True)
-        return PrerestorerTask(module, self.recipe.losses, self.device, hints, self.recipe.label_share), {
-            "model": _plain(self.preset.prerestorer)
-        }
+        share = self.recipe.label_share if has_image_terms(self.recipe.losses) else 0.0
+        identity = {"model": _plain(self.preset.prerestorer)}
+        if (wants_hints or share) and not self.fresh:
+            identity["label"] = self._larger.sha256
+        task = PrerestorerTask(module, self.recipe.losses, self.device, hints if wants_hints else None, share)
+        return task, identity
 
-    def _compressed(self, module: nn.Module) -> Hints | None:
-        """Real-ESRGAN as the network to learn from, whose weights the module starts with."""
-        if not isinstance(module, RRDBNet):
+    def labels(self, precision: torch.dtype | None) -> Labels | None:
+        """The labels of the training images, where a pre-restorer's recipe has a share of them in its target.
+
+        Args:
+            precision: dtype of autocast, None for float32.
+
+        Raises:
+            MissingDependencyError, CheckpointError: the network that makes them is missing or damaged.
+        """
+        share = self.recipe.label_share and has_image_terms(self.recipe.losses)
+        if self.options.stage != "prerestorer" or not share or self.cache is None:
             return None
+        return Labels(self._larger, self.cache, self.device, precision)
+
+    @cached_property
+    def _larger(self) -> LabelNetwork:
+        """The network to learn from: the one of ``--label``, by default Real-ESRGAN x4plus."""
+        given = self.options.label
+        if given is None:
+            if not isinstance(self.preset.prerestorer, RRDBConfig):
+                raise UsageError(
+                    "--keep needs a network to learn from: give --label MODEL, or a preset with an RRDBNet, which has "
+                    "Real-ESRGAN x4plus"
+                )
+            module: nn.Module = load_realesrgan()
+            return LabelNetwork(self._placed(module, picture=True), weights_sha256(module), REALESRGAN)
+        path = choose_model(str(given), self.options.weights).path
+        bundle = load_bundle(path)
+        if bundle.restorer is not None:
+            module = load_restorer(path).restorer
+            if self.preset.tokenizer.tile not in module.tile_sides:
+                raise CheckpointError(
+                    f"{path}: works on tiles of {module.tile} pixels, the crops of preset {self.preset.name} have "
+                    f"{self.preset.tokenizer.tile}; give another --label"
+                )
+        elif "prerestorer" in bundle.components:
+            module = bundle.components["prerestorer"]
+        else:
+            raise CheckpointError(f"{path}: holds {', '.join(bundle.components)}, nothing that restores an image")
+        return LabelNetwork(self._placed(module, picture=True), weights_sha256(module), str(given))
+
+    def _compressed(self, module: RRDBNet) -> Hints:
+        """The larger network as the one to learn from, whose weights the module starts with."""
         if self.fresh or self.cache is None:
             return Hints(RRDBNet(RRDBConfig(unshuffle=1)), [1.0] * module.config.blocks)
-        large = self._placed(load_realesrgan(), picture=True)
+        large = self._larger.module
+        large = large.prerestorer if isinstance(large, OneStepRestorer) else large
+        if not isinstance(large, RRDBNet):
+            raise UsageError(
+                f"--label {self.options.label}: its network is a {type(large).__name__}; this preset's pre-restorer "
+                "starts from an RRDBNet's weights. Give such a model, or --init"
+            )
         rows = self.cache.train_indices
         # the same crops in every run of these photographs, so that a run can go on from another's weights
         sample = self.cache.read(rows[:: max(1, len(rows) // COMPRESSION_SAMPLE)])

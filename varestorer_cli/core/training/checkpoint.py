@@ -6,6 +6,7 @@ that divides them keeps a folder of pieces, ``checkpoint_00000123``. Any number 
 from either.
 """
 
+import hashlib
 import os
 import pickle
 import shutil
@@ -133,6 +134,15 @@ class RunState:
         if world.main:
             _remove(other for other in folder.glob("checkpoint_*") if other != path)
             (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """SHA-256 of a module's weights with their names and shapes, wherever they were read from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _remove(paths: Any) -> None:

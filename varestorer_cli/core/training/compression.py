@@ -1,4 +1,4 @@
-"""A small pre-restorer made from Real-ESRGAN x4plus, whose weights a registry package brings.
+"""A pre-restorer made from a larger network: Real-ESRGAN x4plus, whose weights a registry package brings, or another.
 
 Both are an ``RRDBNet``. The blocks of the large one are divided into as many spans of neighbours as the small one has
 blocks. Each small block starts as the one block of its span that comes nearest to what the whole span does, up to a
@@ -43,11 +43,11 @@ def span_ends(blocks: int, spans: int) -> tuple[int, ...]:
 
 
 class Hints(nn.Module):
-    """What the small network is told: the features of the large one at the end of each span, and its picture.
+    """Features that the small network is to have: those of the large one at the end of each span.
 
     Args:
-        large: the published network, frozen here; it takes small pictures.
-        factors: the large network's features are so many times the small one's, by span.
+        large: the network to learn from, frozen here.
+        factors: the large network's features divided by the small one's, per span.
     """
 
     def __init__(self, large: RRDBNet, factors: Sequence[float]) -> None:
@@ -57,19 +57,21 @@ class Hints(nn.Module):
         self.ends = span_ends(large.config.blocks, len(self.factors))
 
     @torch.no_grad()
-    def forward(self, small_B3hw: Tensor, *, picture: bool = True) -> tuple[list[Tensor], Tensor | None]:
-        """Features at the span ends in the small network's size, and the large network's picture.
+    def forward(self, small_B3hw: Tensor, upscaled_B3HW: Tensor) -> list[Tensor]:
+        """Features at the span ends in the small network's size, (B, width, h, w) each.
 
         Args:
-            small_B3hw: degraded pictures in [0, 1].
-            picture: False leaves it out, a fourteenth of the arithmetic.
-
-        Returns:
-            (B, width, h, w) a span, and (B, 3, 4h, 4w), about [0, 1].
+            small_B3hw: degraded images in [0, 1].
+            upscaled_B3HW: the same, upscaled.
         """
-        first, outputs = self.large.features(small_B3hw)
-        ends = [outputs[end - 1].float() / factor for end, factor in zip(self.ends, self.factors, strict=True)]
-        return ends, self.large.render(first, outputs[-1]).float() if picture else None
+        _, outputs = self.large.features(input_of(self.large, small_B3hw, upscaled_B3HW))
+        return [outputs[end - 1].float() / factor for end, factor in zip(self.ends, self.factors, strict=True)]
+
+
+def input_of(network: nn.Module, small_B3hw: Tensor, upscaled_B3HW: Tensor) -> Tensor:
+    """What a restoration network takes: the small image (Real-ESRGAN as published) or the upscaled one (all others)."""
+    takes_small = isinstance(network, RRDBNet) and network.config.unshuffle == 1
+    return small_B3hw if takes_small else upscaled_B3HW
 
 
 def hint_distance(features: Sequence[Tensor], hints: Sequence[Tensor]) -> Tensor:
@@ -83,9 +85,9 @@ def compressed_start(small: RRDBNet, large: RRDBNet, small_B3hw: Tensor, upscale
     """Give the small network its first weights, taken from the large one.
 
     Args:
-        small: takes upscaled pictures; same width and growth as the large one.
-        large: takes small pictures.
-        small_B3hw: a sample of degraded pictures in [0, 1].
+        small: takes upscaled images; same width and growth as the large one.
+        large: takes small images or upscaled ones.
+        small_B3hw: a sample of degraded images in [0, 1].
         upscaled_B3HW: the same, upscaled.
 
     Returns:
@@ -99,12 +101,12 @@ def compressed_start(small: RRDBNet, large: RRDBNet, small_B3hw: Tensor, upscale
         if ours != theirs:
             raise UsageError(f"a network of {name} {ours} cannot be made from one of {name} {theirs}")
     ends = span_ends(large.config.blocks, small.config.blocks)
-    first, outputs = large.features(small_B3hw)
+    first, outputs = large.features(input_of(large, small_B3hw, upscaled_B3HW))
     factor, start, entering = 1.0, 0, first
     factors = []
     for block, end in zip(small.body, ends, strict=True):
         wanted = outputs[end - 1].float()
-        best, gain = _nearest(large.body[start:end], entering, wanted)
+        best, gain = _nearest(list(large.body)[start:end], entering, wanted)
         block.load_state_dict(best.state_dict())
         # features are smaller by `factor` here; a block is homogeneous but for its biases
         for name, parameter in block.named_parameters():
@@ -116,14 +118,19 @@ def compressed_start(small: RRDBNet, large: RRDBNet, small_B3hw: Tensor, upscale
     for name in ("conv_body", "conv_up1", "conv_up2", "conv_hr", "conv_last"):
         small.get_submodule(name).load_state_dict(large.get_submodule(name).state_dict())
     small.conv_body.weight.mul_(factor)
-    _fit_input(small, upscaled_B3HW, first.float())
+    if large.config.unshuffle == small.config.unshuffle:
+        small.conv_first.load_state_dict(large.conv_first.state_dict())
+    else:
+        _fit_input(small, upscaled_B3HW, first.float())
     return Hints(large, factors)
 
 
-def _nearest(blocks: nn.Module, entering: Tensor, wanted: Tensor) -> tuple[nn.Module, float]:
+def _nearest(blocks: Sequence[nn.Module], entering: Tensor, wanted: Tensor) -> tuple[nn.Module, float]:
     """The block that alone does most of what all do one after another, and the factor its output needs."""
+    if len(blocks) == 1:
+        return blocks[0], 1.0
     found: tuple[float, nn.Module, float] | None = None
-    for block in blocks.children():
+    for block in blocks:
         out = block(entering).float()
         gain = float((wanted * out).sum() / out.square().sum())
         error = float((wanted - gain * out).square().mean())

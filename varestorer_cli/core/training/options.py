@@ -28,7 +28,9 @@ class TrainOptions:
             that name beside ``out``.
         texts: folder of text features, one file a photograph (teacher, distill); see ``core.training.texts``.
         variant: changes of the recipe's ``Variant`` by field name.
-        label_share: overrides the share of a sharper picture in the target (prerestorer, distill).
+        label: model whose result is the sharper image, and whose weights and features a smaller network starts from;
+            Real-ESRGAN x4plus by default (prerestorer).
+        label_share: overrides the share of a sharper image in the target (prerestorer, distill).
         decoder: overrides the recipe's learning-rate factor of the decoder (distill).
         cache: folder for crop caches, by default ``out``'s parent / ``cache``.
         recipe: degradation recipe, by name or file.
@@ -67,6 +69,7 @@ class TrainOptions:
     teacher: Path | None = None
     texts: Path | None = None
     variant: Mapping[str, Any] = field(default_factory=dict)
+    label: Path | None = None
     label_share: float | None = None
     decoder: float | None = None
     cache: Path | None = None

@@ -196,6 +196,18 @@ def _small_transformer(width: int, depth: int, heads: int, bits: int, levels: in
     )
 
 
+def _fine() -> Preset:
+    """All 23 blocks of the network that ``compact`` is made from, trained on from its published weights."""
+    compact = _compact()
+    losses = {"l1": 0.5, "balanced_features": 0.4, "texture": 0.5}
+    return replace(
+        compact,
+        name="fine",
+        prerestorer=RRDBConfig(blocks=23),
+        recipes={**compact.recipes, "prerestorer": Recipe(700, 2, 192, 1e-4, losses, warmup=20)},
+    )
+
+
 def _smoke() -> Preset:
     schedule = ScaleSchedule.from_sides(1, 2, 4, 8)
     return Preset(
@@ -284,7 +296,7 @@ def _2b() -> Preset:
     )
 
 
-_BUILDERS = {"compact": _compact, "smoke": _smoke, "2b": _2b}
+_BUILDERS = {"compact": _compact, "fine": _fine, "smoke": _smoke, "2b": _2b}
 PRESET_NAMES = tuple(_BUILDERS)
 
 

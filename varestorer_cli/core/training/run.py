@@ -20,7 +20,7 @@ from varestorer_cli.core.options import Precision
 from varestorer_cli.core.runtime import Runtime, autocast_type, choose, keep_freed_memory
 from varestorer_cli.core.training.builder import MODEL, StageBuilder
 from varestorer_cli.core.training.checkpoint import find_checkpoint
-from varestorer_cli.core.training.data.crop_cache import CropCache, CropCacheConfig, PairBatch, PairBatches
+from varestorer_cli.core.training.data.crop_cache import CropCache, CropCacheConfig, LabelOf, PairBatch, PairBatches
 from varestorer_cli.core.training.distill import DistillTask
 from varestorer_cli.core.training.distributed import World, joined, read_world
 from varestorer_cli.core.training.estimate import estimate
@@ -103,7 +103,10 @@ class _Run:
         torch.manual_seed(options.seed)
         generator = torch.Generator().manual_seed(options.seed)
         device = torch.device(self.runtime.device)
-        task, identity = StageBuilder(options, self.preset, recipe, device, cache, generator).build()
+        builder = StageBuilder(options, self.preset, recipe, device, cache, generator)
+        task, identity = builder.build()
+        maker = builder.labels(autocast_type(self.runtime.precision))
+        labels = None if maker is None else maker.of
         identity |= {
             "stage": options.stage,
             "preset": options.preset,
@@ -120,13 +123,15 @@ class _Run:
             f"{recipe.steps} steps of {recipe.batch} on {processes}{self.runtime.describe()}"
         )
         self._prepare(task)
-        batches = PairBatches(cache, recipe.batch, options.seed, self.world.size, self.world.rank, patch=recipe.patch)
+        batches = PairBatches(
+            cache, recipe.batch, options.seed, self.world.size, self.world.rank, patch=recipe.patch, labels=labels
+        )
         started = time.time()
         trainer = Trainer(
             task,
             recipe,
             batches,
-            validation_batches(cache),
+            validation_batches(cache, labels),
             self._loop(device, metrics),
             identity,
             lambda step, figures: self._export(task, step, figures, time.time() - started),
@@ -197,12 +202,14 @@ class _Run:
 
 def _recipe(chosen: Preset, options: TrainOptions) -> Recipe:
     recipe = chosen.recipes[options.stage]
+    if options.label is not None and options.label_share is None and not recipe.label_share:
+        recipe = replace(recipe, label_share=1.0)
     return replace(
         recipe,
         variant=replace(recipe.variant, **options.variant),
         label_share=recipe.label_share if options.label_share is None else options.label_share,
         decoder=recipe.decoder if options.decoder is None else options.decoder,
-        steps=options.steps or recipe.steps,
+        steps=recipe.steps if options.steps is None else options.steps,
         batch=options.batch or recipe.batch,
         learning_rate=options.learning_rate or recipe.learning_rate,
         losses={**recipe.losses, **options.losses},
@@ -271,10 +278,10 @@ def crop_cache(options: TrainOptions, chosen: Preset, recipe: Recipe, say: Calla
     return CropCache.build(options.data, folder, config, on_progress=progress, on_warning=say, workers=options.threads)
 
 
-def validation_batches(cache: CropCache) -> list[PairBatch]:
+def validation_batches(cache: CropCache, labels: LabelOf | None = None) -> list[PairBatch]:
     """Some crops of held-out photographs, spread over them."""
     rows = cache.val_indices
     if not len(rows):
         return []
     spread = [int(rows[i * len(rows) // VALIDATION_TILES]) for i in range(min(VALIDATION_TILES, len(rows)))]
-    return [cache.read(spread[i : i + 4]) for i in range(0, len(spread), 4)]
+    return [cache.read(spread[i : i + 4], labels=labels) for i in range(0, len(spread), 4)]

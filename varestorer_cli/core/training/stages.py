@@ -68,8 +68,12 @@ def degraded(batch: PairBatch, device: torch.device) -> Tensor:
 
     The filter is what ``RestorerConfig.upscale_filter`` calls ``bicubic_sharp``.
     """
-    small = pixels(batch.lq, device)
-    return F.interpolate(small, size=batch.hq.shape[-2:], mode="bicubic", align_corners=False).clamp_(0, 1)
+    return upscaled(pixels(batch.lq, device), batch.hq.shape[-2:])
+
+
+def upscaled(small_B3hw: Tensor, size: Sequence[int]) -> Tensor:
+    """Small images in [0, 1] upscaled to ``size`` (H, W) as in all of training."""
+    return F.interpolate(small_B3hw, size=tuple(size), mode="bicubic", align_corners=False).clamp_(0, 1)
 
 
 def blended_target(batch: PairBatch, sharper_B3HW: Tensor, share: float) -> Tensor:
@@ -113,18 +117,23 @@ def _of_large(name: str, values: Tensor, slices: Sequence[slice]) -> Terms:
     return {f"{name}/{k + 1}": values[k] for k in large}
 
 
+def has_image_terms(weights: Mapping[str, float]) -> bool:
+    """Whether a pre-restorer's loss compares images, not features alone."""
+    return any(weight for name, weight in weights.items() if name != "hints")
+
+
 class PrerestorerTask:
-    """Pre-restorer on pairs, or on what a larger network makes of them; frozen in every later stage.
+    """Pre-restorer on pairs, or on what another network makes of them; frozen in every later stage.
 
     Args:
         module: the network.
-        weights: loss weights by name: picture terms, and ``hints``, its features against the larger network's.
-        device: where the pictures go.
-        hints: the larger network, where there is one.
-        label_share: share of the larger network's picture in the target of the picture terms.
+        weights: loss weights by name: image terms, and ``hints``, its features against a larger network's.
+        device: where the images go.
+        hints: the larger network, where the loss has that term.
+        label_share: share of the batches' labels in the target of the image terms.
 
     Raises:
-        UsageError: terms that need a larger network, and there is none.
+        UsageError: the loss has the term ``hints`` and there is no larger network.
     """
 
     unit = "patches"
@@ -139,44 +148,47 @@ class PrerestorerTask:
         label_share: float = 0.0,
     ) -> None:
         check_terms(weights, self.NAMES, "prerestorer")
-        if hints is None and (weights.get("hints") or label_share):
-            raise UsageError("the loss term 'hints' and --keep need a larger network: a preset with an RRDBNet")
+        if hints is None and weights.get("hints"):
+            raise UsageError("the loss term 'hints' needs a larger network: a preset with an RRDBNet")
         self.module, self.device, self.hints, self.label_share = module, device, hints, label_share
-        self.pictures = any(weight for name, weight in weights.items() if name != "hints")
+        self.images = has_image_terms(weights)
         self.losses = PictureLosses(weights, device)
         self.trained = self.losses.trained_with(module)
 
     def terms(self, batch: PairBatch, generator: torch.Generator) -> Terms:
-        """Picture terms of the pre-restored patch, and the distance of its features to the larger network's."""
-        upscaled = degraded(batch, self.device)
+        """Image terms of the pre-restored patch, and the distance of its features to the larger network's."""
+        bicubic = degraded(batch, self.device)
         if self.hints is None:
-            return self.losses(self.module(upscaled).float() * 2 - 1, sharp(batch, self.device))
+            return self.losses(self.module(bicubic).float() * 2 - 1, self._target(batch))
         assert isinstance(self.module, RRDBNet)
-        hints, label = self.hints(pixels(batch.lq, self.device), picture=self.pictures)
-        first, outputs = self.module.features(upscaled)
+        hints = self.hints(pixels(batch.lq, self.device), bicubic)
+        first, outputs = self.module.features(bicubic)
         terms = {"hints": hint_distance(outputs, hints)}
-        if label is not None:
+        if self.images:
             result = self.module.render(first, outputs[-1]).float()
-            terms |= self.losses(result * 2 - 1, blended_target(batch, label, self.label_share))
+            terms |= self.losses(result * 2 - 1, self._target(batch))
         return terms
+
+    def _target(self, batch: PairBatch) -> Tensor:
+        if not self.label_share or batch.label is None:
+            return sharp(batch, self.device)
+        return blended_target(batch, pixels(batch.label, self.device), self.label_share)
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """The network; with an adversarial term the discriminator too."""
         return [{"params": list(self.module.parameters()), "scale": 1.0}, *self.losses.parameter_groups()]
 
     def validate(self, batch: PairBatch) -> tuple[dict[str, float], list[Tensor]]:
-        """PSNR of the result and of bicubic upscaling, over RGB; with hints also of the result against the label."""
+        """PSNR of the result and of bicubic upscaling, over RGB; with labels also of the result against the label."""
         bicubic, reference = degraded(batch, self.device), (sharp(batch, self.device) + 1) / 2
         result = self.module(bicubic).float().clamp(0, 1)
         figures = {
             "psnr": float(psnr(result, reference, 1.0).mean()),
             "psnr_bicubic": float(psnr(bicubic, reference, 1.0).mean()),
         }
-        if self.hints is None:
+        if batch.label is None:
             return figures, [bicubic, result, reference]
-        _, label = self.hints(pixels(batch.lq, self.device))
-        assert label is not None
-        label = label.clamp(0, 1)
+        label = pixels(batch.label, self.device)
         figures["psnr_label"] = float(psnr(result, label, 1.0).mean())
         return figures, [bicubic, label, result, reference]
 

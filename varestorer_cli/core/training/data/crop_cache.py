@@ -30,12 +30,15 @@ from varestorer_cli.core.training.data.crops import CropCacheConfig, list_photos
 __all__ = ["CropCache", "CropCacheConfig", "PairBatch", "PairBatches", "list_photos"]
 
 Indices = npt.NDArray[np.int64]
+LabelOf = Callable[[int, int], Bytes]
+"""(row, version) -> what another restorer makes of that degraded crop, (crop, crop, 3) uint8 RGB."""
 
 
 @dataclass(frozen=True)
 class PairBatch:
     """Aligned pairs: ``hq`` (B, 3, P, P) and ``lq`` (B, 3, P/scale, P/scale) uint8 RGB; rows of the cache.
 
+    ``label`` is another restorer's result on ``lq``, (B, 3, P, P) uint8, where the run asks for it.
     Where a step's batch is shared out, ``first`` is the place of the first pair in the whole batch of ``whole`` pairs.
     """
 
@@ -44,6 +47,7 @@ class PairBatch:
     indices: torch.Tensor
     first: int = 0
     whole: int = 0
+    label: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.hq)
@@ -58,6 +62,7 @@ class PairBatch:
                 self.indices[a:b],
                 self.first + a,
                 self.whole or len(self),
+                None if self.label is None else self.label[a:b],
             )
             for a, b in itertools.pairwise(cuts)
         ]
@@ -115,18 +120,20 @@ class CropCache:
     def __len__(self) -> int:
         return len(self.train_indices) + len(self.val_indices)
 
-    def read(self, indices: Sequence[int] | Indices, version: int = 0) -> PairBatch:
+    def read(self, indices: Sequence[int] | Indices, version: int = 0, labels: LabelOf | None = None) -> PairBatch:
         """Whole crops, not augmented: for validation.
 
         Args:
             indices: Rows of the cache.
             version: Which degraded version.
+            labels: Makes the labels; none where left out.
 
         Returns:
             The pairs in the order asked for.
         """
         rows = np.asarray(indices, dtype=np.int64)
-        return _batch([self.hq[row] for row in rows], [self.lq[row, version] for row in rows], rows)
+        made = None if labels is None else [labels(int(row), version) for row in rows]
+        return _batch([self.hq[row] for row in rows], [self.lq[row, version] for row in rows], rows, made)
 
     @classmethod
     def build(
@@ -181,11 +188,12 @@ class CropCache:
         return cls(target)
 
 
-def _batch(hq: Sequence[Bytes], lq: Sequence[Bytes], rows: Indices) -> PairBatch:
+def _batch(hq: Sequence[Bytes], lq: Sequence[Bytes], rows: Indices, labels: Sequence[Bytes] | None = None) -> PairBatch:
     def planes(pictures: Sequence[Bytes]) -> torch.Tensor:
         return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
-    return PairBatch(planes(hq), planes(lq), torch.from_numpy(rows.copy()))
+    label = None if labels is None else planes(labels)
+    return PairBatch(planes(hq), planes(lq), torch.from_numpy(rows.copy()), label=label)
 
 
 class PairBatches:
@@ -203,6 +211,7 @@ class PairBatches:
         world_size: int = 1,
         rank: int = 0,
         patch: int | None = None,
+        labels: LabelOf | None = None,
     ) -> None:
         """Describe the batches.
 
@@ -213,6 +222,7 @@ class PairBatches:
             world_size: Number of ranks; they share each batch without overlap, in parts at most one apart in size.
             rank: This rank, from 0.
             patch: Side of the sharp sub-patch, a multiple of the scale; the whole crop when left out.
+            labels: Makes the labels of the pairs; none where left out.
 
         Raises:
             UsageError: The numbers do not fit each other or the cache.
@@ -232,20 +242,22 @@ class PairBatches:
         self.seed = seed
         self.world_size = world_size
         self.rank = rank
+        self.labels = labels
         self._order: tuple[int, Indices] | None = None
 
     def batch(self, step: int) -> PairBatch:
         """This rank's part of the batch of ``step`` (from 0)."""
         first, last = (self.batch_size * rank // self.world_size for rank in (self.rank, self.rank + 1))
         start = step * self.batch_size
-        hq, lq, rows = [], [], []
+        hq, lq, rows, labels = [], [], [], []
         for position in range(start + first, start + last):
             row = self._row(position)
-            sharp, degraded = self._augmented(row, np.random.default_rng([self.seed, 1, position]))
+            sharp, degraded, label = self._augmented(row, np.random.default_rng([self.seed, 1, position]))
             hq.append(sharp)
             lq.append(degraded)
             rows.append(row)
-        pairs = _batch(hq, lq, np.asarray(rows, dtype=np.int64))
+            labels += [] if label is None else [label]
+        pairs = _batch(hq, lq, np.asarray(rows, dtype=np.int64), labels or None)
         return replace(pairs, first=first, whole=self.batch_size)
 
     def _row(self, position: int) -> int:
@@ -255,7 +267,7 @@ class PairBatches:
             self._order = (epoch, rng.permutation(self.cache.train_indices))
         return int(self._order[1][place])
 
-    def _augmented(self, row: int, rng: np.random.Generator) -> tuple[Bytes, Bytes]:
+    def _augmented(self, row: int, rng: np.random.Generator) -> tuple[Bytes, Bytes, Bytes | None]:
         config = self.cache.config
         version = int(rng.integers(config.versions))
         side, scale = self.patch // config.scale, config.scale
@@ -266,4 +278,5 @@ class PairBatches:
             cut = picture[factor * top :, factor * left :][: factor * side, : factor * side]
             return np.rot90(cut[:, ::-1] if flip else cut, turns)
 
-        return oriented(self.cache.hq[row], scale), oriented(self.cache.lq[row, version], 1)
+        label = None if self.labels is None else oriented(self.labels(row, version), scale)
+        return oriented(self.cache.hq[row], scale), oriented(self.cache.lq[row, version], 1), label
