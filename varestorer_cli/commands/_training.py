@@ -19,7 +19,7 @@ KeepOption = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help="Share of a sharper picture in the target: Real-ESRGAN's (prerestorer), the pre-restored (distill).",
+        help="Share of a sharper image in the target: the --label model's (prerestorer), the pre-restored (distill).",
         show_default="the preset's",
     ),
 ]
@@ -27,6 +27,10 @@ Command = Callable[..., None]
 """(shared fields of ``TrainOptions``, own arguments by name) -> None."""
 
 
+TextsOption = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Folder of text features, one file per photograph; varestorer texts makes them."),
+]
 TextDropOption = Annotated[
     float | None, typer.Option(min=0, max=1, help="Probability of training a picture without its text.")
 ]
@@ -46,8 +50,11 @@ class SharedOptions:
 
     data: Annotated[Path, typer.Argument(help="Folder of photographs, or a text file with one path a line.")]
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run: checkpoints, logs, pictures, model.")]
-    preset: Annotated[str, typer.Option("--preset", help="Model size: compact, smoke or 2b.")] = "compact"
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps instead of the preset's.")] = None
+    preset: Annotated[str, typer.Option("--preset", help="Model size: compact, fine, smoke or 2b.")] = "compact"
+    steps: Annotated[
+        int | None,
+        typer.Option(min=0, help="Optimiser steps instead of the preset's; 0 writes the model that a run starts with."),
+    ] = None
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Pictures a step, of all processes together.")] = (
         None
     )

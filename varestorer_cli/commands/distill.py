@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from varestorer_cli.commands._training import KeepOption, TextDropOption, shared_options
+from varestorer_cli.commands._training import KeepOption, TextDropOption, TextsOption, shared_options
 
 
 class Head(StrEnum):
@@ -56,6 +56,7 @@ def distill(
         float | None, typer.Option(min=0, max=1, help="Largest probability of flipped bits in the student's input.")
     ] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance of the teacher by --texts; 1 is none.")] = None,
+    texts: TextsOption = None,
     text_drop: TextDropOption = None,
 ) -> None:
     """Distil a teacher into one forward pass; the result is a model for 'varestorer restore --model OUT'."""
@@ -76,6 +77,7 @@ def distill(
         "teacher": teacher,
         "prerestorer": prerestorer,
         "label_share": keep,
+        "texts": texts,
         "head": head.value if head else None,
     }
     run(TrainOptions(stage="distill", **own, **fields))

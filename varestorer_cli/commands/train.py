@@ -1,45 +1,94 @@
-"""``varestorer train``: make a tokenizer, a pre-restorer or a teacher from photographs."""
+"""``varestorer train``: make a pre-restorer, a tokenizer or a teacher from photographs; average models."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from varestorer_cli.commands._training import KeepOption, TextDropOption, shared_options
+from varestorer_cli.commands._training import KeepOption, TextDropOption, TextsOption, shared_options
+from varestorer_cli.core.errors import UsageError
 
+_HELP = """Train one stage on a folder of photographs, or average models.
 
-class Stage(StrEnum):
-    """Stages in the order they are trained."""
-
-    PRERESTORER = "prerestorer"
-    TOKENIZER = "tokenizer"
-    TEACHER = "teacher"
+The order is prerestorer and tokenizer, then teacher (needs the tokenizer), then 'varestorer distill'. Degraded
+versions of the photographs are made from a seed; a killed run goes on exactly with --resume.
+"""
 
 
 @shared_options()
-def train(
+def prerestorer(
     fields: dict[str, Any],
-    stage: Annotated[Stage, typer.Argument(help="What to train.")],
+    keep: KeepOption = None,
+    label: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Model, run or file to learn from: its result is the target (or --keep's share of it), and a smaller "
+            "network starts from its weights [default: Real-ESRGAN x4plus].",
+        ),
+    ] = None,
+) -> None:
+    """Train the first clean-up of a degraded image. --steps 0 writes the weights that it starts from."""
+    _run("prerestorer", fields, label=label, label_share=keep)
+
+
+@shared_options()
+def tokenizer(fields: dict[str, Any]) -> None:
+    """Train the autoencoder whose latents become bits."""
+    _run("tokenizer", fields)
+
+
+@shared_options()
+def teacher(
+    fields: dict[str, Any],
     tokenizer: Annotated[
         Path | None,
-        typer.Option(help="Tokenizer run, file or model name for the teacher [default: 'tokenizer' beside --out]."),
+        typer.Option(help="Tokenizer run, file or model name [default: 'tokenizer' beside --out]."),
     ] = None,
-    keep: KeepOption = None,
+    texts: TextsOption = None,
     text_drop: TextDropOption = None,
 ) -> None:
-    """Train one stage on a folder of photographs.
+    """Train the multi-step transformer that predicts the bits of sharp images, scale after scale."""
+    variant = {} if text_drop is None else {"text_drop": text_drop}
+    _run("teacher", fields, tokenizer=tokenizer, texts=texts, variant=variant)
 
-    The order is prerestorer and tokenizer, then teacher (needs the tokenizer), then 'varestorer distill'.
-    Degraded versions are made on the fly from a seed; a killed run goes on exactly with --resume.
-    """
+
+def _run(stage: str, fields: dict[str, Any], **own: Any) -> None:
     from varestorer_cli.core.training.options import TrainOptions
     from varestorer_cli.core.training.run import train as run
 
-    variant = {} if text_drop is None else {"text_drop": text_drop}
-    run(TrainOptions(stage=stage.value, tokenizer=tokenizer, label_share=keep, variant=variant, **fields))
+    run(TrainOptions(stage=stage, **own, **fields))
+
+
+def average(
+    models: Annotated[
+        list[Path], typer.Argument(metavar="A B...", help="Models of the same layout: files, runs or names.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="File (*.safetensors), or folder that gets model.safetensors.")
+    ],
+    mix: Annotated[
+        str | None, typer.Option("--weights", metavar="W,W...", help="Weight of each model [default: the mean].")
+    ] = None,
+    half: Annotated[bool, typer.Option("--half", help="Store the model in float16, half the size.")] = False,
+    license_text: Annotated[
+        str | None, typer.Option("--license", help="Licence to write into the file [default: the models' own].")
+    ] = None,
+) -> None:
+    """Average the weights of two or more models: w = 0.5 A + 0.5 B, as network interpolation does."""
+    from varestorer_cli.core.training.average import average_models
+
+    try:
+        weights = None if mix is None else [float(word) for word in mix.split(",")]
+    except ValueError:
+        raise UsageError(f"--weights {mix!r}: give one number per model, for example --weights 0.5,0.5") from None
+    average_models(models, out, weights, half=half, license_text=license_text)
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command("train", no_args_is_help=True)(train)
+    """Add the command and its stages to the application."""
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=_HELP)
+    for name, command in (("prerestorer", prerestorer), ("tokenizer", tokenizer), ("teacher", teacher)):
+        group.command(name, no_args_is_help=True)(command)
+    group.command("average", no_args_is_help=True)(average)
+    app.add_typer(group, name="train")

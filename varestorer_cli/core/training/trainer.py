@@ -164,7 +164,7 @@ class Trainer:
         minutes = options.stop_after
         log = RunLog(options.folder, self.step, self.recipe.steps, self.task.unit, options.quiet, writing=world.main)
         with log, self._signals(), self._prefetched() as stream:
-            if self.step == 0:
+            if self.step == 0 < self.recipe.steps:
                 self._validate(log)
             while self.step < self.recipe.steps:
                 self._train_step(next(stream), log)
