@@ -89,7 +89,8 @@ def test_models_of_other_layouts_are_refused(tmp_path: Path) -> None:
     save_bundle(other, {"prerestorer": ConvRestorer(ConvRestorerConfig(width=8, blocks=1))})
     part = tmp_path / "part.safetensors"
     save_bundle(part, {"something": RRDBNet(CONFIG)})
-    for second, message in ((deeper, "prerestorer differ"), (other, "prerestorer differ"), (part, "the other something")):
+    refused = ((deeper, "prerestorer differ"), (other, "prerestorer differ"), (part, "the other something"))
+    for second, message in refused:
         with pytest.raises(CheckpointError, match=message):
             average_models([a, second], tmp_path / "out.safetensors")
     with pytest.raises(MissingDependencyError):
