@@ -8,7 +8,8 @@ from conftest import photo
 from encoding import SRGB
 from PIL import Image
 
-from varestorer_cli.core.image.exif import MAKER_NOTE, ORIENTATION, Exif, ExifTag, build, parse, upright_xmp
+from varestorer_cli.core.image.exif import MAKER_NOTE, ORIENTATION, Exif, ExifTag, build, parse
+from varestorer_cli.core.image.geometry import Geometry
 from varestorer_cli.core.image.image_data import OutputImage
 from varestorer_cli.core.image.reader import decode
 from varestorer_cli.core.image.tiff import write_tiff
@@ -21,7 +22,7 @@ def test_exif_trees_survive_a_round_trip() -> None:
     exif.get_ifd(0x8769)[0x927C] = b"maker note" * 5
     tree = parse(exif.tobytes())
     assert tree is not None and tree.short(ORIENTATION) == 6
-    changed = tree.upright(72, 48).with_software("varestorer")
+    changed = tree.fitted(Geometry(6, (18, 12), (72, 48))).with_software("varestorer")
     again = Image.Exif()
     again.load(build(changed))
     assert (again[0x010F], again[0x0112], again[0x0131]) == ("Camera", 1, "varestorer")
@@ -73,11 +74,6 @@ def test_exif_tags_in_the_first_directory_of_a_tiff_are_kept_and_private_ones_sa
 def test_damaged_exif_never_raises(data: bytes) -> None:
     tree = parse(data)
     assert tree is None or tree.main == {}
-
-
-def test_xmp_orientation_is_reset() -> None:
-    assert upright_xmp(b'<x tiff:Orientation="6"/>') == b'<x tiff:Orientation="1"/>'
-    assert upright_xmp(b"<tiff:Orientation>8</") == b"<tiff:Orientation>1</"
 
 
 def test_metadata_of_a_sixteen_bit_tiff() -> None:

@@ -117,13 +117,16 @@ def test_sixteen_bits_are_rounded_for_formats_of_eight(format: ImageFormat) -> N
 def test_png_text_and_jpeg_segments_stay_in_their_format() -> None:
     extras = Extras(
         png_chunks=((b"tEXt", b"Author\0me"), (b"gAMA", b"\0\0\xb1\x8f")),
-        jpeg_comment=b"hello",
-        iptc=(b"Photoshop 3.0\0x",),
+        jpeg_comments=(b"hello",),
+        photoshop=b"8BIM\x04\x04\0\0\0\0\0\2ab",
     )
     png = decode(write(photo(), ImageFormat.PNG, extras=extras))
     assert {(b"tEXt", b"Author\0me"), (b"gAMA", b"\0\0\xb1\x8f")} <= set(png.extras.png_chunks)
     jpeg = decode(write(photo(), ImageFormat.JPEG, extras=extras))
-    assert (jpeg.extras.jpeg_comment, jpeg.extras.iptc) == (b"hello", (b"Photoshop 3.0\0x",))
+    assert (jpeg.extras.jpeg_comments, jpeg.extras.photoshop) == (
+        (b"hello",),
+        b"8BIM\x04\x04\0\0\0\0\0\2ab",
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,17 @@
-"""EXIF blocks as directories of tags, parsed, changed and written again; XMP orientation; ICC colour space.
+"""EXIF blocks as directories of tags, parsed, changed and written again; ICC colour space.
 
 An EXIF block has the layout of a TIFF file (TIFF 6.0, section 2): a header, then directories of tags whose values
 are inline or at an offset. :func:`parse` reads the directories that describe the image, :func:`build` writes them
 again, so that tags can be changed and moved between JPEG, PNG, WebP and TIFF.
 """
 
-import re
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+from varestorer_cli.core.image.geometry import Geometry
 
 ORIENTATION = 0x0112
 SOFTWARE = 0x0131
@@ -16,10 +19,15 @@ EXIF_IFD = 0x8769
 GPS_IFD = 0x8825
 INTEROP_IFD = 0xA005
 MAKER_NOTE = 0x927C
+IMAGE_WIDTH, IMAGE_HEIGHT = 0x0100, 0x0101
 PIXEL_WIDTH, PIXEL_HEIGHT = 0xA002, 0xA003
+SUBJECT_AREA, SUBJECT_LOCATION = 0x9214, 0xA214
+FOCAL_X_RESOLUTION, FOCAL_Y_RESOLUTION = 0xA20E, 0xA20F
+DESCRIPTION = 0x010E
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x011A, 0x011B, 0x0128
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_CODES = {"H": 2, "I": 4, "h": 2, "i": 4, "f": 4, "d": 8}  # struct code -> bytes
 _ASCII, _SHORT, _LONG, _RATIONAL = 2, 3, 4, 5
 # Tags of a TIFF file's first directory that describe the picture, not its storage.
 DESCRIPTIVE = frozenset(
@@ -88,6 +96,7 @@ class Exif:
         interop: tells Adobe RGB from sRGB in camera files without a profile.
         note_offset: place of the maker note in its block. Many makers count offsets inside it from the block's
             start, so it has to stay there; None where that is not known or not possible.
+        damaged: number of tags that could not be read.
     """
 
     order: str = "<"
@@ -96,6 +105,7 @@ class Exif:
     gps: Directory = field(default_factory=dict)
     interop: Directory = field(default_factory=dict)
     note_offset: int | None = None
+    damaged: int = field(default=0, compare=False)
 
     def short(self, tag: int) -> int | None:
         """A small integer of the main directory, None where it is absent or of another kind."""
@@ -118,14 +128,10 @@ class Exif:
     def dpi(self) -> tuple[float, float] | None:
         """Pixels per inch (x, y), None where the tags do not say."""
         per_inch = {2: 1.0, 3: 2.54}.get(self.short(RESOLUTION_UNIT) or 2)
-        found = []
-        for tag in (X_RESOLUTION, Y_RESOLUTION):
-            entry = self.main.get(tag)
-            if entry is None or entry.type != _RATIONAL or entry.count != 1 or per_inch is None:
-                return None
-            top, bottom = struct.unpack(self.order + "II", entry.value)
-            found.append(top / bottom * per_inch if bottom else 0)
-        return plausible_dpi(*found)
+        x, y = (self._rational(self.main, tag) for tag in (X_RESOLUTION, Y_RESOLUTION))
+        if x is None or y is None or per_inch is None:
+            return None
+        return plausible_dpi(x * per_inch, y * per_inch)
 
     def with_dpi(self, dpi: tuple[float, float]) -> "Exif":
         """The same block with these pixels per inch."""
@@ -135,16 +141,50 @@ class Exif:
         main[RESOLUTION_UNIT] = ExifTag(_SHORT, 1, struct.pack(self.order + "H", 2))
         return replace(self, main=main)
 
-    def upright(self, width: int, height: int) -> "Exif":
-        """The same block for a picture of this size that was turned upright: orientation 1, size tags corrected."""
+    def fitted(self, geometry: Geometry) -> "Exif":
+        """The same block for the output: orientation 1; sizes, places and densities on its pixel grid."""
         main = dict(self.main)
         if ORIENTATION in main:
             main[ORIENTATION] = ExifTag(_SHORT, 1, struct.pack(self.order + "H", 1))
         photo = dict(self.photo)
-        for tag, pixels in ((PIXEL_WIDTH, width), (PIXEL_HEIGHT, height)):
-            if tag in photo:
-                photo[tag] = ExifTag(_LONG, 1, struct.pack(self.order + "I", pixels))
+        for directory, tags in ((main, (IMAGE_WIDTH, IMAGE_HEIGHT)), (photo, (PIXEL_WIDTH, PIXEL_HEIGHT))):
+            for tag, pixels in zip(tags, geometry.size, strict=True):
+                if tag in directory:
+                    directory[tag] = ExifTag(_LONG, 1, struct.pack(self.order + "I", pixels))
+        for directory in (main, photo):  # some programs put the Exif directory's tags into the first one
+            for tag in (SUBJECT_AREA, SUBJECT_LOCATION):
+                before = self._numbers(directory, tag)
+                if before:
+                    after = [min(max(value, 0), 65535) for value in geometry.area([int(value) for value in before])]
+                    packed = struct.pack(f"{self.order}{len(after)}H", *after)
+                    directory[tag] = ExifTag(_SHORT, len(after), packed)
+            x, y = (self._rational(directory, tag) for tag in (FOCAL_X_RESOLUTION, FOCAL_Y_RESOLUTION))
+            if x is not None and y is not None:
+                for tag, number in zip((FOCAL_X_RESOLUTION, FOCAL_Y_RESOLUTION), geometry.extent(x, y), strict=True):
+                    value = Fraction(number).limit_denominator(10000)
+                    if 0 <= value.numerator < 1 << 32:
+                        packed = struct.pack(self.order + "II", value.numerator, value.denominator)
+                        directory[tag] = ExifTag(_RATIONAL, 1, packed)
         return replace(self, main=main, photo=photo)
+
+    def _numbers(self, directory: Directory, tag: int) -> list[float]:
+        """Values of a tag of any numeric type; empty where it is absent or has no finite value."""
+        entry = directory.get(tag)
+        code = {3: "H", 4: "I", 5: "I", 8: "h", 9: "i", 10: "i", 11: "f", 12: "d"}.get(entry.type if entry else 0)
+        if entry is None or code is None:
+            return []
+        values = [float(v) for v in struct.unpack(f"{self.order}{len(entry.value) // _CODES[code]}{code}", entry.value)]
+        if entry.type in (5, 10):  # fractions
+            pairs = list(zip(values[::2], values[1::2], strict=True))
+            values = [top / bottom for top, bottom in pairs if bottom]
+            if len(values) < len(pairs):
+                return []
+        return values if all(math.isfinite(value) for value in values) else []
+
+    def _rational(self, directory: Directory, tag: int) -> float | None:
+        """One number, None where it is absent or there are more."""
+        values = self._numbers(directory, tag)
+        return values[0] if len(values) == 1 else None
 
     def without(self, *tags: int) -> "Exif":
         """The same block without some tags of the main directory."""
@@ -174,45 +214,57 @@ def parse(block: bytes, first: int | None = None) -> Exif | None:
     try:
         if first is None:
             (first,) = struct.unpack_from(order + layout.pointer, block, layout.first)
-        main = _directory(block, order, first, layout)
+        main, damaged = _directory(block, order, first, layout)
     except struct.error:
         return None
 
     def below(parent: dict[int, ExifTag], tag: int) -> dict[int, ExifTag]:
+        nonlocal damaged
         entry = parent.pop(tag, None)
-        pointer = {4: "I", 8: "Q"}.get(len(entry.value) if entry else 0)
-        if entry is None or pointer is None:
+        if entry is None:
             return {}
+        pointer = {4: "I", 8: "Q"}.get(len(entry.value))
         try:
-            return _directory(block, order, struct.unpack(order + pointer, entry.value)[0], layout)
+            (offset,) = struct.unpack(order + (pointer or "I"), entry.value)
+            found, bad = _directory(block, order, offset, layout)
         except struct.error:
-            return {}
+            found, bad = {}, 1
+        damaged += bad
+        return found
 
     photo, gps = below(main, EXIF_IFD), below(main, GPS_IFD)
     interop = below(photo, INTEROP_IFD)
     note = photo.get(MAKER_NOTE)
     place = block.find(note.value) if note and len(note.value) > layout.inline else -1
     fits = note is not None and place >= 0 and place + len(note.value) <= LARGEST_BLOCK
-    return Exif(order, main, photo, gps, interop, place if fits else None)
+    return Exif(order, main, photo, gps, interop, place if fits else None, damaged)
 
 
-def _directory(block: bytes, order: str, offset: int, layout: Layout) -> dict[int, ExifTag]:
+def _directory(block: bytes, order: str, offset: int, layout: Layout) -> tuple[dict[int, ExifTag], int]:
+    """Tags of the directory at ``offset``, and the number of those that cannot be read."""
     (count,) = struct.unpack_from(order + layout.count, block, offset)
     entries: dict[int, ExifTag] = {}
     head = 4 + layout.inline
-    for i in range(min(count, _MOST_ENTRIES)):
+    read = min(count, _MOST_ENTRIES)
+    damaged = count - read
+    for i in range(read):
         place = offset + struct.calcsize(order + layout.count) + layout.entry * i
-        tag, kind, number = struct.unpack_from(order + "HH" + layout.pointer, block, place)
-        size = _SIZES.get(kind, 0) * number
-        if size == 0 or size > len(block):
-            continue
-        start = place + head
-        if size > layout.inline:
-            (start,) = struct.unpack_from(order + layout.pointer, block, start)
-        value = block[start : start + size]
-        if len(value) == size:
+        try:
+            tag, kind, number = struct.unpack_from(order + "HH" + layout.pointer, block, place)
+            if number == 0:  # says nothing
+                continue
+            size = _SIZES.get(kind, 0) * number
+            start = place + head
+            if size > layout.inline:
+                (start,) = struct.unpack_from(order + layout.pointer, block, start)
+        except struct.error:  # the directory is cut off here
+            return entries, damaged + read - i
+        value = block[start : start + size] if size <= len(block) else b""
+        if size and len(value) == size:
             entries[tag] = ExifTag(kind, number, value)
-    return entries
+        else:
+            damaged += 1
+    return entries, damaged
 
 
 class _Space:
@@ -292,10 +344,11 @@ def build_directory(entries: Directory, order: str, offset: int, layout: Layout 
     return head + bytes(layout.inline) + values
 
 
-def upright_xmp(xmp: bytes) -> bytes:
-    """XMP whose orientation, where it is stated, is 1."""
-    xmp = re.sub(rb"(tiff:Orientation\s*=\s*[\"'])\d+", rb"\g<1>1", xmp)
-    return re.sub(rb"(<tiff:Orientation>\s*)\d+", rb"\g<1>1", xmp)
+def orientation_of(block: bytes) -> int:
+    """Orientation of an EXIF block, 1 to 8; 1 where it does not say."""
+    tree = parse(block)
+    value = tree.short(ORIENTATION) if tree is not None else None
+    return value if value is not None and 1 <= value <= 8 else 1
 
 
 def icc_space(profile: bytes) -> str:

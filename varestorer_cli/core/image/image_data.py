@@ -65,8 +65,8 @@ class Extras:
         xmp: XMP packet.
         dpi: pixels per inch (x, y).
         png_chunks: colour and text chunks of a PNG, (type, data), copied to a PNG only.
-        jpeg_comment: comment of a JPEG, copied to a JPEG only.
-        iptc: Photoshop/IPTC segments of a JPEG, copied to a JPEG only.
+        jpeg_comments: comments of a JPEG, copied to a JPEG only.
+        photoshop: Photoshop's image resources of a JPEG, IPTC among them, copied to a JPEG only.
         scene: of OpenEXR and DPX files.
     """
 
@@ -75,8 +75,8 @@ class Extras:
     xmp: bytes = b""
     dpi: tuple[float, float] | None = None
     png_chunks: tuple[tuple[bytes, bytes], ...] = ()
-    jpeg_comment: bytes = b""
-    iptc: tuple[bytes, ...] = ()
+    jpeg_comments: tuple[bytes, ...] = ()
+    photoshop: bytes = b""
     scene: Scene | None = None
 
     def stripped(self) -> "Extras":
@@ -84,6 +84,31 @@ class Extras:
         colour = tuple((name, body) for name, body in self.png_chunks if not is_text(name))
         scene = replace(self.scene, attributes=()) if self.scene else None
         return Extras(icc=self.icc, dpi=self.dpi, png_chunks=colour, scene=scene)
+
+
+@dataclass
+class FileMetadata:
+    """Metadata as a file holds it, before it is checked.
+
+    Attributes:
+        icc: colour profile.
+        exif: block from the TIFF header on, b"" without one.
+        xmp: packet.
+        dpi: pixels per inch (x, y) that the format itself states.
+        png_chunks: colour and text chunks of a PNG.
+        jpeg_comments: comments of a JPEG.
+        photoshop: Photoshop's image resources.
+        losses: what reading loses.
+    """
+
+    icc: bytes = b""
+    exif: bytes = b""
+    xmp: bytes = b""
+    dpi: tuple[float, float] | None = None
+    png_chunks: tuple[tuple[bytes, bytes], ...] = ()
+    jpeg_comments: tuple[bytes, ...] = ()
+    photoshop: bytes = b""
+    losses: list[Loss] = field(default_factory=list)
 
 
 def is_text(chunk: bytes) -> bool:
@@ -117,6 +142,7 @@ class DecodedImage(Sized):
         source: format by content.
         extras: metadata.
         losses: what reading already lost.
+        orientation: EXIF orientation by which the stored pixels were turned, 1 to 8.
     """
 
     color: Samples
@@ -124,6 +150,7 @@ class DecodedImage(Sized):
     source: str
     extras: Extras = field(default_factory=Extras)
     losses: list[Loss] = field(default_factory=list)
+    orientation: int = 1
 
     @property
     def depth(self) -> int:

@@ -1,5 +1,6 @@
 """PNG files: chunks and 16-bit pixels in, filtered and deflated strips out (W3C specification, third edition)."""
 
+import io
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -10,25 +11,31 @@ import numpy as np
 import numpy.typing as npt
 
 from varestorer_cli.core.errors import InputError
-from varestorer_cli.core.image.exif import build
-from varestorer_cli.core.image.image_data import OutputImage, Samples, is_text
+from varestorer_cli.core.image.exif import build, plausible_dpi
+from varestorer_cli.core.image.image_data import FileMetadata, Loss, OutputImage, Samples, is_text
+from varestorer_cli.core.image.loss_table import name_losses
 
 Chunk = tuple[bytes, bytes]
 
-_COLOUR = frozenset({b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI"})
+_COLOUR = frozenset({b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"mDCv", b"cLLI", b"cLLi"})
 _KEPT = _COLOUR | {b"tEXt", b"zTXt", b"iTXt"}
+_PIXELS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT"})
+_DATA = frozenset({b"IDAT", b"fdAT"})
 _MOST_TEXT = 1 << 24
+_XMP_KEYWORD = b"XML:com.adobe.xmp\0"
+_XMP_APP1 = b"http://ns.adobe.com/xap/1.0/\0"
+_RAW_PROFILES = {b"Raw profile type exif": "exif", b"Raw profile type APP1": "exif", b"Raw profile type xmp": "xmp"}
 _DEFLATE_LEVEL = 4
 _SRGB_GAMMA = 45455
 _SRGB_CHROMATICITIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 _SRGB_CODE_POINTS = (1, 13)  # H.273: primaries and transfer of sRGB
 
 
-def read_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Chunks of a PNG (type, data) without the pixels.
+def _walk(data: bytes) -> Iterator[tuple[bytes, int, int, bool]]:
+    """Chunks of a PNG: (type, start, end, whether the checksum of an ancillary one holds).
 
     Raises:
-        InputError: cut off, or a chunk does not match its checksum.
+        InputError: cut off, or a critical chunk does not match its checksum.
     """
     place = 8
     while True:
@@ -38,41 +45,165 @@ def read_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         if len(kind) < 4 or end > len(data):
             raise InputError(f"the PNG file is cut off after {len(data)} bytes")
         body = memoryview(data)[place + 8 : end - 4]
-        critical = kind[:1].isupper()
-        if zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(data[end - 4 : end], "big"):
-            if critical:
-                raise InputError(f"the PNG file is damaged at byte {place} (checksum of chunk {kind!r})")
-        elif kind in _KEPT:
-            yield kind, bytes(body)
+        sound = zlib.crc32(body, zlib.crc32(kind)) == int.from_bytes(data[end - 4 : end], "big")
+        if not sound and kind[:1].isupper():
+            raise InputError(f"the PNG file is damaged at byte {place} (checksum of chunk {kind!r})")
+        yield kind, place, end, sound
         if kind == b"IEND":
             return
         place = end
 
 
-def embedded(chunks: Sequence[Chunk]) -> tuple[dict[str, bytes], list[Chunk]]:
-    """EXIF and XMP that ImageMagick keeps as hexadecimal text ("Raw profile type ...").
+def pixels_only(data: bytes) -> bytes:
+    """The file without chunks that decoders of pixels do not need and some of them limit."""
+    parts, dropped = [data[:8]], False
+    for kind, start, end, sound in _walk(data):
+        if kind in _PIXELS and sound:
+            parts.append(data[start:end])
+        else:
+            dropped = True
+    return b"".join(parts) if dropped else data
 
-    Returns:
-        the blocks found (``exif``, ``xmp``), and the chunks without them.
+
+def read_metadata(data: bytes) -> FileMetadata:
+    """Metadata of a PNG file, wherever it stands.
+
+    Raises:
+        InputError: cut off, or a critical chunk does not match its checksum.
     """
-    found: dict[str, bytes] = {}
-    rest = []
-    for name, body in chunks:
-        keyword, _, text = body.partition(b"\0")
-        kind = {b"Raw profile type exif": "exif", b"Raw profile type APP1": "exif", b"Raw profile type xmp": "xmp"}
-        profile = kind.get(keyword) if name in (b"tEXt", b"zTXt") else None
-        if profile is None:
-            rest.append((name, body))
+    chunks: list[Chunk] = []
+    damaged: list[str] = []
+    names: list[str] = []
+    end = 8
+    for kind, start, end, sound in _walk(data):
+        name = kind.decode("ascii") if kind.isalpha() and kind.isascii() else kind.hex()
+        if not sound:
+            damaged.append(name)
+        elif kind in _DATA:
             continue
-        try:
-            plain = zlib.decompressobj().decompress(text[1:], _MOST_TEXT) if name == b"zTXt" else text
-            block = bytes.fromhex(b"".join(plain.split(b"\n")[3:]).decode("ascii"))
-        except (zlib.error, ValueError):
-            continue
-        found.setdefault("xmp" if block.startswith(b"http://ns.adobe.com/xap/1.0/\0") else profile, block)
-    if "xmp" in found:
-        found["xmp"] = found["xmp"].removeprefix(b"http://ns.adobe.com/xap/1.0/\0")
-    return found, rest
+        elif kind != b"sBIT" or any(bits != _sample_bits(data) for bits in data[start + 8 : end - 4]):
+            names.append(name)
+            chunks.append((kind, data[start + 8 : end - 4]))
+    found = _collect(chunks)
+    if damaged:
+        losses = f"{len(damaged)} damaged PNG chunks are dropped ({', '.join(dict.fromkeys(damaged))})"
+        found.losses.append(Loss("chunk", losses))
+    name_losses("PNG", names, found.losses)
+    if data[end:].strip(b"\0"):
+        found.losses.append(Loss("trailer", f"{len(data) - end} bytes behind the picture are dropped"))
+    return found
+
+
+def probe(stream: BinaryIO) -> tuple[tuple[int, int], FileMetadata]:
+    """(width, height) as stored, and metadata, without touching pixels; damage in between is passed over.
+
+    Raises:
+        InputError: the header is damaged.
+    """
+    stream.seek(8)
+    chunks: list[Chunk] = []
+    size = (0, 0)
+    while len(head := stream.read(8)) == 8:
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if kind == b"IHDR":
+            body = stream.read(length) if length == 13 else b""
+            if len(body) == 13:
+                size = struct.unpack_from(">II", body)
+            stream.seek(4, io.SEEK_CUR)
+        elif kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt") and length <= _MOST_TEXT:
+            chunks.append((kind, stream.read(length)))
+            stream.seek(4, io.SEEK_CUR)
+        elif kind == b"IEND":
+            break
+        else:
+            stream.seek(length + 4, io.SEEK_CUR)
+    if not size[0] or not size[1]:
+        raise InputError("the header is damaged or cut off")
+    return size, _collect(chunks)
+
+
+def _sample_bits(data: bytes) -> int:
+    """Bits per sample of the colours (those of a palette have 8)."""
+    return 8 if data[25] == 3 else data[24]
+
+
+def _collect(chunks: Sequence[Chunk]) -> FileMetadata:
+    """Metadata of chunks that are whole."""
+    found = FileMetadata()
+    kept: list[Chunk] = []
+    blocks: dict[str, list[bytes]] = {"exif": [], "xmp": [], "icc": []}
+    hidden: dict[str, list[bytes]] = {"exif": [], "xmp": []}
+    for kind, body in chunks:
+        keyword = body.partition(b"\0")[0]
+        if kind == b"eXIf":
+            blocks["exif"].append(body.removeprefix(b"Exif\0\0"))
+        elif kind == b"iCCP":
+            profile = _inflated(body[len(keyword) + 2 :])
+            blocks["icc"] += [profile] if profile else []
+            if not profile:
+                found.losses.append(Loss("icc", "the ICC profile is damaged and was dropped"))
+        elif kind == b"pHYs" and len(body) == 9:
+            _read_density(body, found)
+        elif kind == b"iTXt" and body.startswith(_XMP_KEYWORD):
+            packet = _international_text(body)
+            blocks["xmp"] += [packet] if packet is not None else []
+            if packet is None:
+                found.losses.append(Loss("xmp", "the XMP packet is damaged or too large and was dropped"))
+        elif kind in (b"tEXt", b"zTXt") and keyword in _RAW_PROFILES:
+            _read_raw_profile(kind, body, hidden, found.losses)
+        elif kind in _KEPT and not (kind in (b"tEXt", b"zTXt", b"iTXt") and keyword == b"Software"):
+            kept.append((kind, body))
+    for name in ("exif", "xmp"):
+        blocks[name] += hidden[name]
+        if any(block != blocks[name][0] for block in blocks[name][1:]):
+            found.losses.append(Loss(name, f"a second {name.upper()} block is dropped"))
+    found.icc, found.exif, found.xmp = (blocks[name][0] if blocks[name] else b"" for name in ("icc", "exif", "xmp"))
+    found.png_chunks = tuple(kept)
+    return found
+
+
+def _read_density(body: bytes, found: FileMetadata) -> None:
+    x, y, unit = struct.unpack(">IIB", body)
+    if unit == 1:
+        found.dpi = plausible_dpi(x * 0.0254, y * 0.0254)
+    elif x and y and x != y:
+        found.losses.append(Loss("aspect", f"the pixels are not square (pHYs: {x}:{y}), which the output does not say"))
+
+
+def _inflated(packed: bytes) -> bytes | None:
+    """Decompressed bytes, None where they are damaged or too many."""
+    try:
+        unpacker = zlib.decompressobj()
+        plain = unpacker.decompress(packed, _MOST_TEXT)
+    except zlib.error:
+        return None
+    return plain if unpacker.eof else None
+
+
+def _international_text(body: bytes) -> bytes | None:
+    """Text of an iTXt chunk (section 11.3.3.4), None where it is damaged."""
+    _, _, rest = body.partition(b"\0")
+    parts = rest[2:].split(b"\0", 2)
+    if len(parts) < 3:
+        return None
+    return _inflated(parts[2]) if rest[0] else parts[2]
+
+
+def _read_raw_profile(kind: bytes, body: bytes, hidden: dict[str, list[bytes]], losses: list[Loss]) -> None:
+    """EXIF and XMP that ImageMagick keeps as hexadecimal text."""
+    keyword, _, text = body.partition(b"\0")
+    name = _RAW_PROFILES[keyword]
+    try:
+        plain = _inflated(text[1:]) if kind == b"zTXt" else text
+        block = bytes.fromhex(b"".join((plain or b"").split(b"\n")[3:]).decode("ascii"))
+    except ValueError:
+        block = b""
+    if not block:
+        losses.append(Loss(name, f"the {name.upper()} block in the text of the PNG is damaged and was dropped"))
+    elif block.startswith(_XMP_APP1):
+        hidden["xmp"].append(block.removeprefix(_XMP_APP1))
+    else:
+        hidden[name].append(block.removeprefix(b"Exif\0\0"))
 
 
 def is_unusual_colour(chunks: Sequence[Chunk]) -> bool:

@@ -7,7 +7,6 @@ never silent. Memory is bounded before pixels are decoded: the header's size is 
 import io
 import os
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError, features
 
 from varestorer_cli.core.errors import InputError
-from varestorer_cli.core.image import exif, oiio_backend, png, tiff
+from varestorer_cli.core.image import exif, jpeg, metadata, oiio_backend, png, tiff, xmp
 from varestorer_cli.core.image.formats import HEAD_BYTES, describe_unknown, sniff
-from varestorer_cli.core.image.image_data import DecodedImage, Extras, Loss, Samples
+from varestorer_cli.core.image.image_data import DecodedImage, Extras, FileMetadata, Loss, Samples
 from varestorer_cli.core.options import Transfer
 
 # 10000 x 10000 must pass; above this a header is more likely damage, or an attack, than a photograph.
@@ -27,8 +26,8 @@ _MOST_PIXELS_PER_BYTE = 20_000
 _PLAUSIBLE_PIXELS = 50_000_000
 _LARGE_FILE = 1 << 26  # bytes; a larger file is read only if its first bytes are those of a picture
 _LARGEST_FILE = 20 * MOST_PIXELS  # bytes: four 32-bit channels and their metadata
-_EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/"
 _PILLOW_LOCK = threading.Lock()
+_PIXELS_ONLY = {"PNG": png.pixels_only, "JPEG": jpeg.pixels_only}
 
 
 class TooLargeError(InputError):
@@ -77,6 +76,9 @@ def probe(path: str | Path) -> tuple[int, int]:
             elif kind == "TIFF":
                 tags = tiff.inspect(stream)
                 size, orientation = (tags.width, tags.height), tags.orientation
+            elif kind in ("PNG", "JPEG"):
+                size, found = png.probe(stream) if kind == "PNG" else jpeg.probe(stream)
+                orientation = metadata.orientation_of(metadata.extras_of(found, []))
             else:
                 with open_image(stream, kind) as image:
                     size = image.size
@@ -132,26 +134,28 @@ def _decode(data: bytes, kind: str, transfer: Transfer) -> DecodedImage:
         _check_size(tags.width, tags.height, len(data))
         if tags.own:
             return _tiff(data, tags, losses)
-    chunks = list(png.read_chunks(data)) if kind == "PNG" else []
-    with open_image(io.BytesIO(data), kind) as image:
+    pixels = _PIXELS_ONLY[kind](data) if kind in _PIXELS_ONLY else data
+    with open_image(io.BytesIO(pixels), kind) as image:
         _check_size(*image.size, len(data))
         frames = int(getattr(image, "n_frames", 1))
-        # Pillow turns TIFF files upright by itself while loading.
-        orientation = 1 if kind == "TIFF" else _orientation(image)
-        extras = _extras(image, data, kind, chunks, losses)
+        if kind == "TIFF":  # which Pillow turns upright by itself while loading
+            extras, orientation = _tiff_extras(data, tags, losses), 1
+        else:
+            extras = metadata.extras_of(_read_metadata(image, data, kind), losses)
+            orientation = metadata.orientation_of(extras)
         if kind == "AVIF" and _avif_depth(data) > 8:
             losses.append(Loss("depth", f"{_avif_depth(data)} bits become 8: the AVIF decoder gives no more"))
-        if frames > 1:
-            losses.append(_frames(frames, "pictures" if image.format == "MPO" else _many(kind)))
+        if frames > 1 and kind != "JPEG":  # whose metadata names what stands behind the first
+            losses.append(Loss("frames", f"only the first of {frames} {_many(kind)} is restored"))
             image.seek(0)
         if kind == "PNG" and data[24] == 16:  # Pillow would reduce it to 8 bits without a word
-            color, alpha = png.read_deep(data)
+            color, alpha = png.read_deep(pixels)
         else:
             color, alpha = _pillow_pixels(image, extras, losses)
     color = _turn(color, orientation)
     alpha = None if alpha is None else _turn(alpha, orientation)
-    extras = _fitting_profile(extras, gray=color.shape[2] == 1, losses=losses)
-    return DecodedImage(color, alpha, kind, extras, losses)
+    extras = metadata.fitting_profile(extras, gray=color.shape[2] == 1, losses=losses)
+    return DecodedImage(color, alpha, kind, extras, losses, tags.orientation if kind == "TIFF" else orientation)
 
 
 def _tiff(data: bytes, tags: tiff.TiffInfo, losses: list[Loss]) -> DecodedImage:
@@ -165,30 +169,18 @@ def _tiff(data: bytes, tags: tiff.TiffInfo, losses: list[Loss]) -> DecodedImage:
     color, alpha = tiff.read_pixels(data, losses)
     color = _turn(color, tags.orientation)
     alpha = None if alpha is None else _turn(alpha, tags.orientation)
-    extras = Extras(icc=tags.icc, exif=_tiff_exif(data, losses, tags.offset), xmp=tags.xmp, dpi=tags.dpi)
-    extras = _fitting_profile(extras, gray=color.shape[2] == 1, losses=losses)
-    return DecodedImage(color, alpha, "TIFF", extras, losses)
+    extras = _tiff_extras(data, tags, losses)
+    extras = metadata.fitting_profile(extras, gray=color.shape[2] == 1, losses=losses)
+    return DecodedImage(color, alpha, "TIFF", extras, losses, tags.orientation)
 
 
-def _frames(count: int, what: str) -> Loss:
-    return Loss("frames", f"only the first of {count} {what} is restored")
+def _tiff_extras(data: bytes, tags: tiff.TiffInfo, losses: list[Loss]) -> Extras:
+    tree = metadata.tiff_tree(data, tags.offset, losses)
+    return Extras(icc=tags.icc, exif=tree, xmp=xmp.without_claims(tags.xmp, losses), dpi=tags.dpi)
 
 
 def _many(kind: str) -> str:
     return "pages" if kind == "TIFF" else "frames"
-
-
-def _tiff_exif(data: bytes, losses: list[Loss], first: int | None = None) -> exif.Exif | None:
-    """Tags of a TIFF file that describe the picture, and its Exif and GPS directories."""
-    whole = exif.parse(data, first)
-    if whole is None:
-        return None
-    others = sorted(set(whole.main) - exif.KEPT_OF_TIFF - exif.STORAGE)
-    if others:
-        said = ", ".join(str(tag) for tag in others[:6]) + (" ..." if len(others) > 6 else "")
-        losses.append(Loss("tags", f"{len(others)} TIFF tags that may not fit the new picture are dropped ({said})"))
-    tree = replace(whole, main={t: e for t, e in whole.main.items() if t in exif.KEPT_OF_TIFF})
-    return tree if tree.main or tree.photo or tree.gps else None
 
 
 # --- headers ---------------------------------------------------------------------------------------------------------
@@ -250,53 +242,22 @@ def _turn(pixels: Samples, orientation: int) -> Samples:
     return np.ascontiguousarray(pixels)
 
 
-def _extras(
-    image: Image.Image, data: bytes, kind: str, chunks: list[tuple[bytes, bytes]], losses: list[Loss]
-) -> Extras:
+def _read_metadata(image: Image.Image, data: bytes, kind: str) -> FileMetadata:
+    """Metadata of a file that Pillow opened."""
+    if kind in metadata.READERS:
+        return metadata.READERS[kind](data)
     info = image.info
-    icc = info.get("icc_profile") or b""
-    xmp = info.get("xmp") or b""
-    if isinstance(xmp, str):
-        xmp = xmp.encode()
-    said = info.get("dpi") if info.get("jfif_unit", 1) else None
-    dpi = exif.plausible_dpi(*said) if said is not None else None
-    hidden, chunks = png.embedded(chunks)
-    tree: exif.Exif | None = None
-    block = info.get("exif") or hidden.get("exif")
-    if kind == "TIFF":
-        tree = _tiff_exif(data, losses)
-    elif block:
-        tree = exif.parse(block)
-        if tree is None:
-            losses.append(Loss("exif", "the EXIF block is damaged and was dropped"))
-    segments = getattr(image, "applist", ())
-    if any(name == "APP1" and body.startswith(_EXTENDED_XMP) for name, body in segments):
-        losses.append(Loss("xmp", "XMP beyond the first 64 kB (extended XMP) is dropped"))
-    comment = info.get("comment") or b""
-    if kind == "GIF" and comment:
-        losses.append(Loss("comment", "the GIF comment is dropped"))
-    return Extras(
-        icc=bytes(icc),
-        exif=tree,
-        xmp=bytes(xmp or hidden.get("xmp", b"")),
-        dpi=dpi or (tree.dpi() if tree else None),
-        png_chunks=tuple((t, d) for t, d in chunks if not d.startswith((b"XML:com.adobe.xmp\0", b"Software\0"))),
-        jpeg_comment=bytes(comment) if kind == "JPEG" else b"",
-        iptc=tuple(body for name, body in segments if name == "APP13"),
+    packet = info.get("xmp") or b""
+    said = info.get("dpi")
+    found = FileMetadata(
+        icc=bytes(info.get("icc_profile") or b""),
+        exif=bytes(info.get("exif") or b"").removeprefix(b"Exif\0\0"),
+        xmp=packet.encode() if isinstance(packet, str) else bytes(packet),
+        dpi=exif.plausible_dpi(*said) if said is not None else None,
     )
-
-
-def _fitting_profile(extras: Extras, *, gray: bool, losses: list[Loss]) -> Extras:
-    """Drop a profile that describes other channels than the picture has."""
-    if not extras.icc:
-        return extras
-    space = exif.icc_space(extras.icc)
-    if space == ("GRAY" if gray else "RGB"):
-        return extras
-    if space != "CMYK" or not any(loss.name == "cmyk" for loss in losses):
-        said = f"the ICC profile ({space or 'damaged'}) does not fit a {'gray' if gray else 'RGB'} picture"
-        losses.append(Loss("icc", f"{said} and was dropped"))
-    return replace(extras, icc=b"")
+    if kind == "GIF" and info.get("comment"):
+        found.losses.append(Loss("comment", "the GIF comment is dropped"))
+    return found
 
 
 # --- pixels ----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """Encodes restored pictures with their metadata, and names what a format cannot hold."""
 
 import io
-import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -10,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from varestorer_cli.core.errors import InputError
-from varestorer_cli.core.image import oiio_backend as vfx
+from varestorer_cli.core.image import jpeg, oiio_backend
 from varestorer_cli.core.image.exif import (
     LARGEST_BLOCK,
     SOFTWARE,
@@ -59,7 +58,7 @@ def losses_of(
             if value:
                 losses.append(Loss(what, f"{what.upper()} is dropped, {name} has no place for it"))
     losses += _scene_losses(format, name, depth, extras.scene)
-    if extras.iptc and format != ImageFormat.JPEG:
+    if extras.photoshop and format != ImageFormat.JPEG:
         losses.append(Loss("iptc", f"IPTC data is dropped, it is copied from JPEG to JPEG only, not to {name}"))
     if extras.exif and TIFF_ONLY & set(extras.exif.main) and format != ImageFormat.TIFF:
         losses.append(Loss("iptc", f"IPTC data is dropped, it is copied from TIFF to TIFF only, not to {name}"))
@@ -67,7 +66,7 @@ def losses_of(
         exif = replace(exif, note_offset=None)  # it is written among the file's own directories
     if format in (ImageFormat.TIFF, *_EXIF_BLOCK) and not note_stays(exif):
         losses.append(Loss("makernote", "the camera's maker note moves; not all may be readable"))
-    if extras.jpeg_comment and format != ImageFormat.JPEG:
+    if extras.jpeg_comments and format != ImageFormat.JPEG:
         losses.append(Loss("comment", f"the JPEG comment is dropped, {name} has no place for it"))
     if not extras.icc and format != ImageFormat.PNG and is_unusual_colour(extras.png_chunks):
         losses.append(Loss("colour", f"the PNG says it is not sRGB without an ICC profile, which {name} cannot say"))
@@ -127,7 +126,7 @@ def write_picture(stream: BinaryIO, output: OutputImage, format: ImageFormat, qu
     if format not in SCENE:
         stream = cast(BinaryIO, _WithoutDescriptor(stream))
     if format in SCENE:
-        vfx.write(stream, output, format, software)
+        oiio_backend.write(stream, output, format, software)
     elif format == ImageFormat.PNG:
         write_png(stream, output, software)
     elif format == ImageFormat.TIFF:
@@ -216,9 +215,8 @@ def _write_pillow(stream: BinaryIO, output: OutputImage, format: ImageFormat, qu
         settings["xmp"] = extras.xmp
     if extras.dpi and max(extras.dpi) < 65535:
         settings["dpi"] = (max(1, round(extras.dpi[0])), max(1, round(extras.dpi[1])))
-    if extras.jpeg_comment:
-        settings["comment"] = extras.jpeg_comment
-    settings["extra"] = b"".join(b"\xff\xed" + struct.pack(">H", len(s) + 2) + s for s in extras.iptc)
+    comments = (jpeg.segment(0xFE, comment) for comment in extras.jpeg_comments)
+    settings["extra"] = b"".join([*jpeg.resource_segments(extras.photoshop), *comments])
     image.save(stream, "JPEG", subsampling=0, **settings)
 
 
@@ -235,8 +233,8 @@ def _written_exif(extras: Extras, format: ImageFormat, software: str) -> Exif:
 def read_software(path: Path) -> str:
     """The Software field of a picture file, "" where it has none or cannot be read."""
     try:
-        if path.suffix.lower() in vfx.KINDS.values():
-            return vfx.read_software(path)
+        if path.suffix.lower() in oiio_backend.KINDS.values():
+            return oiio_backend.read_software(path)
         with path.open("rb") as stream:
             kind = sniff(stream.read(HEAD_BYTES))
             stream.seek(0)

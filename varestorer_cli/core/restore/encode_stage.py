@@ -2,15 +2,14 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from varestorer_cli.core.atomic import atomic_file, hash_of
 from varestorer_cli.core.errors import InputError, VarestorerError
-from varestorer_cli.core.image.exif import upright_xmp
-from varestorer_cli.core.image.image_data import DecodedImage, OutputImage, Samples
+from varestorer_cli.core.image.image_data import OutputImage, Samples
+from varestorer_cli.core.image.metadata import fitted
 from varestorer_cli.core.image.resample import Resampler
 from varestorer_cli.core.image.writer import write_picture
 from varestorer_cli.core.options import RestoreOptions
@@ -54,7 +53,7 @@ class Finisher:
                 image,
                 picture.gray,
                 _plane_rows(picture.alpha, item.size),
-                _upright_extras(picture, item.size),
+                fitted(picture, item.size),
                 _plane_rows(gain, item.size),
             )
             software = provenance.software_text(
@@ -84,12 +83,6 @@ class Finisher:
             self.budget.give(item.pixels)
         row.seconds = (row.seconds or 0) + time.monotonic() - started
         return item
-
-
-def _upright_extras(picture: DecodedImage, size: tuple[int, int]) -> Any:
-    extras = picture.extras
-    exif = extras.exif.upright(*size) if extras.exif else None
-    return replace(extras, exif=exif, xmp=upright_xmp(extras.xmp))
 
 
 def _plane_rows(plane: Samples | None, size: tuple[int, int]) -> Callable[[int, int], Any] | None:

@@ -1,0 +1,258 @@
+"""Metadata of JPEG files: marker segments before the pixels, and what lies behind them (ITU-T T.81, annex B)."""
+
+import io
+import re
+import struct
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
+
+from varestorer_cli.core.errors import InputError
+from varestorer_cli.core.image.exif import orientation_of, plausible_dpi
+from varestorer_cli.core.image.image_data import FileMetadata, Loss
+from varestorer_cli.core.image.loss_table import name_losses
+
+_SOS, _EOI, _COM, _APP0, _ADOBE = 0xDA, 0xD9, 0xFE, 0xE0, 0xEE
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # in entropy-coded data: neither stuffing nor a restart
+_START = re.compile(rb"\xff\xd8\xff[\xdb\xe0-\xef]")  # of a JPEG stream
+_EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
+_ICC, _PHOTOSHOP = b"ICC_PROFILE\0", b"Photoshop 3.0\0"
+# Identifier a segment's body begins with -> name in the loss table, per marker.
+_IDENTIFIERS: dict[int, tuple[tuple[bytes, str], ...]] = {
+    0: ((b"JFIF\0", "JFIF"), (b"JFXX\0", "JFXX")),
+    1: (
+        (b"Exif\0", "Exif"),
+        (_XMP, "XMP"),
+        (b"http://ns.adobe.com/xmp/extension/\0", "extended XMP"),
+        (b"FLIR\0", "FLIR"),
+    ),
+    2: ((_ICC, "ICC_PROFILE"), (b"MPF\0", "MPF"), (b"urn:iso:std:iso:ts:21496:-1\0", "ISO 21496-1")),
+    12: ((b"Ducky", "Ducky"),),
+    13: ((_PHOTOSHOP, "Photoshop"),),
+    14: ((b"Adobe", "Adobe"),),
+}
+_THUMBNAILS = frozenset({1033, 1036})
+# Image resources of Photoshop that count in pixels of the old picture, and those that a turned picture leaves behind.
+_IN_PIXELS = {1032: "guides", 1050: "slices"}
+_PATHS = range(2000, 2998)
+_LARGEST_SEGMENT = 65533
+
+
+def split(data: bytes, start: int = 0) -> tuple[list[tuple[int, bytes]], int]:
+    """Marker segments (marker, body) of the JPEG stream at ``start``, without frames, tables and scans; its end."""
+    segments: list[tuple[int, bytes]] = []
+    place = start + 2
+    while (found := _MARKER.search(data, place)) is not None:
+        marker, place = data[found.end() - 1], found.end()
+        if marker == _EOI:
+            return segments, place
+        if marker in _STANDALONE:
+            continue
+        size = int.from_bytes(data[place : place + 2], "big")
+        if size >= 2 and ((marker >= _APP0 and marker <= 0xEF) or marker == _COM):
+            segments.append((marker, data[place + 2 : place + size]))
+        place += max(2, size)
+    return segments, len(data)
+
+
+def pixels_only(data: bytes) -> bytes:
+    """The first image without segments that decoders of pixels do not need and some of them stumble over."""
+    parts, place = [data[:2]], 2
+    while (found := _MARKER.search(data, place)) is not None:
+        marker, start = data[found.end() - 1], found.end()
+        size = 0 if marker in _STANDALONE else int.from_bytes(data[start : start + 2], "big")
+        if marker in (_SOS, _EOI):
+            break
+        place = start + size
+        if marker != _COM and not (_APP0 < marker <= 0xEF and marker != _ADOBE):
+            parts.append(data[start - 2 : place])
+    _, end = split(data)
+    return b"".join([*parts, data[found.start() : end]]) if found is not None else data
+
+
+def probe(stream: BinaryIO) -> tuple[tuple[int, int], FileMetadata]:
+    """(width, height) as stored, and EXIF and XMP that stand before the pixels, without decoding.
+
+    Raises:
+        InputError: there is no frame header.
+    """
+    stream.seek(2)
+    segments: list[tuple[int, bytes]] = []
+    while len(head := stream.read(4)) == 4:
+        marker = head[1]
+        if head[0] != 0xFF or marker == 0xFF or marker in _STANDALONE:  # fill bytes, or damage: the next byte on
+            stream.seek(-3, io.SEEK_CUR)
+            continue
+        if marker in (_SOS, _EOI):
+            break
+        body = stream.read(max(0, int.from_bytes(head[2:], "big") - 2))
+        segments.append((marker, body))
+    frames = [body for marker, body in segments if marker in _FRAMES and len(body) >= 5]
+    height, width = struct.unpack_from(">HH", frames[0], 1) if frames else (0, 0)
+    if not width or not height:
+        raise InputError("the header is damaged or cut off")
+    exif = [body for marker, body in segments if _name(marker, body) == "APP1 Exif"]
+    packets = [body[len(_XMP) :] for marker, body in segments if _name(marker, body) == "APP1 XMP"]
+    return (width, height), FileMetadata(exif=_exif(exif, []), xmp=packets[0] if packets else b"")
+
+
+def read_metadata(data: bytes) -> FileMetadata:
+    """Metadata of a JPEG file."""
+    segments, end = split(data)
+    losses: list[Loss] = []
+    blocks: list[str] = []
+    parts: dict[str, list[bytes]] = {}
+    for marker, body in segments:
+        name = _name(marker, body)
+        blocks.append(name)
+        parts.setdefault(name, []).append(body)
+    exif = _exif(parts.get("APP1 Exif", []), losses)
+    xmp = [body[len(_XMP) :] for body in parts.get("APP1 XMP", [])]
+    if any(packet != xmp[0] for packet in xmp[1:]):
+        losses.append(Loss("xmp", "a second XMP packet is dropped"))
+    resources = _resources(parts.get("APP13 Photoshop", []), orientation_of(exif) > 1, losses)
+    dpi = _density(parts.get("APP0 JFIF", []), losses)
+    icc = _profile(parts.get("APP2 ICC_PROFILE", []), losses)
+    pictures = 1
+    for block, size in _behind(data, end):
+        if block == "trailer picture":
+            pictures += 1
+        elif block == "trailer":
+            losses.append(Loss("trailer", f"{size} bytes behind the picture are dropped"))
+        else:
+            blocks.append(block)
+    name_losses("JPEG", blocks, losses)
+    if pictures > 1:
+        losses.append(Loss("frames", f"only the first of {pictures} pictures is restored"))
+    return FileMetadata(
+        icc, exif, xmp[0] if xmp else b"", dpi, (), tuple(parts.get("COM", [])), resources, losses=losses
+    )
+
+
+def _name(marker: int, body: bytes) -> str:
+    """Name of a segment in the loss table."""
+    if marker == _COM:
+        return "COM"
+    number = marker - _APP0
+    if number == 11 and body.startswith(b"JP"):
+        return "APP11 C2PA" if b"c2pa" in body else "APP11 JUMBF"
+    for start, name in _IDENTIFIERS.get(number, ()):
+        if body.startswith(start):
+            return f"APP{number} {name}"
+    word = re.match(rb"[\x21-\x7e]{2,24}", body)
+    return f"APP{number} {word[0].decode('ascii')}" if word else f"APP{number}"
+
+
+def _exif(bodies: list[bytes], losses: list[Loss]) -> bytes:
+    """The EXIF block; one beyond 64 kB goes on in the next segment."""
+    block = b""
+    for body in bodies:
+        part = body[len(_EXIF) :]
+        if block and part[:4] in (b"II*\0", b"MM\0*"):
+            if part != block:
+                losses.append(Loss("exif", "a second EXIF block is dropped"))
+        else:
+            block += part
+    return block
+
+
+def _profile(bodies: list[bytes], losses: list[Loss]) -> bytes:
+    """The ICC profile of numbered parts (ICC.1, annex B.4)."""
+    if not bodies:
+        return b""
+    numbered = {body[12]: body[14:] for body in reversed(bodies) if len(body) > 14}
+    count = max((body[13] for body in bodies if len(body) > 14), default=0)
+    missing = [number for number in range(1, count + 1) if number not in numbered]
+    if missing or not count:
+        which = ", ".join(map(str, missing[:8]))
+        losses.append(Loss("icc", f"part {which or 1} of {count or 1} of the ICC profile is missing; it was dropped"))
+        return b""
+    return b"".join(numbered[number] for number in range(1, count + 1))
+
+
+def _density(bodies: list[bytes], losses: list[Loss]) -> tuple[float, float] | None:
+    """Pixels per inch; a ratio of pixels that are not square is a loss."""
+    for body in bodies:
+        if len(body) < 12:
+            continue
+        unit, x, y = struct.unpack_from(">BHH", body, 7)
+        if unit in (1, 2):
+            factor = 1 if unit == 1 else 2.54
+            return plausible_dpi(x * factor, y * factor)
+        if unit == 0 and x and y and x != y:
+            losses.append(Loss("aspect", f"the pixels are not square (JFIF: {x}:{y}), which the output does not say"))
+        return None
+    return None
+
+
+def _resources(bodies: list[bytes], turned: bool, losses: list[Loss]) -> bytes:
+    """Photoshop's image resources that hold for the output (Adobe Photoshop File Formats, "Image Resource Blocks")."""
+    data = b"".join(body[len(_PHOTOSHOP) :] for body in bodies)
+    kept: list[bytes] = []
+    dropped: set[str] = set()
+    place = 0
+    while place < len(data):
+        number = int.from_bytes(data[place + 4 : place + 6], "big")
+        name = 1 + data[place + 6] if place + 6 < len(data) else 0
+        start = place + 6 + name + name % 2
+        size = int.from_bytes(data[start : start + 4], "big")
+        end = start + 4 + size
+        if not re.fullmatch(rb"[A-Za-z0-9]{4}", data[place : place + 4]) or end > len(data):
+            if data[place:].strip(b"\0"):
+                dropped.add(f"{len(data) - place} damaged bytes")
+            break
+        end += size % 2
+        if turned and number in _PATHS:
+            dropped.add("paths")
+        elif number in _IN_PIXELS:
+            dropped.add(_IN_PIXELS[number])
+        elif number not in _THUMBNAILS:
+            kept.append(data[place:end].ljust(end - place, b"\0"))
+        place = end
+    if dropped:
+        said = ", ".join(sorted(dropped))
+        losses.append(Loss("photoshop", f"Photoshop's image resources lose what fits the old pixels only: {said}"))
+    return b"".join(kept)
+
+
+def resource_segments(resources: bytes) -> Iterator[bytes]:
+    """Image resources as APP13 segments, cut where one is full."""
+    step = _LARGEST_SEGMENT - len(_PHOTOSHOP)
+    for start in range(0, len(resources), step):
+        yield segment(0xED, _PHOTOSHOP + resources[start : start + step])
+
+
+def segment(marker: int, body: bytes) -> bytes:
+    """A marker segment."""
+    return b"\xff" + bytes([marker]) + struct.pack(">H", len(body) + 2) + body
+
+
+def _behind(data: bytes, place: int) -> Iterable[tuple[str, int]]:
+    """What lies behind the first picture: (name in the loss table, ``trailer picture`` or ``trailer``; bytes)."""
+    while place < len(data):
+        if data.startswith(b"\xff\xd8\xff", place):
+            segments, end = split(data, place)
+            yield _auxiliary(segments), end - place
+            place = end
+            continue
+        found = _START.search(data, place)
+        following = len(data) if found is None else found.start()
+        if b"ftyp" in data[place:following]:  # a video may hold anything
+            following = len(data)
+        rest = data[place:following]
+        if b"ftyp" in rest[:64] or b"MotionPhoto_Data" in rest:
+            yield "trailer video", len(rest)
+        elif rest.strip(b"\0\xff"):
+            yield "trailer", len(rest)
+        place += len(rest)
+
+
+def _auxiliary(segments: list[tuple[int, bytes]]) -> str:
+    """What a picture behind the first is."""
+    for marker, body in segments:
+        if b"hdrgm:" in body or b"hdr-gain-map" in body or b"HDRGainMap" in body or b"iso:ts:21496" in body:
+            return "trailer gain map"
+        if marker == 0xE1 and (b"urn:mpeg:hevc:2015:auxid:2" in body or b"depthData" in body):
+            return "trailer depth map"
+    return "trailer picture"
