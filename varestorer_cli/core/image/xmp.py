@@ -85,8 +85,9 @@ def without_claims(packet: bytes, losses: list[Loss]) -> bytes:
                 element.removeAttributeNode(attribute)
                 changed = True
         parent = element.parentNode
-        described = parent is not None and (parent.namespaceURI, parent.localName) == (_RDF, "Description")
-        if described and _is_claim(element.namespaceURI, element.localName, losses):
+        if parent is None or (parent.namespaceURI, parent.localName) != (_RDF, "Description"):
+            continue
+        if _is_claim(element.namespaceURI, element.localName, losses):
             parent.removeChild(element)
             changed = True
     return _bytes(document) if changed else packet
