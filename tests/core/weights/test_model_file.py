@@ -11,10 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from varestorer_cli.core.errors import CheckpointError, OutputError
 from varestorer_cli.core.training.presets import PRESET_NAMES, preset
+from varestorer_cli.core.weights.configs import config_from_dict, config_to_dict
 from varestorer_cli.core.weights.model_file import (
     StoredText,
-    config_from_dict,
-    config_to_dict,
     load_bundle,
     load_restorer,
     read_text,

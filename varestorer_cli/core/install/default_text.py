@@ -1,6 +1,5 @@
 """Store the features of the default text in model files, so that plain ``restore`` needs no text encoder."""
 
-import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +8,14 @@ from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, 
 from varestorer_cli.core.install.inventory import check_file
 from varestorer_cli.core.text.transformers_backend import DEFAULT_PROMPT, folder_fingerprint, stored_text
 from varestorer_cli.core.weights.catalog import TEXT_ENCODER
-from varestorer_cli.core.weights.model_file import StoredText, file_sha256, read_metadata, read_text, write_text
+from varestorer_cli.core.weights.model_file import (
+    StoredText,
+    file_sha256,
+    read_metadata,
+    read_text,
+    text_width,
+    write_text,
+)
 from varestorer_cli.core.weights.root import (
     Record,
     choose_model,
@@ -17,6 +23,7 @@ from varestorer_cli.core.weights.root import (
     installed_file,
     installed_names,
     need_folder,
+    require_outside_package,
 )
 
 
@@ -122,14 +129,8 @@ def _text_models(root: Path) -> list[TextModel]:
 
 
 def _text_model(name: str, path: Path) -> TextModel | None:
-    metadata = read_metadata(path)
-    try:
-        if not json.loads(metadata.get("restorer", "{}")).get("takes_text", False):
-            return None
-        width = json.loads(metadata["components"])["transformer"]["config"]["text_width"]
-        return TextModel(name, path, int(width))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: its metadata cannot be understood ({error}); fetch it again") from error
+    width = text_width(path, read_metadata(path))
+    return None if width is None else TextModel(name, path, width)
 
 
 def _named(model: str, root: Path) -> TextModel:
@@ -141,7 +142,8 @@ def _named(model: str, root: Path) -> TextModel:
 
 
 def _store(model: TextModel, text: StoredText, root: Path, say: Callable[[str], None]) -> None:
-    """Write the features; refuse a damaged file, which would otherwise get a new, valid hash."""
+    """Write the features; refuse a damaged file, which would otherwise get a new, valid hash, and a bundled one."""
+    require_outside_package(model.path)
     record = Record.read(root)
     installed = model.path == installed_file(model.name, root)
     problem = check_file(model.path, record.models.get(model.name, "") if installed else "")

@@ -28,17 +28,26 @@ from varestorer_cli.core.weights.catalog import (
     TEACHER_FILE,
     PublishedFile,
 )
+from varestorer_cli.core.weights.configs import config_to_dict
 from varestorer_cli.core.weights.model_file import (
     StoredText,
     bundle_metadata,
-    config_to_dict,
     file_sha256,
+    read_header,
     read_metadata,
     read_text,
     require_text_fits,
     with_text,
 )
-from varestorer_cli.core.weights.root import PublishedSource, Record, installed_file, installed_names, network_folders
+from varestorer_cli.core.weights.root import (
+    PublishedSource,
+    Record,
+    installed_file,
+    installed_names,
+    network_folders,
+    require_outside_package,
+    require_writable_name,
+)
 from varestorer_cli.core.weights.tensor_io import (
     DATA_HASH,
     TensorSource,
@@ -215,8 +224,12 @@ def import_files(
         MissingDependencyError: a file, or a part that a model needs, is not there.
         CheckpointError: a file is damaged or foreign, or two parts do not fit.
         OutputError: the root cannot be written.
+        UsageError: a model file has the name of a bundled model, or the root lies inside the package.
     """
+    require_outside_package(root)
     ready, raw, folders = _sorted(paths)
+    for path in ready:
+        require_writable_name(path.stem, root)
     networks = [_checked_network(folder) for folder in folders]
     parts: dict[str, Part] = {}
     for path in raw:
@@ -232,7 +245,7 @@ def import_files(
     made = [Imported(network.name, write_network(network, root, say), ()) for network in networks]
     made += [_copied(path, root, say) for path in ready]
     for name, chosen in models:
-        path = installed_file(name, root)
+        path = require_writable_name(name, root)
         _write(path, chosen, text if text and name == "2b" else _text_of(name, path, chosen, root, say, warn))
         made.append(Imported(name, path, chosen))
         _remember(name, path, root)
@@ -307,7 +320,7 @@ def _assembled(name: str, own: str, parts: Mapping[str, Part], root: Path) -> tu
 def _installed_part(kind: str, model: str, root: Path) -> Part:
     for name in installed_names(root):
         path = installed_file(name, root)
-        header = json.loads(read_metadata(path)["components"])
+        header = read_header(path, read_metadata(path))
         if kind in header:
             _require_whole(path, root)
             prefix = f"{kind}."
@@ -380,7 +393,7 @@ def _remember(name: str, path: Path, root: Path) -> None:
 
 def _copied(path: Path, root: Path, say: Callable[[str], None]) -> Imported:
     """Check a model file and put a copy into the root."""
-    name, target = path.stem, installed_file(path.stem, root)
+    name, target = path.stem, require_writable_name(path.stem, root)
     _require_whole(path, path.parent)
     if not (target.exists() and target.samefile(path)):
         write_tensors(target, mapped_tensors(path), read_metadata(path))

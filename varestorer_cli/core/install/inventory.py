@@ -6,7 +6,7 @@ from pathlib import Path
 
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
 from varestorer_cli.core.install.network_folder import check_folder, folder_notes, folder_size
-from varestorer_cli.core.weights.catalog import FOLDERS, PARTS, RELEASED
+from varestorer_cli.core.weights.catalog import BUNDLED, FOLDERS, PARTS, RELEASED
 from varestorer_cli.core.weights.model_file import load_bundle, read_metadata
 from varestorer_cli.core.weights.root import (
     BUNDLED_MODELS,
@@ -55,7 +55,7 @@ def list_models(root: Path) -> list[Installed]:
 
 def _described(name: str, root: Path) -> Installed:
     released = RELEASED.get(name)
-    about = released.about if released else PARTS.get(name, "comes with the program" if name in BUNDLED_MODELS else "")
+    about = released.about if released else BUNDLED[name].about if name in BUNDLED else PARTS.get(name, "")
     path = installed_file(name, root)
     if not path.is_file():
         files = released.files if released else ()
@@ -106,14 +106,14 @@ def verify_models(root: Path, names: list[str]) -> list[tuple[str, str]]:
         CheckpointError: the record is damaged.
     """
     record = Record.read(root)
-    models = [*BUNDLED_MODELS, *dict.fromkeys((*installed_names(root), *record.models))]
+    models = list(dict.fromkeys((*BUNDLED_MODELS, *installed_names(root), *record.models)))
     folders = list(dict.fromkeys((*(folder.name for folder in network_folders(root)), *record.folders)))
     unknown = [name for name in names if name not in models and name not in folders]
     if unknown:
         there = ", ".join((*models, *folders))
         raise MissingDependencyError(f"{unknown[0]!r} is not installed in {root}; there are {there}")
     return [
-        (name, check_file(installed_file(name, root), record.models.get(name, "")))
+        (name, check_file(installed_file(name, root), "" if name in BUNDLED_MODELS else record.models.get(name, "")))
         for name in models
         if name in (names or models)
     ] + [

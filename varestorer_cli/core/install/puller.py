@@ -20,7 +20,7 @@ from varestorer_cli.core.install.network_folder import (
     write_network,
 )
 from varestorer_cli.core.weights.catalog import FOLDERS, RELEASED, PublishedFile, PublishedFolder
-from varestorer_cli.core.weights.root import PublishedSource, Record, installed_file
+from varestorer_cli.core.weights.root import PublishedSource, Record, installed_file, require_outside_package
 
 
 def pull(
@@ -55,7 +55,9 @@ def pull(
         MissingDependencyError: huggingface_hub is not installed, or a file cannot be downloaded.
         CheckpointError: a file is not the published one, or damaged.
         OutputError: cache or root cannot be written.
+        UsageError: the root lies inside the package.
     """
+    require_outside_package(root)
     hub = Hub(name, say, quiet)
     published = FOLDERS.get(name)
     path = root / name if published else installed_file(name, root)

@@ -1,6 +1,5 @@
 """Texts of a run: find or make captions, and encode every text, before the restorer is loaded."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ from varestorer_cli.core.text.transformers_backend import (
     folder_fingerprint,
 )
 from varestorer_cli.core.weights.catalog import CAPTIONER, TEXT_ENCODER
-from varestorer_cli.core.weights.model_file import StoredText, read_metadata, read_text
+from varestorer_cli.core.weights.model_file import StoredText, read_metadata, read_text, text_width
 from varestorer_cli.core.weights.root import choose_model, need_folder, weights_root
 
 
@@ -120,15 +119,15 @@ def _text_of_model(options: RestoreOptions, device: str) -> tuple[int, StoredTex
         UsageError: it takes none.
     """
     model = choose_model(options.model, options.weights, device)
-    metadata = read_metadata(model.path)
-    stored = read_text(model.path)
-    settings = json.loads(metadata.get("restorer", "{}"))
-    if stored is None and not settings.get("takes_text", False):
+    stored, width = read_text(model.path), text_width(model.path, read_metadata(model.path))
+    if stored is not None:
+        width = stored.rows.shape[1]
+    if width is None:
         raise UsageError(
             f"{options.text.asked_by}: the model {model.name} takes no text, it was trained without captions; leave "
             "the option out, or choose a model with a text encoder (--model 2b)"
         )
-    return int(json.loads(metadata["components"])["transformer"]["config"]["text_width"]), stored
+    return width, stored
 
 
 def _described(

@@ -1,10 +1,30 @@
-"""Published weights: which files and folders there are, where they lie on the hub, their licences and hashes.
+"""Models by name: those that come with the package, and the published ones with their place on the hub and licence.
 
 Tables only; what is installed on this machine is the business of :mod:`varestorer_cli.core.weights.root`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class BundledModel:
+    """A model whose file comes with the package.
+
+    Attributes:
+        file: file name in ``varestorer_cli/data``.
+        about: its purpose, in one line.
+    """
+
+    file: str
+    about: str
+
+
+BUNDLED: Mapping[str, BundledModel] = {
+    "compact": BundledModel("compact.safetensors", "comes with the program"),
+}
+"""Bundled models by name; ``auto`` takes the first. Names, files and descriptions are nowhere else."""
+DEFAULT_BUNDLED = next(iter(BUNDLED))
 
 
 @dataclass(frozen=True)
@@ -157,3 +177,10 @@ FOLDERS: Mapping[str, PublishedFolder] = {
     ),
 }
 """Networks that ``weights pull`` fetches, by their folder's name."""
+
+
+def model_names() -> dict[str, str]:
+    """Names that ``--model`` takes, with one line about each: ``auto``, bundled models, published restorers."""
+    restorers = {name: model.about for name, model in RELEASED.items() if STUDENT_FILE in model.files}
+    bundled = {name: model.about for name, model in BUNDLED.items()}
+    return {"auto": "the best installed model that the device can run", **bundled, **restorers}

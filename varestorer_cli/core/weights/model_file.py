@@ -5,12 +5,9 @@ under its name as a prefix, and in the metadata one JSON text with the class and
 Settings that shapes do not determine are read from it, none is guessed, and loading is strict.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +18,18 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
+from varestorer_cli.core.weights.configs import build, config_from_dict, config_to_dict
 from varestorer_cli.core.weights.root import choose_model
-from varestorer_cli.core.weights.tensor_io import TensorSource, all_finite, mapped_tensors, write_tensors
+from varestorer_cli.core.weights.tensor_io import (
+    DATA_HASH,
+    TensorSource,
+    all_finite,
+    hash_data,
+    mapped_tensors,
+    write_tensors,
+)
 from varestorer_models.autoencoder import Autoencoder, AutoencoderConfig
 from varestorer_models.conv_restorer import ConvRestorer, ConvRestorerConfig
-from varestorer_models.meta_init import on_meta_device
 from varestorer_models.restorer import OneStepRestorer, RestorerConfig
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
 from varestorer_models.swinir import SwinIR, SwinIRConfig
@@ -39,6 +43,11 @@ TEXT_ENCODER = "text.encoder"
 _UNREADABLE = (
     "{path}: cannot be read as a model file ({error}); it is damaged or not a safetensors file: fetch it again"
 )
+VERIFIED_SIZE = 1 << 30
+"""Size in bytes up to which loading compares a file's tensors with their hash; larger ones: ``weights verify``."""
+_WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+# The last three: stored types that the installed PyTorch does not have.
+_READ_ERRORS = (SafetensorError, OSError, ValueError, RecursionError, TypeError, RuntimeError, KeyError, AttributeError)
 COMPONENTS: dict[str, tuple[type[Any], type[nn.Module]]] = {
     "Autoencoder": (AutoencoderConfig, Autoencoder),
     "ConvRestorer": (ConvRestorerConfig, ConvRestorer),
@@ -95,45 +104,6 @@ class LoadedModel:
     metadata: dict[str, str]
     text: StoredText | None = None
     why: str = ""
-
-
-def config_to_dict(config: Any) -> dict[str, Any]:
-    """Fields of a configuration dataclass as JSON-ready values."""
-    return dataclasses.asdict(config)
-
-
-def config_from_dict(cls: type[Any], values: Mapping[str, Any]) -> Any:
-    """Rebuild a (nested) configuration dataclass.
-
-    Raises:
-        CheckpointError: an unknown field, or a value that the configuration refuses.
-    """
-    hints = typing.get_type_hints(cls)
-    known = {f.name for f in dataclasses.fields(cls)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise CheckpointError(
-            f"{cls.__name__} has no field {unknown[0]!r}: the file was written by a newer version; update varestorer"
-        )
-    try:
-        return cls(**{name: _value(hints[name], value) for name, value in values.items()})
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"the file's {cls.__name__} is not usable: {error}") from error
-
-
-def _value(hint: Any, value: Any) -> Any:
-    if isinstance(hint, types.UnionType):
-        options = [option for option in typing.get_args(hint) if option is not type(None)]
-        return None if value is None else _value(options[0], value)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return config_from_dict(hint, value)
-    if typing.get_origin(hint) is tuple or isinstance(value, list):
-        return _tuples(value)
-    return value
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def save_bundle(
@@ -204,7 +174,7 @@ def write_text(path: Path, text: StoredText | None) -> None:
         OutputError: it cannot be written.
     """
     metadata = read_metadata(path)
-    require_text_fits(path, text, json.loads(metadata["components"]))
+    require_text_fits(path, text, read_header(path, metadata))
     write_tensors(path, *with_text(mapped_tensors(path), metadata, text))
 
 
@@ -216,11 +186,16 @@ def read_text(path: Path) -> StoredText | None:
         CheckpointError: not a model file, or the features do not fit its transformer.
     """
     metadata = read_metadata(path)
-    with safe_open(path, framework="pt") as reader:
-        if TEXT_ROWS not in reader.keys():  # noqa: SIM118  (not a dict)
-            return None
-        text = _stored_text(metadata, reader.get_tensor(TEXT_ROWS))
-    require_text_fits(path, text, json.loads(metadata["components"]))
+    try:
+        with safe_open(path, framework="pt") as reader:
+            if TEXT_ROWS not in reader.keys():  # noqa: SIM118  (not a dict)
+                return None
+            rows = reader.get_tensor(TEXT_ROWS)
+    except _READ_ERRORS as error:
+        raise CheckpointError(_UNREADABLE.format(path=path, error=error)) from error
+    _require_loadable(path, TEXT_ROWS, rows)
+    text = _stored_text(metadata, rows)
+    require_text_fits(path, text, read_header(path, metadata))
     return text
 
 
@@ -269,6 +244,37 @@ def read_metadata(path: Path) -> dict[str, str]:
     return metadata
 
 
+def read_header(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Class and configuration of each component by its name, from a model file's metadata; values are unchecked.
+
+    Raises:
+        CheckpointError: it is not a table of components.
+    """
+    try:
+        header = json.loads(metadata["components"])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise CheckpointError(_UNREADABLE.format(path=path, error=f"metadata 'components': {error}")) from error
+    parts = header.values() if isinstance(header, dict) else [None]
+    if not all(isinstance(part, dict) and isinstance(part.get("config"), dict) for part in parts):
+        raise CheckpointError(_UNREADABLE.format(path=path, error="metadata 'components' is not a table of components"))
+    return dict(header)
+
+
+def text_width(path: Path, metadata: Mapping[str, str]) -> int | None:
+    """Width T of the text features (n, T) that a model was trained to take, None if it takes no text.
+
+    Raises:
+        CheckpointError: its metadata cannot be understood.
+    """
+    header = read_header(path, metadata)
+    try:
+        if not json.loads(metadata.get("restorer", "{}")).get("takes_text", False):
+            return None
+        return int(header["transformer"]["config"]["text_width"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its metadata cannot be understood ({error!r}); fetch it again") from error
+
+
 def load_bundle(path: Path, device: torch.device | str = "cpu", *, keep_bfloat16: bool = False) -> Bundle:
     """Read a model file strictly.
 
@@ -285,24 +291,57 @@ def load_bundle(path: Path, device: torch.device | str = "cpu", *, keep_bfloat16
         CheckpointError: not a safetensors file, another format, damaged, or tensors that do not fit.
     """
     metadata = read_metadata(path)
+    header = read_header(path, metadata)
     try:
-        header = json.loads(metadata["components"])
-        with safe_open(path, framework="pt") as reader:
-            state = {key: reader.get_tensor(key) for key in reader.keys()}  # noqa: SIM118  (not a dict)
         restorer = metadata.get("restorer")
         settings = config_from_dict(RestorerConfig, json.loads(restorer)) if restorer else None
         notes = {str(k): str(v) for k, v in json.loads(metadata.get("notes", "{}")).items()}
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        with safe_open(path, framework="pt") as reader:
+            state = {key: reader.get_tensor(key) for key in reader.keys()}  # noqa: SIM118  (not a dict)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except _READ_ERRORS as error:
         raise CheckpointError(_UNREADABLE.format(path=path, error=error)) from error
+    for key, tensor in state.items():
+        _require_loadable(path, key, tensor)
     rows = state.pop(TEXT_ROWS, None)
     text = None if rows is None else _stored_text(metadata, rows)
     require_text_fits(path, text, header)
     components = {name: _component(path, name, part, state, keep_bfloat16) for name, part in header.items()}
     if state:
         raise CheckpointError(f"{path}: unexpected tensor {next(iter(state))!r} ({len(state)} in all)")
+    sha256 = _verified(path, metadata)
     for module in components.values():
         module.to(device)
-    return Bundle(path, components, settings, notes, file_sha256(path), text)
+    return Bundle(path, components, settings, notes, sha256, text)
+
+
+def _require_loadable(path: Path, key: str, tensor: Tensor) -> None:
+    if tensor.dtype not in _WEIGHT_TYPES:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"{path}: {key!r} is stored as {kind}, and varestorer reads weights as float32, float16, bfloat16 or "
+            "float64 only; convert the file, or fetch it from its authors"
+        )
+
+
+def _verified(path: Path, metadata: Mapping[str, str]) -> str:
+    """SHA-256 of the file, after comparing its tensors with the hash in its metadata if the file is small.
+
+    Raises:
+        CheckpointError: the hashes differ.
+    """
+    expected = metadata.get(DATA_HASH)
+    if expected is None or path.stat().st_size > VERIFIED_SIZE:
+        return file_sha256(path)
+    with path.open("rb") as stream:
+        whole, found = hash_data(stream)
+    if found != expected:
+        raise CheckpointError(
+            f"{path}: its tensors have the hash {found}, its metadata says {expected}; the file is damaged or was "
+            "changed: fetch it again"
+        )
+    return whole
 
 
 def _component(
@@ -310,13 +349,14 @@ def _component(
 ) -> nn.Module:
     """Build one component and remove its tensors from ``state``."""
     kind = header.get("class")
-    if kind not in COMPONENTS:
+    if not isinstance(kind, str) or kind not in COMPONENTS:
         raise CheckpointError(f"{path}: component {name!r} has unknown class {kind!r}; known: {', '.join(COMPONENTS)}")
-    config_class, module_class = COMPONENTS[kind]
-    config = config_from_dict(config_class, header["config"])
-    module = on_meta_device(lambda: module_class(config))
     prefix = f"{name}."
     tensors = {key.removeprefix(prefix): state.pop(key) for key in list(state) if key.startswith(prefix)}
+    try:
+        module = build(*COMPONENTS[kind], header["config"], tensors=len(tensors))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: component {name!r}: {error}") from error
     expected = module.state_dict()
     for key, tensor in tensors.items():
         if key not in expected:
@@ -332,7 +372,7 @@ def _component(
     if missing:
         raise CheckpointError(f"{path}: {prefix + missing[0]!r} is missing ({len(missing)} tensors in all)")
     kept = torch.bfloat16 if keep_bfloat16 else torch.float32
-    floats = {k: v if v.dtype == kept or not v.is_floating_point() else v.float() for k, v in tensors.items()}
+    floats = {k: v if v.dtype == kept else v.float() for k, v in tensors.items()}
     module.load_state_dict(floats, strict=True, assign=True)
     return module.eval().requires_grad_(False)
 
@@ -355,7 +395,16 @@ def load_restorer(
             f"{choice.path}: holds only {', '.join(bundle.components)}, not a whole restorer; "
             "run varestorer distill first"
         )
-    restorer = OneStepRestorer.from_components(bundle.restorer, bundle.components)
+    for name, kind in (("tokenizer", ImageTokenizer), ("transformer", Transformer)):
+        found = bundle.components.get(name)
+        if found is not None and not isinstance(found, kind):
+            raise CheckpointError(
+                f"{choice.path}: its components do not make a restorer (the {name} is a {type(found).__name__})"
+            )
+    try:
+        restorer = OneStepRestorer.from_components(bundle.restorer, bundle.components)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{choice.path}: its components do not make a restorer ({error})") from error
     if restorer.tokenizer.config.autoencoder.norm == "none":  # with norms the encoder keeps the released layout
         restorer = restorer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return LoadedModel(restorer.eval(), bundle.sha256, choice.name, bundle.notes, bundle.text, choice.why)

@@ -14,12 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from varestorer_cli.core.atomic import atomic_file
-from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
-from varestorer_cli.core.weights.catalog import CAPTIONER, FOLDERS, PARTS, RELEASED, TEXT_ENCODER, Kind
+from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, UsageError
+from varestorer_cli.core.weights.catalog import (
+    BUNDLED,
+    CAPTIONER,
+    DEFAULT_BUNDLED,
+    FOLDERS,
+    PARTS,
+    RELEASED,
+    TEXT_ENCODER,
+    Kind,
+)
 
 ENVIRONMENT = "VARESTORER_WEIGHTS"
 RECORD = "weights.json"
-BUNDLED_MODELS = {"compact": Path(__file__).resolve().parents[2] / "data" / "compact.safetensors"}
+PACKAGE = Path(__file__).resolve().parents[2]
+BUNDLED_MODELS = {name: PACKAGE / "data" / model.file for name, model in BUNDLED.items()}
+"""Files of the bundled models by name."""
 # Memory in bytes that a tile of 512 pixels needs on a GPU beside the weights; the decoder's maps are the largest.
 _WORKING_MEMORY = 1_700_000_000
 
@@ -40,18 +51,47 @@ def weights_root(given: str | os.PathLike[str] | None = None) -> Path:
 
 
 def installed_file(name: str, root: Path) -> Path:
-    """Path of the model with this name, installed or not."""
+    """Path of the model with this name, installed or not; bundled names are those of the package's own files."""
     return BUNDLED_MODELS.get(name, root / f"{name}.safetensors")
 
 
 def installed_names(root: Path) -> list[str]:
-    """Names of the models in the root, those of the catalogue first."""
+    """Names of the models in the root, those of the catalogue first; bundled names never mean a file there."""
     try:
         found = {path.stem for path in root.glob("*.safetensors") if path.is_file() and not path.name.startswith(".")}
     except OSError:
         return []
+    found -= BUNDLED_MODELS.keys()
     known = [name for name in (*RELEASED, *PARTS) if name in found]
     return known + sorted(found - set(known))
+
+
+def require_writable_name(name: str, root: Path) -> Path:
+    """Path for a model to be installed under a name.
+
+    Raises:
+        UsageError: the name is that of a bundled model, or the root lies inside the package.
+    """
+    if name in BUNDLED_MODELS:
+        raise UsageError(
+            f"{name!r} is the name of a bundled model and stays reserved for it; nothing was written. Rename the file, "
+            "or give its path to --model"
+        )
+    require_outside_package(root)
+    return root / f"{name}.safetensors"
+
+
+def require_outside_package(path: Path) -> None:
+    """Check that a path to be written does not lie inside the installed package.
+
+    Raises:
+        UsageError: it does.
+    """
+    if path.resolve().is_relative_to(PACKAGE):
+        raise UsageError(
+            f"{path}: lies inside the installed program, where nothing is written; choose another folder, such as "
+            f"--weights DIR"
+        )
 
 
 # --- the record ------------------------------------------------------------------------------------------------------
@@ -190,17 +230,17 @@ def choose_model(model: str, weights: str | os.PathLike[str] | None = None, devi
 def _automatic(root: Path, device: str) -> Choice:
     """The best installed model that the device runs at an acceptable speed."""
     student = installed_file("2b", root)
-    compact = "compact", installed_file("compact", root)
+    bundled = DEFAULT_BUNDLED, installed_file(DEFAULT_BUNDLED, root)
     if not student.is_file():
-        return Choice(*compact, "the 2b weights are not installed")
+        return Choice(*bundled, "the 2b weights are not installed")
     if not device.startswith("cuda"):
-        return Choice(*compact, f"2b is slow on {device}, --model 2b takes it all the same")
+        return Choice(*bundled, f"2b is slow on {device}, --model 2b takes it all the same")
     import torch
 
     free = torch.cuda.mem_get_info(torch.device(device))[0]
     needed = student.stat().st_size + _WORKING_MEMORY
     if free < needed:
-        return Choice(*compact, f"2b needs {needed / 1e9:.1f} GB on the GPU, {free / 1e9:.1f} GB are free")
+        return Choice(*bundled, f"2b needs {needed / 1e9:.1f} GB on the GPU, {free / 1e9:.1f} GB are free")
     return Choice("2b", student, "installed, and the GPU can hold it")
 
 

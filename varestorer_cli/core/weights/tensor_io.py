@@ -124,6 +124,9 @@ def mapped_tensors(path: Path, prefix: str = "") -> dict[str, TensorSource]:
     Args:
         path: safetensors file.
         prefix: takes only tensors whose names begin with it.
+
+    Raises:
+        CheckpointError: a tensor has a type that model files do not have.
     """
 
     def source_of(name: str) -> TensorSource:
@@ -141,6 +144,11 @@ def mapped_tensors(path: Path, prefix: str = "") -> dict[str, TensorSource]:
         for name in reader.keys():  # noqa: SIM118  (not a dict)
             if name.startswith(prefix):
                 view = reader.get_slice(name)
+                if view.get_dtype() not in names:
+                    raise CheckpointError(
+                        f"{path}: {name!r} is stored as {view.get_dtype()}, which no model of varestorer has; "
+                        "fetch the file from its authors"
+                    )
                 shapes[name] = names[view.get_dtype()], tuple(view.get_shape())
     return {name: source_of(name) for name in shapes}
 
