@@ -1,7 +1,6 @@
 """``varestorer score``: how close restored pictures are to what they should be."""
 
 import os
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,25 +8,8 @@ import typer
 
 from varestorer_cli.commands._options import WeightsOption
 from varestorer_cli.core.errors import ExitCode, UsageError
+from varestorer_cli.core.score.options import Codes, ProtocolName, ScoreOptions, TableStyle
 from varestorer_cli.core.sharding import parse_shard
-
-
-class ProtocolName(StrEnum):
-    """Names of the protocols; ``core.protocols`` says what they mean."""
-
-    BOTH = "both"
-    OSEDIFF = "osediff"
-    PAPER = "paper"
-    RGB = "rgb"
-
-
-class TableName(StrEnum):
-    """How the table is printed."""
-
-    TEXT = "text"
-    MARKDOWN = "markdown"
-    LATEX = "latex"
-
 
 _HELP = """Score restored images against references: PSNR, SSIM and any pyiqa metric.
 
@@ -80,9 +62,13 @@ def score(
         ),
     ] = None,
     weights: WeightsOption = None,
-    ceiling: Annotated[
-        bool, typer.Option("--ceiling", help="Score the references sent through the model's tokenizer alone.")
-    ] = False,
+    codes: Annotated[
+        Codes,
+        typer.Option(
+            help="What the model's decoder gets while the set is restored, to see what the codes do: those predicted; "
+            "the encoder's own of the input or of the reference; noise (coin flips); zeros."
+        ),
+    ] = Codes.PREDICTED,
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option(metavar="A B", help="Two restored folders: paired differences and sign test.", show_default=False),
@@ -131,7 +117,7 @@ def score(
     also: Annotated[
         list[Path] | None, typer.Option(metavar="DIR", help="A further folder to show on the page; up to four times.")
     ] = None,
-    table: Annotated[TableName, typer.Option(help="How the table is printed.")] = TableName.TEXT,
+    table: Annotated[TableStyle, typer.Option(help="How the table is printed.")] = TableStyle.TEXT,
     device: Annotated[str, typer.Option(help="Where model and pyiqa compute: auto, cpu, cuda, cuda:N.")] = "auto",
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of the intervals, of div2k-synth and of the model's noise.")
@@ -149,7 +135,6 @@ def score(
     """Check the options, call the core, end with its code."""
     from varestorer_cli.core.console import Console
     from varestorer_cli.core.score.run import run_score
-    from varestorer_cli.core.score.selection import ScoreJob
 
     synthetic = dataset is not None and dataset.lower() == "div2k-synth"
     if target is not None and restored is not None and not synthetic:
@@ -157,7 +142,7 @@ def score(
     folder = restored if synthetic else restored or target
     if merge and folder is None:
         raise UsageError("--merge joins the scores of shards: name their folder, as in: score RESTORED --merge")
-    job = ScoreJob(
+    job = ScoreOptions(
         restored=folder,
         reference=reference,
         dataset=dataset,
@@ -165,11 +150,11 @@ def score(
         data_root=data_root,
         model=model,
         weights=weights,
-        ceiling=ceiling,
+        codes=codes,
         compare=compare,
         merge=folder if merge else None,
         shard=parse_shard(shard, os.environ) if shard is not None else None,
-        protocol=protocol.value,
+        protocol=protocol,
         metrics=metrics,
         crop_border=crop_border,
         partial=partial,
@@ -179,7 +164,7 @@ def score(
         degraded=degraded,
         page=report,
         also=tuple(also or ()),
-        table=table.value,
+        table=table,
         device=device,
         seed=seed,
         cache=cache,

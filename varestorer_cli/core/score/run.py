@@ -17,16 +17,17 @@ from varestorer_cli.core.score import compare as score_compare
 from varestorer_cli.core.score import export as score_output
 from varestorer_cli.core.score.cache import ScoreCache
 from varestorer_cli.core.score.merge import merge_shards
+from varestorer_cli.core.score.options import DEFAULT_MODEL, Codes, ScoreOptions
 from varestorer_cli.core.score.page import ScorePageJob, score_page_job, write_comparison_page, write_score_page
 from varestorer_cli.core.score.pairing import PairPlan
 from varestorer_cli.core.score.published import published_rows
 from varestorer_cli.core.score.score_show import inputs_of, show, targets_of, write_sheet
 from varestorer_cli.core.score.scorer import PairScore, score_pairs, score_set
-from varestorer_cli.core.score.selection import DEFAULT_MODEL, ScoreJob, Work, find_work, shard_of
+from varestorer_cli.core.score.selection import Selection, select_pairs, shard_of
 from varestorer_cli.core.score.summary import ScoreReport
 
 
-def run_score(job: ScoreJob, console: Console) -> ExitCode:
+def run_score(job: ScoreOptions, console: Console) -> ExitCode:
     """Do everything ``score`` does.
 
     Returns:
@@ -45,7 +46,7 @@ def run_score(job: ScoreJob, console: Console) -> ExitCode:
     names = metric_names(protocol, job.metrics)
     if job.compare is not None:
         return _compare(job, protocol, names, console)
-    work = shard_of(job, find_work(job, console))
+    work = shard_of(job, select_pairs(job, console))
     targets = targets_of(job, work.folder, work.plan, console)
     page = _page(job, work)
     # The licence is no note that -q may hide: it is said wherever pyiqa is used.
@@ -62,8 +63,8 @@ def run_score(job: ScoreJob, console: Console) -> ExitCode:
 # --- restoring and scoring -------------------------------------------------------------------------------------------
 
 
-def _restored(job: ScoreJob, work: Work, console: Console) -> Work:
-    """Restore the degraded half of the set (or make its ceiling); what is there and up to date is kept."""
+def _restored(job: ScoreOptions, work: Selection, console: Console) -> Selection:
+    """Restore the degraded half of the set; what is there and up to date is kept."""
     from varestorer_cli.core.restore.run import Job, run_restore
 
     known = work.known
@@ -76,16 +77,18 @@ def _restored(job: ScoreJob, work: Work, console: Console) -> Work:
         seed=job.seed,
         weights=str(job.weights) if job.weights else None,
     )
-    if job.ceiling:
-        from varestorer_cli.core.score.ceiling import CeilingJob, make_ceiling
+    if job.codes is not Codes.PREDICTED:
+        from varestorer_cli.core.score.codes import CodesJob, restore_with_codes
 
-        pairs = [
-            CeilingJob(pair.reference, known.degraded[pair.name] if job.dataset else None, pair.restored)
+        reference = job.codes is Codes.REFERENCE
+        jobs = {
+            pair.name: CodesJob(
+                known.degraded[pair.name] if job.dataset else None, pair.reference if reference else None, pair.restored
+            )
             for pair in work.plan.pairs
-            if pair.reference is not None
-        ]
-        failed = make_ceiling(pairs, work.folder, options, console)
-        problems = {known.degraded[key]: failed[path] for key, path in known.references.items() if path in failed}
+        }
+        failed = restore_with_codes(list(jobs.values()), job.codes, work.folder, options, console)
+        problems = {known.degraded[name]: failed[one.output] for name, one in jobs.items() if one.output in failed}
     else:
         console.info(f"restoring {known.name} to {work.folder}{os.sep}")
         done = run_restore(Job(known.inputs, f"{work.folder}{os.sep}"), options, console)
@@ -94,7 +97,9 @@ def _restored(job: ScoreJob, work: Work, console: Console) -> Work:
     return replace(work, plan=known.plan_outputs(work.folder, problems).only(names))
 
 
-def _scored(job: ScoreJob, protocol: Protocol, metrics: Sequence[Metric], work: Work, console: Console) -> ScoreReport:
+def _scored(
+    job: ScoreOptions, protocol: Protocol, metrics: Sequence[Metric], work: Selection, console: Console
+) -> ScoreReport:
     cache = ScoreCache.open(job.cache, console.warn)
     try:
         scores = _scored_pairs(job, work.plan, metrics, cache, console)
@@ -132,7 +137,7 @@ def _scored(job: ScoreJob, protocol: Protocol, metrics: Sequence[Metric], work: 
 
 
 def _scored_pairs(
-    job: ScoreJob, plan: PairPlan, metrics: Sequence[Metric], cache: ScoreCache | None, console: Console
+    job: ScoreOptions, plan: PairPlan, metrics: Sequence[Metric], cache: ScoreCache | None, console: Console
 ) -> tuple[PairScore, ...]:
     """Run the scoring with progress, naming each failure as it happens."""
     done = 0
@@ -151,7 +156,7 @@ def _scored_pairs(
         console.finish()
 
 
-def _check(job: ScoreJob, metrics: Sequence[Metric], work: Work) -> None:
+def _check(job: ScoreOptions, metrics: Sequence[Metric], work: Selection) -> None:
     needy = [metric.name for metric in metrics if metric.needs_reference]
     if needy and any(pair.reference is None for pair in work.plan.pairs):
         raise UsageError(
@@ -166,12 +171,12 @@ def _check(job: ScoreJob, metrics: Sequence[Metric], work: Work) -> None:
         )
 
 
-def _compare(job: ScoreJob, protocol: Protocol, names: tuple[str, ...], console: Console) -> ExitCode:
+def _compare(job: ScoreOptions, protocol: Protocol, names: tuple[str, ...], console: Console) -> ExitCode:
     """Score two restored folders and set them against each other."""
     assert job.compare is not None
     for asked, option in (
         (job.model, "--model"),
-        (job.ceiling, "--ceiling"),
+        (job.codes is not Codes.PREDICTED, "--codes"),
         (job.shard, "--shard"),
         (job.sheet, "--sheet"),
     ):
@@ -179,7 +184,7 @@ def _compare(job: ScoreJob, protocol: Protocol, names: tuple[str, ...], console:
             raise UsageError(f"--compare judges two folders that are there: leave out {option}")
     if job.restored is not None:
         raise UsageError(f"--compare names both folders: leave out {job.restored}")
-    works = [find_work(replace(job, restored=folder, compare=None), console) for folder in job.compare]
+    works = [select_pairs(replace(job, restored=folder, compare=None), console) for folder in job.compare]
     sets = [{pair.name for pair in work.plan.pairs} for work in works]
     if sets[0] != sets[1] and not job.partial:
         only = sorted(sets[0] ^ sets[1])
@@ -212,7 +217,7 @@ def _compare(job: ScoreJob, protocol: Protocol, names: tuple[str, ...], console:
 
 
 def _finish(
-    job: ScoreJob,
+    job: ScoreOptions,
     report: ScoreReport,
     folder: Path,
     console: Console,
@@ -235,9 +240,9 @@ def _finish(
     return report.exit_code
 
 
-def _page(job: ScoreJob, work: Work | None) -> ScorePageJob | None:
+def _page(job: ScoreOptions, work: Selection | None) -> ScorePageJob | None:
     """The page that was asked for, checked; a data set brings the degraded files that it shows."""
     if job.page is None:
         return None
-    known = work.known.degraded if work is not None and work.known is not None and not job.ceiling else None
+    known = work.known.degraded if work is not None and work.known is not None and job.dataset is not None else None
     return score_page_job(job.page, job.degraded or known, job.also, job.shard)

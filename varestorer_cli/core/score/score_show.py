@@ -9,12 +9,16 @@ from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.report.csv_file import report_name
 from varestorer_cli.core.score import export as score_output
+from varestorer_cli.core.score.options import ScoreOptions, TableStyle
 from varestorer_cli.core.score.pairing import PairPlan, find_images
-from varestorer_cli.core.score.selection import ScoreJob, TableStyle
 from varestorer_cli.core.score.summary import ScoreReport
 from varestorer_cli.core.score.tables import Block, latex, markdown, terminal
 
-_RENDER: dict[TableStyle, Callable[[list[Block]], str]] = {"text": terminal, "markdown": markdown, "latex": latex}
+_RENDERERS: dict[TableStyle, Callable[[list[Block]], str]] = {
+    TableStyle.TEXT: terminal,
+    TableStyle.MARKDOWN: markdown,
+    TableStyle.LATEX: latex,
+}
 
 
 def show(make: Callable[..., list[Block]], report: object, style: TableStyle, console: Console) -> None:
@@ -22,11 +26,9 @@ def show(make: Callable[..., list[Block]], report: object, style: TableStyle, co
     import rich.console
 
     screen = rich.console.Console(highlight=False)
-    plain = style != "latex" and not screen.encoding.lower().startswith("utf")
+    plain = style is not TableStyle.LATEX and not screen.encoding.lower().startswith("utf")
     blocks = make(report, up="^", down="v") if plain else make(report)
-    text = {"text": lambda: terminal(blocks), "markdown": lambda: markdown(blocks), "latex": lambda: latex(blocks)}[
-        style
-    ]()
+    text = _RENDERERS[style](blocks)
     # A path that the terminal's encoding cannot hold is escaped: it must not cost the table.
     console.out(text.rstrip("\n").encode(screen.encoding, "backslashreplace").decode(screen.encoding))
 
@@ -36,7 +38,7 @@ def inputs_of(plan: PairPlan) -> set[Path]:
     return {path for pair in plan.pairs for path in (pair.restored, pair.reference) if path is not None}
 
 
-def targets_of(job: ScoreJob, restored: Path, plan: PairPlan, console: Console) -> tuple[Path | None, Path | None]:
+def targets_of(job: ScoreOptions, restored: Path, plan: PairPlan, console: Console) -> tuple[Path | None, Path | None]:
     """Where CSV and JSON go: as asked, else beside the restored files if nothing foreign is in the way.
 
     The names carry the shard. All that was asked for is checked, before any work.

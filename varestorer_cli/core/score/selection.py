@@ -2,83 +2,24 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.score.datasets import Dataset, open_dataset
+from varestorer_cli.core.score.options import DEFAULT_MODEL, Codes, ScoreOptions
 from varestorer_cli.core.score.pairing import PairPlan, find_images, plan_pairs
-from varestorer_cli.core.sharding import Shard
 
-TableStyle = Literal["text", "markdown", "latex"]
-DEFAULT_MODEL = "compact"
 WORK_FOLDER = Path("scores")  # where sets and restored files of --dataset runs go unless told otherwise
-_CEILING_NOTE = (
-    "ceiling: references sent through the tokenizer alone; a restorer with this tokenizer can reach this much"
-)
+CODES_NOTES = {
+    Codes.INPUT: "codes input: the encoder's own of the pre-restored input; the transformer was not asked",
+    Codes.REFERENCE: "codes reference: the encoder's of the reference, which a prediction without error would give",
+    Codes.NOISE: "codes noise: coin flips in place of the model's bits",
+    Codes.ZEROS: "codes zeros: nothing in place of the model's codes",
+}
 
 
 @dataclass(frozen=True)
-class ScoreJob:
-    """What ``score`` was asked to do.
-
-    Attributes:
-        restored: folder or file to judge; with ``model`` it is restored to first.
-        reference: folder or file it should look like.
-        dataset: name, folder or manifest; brings degraded images and references.
-        photos: photographs that div2k-synth makes its pairs from.
-        data_root: where the known sets lie.
-        model: restores the set's degraded images before scoring.
-        weights: folder of the released files, for models that need them.
-        ceiling: score the references sent through the model's tokenizer instead.
-        compare: two restored folders.
-        merge: join the scores of shards in this folder.
-        shard: score (and restore) this part only.
-        protocol: name of the protocol.
-        metrics: comma list, None for the protocol's.
-        crop_border: pixels cut off each side.
-        partial: go on although files have no partner, or shards are missing.
-        csv: file for one line per pair; None beside the restored files.
-        json: file for the whole report; None beside the restored files.
-        sheet: contact sheet to write.
-        degraded: inputs to show on it, and on the page.
-        page: HTML page to write.
-        also: further folders to show on the page.
-        table: how the table is printed.
-        device: where model and pyiqa compute.
-        seed: of the bootstrap, of div2k-synth, of the model's noise.
-        cache: folder of kept scores, ``none``, or None for the user's.
-    """
-
-    restored: Path | None = None
-    reference: Path | None = None
-    dataset: str | None = None
-    photos: Path | None = None
-    data_root: Path | None = None
-    model: str | None = None
-    weights: Path | None = None
-    ceiling: bool = False
-    compare: tuple[Path, Path] | None = None
-    merge: Path | None = None
-    shard: Shard | None = None
-    protocol: str = "both"
-    metrics: str | None = None
-    crop_border: int = 0
-    partial: bool = False
-    csv: Path | None = None
-    json: Path | None = None
-    sheet: Path | None = None
-    degraded: Path | None = None
-    page: Path | None = None
-    also: tuple[Path, ...] = ()
-    table: TableStyle = "text"
-    device: str = "auto"
-    seed: int = 0
-    cache: str | None = None
-
-
-@dataclass(frozen=True)
-class Work:
+class Selection:
     """What is compared, and how the title names it.
 
     Attributes:
@@ -104,55 +45,64 @@ class Work:
         return self.known.benchmark if self.known else ""
 
 
-def find_work(job: ScoreJob, console: Console) -> Work:
+def select_pairs(job: ScoreOptions, console: Console) -> Selection:
     """Find the pairs of a run.
 
     Raises:
         UsageError: options that contradict each other, or files without partner.
         MissingDependencyError: a known set that is not there.
     """
+    replaced = job.codes is not Codes.PREDICTED
     if job.dataset is None:
-        return _ceiling_of_folder(job) if job.ceiling else _folders(job)
+        return _references_alone(job) if replaced else _folders(job)
     if job.reference is not None:
         raise UsageError("--dataset brings its own references; leave out --reference, or --dataset")
     known = _dataset(job, console)
     notes: tuple[str, ...] = (known.note,) if known.note else ()
     model = job.model or DEFAULT_MODEL
-    if job.restored is not None and job.model is None and not job.ceiling:
+    if job.restored is not None and job.model is None and not replaced:
         plan = known.plan(job.restored, partial=job.partial)
-        return Work(plan, job.restored, f"{job.restored} against {known.name}", known, notes=notes)
-    stem = Path(model).stem + ("-ceiling" if job.ceiling else "")
-    folder = job.restored or WORK_FOLDER / f"{known.name}-{stem}"
-    if job.ceiling and not known.references:
-        raise UsageError(f"--ceiling sends references through the tokenizer, and {known.name} has none")
-    subject = f"{'ceiling of ' if job.ceiling else ''}{model} on {known.name}"
-    notes += (_CEILING_NOTE,) if job.ceiling else ()
-    return Work(known.plan_outputs(folder), folder, subject, known, True, notes)
+        return Selection(plan, job.restored, f"{job.restored} against {known.name}", known, notes=notes)
+    if job.codes is Codes.REFERENCE and not known.references:
+        raise UsageError(f"--codes reference takes the codes of the references, and {known.name} has none")
+    folder = job.restored or _work_folder(job, known.name)
+    subject = f"{model} on {known.name}"
+    if replaced:
+        subject = f"{model} with codes of {job.codes} on {known.name}"
+        notes += (CODES_NOTES[job.codes],)
+    return Selection(known.plan_outputs(folder), folder, subject, known, True, notes)
 
 
-def _folders(job: ScoreJob) -> Work:
+def _work_folder(job: ScoreOptions, name: str) -> Path:
+    codes = f"-codes-{job.codes}" if job.codes is not Codes.PREDICTED else ""
+    return WORK_FOLDER / f"{name}-{Path(job.model or DEFAULT_MODEL).stem}{codes}"
+
+
+def _folders(job: ScoreOptions) -> Selection:
     if job.restored is None:
         raise UsageError("Nothing to score: name the restored images, as in: score RESTORED --reference GT")
     if job.model:
         raise UsageError("--model restores a data set before scoring; add --dataset")
     plan = plan_pairs(job.restored, job.reference, partial=job.partial)
-    return Work(plan, job.restored, f"{job.restored} against {job.reference or 'no reference'}")
+    return Selection(plan, job.restored, f"{job.restored} against {job.reference or 'no reference'}")
 
 
-def _ceiling_of_folder(job: ScoreJob) -> Work:
+def _references_alone(job: ScoreOptions) -> Selection:
+    """References through the tokenizer alone, for decoders that need no degraded image."""
+    if job.codes is not Codes.REFERENCE:
+        raise UsageError(f"--codes {job.codes} replaces codes while a data set is restored: add --dataset")
     if job.reference is None:
-        raise UsageError("--ceiling sends references through the tokenizer: add --reference GT or --dataset")
+        raise UsageError("--codes reference takes the codes of references: add --dataset, or --reference GT")
     if not job.reference.is_dir():
         raise UsageError(f"{job.reference} is no folder of references")
     references = find_images(job.reference)
-    model = job.model or DEFAULT_MODEL
     known = Dataset(job.reference.resolve().name, references, references, job.reference)
-    folder = job.restored or WORK_FOLDER / f"{known.name}-{Path(model).stem}-ceiling"
-    subject = f"ceiling of {model} on {job.reference}"
-    return Work(known.plan_outputs(folder), folder, subject, known, True, (_CEILING_NOTE,))
+    folder = job.restored or _work_folder(job, known.name)
+    subject = f"{job.model or DEFAULT_MODEL} with codes of reference on {job.reference}"
+    return Selection(known.plan_outputs(folder), folder, subject, known, True, (CODES_NOTES[job.codes],))
 
 
-def _dataset(job: ScoreJob, console: Console) -> Dataset:
+def _dataset(job: ScoreOptions, console: Console) -> Dataset:
     assert job.dataset is not None
     from varestorer_cli.core.score import synthetic
 
@@ -175,7 +125,7 @@ def _dataset(job: ScoreJob, console: Console) -> Dataset:
         console.finish()
 
 
-def shard_of(job: ScoreJob, work: Work) -> Work:
+def shard_of(job: ScoreOptions, work: Selection) -> Selection:
     """The pairs of the job's shard, all of them without one."""
     if job.shard is None:
         return work
