@@ -31,18 +31,20 @@ _CODES = {"H": 2, "I": 4, "h": 2, "i": 4, "f": 4, "d": 8}  # struct code -> byte
 _ASCII, _SHORT, _LONG, _RATIONAL = 2, 3, 4, 5
 # Tags of a TIFF file's first directory that describe the picture, not its storage.
 DESCRIPTIVE = frozenset(
-    {0x010D, 0x010E, 0x010F, 0x0110, 0x011D, 0x0131, 0x0132, 0x013B, 0x013C, 0x8298, 0x4746, 0x4749}
+    {0x010D, 0x010E, 0x010F, 0x0110, 0x011D, 0x0131, 0x0132, 0x013B, 0x013C, 0x013E, 0x013F, 0x8298, 0x4746, 0x4749}
     | set(range(0x9C9B, 0x9CA0))
 )
 # IPTC and Photoshop blocks, which have their own place in other formats; copied from TIFF to TIFF.
-TIFF_ONLY = frozenset({33723, 34377})
+PHOTOSHOP = 34377
+TIFF_ONLY = frozenset({33723, PHOTOSHOP})
 _PHOTO = frozenset({0x829A, 0x829D, 0xA001, *range(0x8822, 0x8836), *range(0x9000, 0x9290), *range(0xA20B, 0xA436)})
 # Some programs put the Exif directory's tags into the first one.
 KEPT_OF_TIFF = DESCRIPTIVE | TIFF_ONLY | (_PHOTO - {MAKER_NOTE})
 # How and where a TIFF file stores its pixels, or what is read in another way.
 STORAGE = frozenset(
-    {*range(254, 267), *range(273, 285), *range(288, 294), 296, 297, *range(317, 326), 330, *range(332, 348)}
-    | {*range(512, 533), 700, 34675, EXIF_IFD, GPS_IFD, 0xA000, PIXEL_WIDTH, PIXEL_HEIGHT, INTEROP_IFD}
+    {*range(254, 267), *range(273, 285), 288, 289, 292, 293, 296, 297, 317, 320, *range(322, 326), 330, 332, 333, 334}
+    | {336, *range(338, 342), 346, 347, *range(512, 533), 700, 34675}
+    | {EXIF_IFD, GPS_IFD, 0xA000, PIXEL_WIDTH, PIXEL_HEIGHT, INTEROP_IFD}
 )
 LARGEST_BLOCK = 65500  # bytes of a JPEG segment
 _MOST_ENTRIES = 4096

@@ -10,6 +10,7 @@ from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image.exif import orientation_of, plausible_dpi
 from varestorer_cli.core.image.image_data import FileMetadata, Loss
 from varestorer_cli.core.image.loss_table import name_losses
+from varestorer_cli.core.image.photoshop import kept_resources
 
 _SOS, _EOI, _COM, _APP0, _ADOBE = 0xDA, 0xD9, 0xFE, 0xE0, 0xEE
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -32,10 +33,6 @@ _IDENTIFIERS: dict[int, tuple[tuple[bytes, str], ...]] = {
     13: ((_PHOTOSHOP, "Photoshop"),),
     14: ((b"Adobe", "Adobe"),),
 }
-_THUMBNAILS = frozenset({1033, 1036})
-# Image resources of Photoshop that count in pixels of the old picture, and those that a turned picture leaves behind.
-_IN_PIXELS = {1032: "guides", 1050: "slices"}
-_PATHS = range(2000, 2998)
 _LARGEST_SEGMENT = 65533
 
 
@@ -111,7 +108,11 @@ def read_metadata(data: bytes) -> FileMetadata:
     xmp = [body[len(_XMP) :] for body in parts.get("APP1 XMP", [])]
     if any(packet != xmp[0] for packet in xmp[1:]):
         losses.append(Loss("xmp", "a second XMP packet is dropped"))
-    resources = _resources(parts.get("APP13 Photoshop", []), orientation_of(exif) > 1, losses)
+    resources = kept_resources(
+        b"".join(body[len(_PHOTOSHOP) :] for body in parts.get("APP13 Photoshop", [])),
+        turned=orientation_of(exif) > 1,
+        losses=losses,
+    )
     dpi = _density(parts.get("APP0 JFIF", []), losses)
     icc = _profile(parts.get("APP2 ICC_PROFILE", []), losses)
     pictures = 1
@@ -184,36 +185,6 @@ def _density(bodies: list[bytes], losses: list[Loss]) -> tuple[float, float] | N
             losses.append(Loss("aspect", f"the pixels are not square (JFIF: {x}:{y}), which the output does not say"))
         return None
     return None
-
-
-def _resources(bodies: list[bytes], turned: bool, losses: list[Loss]) -> bytes:
-    """Photoshop's image resources that hold for the output (Adobe Photoshop File Formats, "Image Resource Blocks")."""
-    data = b"".join(body[len(_PHOTOSHOP) :] for body in bodies)
-    kept: list[bytes] = []
-    dropped: set[str] = set()
-    place = 0
-    while place < len(data):
-        number = int.from_bytes(data[place + 4 : place + 6], "big")
-        name = 1 + data[place + 6] if place + 6 < len(data) else 0
-        start = place + 6 + name + name % 2
-        size = int.from_bytes(data[start : start + 4], "big")
-        end = start + 4 + size
-        if not re.fullmatch(rb"[A-Za-z0-9]{4}", data[place : place + 4]) or end > len(data):
-            if data[place:].strip(b"\0"):
-                dropped.add(f"{len(data) - place} damaged bytes")
-            break
-        end += size % 2
-        if turned and number in _PATHS:
-            dropped.add("paths")
-        elif number in _IN_PIXELS:
-            dropped.add(_IN_PIXELS[number])
-        elif number not in _THUMBNAILS:
-            kept.append(data[place:end].ljust(end - place, b"\0"))
-        place = end
-    if dropped:
-        said = ", ".join(sorted(dropped))
-        losses.append(Loss("photoshop", f"Photoshop's image resources lose what fits the old pixels only: {said}"))
-    return b"".join(kept)
 
 
 def resource_segments(resources: bytes) -> Iterator[bytes]:

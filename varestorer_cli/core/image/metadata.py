@@ -3,11 +3,11 @@
 import re
 from dataclasses import replace
 
-from varestorer_cli.core.image import exif, jpeg, png, xmp
+from varestorer_cli.core.image import exif, jpeg, photoshop, png, webp, xmp
 from varestorer_cli.core.image.geometry import Geometry
 from varestorer_cli.core.image.image_data import DecodedImage, Extras, FileMetadata, Loss
 
-READERS = {"JPEG": jpeg.read_metadata, "PNG": png.read_metadata}
+READERS = {"JPEG": jpeg.read_metadata, "PNG": png.read_metadata, "WebP": webp.read_metadata}
 # Descriptions that programs write to find their own pixels again: tifffile, ImageJ, SCIFIO, OME-TIFF, Aperio.
 _OWN_LAYOUT = re.compile(rb"\s*(\{\s*\"shape\"|shape=\(|ImageJ=|SCIFIO=|Aperio )|OME>\s*\0*\s*$")
 
@@ -75,7 +75,14 @@ def tiff_tree(data: bytes, first: int | None, losses: list[Loss]) -> exif.Exif |
     if others:
         said = ", ".join(str(tag) for tag in others[:6]) + (" ..." if len(others) > 6 else "")
         losses.append(Loss("tags", f"{len(others)} TIFF tags that may not fit the new picture are dropped ({said})"))
-    tree = checked(replace(whole, main={t: e for t, e in whole.main.items() if t in exif.KEPT_OF_TIFF}), losses)
+    main = {tag: entry for tag, entry in whole.main.items() if tag in exif.KEPT_OF_TIFF}
+    if exif.PHOTOSHOP in main:
+        turned = (whole.short(exif.ORIENTATION) or 1) > 1
+        kept = photoshop.kept_resources(main[exif.PHOTOSHOP].value, turned=turned, losses=losses)
+        main[exif.PHOTOSHOP] = exif.ExifTag(1, len(kept), kept)
+        if not kept:
+            del main[exif.PHOTOSHOP]
+    tree = checked(replace(whole, main=main), losses)
     return tree if tree is not None and (tree.main or tree.photo or tree.gps) else None
 
 

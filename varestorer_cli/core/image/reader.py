@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError, features
 
 from varestorer_cli.core.errors import InputError
-from varestorer_cli.core.image import exif, jpeg, metadata, oiio_backend, png, tiff, xmp
+from varestorer_cli.core.image import exif, isobmff, jpeg, metadata, oiio_backend, png, tiff, xmp
 from varestorer_cli.core.image.formats import HEAD_BYTES, describe_unknown, sniff
 from varestorer_cli.core.image.image_data import DecodedImage, Extras, FileMetadata, Loss, Samples
 from varestorer_cli.core.options import Transfer
@@ -255,6 +255,8 @@ def _read_metadata(image: Image.Image, data: bytes, kind: str) -> FileMetadata:
         xmp=packet.encode() if isinstance(packet, str) else bytes(packet),
         dpi=exif.plausible_dpi(*said) if said is not None else None,
     )
+    if kind == "AVIF":
+        isobmff.name_contents(data, kind, icc=bool(found.icc), losses=found.losses)
     if kind == "GIF" and info.get("comment"):
         found.losses.append(Loss("comment", "the GIF comment is dropped"))
     return found
