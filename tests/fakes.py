@@ -16,6 +16,7 @@ class FakeModel:
 
     tile: int = 32
     tile_sides: tuple[int, ...] = ()
+    small_sides: tuple[int, ...] = ()
     sampling: str = "argmax"
     uniforms_shape: tuple[int, int, int] = (5, 4, 2)
     calls: list[dict[str, Any]] = field(default_factory=list)
@@ -26,7 +27,7 @@ class FakeModel:
 
     def __call__(self, degraded_B3TT: Tensor, **settings: Any) -> Any:
         assert degraded_B3TT.ndim == 4 and degraded_B3TT.shape[1] == 3
-        assert set(degraded_B3TT.shape[2:]) <= set(self.tile_sides or (self.tile,))
+        assert set(degraded_B3TT.shape[2:]) <= {*(self.tile_sides or (self.tile,)), *self.small_sides}
         assert degraded_B3TT.dtype == torch.float32
         assert float(degraded_B3TT.min()) >= 0 and float(degraded_B3TT.max()) <= 1
         autocast = torch.is_autocast_enabled("cpu")

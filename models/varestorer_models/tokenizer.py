@@ -44,14 +44,19 @@ class ImageTokenizer(nn.Module):
         return self.autoencoder.encode(image_B3HW)
 
     def schedule_for(self, grid: tuple[int, int]) -> ScaleSchedule:
-        """The schedule of a latent grid: the native one, its full-resolution scales stretched to the grid.
+        """The schedule of a latent grid: the native one, its full-resolution scales stretched or shrunk to the grid.
 
-        Coarse scales keep their grids; they pool over larger areas then.
+        Coarse scales keep their grids, which pool over other areas then; none is finer than the latent grid.
         """
         schedule = self.config.schedule
         if grid == schedule.latent_grid:
             return schedule
-        return ScaleSchedule(tuple(grid if g == schedule.latent_grid else g for g in schedule.grids))
+        return ScaleSchedule(
+            tuple(
+                grid if own == schedule.latent_grid else (min(own[0], grid[0]), min(own[1], grid[1]))
+                for own in schedule.grids
+            )
+        )
 
     def quantize(self, latent_Bdhw: Tensor) -> Quantized:
         """Latent -> bits of all scales, pyramid tokens and accumulated codes."""

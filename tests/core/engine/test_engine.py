@@ -58,12 +58,33 @@ def test_sixteen_bits_pass_through() -> None:
     assert len(np.unique(result)) > 300
 
 
-@pytest.mark.parametrize("batch", [1, 3, 4])
-def test_every_call_has_one_fixed_shape(batch: int) -> None:
+@pytest.mark.parametrize(
+    ("batch", "calls"), [(1, [1] * 9), (3, [3] * 3), (4, [4, 4, 1]), (8, [8, 1]), (6, [6, 1, 1, 1])]
+)
+def test_no_tile_is_computed_twice_and_two_shapes_occur(batch: int, calls: list[int]) -> None:
+    """Three bands of three tiles: full calls cross from band to band, the rest comes one by one."""
     model = FakeModel()
-    result = engine(model, batch=batch).restore(photo(20, 20), (80, 80))
-    assert result.tiles == 9
-    assert {call["shape"] for call in model.calls} == {(batch, 3, 32, 32)}
+    one = engine(model, batch=batch)
+    result = one.restore(photo(20, 20), (80, 80))
+    assert result.tiles == 9 == one.inference.tiles_computed
+    assert [call["shape"] for call in model.calls] == [(count, 3, 32, 32) for count in calls]
+
+
+@pytest.mark.parametrize("batch", [2, 5, 16])
+def test_the_shape_of_a_call_depends_on_its_own_image_only(batch: int) -> None:
+    first, both = FakeModel(), FakeModel()
+    engine(first, batch=batch).restore(photo(20, 20), (80, 80))
+    shared = engine(both, batch=batch)
+    shared.restore(photo(10, 30), (40, 120))
+    before = len(both.calls)
+    shared.restore(photo(20, 20), (80, 80))
+    assert [call["shape"] for call in both.calls[before:]] == [call["shape"] for call in first.calls]
+
+
+def test_a_tile_done_again_is_one_more() -> None:
+    one = engine(Faulty(fault="nan", times=1), batch=4)
+    assert one.restore(photo(20, 20), (80, 80)).retries == 4
+    assert one.inference.tiles_computed == 9 + 4
 
 
 def test_batch_size_does_not_change_the_result() -> None:
@@ -257,6 +278,28 @@ def test_fitted_tiles_share_less_than_fixed_ones() -> None:
     grid = fitted.grid(256, 64)
     # with an eighth it would be 3 times 92
     assert (grid.horizontal.side, len(grid.horizontal.starts), grid.horizontal.ramp) == (88, 3, 8)
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"),
+    [((1, 1), (8, 8)), ((8, 9), (16, 8)), ((5, 31), (32, 8)), ((16, 16), (16, 16)), ((17, 32), (32, 32))],
+)
+def test_an_image_smaller_than_a_tile_gets_the_smallest_tile_that_covers_it(
+    size: tuple[int, int], shape: tuple[int, int]
+) -> None:
+    model = FakeModel(small_sides=(8, 16))
+    result = engine(model, batch=4).restore(photo(size[1], size[0]), size, dtype=np.uint8)
+    assert [call["shape"] for call in model.calls] == [(1, 3, *shape)]
+    np.testing.assert_array_equal(result.image, photo(size[1], size[0]))
+    assert (result.tiles, result.tile) == (1, max(shape))
+
+
+def test_small_tiles_only_where_the_whole_side_fits_and_nothing_else_was_asked_for() -> None:
+    grid = engine(FakeModel(small_sides=(8, 16))).grid(40, 10)
+    assert (grid.sides, len(grid)) == ((16, 32), 2)
+    assert engine(FakeModel(small_sides=(8, 16)), tile=32).grid(8, 8).sides == (32, 32)
+    assert engine(Noisy(small_sides=(8, 16), sampling="sample")).grid(8, 8).sides == (32, 32)
+    assert engine(Noisy(small_sides=(8, 16)), compat="released").restore(photo(8, 8), (8, 8)).tile == 32
 
 
 def test_an_explicit_tile_is_not_stretched() -> None:

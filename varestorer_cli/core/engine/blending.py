@@ -5,6 +5,7 @@ script. The engine asks for tiles, restores them, and writes the finished blocks
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from varestorer_cli.core.image.resample import Pixels, Resampler
 
 Floats = npt.NDArray[np.float32]
 RestoreTiles = Callable[[Sequence[Tile]], Iterable[tuple[Tile, Floats]]]
-"""Tiles -> each with its restored pixels in [0, 1], cut to the tile's window."""
+"""Tiles -> each, in this order, with its restored pixels in [0, 1], cut to the tile's window; called once per image."""
 
 
 class Tiler(Protocol):
@@ -65,9 +66,13 @@ class BlendedTiler:
         depth = min(along.side, along.length)
         # The band holds the sum of weighted tiles from the first pixel that is not final yet.
         band = np.zeros((depth, across.length, 3) if by_rows else (across.length, depth, 3), np.float32)
-        for number, tiles in enumerate(grid.bands()):
+        bands = grid.bands()
+        restored = iter(
+            restore([tile for tiles in bands for tile in tiles])
+        )  # in one go: calls cross from band to band
+        for number, tiles in enumerate(bands):
             start = along.starts[number]
-            for tile, pixels in restore(tiles):
+            for tile, pixels in islice(restored, len(tiles)):
                 weights = self._rows[tile.row][:, None, None] * self._columns[tile.column][None, :, None]
                 if by_rows:
                     band[: tile.bottom - tile.top, tile.left : tile.right] += pixels * weights

@@ -18,7 +18,7 @@ from varestorer_cli.core.engine.blending import BlendedTiler, Floats, Tiler
 from varestorer_cli.core.engine.inference import Conditions, EngineOptions, TileInference, TileModel, is_out_of_memory
 from varestorer_cli.core.engine.released import COMPAT_MODES, OneSequence
 from varestorer_cli.core.engine.tile_check import fault
-from varestorer_cli.core.engine.tiling import Tile, TileGrid, fewest_tiles
+from varestorer_cli.core.engine.tiling import Axis, Tile, TileGrid, fewest_tiles
 from varestorer_cli.core.errors import InputError, InterruptedRunError, OutOfMemoryError, UsageError
 from varestorer_cli.core.image.resample import Pixels, to_depth
 
@@ -74,12 +74,13 @@ class RestoreEngine:
         self.inference = TileInference(model, options, fault if self._compat is None else self._compat.fault)
         self.tile = self.inference.tile
         self._sides = tuple(getattr(model, "tile_sides", ())) or (model.tile,)
+        self._small_sides = tuple(sorted(getattr(model, "small_sides", ())))
         self._filter: str = getattr(model.config, "upscale_filter", "bicubic")
         # Tiles begin at whole pixels of the degraded image, as in training: elsewhere the bundled model loses 0.03 dB
         # (up to 0.2), and tiles that begin between differ where they are blended.
         self._step = int(getattr(model.config, "scale", 1))
         if self.sampling == "sample" or self._compat is not None:
-            self._sides = (model.tile,)  # noise has the shape of native tiles
+            self._sides, self._small_sides = (model.tile,), ()  # noise has the shape of native tiles
         if self.tile not in self._sides:
             raise UsageError(f"--tile {self.tile}: this model works on tiles of {_listed(self._sides)}; leave it out")
         overlap = options.overlap if options.overlap is not None else self._shares(self.tile)[0]
@@ -124,7 +125,8 @@ class RestoreEngine:
     def grid(self, width: int, height: int) -> TileGrid:
         """Tiles for an output of this size.
 
-        Where the model takes several sides and none was asked for, those are chosen that need the fewest tiles.
+        Where the model takes several sides and none was asked for, those are chosen that need the fewest tiles; an
+        image shorter than a native tile gets the smallest side that covers it.
         """
         possible = [side for side in self._sides if side <= self._largest_side]
         native = self.tile if self.tile in possible else max(possible)
@@ -132,8 +134,15 @@ class RestoreEngine:
         overlap, ramp = self._shares(native)
         if self.options.overlap is not None:
             overlap = ramp = min(self._overlap, native // 2)
-        chosen = fewest_tiles(height, sides, overlap), fewest_tiles(width, sides, overlap)
-        return TileGrid.cover(height, width, chosen, overlap, ramp, self._step)
+        small = () if self.options.tile else self._small_sides
+
+        def axis(length: int) -> Axis:
+            side = next((side for side in small if length <= side < native), None)
+            if side is not None:
+                return Axis.split(length, side, 0)  # one tile: nothing is shared
+            return Axis.split(length, fewest_tiles(length, sides, overlap), overlap, ramp, self._step)
+
+        return TileGrid(axis(height), axis(width))
 
     def _shares(self, native: int) -> tuple[int, int]:
         """Least overlap and widest blend of tiles of this side, where none was asked for."""
@@ -280,7 +289,7 @@ class TileRun:
         while at < len(tiles):
             if self.should_stop is not None and self.should_stop():
                 raise InterruptedRunError("stopped")
-            chunk = tiles[at : at + self.inference.batch_for(self.grid.sides)]
+            chunk = tiles[at : at + self.inference.call_size(len(tiles) - at, self.grid.sides)]
             degraded = np.stack([self.tiler.cut(tile) for tile in chunk])
             restored, shortage = None, ""
             try:
@@ -295,12 +304,12 @@ class TileRun:
                 if not self.inference.halve(self.grid.sides):
                     raise TileTooLargeError(shortage)
                 continue
-            for tile, pixels in zip(chunk, restored, strict=True):
-                yield tile, pixels[: tile.bottom - tile.top, : tile.right - tile.left]
             at += len(chunk)
             self.done += len(chunk)
             if self.on_tiles is not None:
                 self.on_tiles(self.done, len(self.grid))
+            for tile, pixels in zip(chunk, restored, strict=True):
+                yield tile, pixels[: tile.bottom - tile.top, : tile.right - tile.left]
 
     def _checked(self, tiles: Sequence[Tile], degraded: Floats) -> list[Floats]:
         """Restored tiles; unusable ones are computed again in fp32 with fresh noise."""

@@ -27,7 +27,8 @@ class TileModel(Protocol):
     """What the engine needs of a model; :class:`varestorer_models.restorer.OneStepRestorer` has it.
 
     A model that works on several tile sides lists them in ``tile_sides``, its native one (``tile``) first; a tile may
-    have two different ones of them. ``config.sampling`` is its default sampling, ``config.upscale_filter`` (where
+    have two different ones of them. ``small_sides`` (where present) are sides below the native one that it takes for
+    images smaller than a native tile. ``config.sampling`` is its default sampling, ``config.upscale_filter`` (where
     present) the filter that it was trained with. A model with a text condition has ``condition(rows)``, which makes it
     from the features (n, T) of a text, or from None; it is then called with ``condition``.
     """
@@ -147,6 +148,7 @@ class TileInference:
         tile: tile side, asked for or native.
         sampling: the sampling in effect.
         model_seconds: seconds spent in calls of the model so far.
+        tiles_computed: tiles that went through the model so far, repeated ones included.
         conditions: text conditions of the model.
         model_passes_probe: whether the model restores a plain test image; None = not tried yet.
     """
@@ -158,6 +160,7 @@ class TileInference:
         self.tile = options.tile or model.tile
         self.sampling = str(options.sampling or getattr(model.config, "sampling", "argmax"))
         self.model_seconds = 0.0
+        self.tiles_computed = 0
         self.conditions = Conditions(model, options.device)
         self.model_passes_probe: bool | None = None
         self._most_pixels: int | None = None  # of one call; learned from out-of-memory errors
@@ -169,6 +172,16 @@ class TileInference:
         chosen = max(1, min(_GPU_LARGEST_BATCH, _GPU_BATCH_PIXELS // pixels)) if gpu else 1
         batch = self.options.batch or chosen
         return batch if self._most_pixels is None else max(1, min(batch, self._most_pixels // pixels))
+
+    def call_size(self, left: int, sides: tuple[int, int]) -> int:
+        """Tiles of the next call where so many are left: a full batch, or a single one.
+
+        A call that is not full is not filled with copies: what is left of an image is computed tile by tile. So two
+        shapes occur, no tile is computed twice, and the shape of a tile's call depends on its image and the batch size
+        only, never on other images.
+        """
+        batch = self.batch_for(sides)
+        return batch if left >= batch else 1
 
     def halve(self, sides: tuple[int, int]) -> bool:
         """Halve the batch size from now on; False where it is one already."""
@@ -190,10 +203,10 @@ class TileInference:
         precision: str,
         texts: Sequence[str | None] | None = None,
     ) -> Floats:
-        """Call the model, always with a full batch: the last tile is repeated to fill it.
+        """Call the model.
 
         Args:
-            degraded: (n, T, T, 3) in [0, 1], n at most the batch size.
+            degraded: (n, T, T, 3) in [0, 1]; n from :meth:`call_size`, so that few shapes occur.
             uniforms: noise of each tile, or None.
             precision: arithmetic of this call.
             texts: text of each tile; None is the learned null condition for all.
@@ -202,12 +215,10 @@ class TileInference:
             (n, T, T, 3) float32.
         """
         started = time.monotonic()
-        n, batch = len(degraded), self.batch_for((degraded.shape[1], degraded.shape[2]))
-        fill = [*range(n), *([n - 1] * (batch - n))]
-        tiles = torch.from_numpy(np.ascontiguousarray(degraded[fill].transpose(0, 3, 1, 2))).to(self.options.device)
-        noise = torch.stack([uniforms[i] for i in fill]).to(self.options.device) if uniforms is not None else None
+        tiles = torch.from_numpy(np.ascontiguousarray(degraded.transpose(0, 3, 1, 2))).to(self.options.device)
+        noise = torch.stack(list(uniforms)).to(self.options.device) if uniforms is not None else None
         with torch.inference_mode(), self._autocast(precision):
-            condition = self.conditions.of([texts[i] for i in fill] if texts is not None else [None], precision)
+            condition = self.conditions.of(texts or [None], precision)
             out = self.model(
                 tiles,
                 uniforms=noise,
@@ -216,8 +227,9 @@ class TileInference:
                 color_fix=self.options.color_fix,
                 **({} if condition is None else {"condition": condition}),
             )
-        image: Floats = out.image_B3TT[:n].float().cpu().numpy().transpose(0, 2, 3, 1)
+        image: Floats = out.image_B3TT.float().cpu().numpy().transpose(0, 2, 3, 1)
         self.model_seconds += time.monotonic() - started
+        self.tiles_computed += len(degraded)
         return image
 
     def seconds_per_pixel(self) -> float:

@@ -7,6 +7,7 @@ blended, and the blend is rounded. ``docs/differences.md`` shows what each habit
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -51,9 +52,11 @@ class ReleasedTiler:
         axis, width = self.grid.vertical, self.grid.horizontal.length
         depth = min(axis.side, axis.length)
         weighted, weights = np.zeros((depth, width, 3), np.float32), np.zeros((depth, width, 1), np.float32)
-        for number, tiles in enumerate(self.grid.rows()):
+        bands = self.grid.rows()
+        restored = iter(restore([tile for tiles in bands for tile in tiles]))
+        for number, tiles in enumerate(bands):
             top = axis.starts[number]
-            for tile, pixels in restore(tiles):
+            for tile, pixels in islice(restored, len(tiles)):
                 rows, columns = slice(0, tile.bottom - tile.top), slice(tile.left, tile.right)
                 weight = self._window[rows, : tile.right - tile.left, None]
                 weighted[rows, columns] += _truncated(pixels).astype(np.float32) * weight
