@@ -1,7 +1,8 @@
 """The one-step restorer: degraded tile -> restored tile in a single forward pass.
 
 degraded -> pre-restorer -> encoder -> bits of all scales -> pyramid tokens -> transformer without mask -> bits ->
-accumulated codes -> decoder -> colour fix (VARestorer, section 3).
+accumulated codes -> decoder -> colour fix (VARestorer, section 3). :class:`FirstStageRestorer` ends after the
+pre-restorer; :class:`OneStepRestorer` is the whole.
 
 Shapes: B batch, T tile side in pixels, L positions of all scales, d bits per code.
 """
@@ -22,16 +23,21 @@ from varestorer_models.schedule import ScaleSchedule
 from varestorer_models.tokenizer import ImageTokenizer
 from varestorer_models.transformer import Condition, TextFeatures, Transformer
 
+TILE_STEP = 16
+"""Step in pixels between the sides that tiles of a :class:`FirstStageRestorer` may have."""
+
 Sampling = Literal["argmax", "sample", "expected", "consistent"]
 ColorFix = Literal["wavelet", "adain", "none"]
 
 
 @dataclass(frozen=True)
 class RestorerConfig:
-    """Settings of a :class:`OneStepRestorer` that its parts do not hold.
+    """Settings of a restorer that its parts do not hold.
 
     Attributes:
         scale: native factor; images are upscaled by it before the model sees them.
+        tile: side in pixels of the native tile of a :class:`FirstStageRestorer`, a multiple of ``TILE_STEP``; 0 for a
+            :class:`OneStepRestorer`, whose tokenizer says it.
         extra_block: append the full-resolution block of accumulated codes to the pyramid tokens (released: yes).
         sampling: default way from logits to codes, the best on validation for the model at hand.
         color_fix: default colour fix; ``wavelet`` takes the low band from the pre-restored image.
@@ -46,6 +52,7 @@ class RestorerConfig:
     """
 
     scale: int = 4
+    tile: int = 0
     extra_block: bool = True
     sampling: Sampling = "sample"
     color_fix: ColorFix = "none"
@@ -79,7 +86,73 @@ class RestoredTiles:
     prerestored_B3TT: Tensor
 
 
-class OneStepRestorer(nn.Module):
+class FirstStageRestorer(nn.Module):
+    """The first stage of the method alone: the pre-restorer, with the colours of its input; it has no tokens.
+
+    Args:
+        config: settings; of them ``scale``, ``tile``, ``largest_tile``, ``input_color_levels`` and ``upscale_filter``
+            matter here.
+        prerestorer: image (B, 3, H, W) in [0, 1] -> the same size.
+    """
+
+    def __init__(self, config: RestorerConfig, prerestorer: nn.Module) -> None:
+        super().__init__()
+        self.config = config
+        self.prerestorer = prerestorer
+
+    def components(self) -> dict[str, nn.Module]:
+        """The parts by name, as a model file stores them."""
+        return {"prerestorer": self.prerestorer}
+
+    @property
+    def tile(self) -> int:
+        """Side in pixels of the square tile the model works on."""
+        return self.config.tile
+
+    @property
+    def tile_sides(self) -> range:
+        """Sides a tile may have, the native one first."""
+        return range(self.tile, max(self.tile, self.config.largest_tile) + 1, self._tile_step)
+
+    @property
+    def small_sides(self) -> range:
+        """Sides below the native one, for images smaller than a tile; the network is convolutions only."""
+        return range(2 * TILE_STEP, self.tile, TILE_STEP)
+
+    @property
+    def _tile_step(self) -> int:
+        return TILE_STEP
+
+    def prerestore(self, degraded_B3TT: Tensor) -> Tensor:
+        """Degraded image in [0, 1] -> pre-restored image, about [0, 1]."""
+        out: Tensor = self.prerestorer(degraded_B3TT).float()
+        if self.config.input_color_levels:
+            # the wavelet fix with one low band instead of two: the band is linear
+            return out + wavelet_low(degraded_B3TT.float() - out, self.config.input_color_levels)
+        return out
+
+    def forward(self, degraded_B3TT: Tensor) -> RestoredTiles:
+        """Restore a batch of tiles.
+
+        Args:
+            degraded_B3TT: tiles already upscaled to the wanted size, (B, 3, T, T) in [0, 1]; each side one of
+                ``tile_sides``.
+
+        Raises:
+            ValueError: the tiles have a size the model does not work on.
+        """
+        self._require_tile_sides(degraded_B3TT)
+        image = self.prerestore(degraded_B3TT).clamp(0, 1)
+        return RestoredTiles(image, image)
+
+    def _require_tile_sides(self, degraded_B3TT: Tensor) -> None:
+        sides = self.tile_sides
+        if any(side not in sides and side not in self.small_sides for side in degraded_B3TT.shape[-2:]):
+            known = f"{self.tile}" if len(sides) == 1 else f"{sides[0]} to {sides[-1]} in steps of {sides.step}"
+            raise ValueError(f"tiles are {tuple(degraded_B3TT.shape[-2:])}, the model works on sides of {known}")
+
+
+class OneStepRestorer(FirstStageRestorer):
     """Pre-restorer, tokenizer and one-step student as one module.
 
     Args:
@@ -96,28 +169,9 @@ class OneStepRestorer(nn.Module):
         tokenizer: ImageTokenizer,
         transformer: Transformer,
     ) -> None:
-        super().__init__()
-        self.config = config
-        self.prerestorer = prerestorer
+        super().__init__(config, prerestorer)
         self.tokenizer = tokenizer
         self.transformer = transformer
-
-    @classmethod
-    def from_components(cls, config: RestorerConfig, components: Mapping[str, nn.Module]) -> "OneStepRestorer":
-        """Build from modules by name.
-
-        Raises:
-            ValueError: a part is missing.
-        """
-        missing = [name for name in ("prerestorer", "tokenizer", "transformer") if name not in components]
-        if missing:
-            raise ValueError(f"a restorer needs {', '.join(missing)} too; got only {', '.join(components)}")
-        return cls(
-            config,
-            components["prerestorer"],
-            cast(ImageTokenizer, components["tokenizer"]),
-            cast(Transformer, components["transformer"]),
-        )
 
     def components(self) -> dict[str, nn.Module]:
         """The parts by name, as a model file stores them."""
@@ -129,22 +183,18 @@ class OneStepRestorer(nn.Module):
         return self.tokenizer.config.tile
 
     @property
-    def tile_sides(self) -> range:
-        """Sides a tile may have, the native one first."""
-        return range(self.tile, max(self.tile, self.config.largest_tile) + 1, self.tokenizer.config.autoencoder.stride)
+    def small_sides(self) -> range:
+        """None: the schedule of scales only stretches."""
+        return range(0)
+
+    @property
+    def _tile_step(self) -> int:
+        return self.tokenizer.config.autoencoder.stride
 
     @property
     def uniforms_shape(self) -> tuple[int, int, int]:
         """(L, d, 2): uniform random numbers one tile of native size needs with ``sampling="sample"``."""
         return self.tokenizer.config.schedule.length, self.tokenizer.config.quantizer.bits, 2
-
-    def prerestore(self, degraded_B3TT: Tensor) -> Tensor:
-        """Degraded image in [0, 1] -> pre-restored image, about [0, 1]."""
-        out: Tensor = self.prerestorer(degraded_B3TT).float()
-        if self.config.input_color_levels:
-            # the wavelet fix with one low band instead of two: the band is linear
-            return out + wavelet_low(degraded_B3TT.float() - out, self.config.input_color_levels)
-        return out
 
     def condition(self, rows: Tensor | None = None) -> Condition:
         """Condition of one text for all tiles it belongs to, keys and values included; make it once.
@@ -235,7 +285,7 @@ class OneStepRestorer(nn.Module):
         condition: Condition | None = None,
         uniforms: Tensor | None = None,
         sampling: Sampling | None = None,
-        fidelity: float = 1.0,
+        fidelity: float = 0.0,
         color_fix: ColorFix | None = None,
     ) -> RestoredTiles:
         """Restore a batch of tiles.
@@ -246,16 +296,13 @@ class OneStepRestorer(nn.Module):
             condition: text condition; the learned null condition by default.
             uniforms: noise for ``sampling="sample"``, (B, L, d, 2) in [0, 1); native tiles only.
             sampling: overrides the model's default.
-            fidelity: 0 gives the pre-restored image, 1 the model's; between, their mix.
+            fidelity: 0 gives the model's image, 1 the pre-restored one; between, their mix.
             color_fix: overrides the model's default.
 
         Raises:
             ValueError: the tiles have a size the model does not work on.
         """
-        sides = self.tile_sides
-        if any(side not in sides for side in degraded_B3TT.shape[-2:]):
-            known = f"{self.tile}" if len(sides) == 1 else f"{sides[0]} to {sides[-1]} in steps of {sides.step}"
-            raise ValueError(f"tiles are {tuple(degraded_B3TT.shape[-2:])}, the model works on sides of {known}")
+        self._require_tile_sides(degraded_B3TT)
         prerestored = self.prerestore(degraded_B3TT)
         latent = self.tokenizer.encode(prerestored * 2 - 1).float()
         prediction = self.predict(self.tokenizer.quantize(latent), latent, condition)
@@ -266,8 +313,8 @@ class OneStepRestorer(nn.Module):
             image = wavelet_fix(image, prerestored, self.config.wavelet_levels)
         elif fix == "adain":
             image = adain_fix(image, prerestored)
-        if fidelity != 1.0:
-            image = torch.lerp(prerestored, image, fidelity)
+        if fidelity:
+            image = torch.lerp(image, prerestored, fidelity)
         return RestoredTiles(image.clamp(0, 1), prerestored.clamp(0, 1))
 
     def training_codes(
@@ -297,3 +344,24 @@ class OneStepRestorer(nn.Module):
             return torch.sigmoid(difference.float())
         logits = torch.stack([torch.zeros_like(difference), difference], dim=-1)
         return gumbel_bits(logits, uniforms_BLd2 if bits == "sampled" else None)
+
+
+def restorer_from_components(config: RestorerConfig, components: Mapping[str, nn.Module]) -> FirstStageRestorer:
+    """Build a restorer from modules by name: a pre-restorer alone, or a :class:`OneStepRestorer` from all three.
+
+    Raises:
+        ValueError: a part is missing, or ``config.tile`` is no tile of a pre-restorer alone.
+    """
+    if set(components) == {"prerestorer"}:
+        if config.tile < TILE_STEP or config.tile % TILE_STEP:
+            raise ValueError(f"a pre-restorer alone has tiles of a multiple of {TILE_STEP} pixels, not {config.tile}")
+        return FirstStageRestorer(config, components["prerestorer"])
+    missing = [name for name in ("prerestorer", "tokenizer", "transformer") if name not in components]
+    if missing:
+        raise ValueError(f"a restorer needs {', '.join(missing)} too; got only {', '.join(components)}")
+    return OneStepRestorer(
+        config,
+        components["prerestorer"],
+        cast(ImageTokenizer, components["tokenizer"]),
+        cast(Transformer, components["transformer"]),
+    )

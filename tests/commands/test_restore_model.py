@@ -9,9 +9,11 @@ from conftest import load, photo, rows, save, tree
 
 from varestorer_cli import app
 from varestorer_cli.core.training.presets import preset
+from varestorer_cli.core.weights.fidelity import packed
 from varestorer_cli.core.weights.model_file import save_bundle
 from varestorer_models.conv_restorer import ConvRestorer
-from varestorer_models.restorer import OneStepRestorer
+from varestorer_models.restorer import OneStepRestorer, RestorerConfig
+from varestorer_models.rrdb import RRDBConfig, RRDBNet
 from varestorer_models.tokenizer import ImageTokenizer
 from varestorer_models.transformer import Transformer
 
@@ -39,6 +41,52 @@ def restore(model: Path, out: str, *words: str) -> int:
     return app.run(["restore", "in", out, "--model", str(model), "--precision", "fp32", "-q", *words])
 
 
+@pytest.fixture(scope="module")
+def first_stage_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pre-restorer alone with a fidelity dial whose default is 0.25."""
+    torch.manual_seed(0)
+    ends = [RRDBNet(RRDBConfig(width=8, growth=4, blocks=1)).eval() for _ in range(3)]
+    sharp, faithful = ends[0].state_dict(), ends[1].state_dict()
+    ends[2].load_state_dict({name: torch.lerp(tensor, faithful[name], 0.25) for name, tensor in sharp.items()})
+    path = tmp_path_factory.mktemp("first") / "stage.safetensors"
+    save_bundle(
+        path,
+        {"prerestorer": ends[2]},
+        restorer=RestorerConfig(tile=64, largest_tile=96),
+        dial=(0.25, packed(sharp, faithful)),
+    )
+    return path
+
+
+def test_the_dial_of_a_model_without_tokens(first_stage_file: Path) -> None:
+    images = {}
+    for fidelity in ("default", "0", "0.25", "1"):
+        words = [] if fidelity == "default" else ["--fidelity", fidelity]
+        assert restore(first_stage_file, fidelity, *words) == 0
+        images[fidelity] = load(Path(fidelity) / "0.png")
+    assert np.array_equal(images["default"], images["0.25"])
+    assert not np.array_equal(images["default"], images["0"])
+    assert not np.array_equal(images["default"], images["1"])
+
+
+@pytest.mark.parametrize(
+    "words", [["--sampling", "sample"], ["--color-fix", "wavelet"], ["--compat", "released"]], ids=" ".join
+)
+def test_options_that_would_do_nothing_without_tokens_are_refused(
+    first_stage_file: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert restore(first_stage_file, "out", *words) == 2
+    assert f"{words[0]} {words[1]}: stage has no tokens" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_model_of_one_set_of_weights_refuses_the_dial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "plain.safetensors"
+    network = RRDBNet(RRDBConfig(width=8, growth=4, blocks=1))
+    save_bundle(path, {"prerestorer": network}, restorer=RestorerConfig(tile=64))
+    assert restore(path, "out", "--fidelity", "0.5") == 2
+    assert "has one set of weights and no dial" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize("sampling", ["auto", "argmax", "sample", "expected", "consistent"])
 def test_every_sampling(model_file: Path, sampling: str) -> None:
     assert restore(model_file, "out", "--sampling", sampling) == 0
@@ -51,9 +99,10 @@ def test_every_colour_fix(model_file: Path, fix: str) -> None:
     assert restore(model_file, "out", "--color-fix", fix) == 0
 
 
-def test_fidelity_zero_is_the_clean_picture(model_file: Path) -> None:
-    assert restore(model_file, "zero", "--fidelity", "0") == 0
-    assert restore(model_file, "one") == 0
+def test_fidelity_zero_is_the_default_of_a_model_with_tokens_and_one_another_picture(model_file: Path) -> None:
+    for name, words in (("zero", ["--fidelity", "0"]), ("one", ["--fidelity", "1"]), ("default", [])):
+        assert restore(model_file, name, *words) == 0
+    assert np.array_equal(load(Path("zero/0.png")), load(Path("default/0.png")))
     assert not np.array_equal(load(Path("zero/0.png")), load(Path("one/0.png")))
 
 

@@ -9,7 +9,13 @@ import torch
 from varestorer_cli.core.training.presets import preset
 from varestorer_models.conv_restorer import ConvRestorer
 from varestorer_models.quantizer import straight_through
-from varestorer_models.restorer import OneStepRestorer
+from varestorer_models.restorer import (
+    FirstStageRestorer,
+    OneStepRestorer,
+    RestorerConfig,
+    restorer_from_components,
+)
+from varestorer_models.rrdb import RRDBConfig, RRDBNet
 from varestorer_models.tokenizer import ImageTokenizer
 from varestorer_models.transformer import Transformer
 
@@ -89,7 +95,7 @@ def test_sampling_needs_noise_and_follows_it() -> None:
 def test_fidelity_mixes_towards_the_pre_restored_picture() -> None:
     restorer = build()
     degraded = tiles(restorer)
-    full, none, half = (restorer(degraded, fidelity=w) for w in (1.0, 0.0, 0.5))
+    full, none, half = (restorer(degraded, fidelity=f) for f in (0.0, 1.0, 0.5))
     torch.testing.assert_close(none.image_B3TT, none.prerestored_B3TT)
     mix = (restorer.prerestore(degraded) + full.image_B3TT) / 2
     torch.testing.assert_close(half.image_B3TT, mix.clamp(0, 1), atol=0.02, rtol=0)
@@ -170,3 +176,40 @@ def test_colours_of_the_input_replace_those_of_the_pre_restorer() -> None:
     kept = build(input_color_levels=5)
     kept.prerestorer = Reddens()
     torch.testing.assert_close(kept.prerestore(picture), picture, atol=1e-5, rtol=0)
+
+
+# --- the first stage alone
+
+
+def first_stage(**settings: Any) -> FirstStageRestorer:
+    torch.manual_seed(3)
+    config = RestorerConfig(**{"tile": 64, "largest_tile": 96, **settings})
+    made = restorer_from_components(config, {"prerestorer": RRDBNet(RRDBConfig(width=8, growth=4, blocks=1))})
+    assert type(made) is FirstStageRestorer
+    return made.eval()
+
+
+def test_the_first_stage_alone_gives_what_the_pre_restorer_of_a_whole_restorer_gives() -> None:
+    degraded = torch.rand(2, 3, 64, 80, generator=torch.Generator().manual_seed(1))
+    alone = first_stage(input_color_levels=3)
+    whole = OneStepRestorer(alone.config, alone.prerestorer, build().tokenizer, build().transformer)
+    out = alone(degraded)
+    assert torch.equal(out.image_B3TT, whole.prerestore(degraded).clamp(0, 1))
+    assert list(alone.tile_sides) == [64, 80, 96] and set(alone.components()) == {"prerestorer"}
+
+
+def test_input_color_levels_keep_the_colours_of_the_input() -> None:
+    degraded = torch.full((1, 3, 64, 64), 0.3)
+    kept, shifted = (first_stage(input_color_levels=n)(degraded).image_B3TT.mean() for n in (3, 0))
+    assert abs(kept - 0.3) < 0.01 < abs(shifted - 0.3)
+
+
+@pytest.mark.parametrize("tile", [0, 8, 72])
+def test_the_first_stage_alone_needs_a_tile(tile: int) -> None:
+    with pytest.raises(ValueError, match="multiple of 16"):
+        first_stage(tile=tile)
+
+
+def test_the_first_stage_refuses_other_tiles() -> None:
+    with pytest.raises(ValueError, match="64 to 96 in steps of 16"):
+        first_stage()(torch.zeros(1, 3, 64, 72))

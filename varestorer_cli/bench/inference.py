@@ -15,6 +15,7 @@ import torch
 from varestorer_cli.core.engine.engine import RestoreEngine
 from varestorer_cli.core.engine.inference import EngineOptions
 from varestorer_cli.core.weights.model_file import load_restorer
+from varestorer_models.restorer import OneStepRestorer
 
 Work = Callable[[], object]
 
@@ -36,20 +37,24 @@ def stages(model: str, rounds: int) -> dict[str, float]:
     """CPU seconds per megapixel of each stage of one tile."""
     restorer = load_restorer(model).restorer
     tile = torch.rand(1, 3, restorer.tile, restorer.tile).contiguous(memory_format=torch.channels_last)
-    prerestored = restorer.prerestore(tile)
+    megapixels = restorer.tile**2 / 1e6
+    works: dict[str, Work] = {"pre-restorer": lambda: restorer.prerestore(tile), "whole tile": lambda: restorer(tile)}
+    if isinstance(restorer, OneStepRestorer):
+        works = {**_token_stages(restorer, restorer.prerestore(tile)), **works}
+    return {name: value / megapixels for name, value in interleaved(works, rounds).items()}
+
+
+def _token_stages(restorer: OneStepRestorer, prerestored: torch.Tensor) -> dict[str, Work]:
+    """The stages after the pre-restorer."""
     latent = restorer.tokenizer.encode(prerestored * 2 - 1).float()
     quantized = restorer.tokenizer.quantize(latent)
     codes = restorer.codes(restorer.predict(quantized, latent), "argmax")
-    megapixels = restorer.tile**2 / 1e6
-    works: dict[str, Work] = {
-        "pre-restorer": lambda: restorer.prerestore(tile),
+    return {
         "encoder": lambda: restorer.tokenizer.encode(prerestored * 2 - 1),
         "quantiser, tokens": lambda: restorer.tokenizer.quantize(latent),
         "transformer": lambda: restorer.predict(quantized, latent),
         "decoder": lambda: restorer.decode(codes, prerestored),
-        "whole tile": lambda: restorer(tile),
     }
-    return {name: value / megapixels for name, value in interleaved(works, rounds).items()}
 
 
 def whole_pictures(model: str, rounds: int) -> dict[str, float]:

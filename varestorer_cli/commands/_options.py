@@ -61,7 +61,10 @@ CompatOption = Annotated[
     ),
 ]
 FidelityOption = Annotated[
-    float, typer.Option("--fidelity", help="0: the pre-restorer's picture alone, 1: the model's; between: a mix.")
+    float | None,
+    typer.Option(
+        "--fidelity", help="0: the sharpest, 1: the most faithful picture; between: a mix. [default: the model's own]"
+    ),
 ]
 PromptOption = Annotated[
     str | None,

@@ -71,7 +71,7 @@ def restore(
     precision: opt.PrecisionOption = Precision.AUTO,
     threads: opt.ThreadsOption = None,
     color_fix: opt.ColorFixOption = ColorFix.AUTO,
-    fidelity: opt.FidelityOption = 1.0,
+    fidelity: opt.FidelityOption = None,
     prompt: opt.PromptOption = None,
     captions: opt.CaptionsOption = None,
     caption: opt.CaptionOption = Captioning.NONE,

@@ -102,6 +102,11 @@ def open_session(
 
     runtimes.keep_freed_memory(runtimes.KEPT_WHILE_RESTORING)
     loaded = (load or load_model)(options.model, runtime.device, options.weights)
+    has_tokens = hasattr(loaded.restorer, "uniforms_shape")
+    dial = getattr(loaded, "dial", None)
+    require_fitting(options, loaded.name, has_tokens=has_tokens, has_dial=dial is not None)
+    if dial is not None and options.fidelity is not None:
+        dial.set(loaded.restorer.prerestorer, options.fidelity)
     engine = RestoreEngine(
         loaded.restorer,
         EngineOptions(
@@ -112,7 +117,7 @@ def open_session(
             batch=options.batch,
             sampling=None if options.sampling == "auto" else options.sampling.value,
             color_fix=None if options.color_fix == "auto" else options.color_fix.value,
-            fidelity=options.fidelity,
+            fidelity=(options.fidelity or 0.0) if has_tokens else 0.0,
             seed=options.seed,
             compat=options.compat.value,
         ),
@@ -126,6 +131,33 @@ def open_session(
     engine.conditions.add(prepared.rows)
     name = f"{loaded.name}{why}"
     return Session(engine, runtime, name, str(loaded.sha256), prepared.texts, prepared.warning)
+
+
+def require_fitting(options: RestoreOptions, name: str, *, has_tokens: bool, has_dial: bool) -> None:
+    """Refuse options that would do nothing with this model.
+
+    Args:
+        options: as given by the user.
+        name: the model's.
+        has_tokens: whether it predicts codes.
+        has_dial: whether its file holds a fidelity dial.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    if has_tokens:
+        return
+    for option, given in (
+        (f"--sampling {options.sampling.value}", options.sampling != "auto"),
+        (f"--color-fix {options.color_fix.value}", options.color_fix != "auto"),
+        (f"--compat {options.compat.value}", options.compat is not Compat.NONE),
+    ):
+        if given:
+            raise UsageError(
+                f"{option}: {name} has no tokens, so there is nothing to sample or to correct; leave it out"
+            )
+    if options.fidelity is not None and not has_dial:
+        raise UsageError(f"--fidelity {options.fidelity:g}: {name} has one set of weights and no dial; leave it out")
 
 
 def prepare(

@@ -191,7 +191,7 @@ class RestoreOptions:
         gpus: several devices of this host, one process each: ``all``, a number, or a list such as ``0,1``.
         precision: arithmetic of the model.
         color_fix: where colours come from.
-        fidelity: 0 = the pre-restored picture, 1 = the model's.
+        fidelity: 0 = the sharpest image the model makes, 1 = the most faithful one; None = the model's own default.
         sampling: the way from predicted bits to codes.
         seed: of the noise that ``sample`` draws.
         format: output format; None keeps each input's suffix.
@@ -220,7 +220,7 @@ class RestoreOptions:
     gpus: str | None = None
     precision: Precision = Precision.AUTO
     color_fix: ColorFix = ColorFix.AUTO
-    fidelity: float = 1.0
+    fidelity: float | None = None
     sampling: Sampling = Sampling.AUTO
     seed: int = 0
     format: ImageFormat | None = None
@@ -240,8 +240,8 @@ class RestoreOptions:
     text: TextOptions = field(default_factory=TextOptions)
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.fidelity) and 0 <= self.fidelity <= 1):
-            raise UsageError(f"--fidelity {self.fidelity:g}: 0 (pre-restored) to 1 (model) is possible")
+        if self.fidelity is not None and not (math.isfinite(self.fidelity) and 0 <= self.fidelity <= 1):
+            raise UsageError(f"--fidelity {self.fidelity:g}: 0 (sharpest) to 1 (most faithful) is possible")
         if not 1 <= self.quality <= 100:
             raise UsageError(f"--quality {self.quality}: 1 to 100 is possible")
         if self.gpus is not None and self.device != "auto":
@@ -285,7 +285,7 @@ class RestoreOptions:
             "overlap": overlap,
             "precision": self.precision.value,
             "color_fix": self.color_fix.value,
-            "fidelity": float(self.fidelity),
+            "fidelity": None if self.fidelity is None else float(self.fidelity),
             "sampling": sampling,
             "seed": self.seed if sampling == "sample" else None,
             "format": format.value,

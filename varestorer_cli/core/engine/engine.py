@@ -216,7 +216,7 @@ class RestoreEngine:
         """Noise of one image as the released evaluation draws it; None where tiles draw their own."""
         if self._compat is None:
             return None
-        return OneSequence(self.options.seed, self.inference.model.uniforms_shape)
+        return OneSequence(self.options.seed, self.inference.uniforms_shape)
 
     def _shrink(self, sides: tuple[int, int], reason: str) -> None:
         """Go on with smaller tiles: three quarters of the side or less, or the next smaller one there is.

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,13 +24,11 @@ _GPU_LARGEST_BATCH = 16
 
 
 class TileModel(Protocol):
-    """What the engine needs of a model; :class:`varestorer_models.restorer.OneStepRestorer` has it.
+    """What the engine needs of a model; :class:`varestorer_models.restorer.FirstStageRestorer` has it.
 
     A model that works on several tile sides lists them in ``tile_sides``, its native one (``tile``) first; a tile may
     have two different ones of them. ``small_sides`` (where present) are sides below the native one that it takes for
-    images smaller than a native tile. ``config.sampling`` is its default sampling, ``config.upscale_filter`` (where
-    present) the filter that it was trained with. A model with a text condition has ``condition(rows)``, which makes it
-    from the features (n, T) of a text, or from None; it is then called with ``condition``.
+    images smaller than a native tile. ``config.upscale_filter`` (where present) is the filter that it was trained with.
     """
 
     @property
@@ -38,12 +36,24 @@ class TileModel(Protocol):
         """Preferred tile side in output pixels."""
 
     @property
-    def uniforms_shape(self) -> tuple[int, int, int]:
-        """Shape of the noise of one tile."""
-
-    @property
     def config(self) -> Any:
         """The model's own settings."""
+
+    def __call__(self, degraded_B3TT: Tensor) -> Any:
+        """Restore tiles; returns an object with ``image_B3TT``."""
+
+
+@runtime_checkable
+class TokenModel(TileModel, Protocol):
+    """A model that predicts codes; :class:`varestorer_models.restorer.OneStepRestorer` has what is asked for here.
+
+    ``config.sampling`` is its default sampling. One with a text condition has ``condition(rows)``, which makes it from
+    the features (n, T) of a text, or from None; it is then called with ``condition``.
+    """
+
+    @property
+    def uniforms_shape(self) -> tuple[int, int, int]:
+        """Shape of the noise of one tile."""
 
     def __call__(
         self,
@@ -51,8 +61,9 @@ class TileModel(Protocol):
         *,
         uniforms: Tensor | None = None,
         sampling: Any = None,
-        fidelity: float = 1.0,
+        fidelity: float = 0.0,
         color_fix: Any = None,
+        **condition: Any,
     ) -> Any:
         """Restore tiles; returns an object with ``image_B3TT``."""
 
@@ -70,7 +81,7 @@ class EngineOptions:
         batch: tiles per call, None chooses by device.
         sampling: None is the model's default.
         color_fix: None is the model's default.
-        fidelity: 0 = pre-restored, 1 = model.
+        fidelity: of a model with tokens; 0 = its image, 1 = the pre-restored one.
         seed: of the noise for ``sample``.
         compat: "none", or a key of ``released.COMPAT_MODES``: images are handled as the released script does.
     """
@@ -82,7 +93,7 @@ class EngineOptions:
     batch: int | None = None
     sampling: str | None = None
     color_fix: str | None = None
-    fidelity: float = 1.0
+    fidelity: float = 0.0
     seed: int = 0
     compat: str = "none"
 
@@ -158,7 +169,8 @@ class TileInference:
         self.options = options
         self.fault = fault
         self.tile = options.tile or model.tile
-        self.sampling = str(options.sampling or getattr(model.config, "sampling", "argmax"))
+        drawn = isinstance(model, TokenModel)
+        self.sampling = str(options.sampling or getattr(model.config, "sampling", "argmax")) if drawn else "argmax"
         self.model_seconds = 0.0
         self.tiles_computed = 0
         self.conditions = Conditions(model, options.device)
@@ -219,14 +231,17 @@ class TileInference:
         noise = torch.stack(list(uniforms)).to(self.options.device) if uniforms is not None else None
         with torch.inference_mode(), self._autocast(precision):
             condition = self.conditions.of(texts or [None], precision)
-            out = self.model(
-                tiles,
-                uniforms=noise,
-                sampling=self.options.sampling,
-                fidelity=self.options.fidelity,
-                color_fix=self.options.color_fix,
-                **({} if condition is None else {"condition": condition}),
-            )
+            if not isinstance(self.model, TokenModel):
+                out = self.model(tiles)
+            else:
+                out = self.model(
+                    tiles,
+                    uniforms=noise,
+                    sampling=self.options.sampling,
+                    fidelity=self.options.fidelity,
+                    color_fix=self.options.color_fix,
+                    **({} if condition is None else {"condition": condition}),
+                )
         image: Floats = out.image_B3TT.float().cpu().numpy().transpose(0, 2, 3, 1)
         self.model_seconds += time.monotonic() - started
         self.tiles_computed += len(degraded)
@@ -263,7 +278,12 @@ class TileInference:
         """Noise of one tile from (seed, key, tile, attempt), drawn on the CPU: the same on every machine."""
         text = f"{self.options.seed}\0{key}\0{tile}\0{attempt}".encode("utf-8", "surrogateescape")
         seed = int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
-        return torch.rand(self.model.uniforms_shape, generator=torch.Generator().manual_seed(seed))
+        return torch.rand(self.uniforms_shape, generator=torch.Generator().manual_seed(seed))
+
+    @property
+    def uniforms_shape(self) -> tuple[int, int, int]:
+        """Shape of the noise of one tile; without tokens there is none."""
+        return self.model.uniforms_shape if isinstance(self.model, TokenModel) else (0, 0, 2)
 
     def _autocast(self, precision: str) -> AbstractContextManager[Any]:
         kind = autocast_type(precision)

@@ -18,7 +18,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
+from varestorer_cli.core.weights import fidelity
 from varestorer_cli.core.weights.configs import build, config_from_dict, config_to_dict
+from varestorer_cli.core.weights.fidelity import FidelityDial
 from varestorer_cli.core.weights.root import choose_model
 from varestorer_cli.core.weights.tensor_io import (
     DATA_HASH,
@@ -30,7 +32,7 @@ from varestorer_cli.core.weights.tensor_io import (
 )
 from varestorer_models.autoencoder import Autoencoder, AutoencoderConfig
 from varestorer_models.conv_restorer import ConvRestorer, ConvRestorerConfig
-from varestorer_models.restorer import OneStepRestorer, RestorerConfig
+from varestorer_models.restorer import FirstStageRestorer, OneStepRestorer, RestorerConfig, restorer_from_components
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
 from varestorer_models.swinir import SwinIR, SwinIRConfig
 from varestorer_models.tokenizer import ImageTokenizer, TokenizerConfig
@@ -40,6 +42,7 @@ FORMAT = "varestorer/1"
 TEXT_ROWS = "text.rows"
 TEXT_PROMPT = "text.prompt"
 TEXT_ENCODER = "text.encoder"
+FIDELITY = "fidelity"
 _UNREADABLE = (
     "{path}: cannot be read as a model file ({error}); it is damaged or not a safetensors file: fetch it again"
 )
@@ -69,6 +72,7 @@ class Bundle:
         notes: free metadata (licence, training data, steps ...), strings.
         sha256: SHA-256 of the file's bytes.
         text: features of the default prompt, None where the model uses its learned null condition.
+        dial: what ``--fidelity`` moves the pre-restorer along, None where the file has one set of weights.
     """
 
     path: Path
@@ -77,6 +81,7 @@ class Bundle:
     notes: dict[str, str]
     sha256: str
     text: "StoredText | None" = None
+    dial: FidelityDial | None = None
 
 
 @dataclass(frozen=True)
@@ -98,12 +103,13 @@ class StoredText:
 class LoadedModel:
     """A restorer ready to run, its origin, and the reason (``why``) of an automatic choice."""
 
-    restorer: OneStepRestorer
+    restorer: FirstStageRestorer
     sha256: str
     name: str
     metadata: dict[str, str]
     text: StoredText | None = None
     why: str = ""
+    dial: FidelityDial | None = None
 
 
 def save_bundle(
@@ -114,6 +120,7 @@ def save_bundle(
     notes: Mapping[str, str] | None = None,
     dtype: torch.dtype | None = None,
     text: StoredText | None = None,
+    dial: tuple[float, Mapping[str, Tensor]] | None = None,
 ) -> None:
     """Write components into one file, atomically.
 
@@ -124,6 +131,7 @@ def save_bundle(
         notes: free metadata.
         dtype: stored type of floating tensors (float16 halves the file), by default their own.
         text: features of the default prompt.
+        dial: fidelity that the pre-restorer's weights stand for, and the tensors of :func:`fidelity.packed`.
 
     Raises:
         OutputError: the file cannot be written.
@@ -134,7 +142,11 @@ def save_bundle(
         header[name] = {"class": type(module).__name__, "config": config_to_dict(module.config)}
         for key, tensor in module.state_dict().items():
             tensors[f"{name}.{key}"] = TensorSource.of(tensor, dtype if tensor.is_floating_point() else None)
-    write_tensors(path, *with_text(tensors, bundle_metadata(header, restorer, notes), text))
+    metadata = bundle_metadata(header, restorer, notes)
+    if dial is not None:
+        tensors |= {key: TensorSource.of(tensor) for key, tensor in dial[1].items()}
+        metadata[FIDELITY] = json.dumps(dial[0])
+    write_tensors(path, *with_text(tensors, metadata, text))
 
 
 def bundle_metadata(
@@ -302,18 +314,20 @@ def load_bundle(path: Path, device: torch.device | str = "cpu", *, keep_bfloat16
         raise CheckpointError(f"{path}: {error}") from error
     except _READ_ERRORS as error:
         raise CheckpointError(_UNREADABLE.format(path=path, error=error)) from error
+    differences = {key: state.pop(key) for key in list(state) if key.startswith(fidelity.PREFIX)}
     for key, tensor in state.items():
         _require_loadable(path, key, tensor)
     rows = state.pop(TEXT_ROWS, None)
     text = None if rows is None else _stored_text(metadata, rows)
     require_text_fits(path, text, header)
     components = {name: _component(path, name, part, state, keep_bfloat16) for name, part in header.items()}
+    dial = _dial(path, metadata.get(FIDELITY), differences, components)
     if state:
         raise CheckpointError(f"{path}: unexpected tensor {next(iter(state))!r} ({len(state)} in all)")
     sha256 = _verified(path, metadata)
     for module in components.values():
         module.to(device)
-    return Bundle(path, components, settings, notes, sha256, text)
+    return Bundle(path, components, settings, notes, sha256, text, dial)
 
 
 def _require_loadable(path: Path, key: str, tensor: Tensor) -> None:
@@ -342,6 +356,24 @@ def _verified(path: Path, metadata: Mapping[str, str]) -> str:
             "changed: fetch it again"
         )
     return whole
+
+
+def _dial(
+    path: Path, default: str | None, differences: Mapping[str, Tensor], components: Mapping[str, nn.Module]
+) -> FidelityDial | None:
+    """The dial of a file's pre-restorer, checked; None where the file has none."""
+    if default is None and not differences:
+        return None
+    try:
+        network = components["prerestorer"]
+        if len(components) > 1:
+            raise ValueError("only a pre-restorer alone can have one")
+        point = float(json.loads(default or "null"))
+        if not 0 <= point <= 1:
+            raise ValueError(f"its default fidelity is {point}, 0 to 1 is possible")
+        return FidelityDial(point, fidelity.unpacked(differences, network.state_dict()))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its fidelity dial cannot be used: {error}") from error
 
 
 def _component(
@@ -402,12 +434,13 @@ def load_restorer(
                 f"{choice.path}: its components do not make a restorer (the {name} is a {type(found).__name__})"
             )
     try:
-        restorer = OneStepRestorer.from_components(bundle.restorer, bundle.components)
-    except (ValueError, TypeError, AttributeError) as error:
+        restorer = restorer_from_components(bundle.restorer, bundle.components)
+    except (ValueError, AttributeError) as error:
         raise CheckpointError(f"{choice.path}: its components do not make a restorer ({error})") from error
-    if restorer.tokenizer.config.autoencoder.norm == "none":  # with norms the encoder keeps the released layout
+    released_layout = isinstance(restorer, OneStepRestorer) and restorer.tokenizer.config.autoencoder.norm != "none"
+    if not released_layout:  # with norms the encoder keeps the released layout
         restorer = restorer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return LoadedModel(restorer.eval(), bundle.sha256, choice.name, bundle.notes, bundle.text, choice.why)
+    return LoadedModel(restorer.eval(), bundle.sha256, choice.name, bundle.notes, bundle.text, choice.why, bundle.dial)
 
 
 def file_sha256(path: Path) -> str:
