@@ -1,4 +1,6 @@
+import errno
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -16,7 +18,7 @@ from varestorer_cli.core.image import oiio_backend as vfx
 from varestorer_cli.core.image.exif import Exif, ExifTag
 from varestorer_cli.core.image.image_data import Extras, OutputImage
 from varestorer_cli.core.image.reader import decode
-from varestorer_cli.core.image.writer import check_side, losses_of, read_software, write_picture
+from varestorer_cli.core.image.writer import SCENE, check_side, losses_of, read_software, write_picture
 from varestorer_cli.core.options import ImageFormat
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -297,21 +299,83 @@ def test_a_resolution_that_no_device_has_is_dropped() -> None:
         assert decode(write(picture.color, format, extras=picture.extras)).color.shape == (24, 32, 3)
 
 
-@pytest.mark.parametrize("format", [f for f in ImageFormat if f not in (ImageFormat.EXR, ImageFormat.DPX)])
+def skip_without_oiio(format: ImageFormat) -> None:
+    if format in SCENE:
+        pytest.importorskip("OpenImageIO")
+
+
+@pytest.mark.parametrize("format", list(ImageFormat))
 @pytest.mark.parametrize("missing", [1, 4000])
 def test_a_file_that_is_cut_off_while_it_is_written_never_gets_its_name(
     format: ImageFormat, missing: int, tmp_path: Path
 ) -> None:
     """A limit on the size of files makes the last write short, as a full disk does."""
     resource = pytest.importorskip("resource")
+    skip_without_oiio(format)
     noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
     size = len(write(noise, format))
     assert size > missing
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size - missing, before[1]))
     try:
-        with pytest.raises(OutputError, match="cannot be written"), atomic_file(tmp_path / "a.out") as stream:
+        # OpenImageIO writes a temporary file of its own, whose fault is the input's failure.
+        expected: type[Exception] = InputError if format in SCENE else OutputError
+        with pytest.raises(expected, match="cannot be (written|encoded)"), atomic_file(tmp_path / "a.out") as stream:
             write_picture(stream, OutputImage(noise, False, None, EXTRAS), format, 95, "varestorer test; fingerprint 0")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
+
+
+class FailingFile(io.BufferedRandom):
+    """A file whose n-th write, or whose end, fails as a full or broken disk does."""
+
+    def __init__(self, path: Path, fault: str) -> None:
+        super().__init__(io.FileIO(path, "wb+"))
+        self.fault, self.writes = fault, 0
+
+    def write(self, data: Any, /) -> int:
+        self.writes += 1
+        if self.fault == f"write {self.writes}":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(data)
+
+    def flush(self) -> None:
+        super().flush()
+        if self.fault == "flush":
+            raise OSError(errno.EIO, "Input/output error")
+
+    def close(self) -> None:
+        super().close()
+        if self.fault == "close":
+            self.fault = ""
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+
+@pytest.mark.parametrize("fault", ["write 1", "write 2", "flush", "fsync", "close"])
+@pytest.mark.parametrize("format", list(ImageFormat))
+def test_every_failure_of_a_file_counts_for_every_format(
+    format: ImageFormat, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_without_oiio(format)
+    plain, failed = Path.open, []
+
+    def open_file(path: Path, mode: str = "r", *args: Any, **more: Any) -> Any:
+        if mode != "wb+":
+            return plain(path, mode, *args, **more)
+        failed.append(FailingFile(path, fault))
+        return failed[-1]
+
+    def fsync(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "open", open_file)
+    if fault == "fsync":
+        monkeypatch.setattr(os, "fsync", fsync)
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
+    single = format in (ImageFormat.WEBP, ImageFormat.JPEG, *SCENE)  # written at once
+    if single and fault == "write 2":
+        pytest.skip("there is one write")
+    with pytest.raises(OutputError, match="cannot be written"), atomic_file(tmp_path / "a.out") as stream:
+        write_picture(stream, OutputImage(noise, False, None, EXTRAS), format, 95, "varestorer test; fingerprint 0")
+    assert len(failed) == 1 and list(tmp_path.iterdir()) == []

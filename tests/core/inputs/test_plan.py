@@ -383,3 +383,23 @@ def test_a_pattern_in_a_folder_that_does_not_exist_is_refused(here: Path) -> Non
         make_plan(["none/*.png"], "out")
     touch("in/a.jpg")
     assert make_plan(["in/*.png"], "out").jobs == []
+
+
+@pytest.mark.parametrize("output", ["icon@2x.png", "photo #2.png", "shot.####.png", "a%04d.png"])
+def test_one_image_may_become_a_file_whose_name_looks_like_a_pattern(here: Path, output: str) -> None:
+    touch("icon.png")
+    assert pairs(make_plan(["icon.png"], output)) == [("icon.png", output)]
+
+
+def test_a_folder_still_needs_a_folder(here: Path) -> None:
+    touch("in/icon.png")
+    with pytest.raises(UsageError, match="is a frame pattern"):
+        make_plan(["in"], "shot.####.png")
+
+
+def test_comments_are_in_list_files_only(here: Path) -> None:
+    touch("#1 cover.png", "b.png")
+    plan = make_plan(["-"], "out", read_stdin=lambda: b"#1 cover.png\nb.png\n")
+    assert [job.input for job in plan.jobs] == ["#1 cover.png", "b.png"]
+    Path("list.txt").write_text("#1 cover.png\nb.png\n")
+    assert [job.input for job in make_plan(["@list.txt"], "out").jobs] == ["b.png"]

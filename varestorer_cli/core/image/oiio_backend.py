@@ -25,6 +25,8 @@ Floats = npt.NDArray[np.float32]
 
 INSTALL = "install the extra: pip install 'varestorer[vfx]'"
 KINDS = {"OpenEXR": ".exr", "DPX": ".dpx"}  # by content: suffix
+_CHECKED_ROWS = 256
+_FULL = "is the folder of temporary files (TMPDIR) full?"
 _DPX_NAME, _DPX_TIME = 36, 136
 # Said anew by the writer, or of the file and not of the picture.
 _NOT_COPIED = ("oiio:subimages", "oiio:ConstantColor", "oiio:AverageColor", "oiio:SHA-1", "Software", "Orientation")
@@ -201,6 +203,27 @@ def _finite(values: Floats, losses: list[Loss]) -> Floats:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
+def _check_written(path: Path, height: int) -> None:
+    """Read a file back: OpenImageIO does not tell that the last write was short.
+
+    Raises:
+        InputError: the file is cut off.
+    """
+    import OpenImageIO as oiio  # noqa: N813
+
+    source = oiio.ImageInput.open(str(path))
+    try:
+        if source is None:
+            raise InputError(f"the result cannot be encoded: its file is cut off ({oiio.geterror()}); {_FULL}")
+        top = source.spec().y
+        for row in range(0, height, _CHECKED_ROWS):
+            if source.read_scanlines(0, 0, top + row, top + min(height, row + _CHECKED_ROWS), 0, 0, 1) is None:
+                raise InputError(f"the result cannot be encoded: its file is cut off ({source.geterror()}); {_FULL}")
+    finally:
+        if source is not None:
+            source.close()
+
+
 def write(stream: BinaryIO, output: OutputImage, format: ImageFormat, software: str) -> None:
     """Write a picture, strip by strip, with its attributes, its windows scaled to the new size.
 
@@ -238,6 +261,7 @@ def write(stream: BinaryIO, output: OutputImage, format: ImageFormat, software: 
             top += len(rows)
         if not target.close():
             raise InputError(f"the result cannot be encoded ({target.geterror()})")
+        _check_written(path, output.height)
         with path.open("rb") as written:
             shutil.copyfileobj(written, stream, 1 << 20)
     if not exr:  # its header has the temporary file's path, and the time where the input gave none (SMPTE 268M)

@@ -6,9 +6,10 @@ never silent. Memory is bounded before pixels are decoded: the header's size is 
 
 import io
 import os
+import stat
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError, features
@@ -34,14 +35,28 @@ class TooLargeError(InputError):
     """More pixels than are decoded; nothing is said of the rest of the file."""
 
 
+def _open(path: str | Path) -> BinaryIO:
+    """Open a regular file; a pipe that took its place since it was found does not make the run wait.
+
+    Raises:
+        InputError: it is something else.
+        OSError: it cannot be opened.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise InputError("not a regular file; write a pipe's or device's content to a file first")
+    return os.fdopen(handle, "rb")
+
+
 def read_bytes(path: str | Path) -> bytes:
     """A file's bytes.
 
     Raises:
-        InputError: it cannot be read, or is empty.
+        InputError: it cannot be read, is empty, or is no regular file.
     """
     try:
-        with Path(path).open("rb") as stream:
+        with _open(path) as stream:
             size = os.fstat(stream.fileno()).st_size
             head = stream.read(HEAD_BYTES)
             if size > _LARGE_FILE and sniff(head) is None:
@@ -65,7 +80,7 @@ def probe(path: str | Path) -> tuple[int, int]:
         InputError: no readable picture.
     """
     try:
-        with Path(path).open("rb") as stream:
+        with _open(path) as stream:
             head = stream.read(HEAD_BYTES)
             kind = sniff(head)
             if kind is None:

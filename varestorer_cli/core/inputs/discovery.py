@@ -12,6 +12,7 @@ from varestorer_cli.core.image.formats import HEAD_BYTES, SUFFIXES, sniff
 from varestorer_cli.core.inputs.frames import FramePattern, read_range, select_frames
 from varestorer_cli.core.options import Missing
 
+_NOT_REGULAR = "not a regular file; write a pipe's or device's content to a file first"
 LARGEST_LIST = 1 << 28  # bytes: more than a million long paths
 REPORT_HEADER = "input,output,status,reason"
 _FOREIGN_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
@@ -103,7 +104,7 @@ def read_entries(inputs: Sequence[str], options: InputOptions, skipped: SkippedP
         if text == "-":
             if options.read_stdin is None:
                 raise UsageError("-: there is no list to read on stdin")
-            entries += _listed(options.read_stdin(), options.nul_lists)
+            entries += _listed(options.read_stdin(), options.nul_lists, comments=False)
         elif text.startswith("@") and not os.path.lexists(text):
             try:
                 entries += _listed(_read_list(text[1:]), options.nul_lists)
@@ -169,14 +170,21 @@ def _named(text: str, several: bool) -> list[NamedInput]:
     return [NamedInput(f, Path(f).relative_to(base).as_posix(), pattern=True) for f in found]
 
 
-def _listed(data: bytes, nul_lists: bool) -> list[NamedInput]:
-    """Entries of a list. Relative paths are mirrored as written, or from ``/./`` on where they hold it."""
+def _listed(data: bytes, nul_lists: bool, *, comments: bool = True) -> list[NamedInput]:
+    """Entries of a list. Relative paths are mirrored as written, or from ``/./`` on where they hold it.
+
+    Args:
+        data: the list.
+        nul_lists: NUL bytes separate its entries, not newlines.
+        comments: lines that begin with ``#`` are comments, as in files people write; what a program lists has none.
+    """
     if nul_lists:
         lines = [os.fsdecode(line) for line in data.split(b"\0")]
     else:
         text = data.removeprefix(b"\xef\xbb\xbf")
         lines = [os.fsdecode(line.rstrip(b"\r")) for line in text.split(b"\n")]
-        lines = [line for line in lines if not line.startswith("#")]
+        if comments:
+            lines = [line for line in lines if not line.startswith("#")]
     lines = [line for line in lines if line]
     absolute = [os.path.realpath(Path(line).parent) for line in lines if Path(line).is_absolute()]
     common = os.path.commonpath(absolute) if absolute else ""
@@ -231,7 +239,10 @@ def find(entries: Sequence[NamedInput], folder: Path, lone: bool, skipped: Skipp
         if reason is None and (path.is_file() or not path.exists()):
             yield FoundFile(entry.path, entry.key, entry.frame)  # a missing path fails as a picture, with its name
         elif not path.is_file():
-            skipped.ignored.append(SkippedPath(entry.path, "not a regular file"))
+            if entry.pattern:
+                skipped.ignored.append(SkippedPath(entry.path, "not a regular file"))
+            else:
+                skipped.unreadable.append(SkippedPath(entry.path, _NOT_REGULAR))
         elif not entry.pattern and (lone or _is_picture(path)):
             yield FoundFile(entry.path, entry.key)
         else:

@@ -174,8 +174,8 @@ def make_plan(
         raise UsageError("no input given; expected: restore INPUT... OUTPUT")
     skipped = SkippedPaths()
     entries = read_entries(inputs, InputOptions(nul_lists, read_stdin, frames, missing), skipped)
-    sequence = _frame_target(output, inputs, entries, format)
     lone = len(inputs) == 1 and len(entries) == 1 and Path(entries[0].path).is_file() and entries[0].path == inputs[0]
+    sequence = None if lone and entries[0].frame is None else _frame_target(output, inputs, entries, format)
     target = None if sequence else _file_target(output, lone, format)
     if template is not None and (target or sequence):
         raise UsageError(f"{output} is a file name and --name names files too; name a folder, or leave --name out")

@@ -89,6 +89,8 @@ class Preparer:
             if reason is not None:
                 self._skip(item, reason)
                 return
+        else:
+            provenance.look_at(job.output, read=False)
         picture = decode(data, options.transfer)
         del data
         if options.strip:

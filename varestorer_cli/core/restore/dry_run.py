@@ -20,6 +20,7 @@ from varestorer_cli.core.options import Existing, ImageFormat, RestoreOptions
 from varestorer_cli.core.phrases import clock
 from varestorer_cli.core.report.rows import Row
 from varestorer_cli.core.report.summary import BatchReport
+from varestorer_cli.core.restore.fingerprint import look_at
 from varestorer_cli.core.restore.messages import say_ignored
 from varestorer_cli.core.text.captions import captions_of
 
@@ -124,6 +125,7 @@ def _measure(row: Row, output: Path, options: RestoreOptions, session: "Session 
         grid = session.engine.grid(*size)
         row.tile, row.tiles = max(grid.sides), len(grid)
         needs.tile_pixels += len(grid) * grid.sides[0] * grid.sides[1]
+    look_at(output, read=False)
     if options.existing != Existing.OVERWRITE and os.path.lexists(output):
         row.status = "would be checked"
         row.reason = "the output exists: kept where it is up to date or not ours"

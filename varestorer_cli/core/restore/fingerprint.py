@@ -66,6 +66,31 @@ def file_fingerprint(path: Path) -> str | None:
     return found[1] if found else None
 
 
+def look_at(path: Path, *, read: bool = True) -> bool:
+    """Whether an output exists and is not empty.
+
+    Args:
+        path: the output.
+        read: whether it must be readable, too.
+
+    Raises:
+        InputError: its place cannot be looked at, so that nothing is known of it and it could not be replaced.
+    """
+    try:
+        size = path.stat().st_size
+        if read and size:
+            with path.open("rb") as stream:
+                stream.read(1)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise InputError(
+            f"the output {path} cannot be looked at ({error.strerror or error}); choose another name with --name, "
+            "or another output folder"
+        ) from error
+    return size > 0
+
+
 def verdict(path: Path, identity: Identity, witnesses: Callable[[], Sequence[Row]]) -> str | None:
     """Why an existing output stays as it is (:data:`UP_TO_DATE`, :data:`FOREIGN`, :data:`CHANGED`).
 
@@ -76,20 +101,15 @@ def verdict(path: Path, identity: Identity, witnesses: Callable[[], Sequence[Row
         path: the output.
         identity: what this run would make.
         witnesses: the rows of reports about the output, of whatever run and shard.
+
+    Raises:
+        InputError: the output cannot be looked at.
     """
-    try:
-        if path.stat().st_size == 0:
-            return None
-    except FileNotFoundError:
+    if not look_at(path):
         return None
-    except OSError:
-        return FOREIGN  # cannot even be looked at
     rows = witnesses()
     if rows:
-        try:
-            data = read_bytes(path)
-        except InputError:
-            return FOREIGN
+        data = read_bytes(path)
         digest = sha256(data)
         ours = [row for row in rows if row.output_sha256 == digest]
         if ours:
