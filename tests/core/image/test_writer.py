@@ -320,7 +320,7 @@ def test_a_file_that_is_cut_off_while_it_is_written_never_gets_its_name(
     try:
         # OpenImageIO writes a temporary file of its own, whose fault is the input's failure.
         expected: type[Exception] = InputError if format in SCENE else OutputError
-        with pytest.raises(expected, match="cannot be (written|encoded)"), atomic_file(tmp_path / "a.out") as stream:
+        with pytest.raises(expected, match=r"cannot be (written|encoded)"), atomic_file(tmp_path / "a.out") as stream:
             write_picture(stream, OutputImage(noise, False, None, EXTRAS), format, 95, "varestorer test; fingerprint 0")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
