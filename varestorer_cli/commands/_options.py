@@ -102,6 +102,10 @@ TransferOption = Annotated[
     Transfer,
     typer.Option("--transfer", help="Values of EXR and DPX files; auto: EXR linear light, DPX encoded or as it says."),
 ]
+LayerOption = Annotated[
+    str | None,
+    typer.Option("--layer", metavar="NAME", help="Layer or part of EXR files; the colour layer by default."),
+]
 ExistingOption = Annotated[
     Existing,
     typer.Option(

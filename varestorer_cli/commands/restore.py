@@ -84,6 +84,7 @@ def restore(
     format: opt.FormatOption = None,
     quality: opt.QualityOption = 95,
     transfer: opt.TransferOption = Transfer.AUTO,
+    layer: opt.LayerOption = None,
     name: Annotated[
         str | None,
         typer.Option(
@@ -156,6 +157,7 @@ def restore(
         format=opt.parse_format(format),
         quality=quality,
         transfer=transfer,
+        layer=layer,
         name=name,
         frames=frames,
         missing=missing,

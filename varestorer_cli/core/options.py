@@ -197,6 +197,7 @@ class RestoreOptions:
         format: output format; None keeps each input's suffix.
         quality: of JPEG and lossy WebP, 1 to 100.
         transfer: what the values of OpenEXR and DPX files mean.
+        layer: name of the layer or part of OpenEXR files; None chooses the colour layer.
         name: template of output names, see :class:`core.inputs.plan.NameTemplate`; None keeps names.
         frames: frames of a sequence to do, such as ``1-100x2``; None does those that are there.
         missing: what a frame means that was asked for and is not there.
@@ -226,6 +227,7 @@ class RestoreOptions:
     format: ImageFormat | None = None
     quality: int = 95
     transfer: Transfer = Transfer.AUTO
+    layer: str | None = None
     name: str | None = None
     frames: str | None = None
     missing: Missing = Missing.ERROR
@@ -294,6 +296,8 @@ class RestoreOptions:
             "transfer": self.transfer.value,
             "compat": self.compat.value,
         }
+        if self.layer is not None:
+            settings["layer"] = self.layer
         if text is not None:
             settings["text"] = text
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -8,6 +8,7 @@ as it is. OpenEXR stores colour multiplied by alpha; it is divided by it when re
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,9 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from varestorer_cli.core.errors import InputError
+from varestorer_cli.core.image.exr_layers import Layer, Part, choose_layer
 from varestorer_cli.core.image.image_data import DecodedImage, Extras, Loss, OutputImage, Scene, bleed
 from varestorer_cli.core.image.resample import to_float
 from varestorer_cli.core.options import ImageFormat, Transfer
+from varestorer_cli.core.phrases import count, named
 
 Floats = npt.NDArray[np.float32]
 
@@ -29,7 +32,11 @@ _CHECKED_ROWS = 256
 _FULL = "is the folder of temporary files (TMPDIR) full?"
 _DPX_NAME, _DPX_TIME = 36, 136
 # Said anew by the writer, or of the file and not of the picture.
-_NOT_COPIED = ("oiio:subimages", "oiio:ConstantColor", "oiio:AverageColor", "oiio:SHA-1", "Software", "Orientation")
+_NOT_COPIED = frozenset(
+    {"oiio:subimages", "oiio:ConstantColor", "oiio:AverageColor", "oiio:SHA-1", "Software", "Orientation"}
+    | {"name", "oiio:subimagename", "view", "multiView", "openexr:chunkCount"}
+)
+_REC_709 = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06, 0.3127, 0.3290)
 
 
 def available() -> bool:
@@ -54,59 +61,54 @@ def to_linear(display: npt.NDArray[Any]) -> Floats:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def probe(path: Path) -> tuple[int, int]:
-    """(width, height) of the data window, from the header.
+def probe(path: Path, layer: str | None = None) -> tuple[int, int]:
+    """(width, height) of the data window of the part that is restored, from the header.
 
     Raises:
-        InputError: OpenImageIO is missing, or cannot read the file.
+        InputError: OpenImageIO is missing, cannot read the file, or there is no such layer.
     """
     source = _open(path)
-    spec = source.spec()
-    size = int(spec.width), int(spec.height)
-    source.close()
-    return size
+    try:
+        spec = _specs(source)[_chosen(source, layer).part]
+        return int(spec.width), int(spec.height)
+    finally:
+        source.close()
 
 
-def header(data: bytes, kind: str) -> tuple[int, int]:
-    """(width, height) of a file in memory, before its pixels are decoded."""
-    with tempfile.TemporaryDirectory() as folder:
-        return probe(_stored(data, kind, folder))
-
-
-def read(data: bytes, kind: str, transfer: Transfer) -> DecodedImage:
+def read(
+    data: bytes, kind: str, transfer: Transfer, layer: str | None, check_size: Callable[[int, int], None]
+) -> DecodedImage:
     """Decode a file.
 
     Args:
         data: the file.
         kind: ``OpenEXR`` or ``DPX``.
         transfer: what its values mean; ``auto`` takes OpenEXR for linear, DPX for encoded unless it says linear.
+        layer: name of a layer or part of an OpenEXR file; None chooses, see :func:`exr_layers.choose_layer`.
+        check_size: called with (width, height) before pixels are decoded.
 
     Raises:
-        InputError: damaged, or without a picture in it.
+        InputError: damaged, without an image in it, or whatever ``check_size`` raises.
     """
-    import OpenImageIO as oiio  # noqa: N813  (its own short name)
-
+    losses: list[Loss] = []
     with tempfile.TemporaryDirectory() as folder:
         source = _open(_stored(data, kind, folder))
-        spec = source.spec()
-        if spec.deep:
-            raise InputError("deep pixels are not supported; flatten the picture first")
-        losses: list[Loss] = []
-        parts = 1
-        while source.seek_subimage(parts, 0):
-            parts += 1
-        source.seek_subimage(0, 0)
-        if parts > 1:
-            losses.append(Loss("frames", f"only the first of {parts} parts is restored"))
-        pixels = source.read_image(oiio.FLOAT)
-        if pixels is None:
-            raise InputError(f"the {kind} data is damaged or cut off ({source.geterror() or 'no reason given'})")
-        source.close()
-    pixels = np.asarray(pixels, np.float32).reshape(spec.height, spec.width, spec.nchannels)
-    color, alpha = _channels(list(spec.channelnames), pixels, losses)
+        try:
+            specs = _specs(source)
+            chosen = _chosen(source, layer if kind == "OpenEXR" else None)
+            spec = specs[chosen.part]
+            check_size(int(spec.width), int(spec.height))
+            pixels = _read_channels(source, spec, chosen, kind)
+        finally:
+            source.close()
+    losses += _left_out(specs, chosen)
+    color = pixels[..., : len(chosen.color)]
+    if chosen.chroma:
+        color = _from_chroma(color, spec.getattribute("chromaticities"))
     color = _finite(color, losses)
-    if alpha is not None:
-        alpha = _finite(alpha, losses).clip(0, 1)
+    alpha: Floats | None = None
+    if chosen.alpha is not None:
+        alpha = _finite(pixels[..., -1], losses).clip(0, 1)
         color = _straight(color, alpha, losses)
     attributes = tuple((a.name, a.type, a.value) for a in spec.extra_attribs if a.name not in _NOT_COPIED)
     linear = transfer == Transfer.LINEAR or (
@@ -123,13 +125,13 @@ def read(data: bytes, kind: str, transfer: Transfer) -> DecodedImage:
                 gain = bleed(gain[..., None], alpha)[..., 0]
         color = to_display(color)
     elif color.max() > 1:
-        losses.append(Loss("range", "values above 1 of an encoded picture are clipped"))
+        losses.append(Loss("range", "values above 1 of an encoded image are clipped"))
         color = color.clip(0, 1)
-    whole = str(spec.format) in ("uint8", "uint16", "uint32")
+    format = str(spec.channelformats[chosen.color[0]] if spec.channelformats else spec.format)
     scene = Scene(
         linear=linear,
-        bits=int(spec.get_int_attribute("oiio:BitsPerSample", 0)) or (32 if str(spec.format) == "float" else 16),
-        floating=not whole,
+        bits=int(spec.get_int_attribute("oiio:BitsPerSample", 0)) or (32 if format == "float" else 16),
+        floating=format not in ("uint8", "uint16", "uint32", "uint"),
         gain=gain,
         origin=(spec.x, spec.y),
         size=(spec.width, spec.height),
@@ -139,6 +141,82 @@ def read(data: bytes, kind: str, transfer: Transfer) -> DecodedImage:
     return DecodedImage(np.ascontiguousarray(color), alpha, kind, Extras(scene=scene), losses)
 
 
+def _specs(source: Any) -> list[Any]:
+    """Headers of all parts."""
+    specs = []
+    while source.seek_subimage(len(specs), 0):
+        specs.append(source.spec())
+    return specs
+
+
+def _chosen(source: Any, layer: str | None) -> Layer:
+    specs = _specs(source)
+    flat = [spec for spec in specs if not spec.deep]
+    if not flat:
+        raise InputError("deep pixels are not supported; flatten the image first")
+    parts = [
+        Part(spec.get_string_attribute("oiio:subimagename"), () if spec.deep else tuple(spec.channelnames))
+        for spec in specs
+    ]
+    return choose_layer(parts, layer)
+
+
+def _read_channels(source: Any, spec: Any, layer: Layer, kind: str) -> Floats:
+    """(H, W, C) the layer's colour, and its alpha behind it; no other channel is decoded."""
+    import OpenImageIO as oiio  # noqa: N813  (its own short name)
+
+    wanted = [*layer.color, *(() if layer.alpha is None else (layer.alpha,))]
+    out = np.empty((spec.height, spec.width, len(wanted)), np.float32)
+    first, last = min(wanted), max(wanted) + 1
+    runs = [(first, last)] if last - first <= 2 * len(wanted) else [(index, index + 1) for index in wanted]
+    for begin, end in runs:
+        read = source.read_image(layer.part, 0, begin, end, oiio.FLOAT)
+        if read is None:
+            raise InputError(f"the {kind} data is damaged or cut off ({source.geterror() or 'no reason given'})")
+        pixels = np.asarray(read, np.float32).reshape(spec.height, spec.width, end - begin)
+        for place, index in enumerate(wanted):
+            if begin <= index < end:
+                out[..., place] = pixels[..., index - begin]
+    return out
+
+
+def _left_out(specs: list[Any], layer: Layer) -> list[Loss]:
+    """What of a file is not the layer that is restored."""
+    losses = []
+    if len(specs) > 1:
+        name = f"part {layer.part_name!r}" if layer.part_name else f"part {layer.part + 1}"
+        losses.append(Loss("frames", f"only {name} of {len(specs)} parts is restored"))
+    rest = [
+        name
+        for index, name in enumerate(specs[layer.part].channelnames)
+        if index not in layer.color and index != layer.alpha
+    ]
+    if rest:
+        of = f" beside layer {layer.name!r}" if layer.name else ""
+        are = "is" if len(rest) == 1 else "are"
+        losses.append(Loss("channels", f"{count(len(rest), 'more channel')}{of} {are} dropped ({named(rest)})"))
+    return losses
+
+
+def _from_chroma(pixels: Floats, chromaticities: Any) -> Floats:
+    """RGB of luminance and chroma: Y, RY = (R - Y) / Y, BY = (B - Y) / Y (OpenEXR technical introduction).
+
+    Args:
+        pixels: (H, W, 3) Y, RY, BY.
+        chromaticities: x and y of red, green, blue and white; None means those of Rec. 709.
+    """
+    x_y = np.array(chromaticities or _REC_709, np.float64).reshape(4, 2)
+    xyz = np.column_stack([x_y[:, 0] / x_y[:, 1], np.ones(4), (1 - x_y.sum(axis=1)) / x_y[:, 1]])
+    weights = np.linalg.solve(xyz[:3].T, xyz[3]).astype(np.float32)  # luminance of each primary in white
+    luma = pixels[..., 0]
+    red, blue = (pixels[..., 1] + 1) * luma, (pixels[..., 2] + 1) * luma
+    green = (luma - weights[0] * red - weights[2] * blue) / weights[1]
+    out: Floats = np.stack([red, green, blue], axis=2)
+    # Rounding of half floats: a primary that is not there comes out as a small negative number.
+    out[(out < 0) & (out > -2e-3 * luma[..., None])] = 0
+    return out
+
+
 def _open(path: Path) -> Any:
     if not available():
         raise InputError(f"{path.suffix[1:].upper()} pictures are read by OpenImageIO, which is missing; {INSTALL}")
@@ -146,7 +224,10 @@ def _open(path: Path) -> Any:
 
     source = oiio.ImageInput.open(str(path))
     if source is None:
-        raise InputError(f"the header is damaged ({oiio.geterror() or 'no reason given'})")
+        reason = oiio.geterror() or "no reason given"
+        if "ubsampled" in reason:
+            raise InputError("its channels are subsampled (luminance and chroma); convert it to RGB first")
+        raise InputError(f"the header is damaged ({reason})")
     return source
 
 
@@ -155,24 +236,6 @@ def _stored(data: bytes, kind: str, folder: str) -> Path:
     path = Path(folder) / f"picture{KINDS[kind]}"
     path.write_bytes(data)
     return path
-
-
-def _channels(names: list[str], pixels: Floats, losses: list[Loss]) -> tuple[Floats, Floats | None]:
-    """Colour, and alpha or None, of the main layer."""
-    if {"R", "G", "B"} <= set(names):
-        main = ["R", "G", "B"]
-    elif "Y" in names:
-        main = ["Y"]
-    elif len(names) == 1:
-        main = names[:1]
-    else:
-        raise InputError(f"no R, G, B or Y among its channels ({', '.join(names[:8])}); extract a layer first")
-    rest = [name for name in names if name not in main and name != "A"]
-    if rest:
-        said = ", ".join(rest[:6]) + (" ..." if len(rest) > 6 else "")
-        losses.append(Loss("channels", f"{len(rest)} more channels are dropped ({said})"))
-    alpha = np.ascontiguousarray(pixels[..., names.index("A")]) if "A" in names and main != ["A"] else None
-    return np.ascontiguousarray(pixels[..., [names.index(name) for name in main]]), alpha
 
 
 def _straight(color: Floats, alpha: Floats, losses: list[Loss]) -> Floats:

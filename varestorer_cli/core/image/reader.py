@@ -73,8 +73,12 @@ def read_bytes(path: str | Path) -> bytes:
     return data
 
 
-def probe(path: str | Path) -> tuple[int, int]:
+def probe(path: str | Path, layer: str | None = None) -> tuple[int, int]:
     """Upright (width, height) from the header alone.
+
+    Args:
+        path: the file.
+        layer: name of a layer or part of an OpenEXR file; None chooses the colour layer.
 
     Raises:
         InputError: no readable picture.
@@ -87,7 +91,7 @@ def probe(path: str | Path) -> tuple[int, int]:
                 raise InputError(describe_unknown(head))
             stream.seek(0)
             if kind in oiio_backend.KINDS:
-                size, orientation = oiio_backend.probe(Path(path)), 1
+                size, orientation = oiio_backend.probe(Path(path), layer if kind == "OpenEXR" else None), 1
             elif kind == "TIFF":
                 tags = tiff.inspect(stream)
                 size, orientation = (tags.width, tags.height), tags.orientation
@@ -111,12 +115,13 @@ def probe(path: str | Path) -> tuple[int, int]:
         raise InputError(f"the header is damaged ({error})") from error
 
 
-def decode(data: bytes, transfer: Transfer = Transfer.AUTO) -> DecodedImage:
+def decode(data: bytes, transfer: Transfer = Transfer.AUTO, layer: str | None = None) -> DecodedImage:
     """Decode a picture from a file's bytes.
 
     Args:
         data: the file.
         transfer: what the values of OpenEXR and DPX files mean.
+        layer: name of a layer or part of an OpenEXR file; None chooses the colour layer.
 
     Raises:
         InputError: not a picture, damaged, too large, or of a kind that is not supported; the text says which.
@@ -125,7 +130,7 @@ def decode(data: bytes, transfer: Transfer = Transfer.AUTO) -> DecodedImage:
     if kind is None:
         raise InputError(describe_unknown(data[:HEAD_BYTES]))
     try:
-        picture = _decode(data, kind, transfer)
+        picture = _decode(data, kind, transfer, layer)
     except InputError:
         raise
     except MemoryError as error:
@@ -139,11 +144,10 @@ def decode(data: bytes, transfer: Transfer = Transfer.AUTO) -> DecodedImage:
     return picture
 
 
-def _decode(data: bytes, kind: str, transfer: Transfer) -> DecodedImage:
+def _decode(data: bytes, kind: str, transfer: Transfer, layer: str | None) -> DecodedImage:
     losses: list[Loss] = []
     if kind in oiio_backend.KINDS:
-        _check_size(*oiio_backend.header(data, kind), len(data))
-        return oiio_backend.read(data, kind, transfer)
+        return oiio_backend.read(data, kind, transfer, layer, lambda *size: _check_size(*size, len(data)))
     if kind == "TIFF":
         tags = tiff.inspect(data)
         _check_size(tags.width, tags.height, len(data))

@@ -35,10 +35,16 @@ def _lanczos(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0.0)
 
 
+def _triangle(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Linear interpolation: no negative weights, so that nothing rings beside a step of any height."""
+    return np.maximum(0.0, 1 - np.abs(x))
+
+
 FILTERS: dict[str, tuple[Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]], float]] = {
     "bicubic": (_cubic, 2.0),
     "bicubic_sharp": (_sharp_cubic, 2.0),
     "lanczos": (_lanczos, 3.0),
+    "triangle": (_triangle, 1.0),
 }
 
 

@@ -91,7 +91,7 @@ class Preparer:
                 return
         else:
             provenance.look_at(job.output, read=False)
-        picture = decode(data, options.transfer)
+        picture = decode(data, options.transfer, options.layer)
         del data
         if options.strip:
             picture = replace(picture, extras=picture.extras.stripped())

@@ -115,7 +115,7 @@ def _measure(row: Row, output: Path, options: RestoreOptions, session: "Session 
     Raises:
         InputError: the input is no readable picture.
     """
-    row.width, row.height = probe(row.input)
+    row.width, row.height = probe(row.input, options.layer)
     row.out_width, row.out_height = size = options.target(row.width, row.height)
     row.scale = row.out_width / row.width
     pixels = row.out_width * row.out_height

@@ -54,7 +54,7 @@ class Finisher:
                 picture.gray,
                 _plane_rows(picture.alpha, item.size),
                 fitted(picture, item.size),
-                _plane_rows(gain, item.size),
+                _plane_rows(gain, item.size, "triangle"),
             )
             software = provenance.software_text(
                 item.identity,
@@ -85,11 +85,13 @@ class Finisher:
         return item
 
 
-def _plane_rows(plane: Samples | None, size: tuple[int, int]) -> Callable[[int, int], Any] | None:
-    """Alpha (or a scene's gain) of the result, resized by itself."""
+def _plane_rows(
+    plane: Samples | None, size: tuple[int, int], filter: str = "bicubic"
+) -> Callable[[int, int], Any] | None:
+    """Alpha (or a scene's gain, up to 65504: a filter without lobes) of the result, resized by itself."""
     if plane is None:
         return None
-    resampler = Resampler((plane.shape[0], plane.shape[1]), (size[1], size[0]))
+    resampler = Resampler((plane.shape[0], plane.shape[1]), (size[1], size[0]), filter)
     width, step = size[0], 512
 
     def rows(top: int, bottom: int) -> Any:

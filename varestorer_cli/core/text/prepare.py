@@ -146,7 +146,7 @@ def _described(
             for number, job in enumerate(jobs):
                 _check(stop)
                 try:
-                    picture = decode(read_bytes(job.input), options.transfer).model_input()
+                    picture = decode(read_bytes(job.input), options.transfer, options.layer).model_input()
                 except InputError:
                     continue  # fails again when it is restored, and is reported then
                 if caption := clean(describe(picture)):
