@@ -74,6 +74,7 @@ def layers_of(parts: Sequence[Part]) -> list[Layer]:
             groups.setdefault(prefix, {}).setdefault(role, index)
         for prefix, roles in groups.items():
             alpha = roles.get("a")
+            color: tuple[str, ...]
             luma = "y" in roles and "x" not in roles  # X, Y, Z are a vector
             if {"r", "g", "b"} <= roles.keys():
                 color, chroma, data = ("r", "g", "b"), False, False

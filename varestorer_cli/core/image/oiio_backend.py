@@ -143,7 +143,7 @@ def read(
 
 def _specs(source: Any) -> list[Any]:
     """Headers of all parts."""
-    specs = []
+    specs: list[Any] = []
     while source.seek_subimage(len(specs), 0):
         specs.append(source.spec())
     return specs

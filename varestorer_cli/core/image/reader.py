@@ -147,7 +147,9 @@ def decode(data: bytes, transfer: Transfer = Transfer.AUTO, layer: str | None = 
 def _decode(data: bytes, kind: str, transfer: Transfer, layer: str | None) -> DecodedImage:
     losses: list[Loss] = []
     if kind in oiio_backend.KINDS:
-        return oiio_backend.read(data, kind, transfer, layer, lambda *size: _check_size(*size, len(data)))
+        return oiio_backend.read(
+            data, kind, transfer, layer, lambda width, height: _check_size(width, height, len(data))
+        )
     if kind == "TIFF":
         tags = tiff.inspect(data)
         _check_size(tags.width, tags.height, len(data))

@@ -37,7 +37,8 @@ def _lanczos(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def _triangle(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Linear interpolation: no negative weights, so that nothing rings beside a step of any height."""
-    return np.maximum(0.0, 1 - np.abs(x))
+    out: npt.NDArray[np.float64] = np.maximum(0.0, 1 - np.abs(x))
+    return out
 
 
 FILTERS: dict[str, tuple[Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]], float]] = {
