@@ -9,6 +9,7 @@ import pytest
 from chromium import Browser
 from conftest import Ran, photo, save
 
+from varestorer_cli.core.report import crops
 from varestorer_cli.core.report.rows import DONE, FAILED, SKIPPED, Row
 from varestorer_cli.core.restore.page import write_restore_page
 
@@ -81,7 +82,7 @@ def test_a_slider_is_dragged(browser: Browser, page: Path) -> None:
     assert share(moved, RED) == pytest.approx(0.8, abs=0.02) and share(moved, BLUE) == pytest.approx(0.2, abs=0.02)
     assert handle.get_attribute("aria-valuenow") == "80"
     assert handle.get_attribute("aria-valuetext") == "80 % before, 20 % after"
-    browser.drag(handle, -500)
+    browser.drag(handle, -400)
     assert share(browser.pixels(box), RED) == 0, "left of the picture the slider stays at its edge"
     assert share(browser.pixels(browser.all(".card .cmp")[1]), RED) == pytest.approx(0.5, abs=0.02), "one slider alone"
     assert browser.complaints() == []
@@ -179,6 +180,107 @@ def test_two_thousand_pictures(browser: Browser, tmp_path: Path, monkeypatch: Pa
     next(one for one in browser.all("#rows th button") if one.text.startswith("Seconds")).click()
     assert names(browser, "#rows tbody th")[:3] == ["1999.png", "1998.png", "1997.png"]
     assert browser.complaints() == []
+
+
+@pytest.fixture
+def run_of_300(tmp_path: Path, monkeypatch: Patch) -> Path:
+    """The page of 300 images, 9 of them with cards; the first three differ in colour."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(crops, "MOST_PICTURES", 9)
+    for place, color in enumerate((RED, BLUE, GREEN)):
+        save(Path(f"in/{place:03}.png"), plain(color, 60, 80))
+        save(Path(f"out/{place:03}.png"), plain(color, 600, 800))
+    for number in range(3, 300):
+        for folder in ("in", "out"):
+            Path(f"{folder}/{number:03}.png").symlink_to("002.png")
+    write_restore_page(
+        [row(f"{n:03}.png", 20 + n / 10, seconds=float(n)) for n in range(300)], Path("out"), Path("p.html")
+    )
+    return tmp_path / "p.html"
+
+
+def test_every_image_of_300_is_a_thumbnail_that_loads_when_seen(browser: Browser, run_of_300: Path) -> None:
+    browser.open(run_of_300)
+    assert len(browser.all(".card")) == 9 and len(browser.all(".thumb")) == 300
+    assert browser.one("#thumbnails h2").text == "All 300 pictures as thumbnails"
+    assert len(browser.all(".thumb img")) == 0, "nothing is decoded before it is seen"
+    thumbs = browser.all(".thumb")
+    browser.script("arguments[0].scrollIntoView()", thumbs[0])
+    browser.wait(lambda: len(browser.all(".thumb img")) >= 3)
+    assert len(browser.all(".thumb img")) < 300
+    for thumb, color in zip(thumbs, (RED, BLUE, GREEN), strict=False):
+        assert (
+            np.abs(browser.pixels(thumb.find_element("css selector", ".picture"))[50, 70].astype(int) - color).max()
+            < 12
+        )
+    browser.script("arguments[0].scrollIntoView()", thumbs[-1])
+    browser.wait(lambda: thumbs[-1].find_elements("css selector", "img"))
+    browser.one("#search").send_keys("299")
+    assert browser.script("return arguments[0].filter(t => t.offsetParent !== null).length", thumbs) == 1
+    assert browser.complaints() == [] and browser.requests() == [run_of_300.as_uri()], "one file, nothing beside it"
+
+
+def test_arrow_keys_turn_the_pages_of_the_viewer(browser: Browser, run_of_300: Path) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    def press(*keys: str) -> str:
+        for key in keys:
+            ActionChains(browser.driver).send_keys(key).perform()
+        return str(browser.one("#viewer-name").text)
+
+    browser.open(run_of_300)
+    browser.script("arguments[0].click()", browser.all(".thumb")[1])
+    assert browser.one("#viewer-name").text == "001.png"
+    browser.wait(lambda: loaded(browser))
+    assert press(Keys.ARROW_RIGHT) == "002.png" and press(Keys.ARROW_LEFT, Keys.ARROW_LEFT) == "000.png"
+    browser.wait(lambda: loaded(browser))
+    assert share(browser.pixels(browser.one("#viewer .cmp")), RED) > 0.9
+    assert press(Keys.ARROW_LEFT) == "000.png" and not browser.one("#viewer-previous").is_enabled()
+    browser.drag(browser.one("#viewer .handle"), -50)
+    assert press(Keys.ARROW_RIGHT) == "001.png", "arrows turn pages after a drag as well"
+    browser.one("#viewer-next").click()
+    assert browser.one("#viewer-name").text == "002.png"
+    browser.script("document.querySelector('#viewer .handle').focus()")
+    assert press(Keys.ARROW_RIGHT) == "002.png", "a focused slider keeps its keys"
+    assert browser.one("#viewer .handle").get_attribute("aria-valuenow") == "52"
+    browser.one("#viewer-close").click()
+    next(one for one in browser.all("#rows th button") if one.text.startswith("Seconds")).click()
+    browser.script("arguments[0].click()", browser.all(".thumb")[0])
+    assert browser.one("#viewer-name").text == "299.png" and press(Keys.ARROW_RIGHT) == "298.png", "in the order shown"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "columns"), [(375, 1), (1280, 2), (1920, 3)])
+def test_widths_and_colours(browser: Browser, run_of_300: Path, width: int, columns: int, scheme: str) -> None:
+    browser.size(width, 900, mobile=width < 500)
+    browser.prefer(scheme)
+    browser.open(run_of_300)
+    assert browser.script("return document.documentElement.scrollWidth <= window.innerWidth"), "nothing sticks out"
+    lefts = "return new Set([...document.querySelectorAll(arguments[0])].map(e => e.getBoundingClientRect().left)).size"
+    assert browser.script(lefts, ".card") == columns
+    assert browser.script(lefts, ".thumb") >= max(2, 3 * columns - 1)
+    contrast = """const [r, g, b] = getComputedStyle(document.body)[arguments[0]].match(/\\d+/g).map(Number);
+        return (r + g + b) / 3"""
+    back, ink = (browser.script(contrast, name) for name in ("backgroundColor", "color"))
+    assert (back > 200 > 80 > ink) if scheme == "light" else (ink > 200 > 80 > back)
+    assert browser.complaints() == []
+
+
+def test_four_cards_are_printed_on_a_page(browser: Browser, run_of_300: Path) -> None:
+    import base64
+    import re
+
+    def pages() -> int:
+        return len(re.findall(rb"/Type\s*/Page\b", base64.b64decode(browser.driver.print_page())))
+
+    browser.open(run_of_300)
+    browser.script("document.querySelectorAll('main > :not(#pictures), footer').forEach(e => e.remove())")
+    counts = {}
+    for cards in (9, 8, 5, 4):
+        browser.script("document.querySelectorAll('.card').forEach((e, i) => i >= arguments[0] && e.remove())", cards)
+        counts[cards] = pages()
+    assert [counts[9] - counts[8], counts[8] - counts[5], counts[5] - counts[4]] == [1, 0, 1], counts
 
 
 def test_two_states_of_three_are_chosen(browser: Browser, cli: Cli, tmp_path: Path, monkeypatch: Patch) -> None:

@@ -23,7 +23,7 @@ from varestorer_cli.core.report import crops as report_pictures
 from varestorer_cli.core.report import page as report_page
 from varestorer_cli.core.report.charts import histogram, scatter
 from varestorer_cli.core.report.crops import cut_crops
-from varestorer_cli.core.report.html import escape, link_to
+from varestorer_cli.core.report.html import link_to, visible
 from varestorer_cli.core.report.rows import DONE, FAILED, IGNORED, SKIPPED, Row
 from varestorer_cli.core.restore import page as restore_page
 from varestorer_cli.core.restore.page import write_restore_page
@@ -71,7 +71,7 @@ def test_odd_names_become_text(tmp_path: Path) -> None:
 
 
 def test_what_nobody_could_see_is_spelt_out() -> None:
-    assert escape("a\nb\u202egpj.exe\udcff\x7f") == "a\\x0ab\\u202egpj.exe\\udcff\\x7f"
+    assert visible("a\nb\u202egpj.exe\udcff\x7f") == "a\\x0ab\\u202egpj.exe\\udcff\\x7f"
 
 
 @pytest.mark.parametrize(
@@ -178,8 +178,7 @@ def test_numbers_of_columns_that_this_page_does_not_know_are_shown(monkeypatch: 
 def test_only_some_pictures_are_embedded_and_the_page_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
     pictures("a.png", "b.png", "c.png")
     rows = [row("a.png", 33.0), row("b.png", 31.0), row("c.png", 32.0)]
-    for module in (restore_page, report_page):
-        monkeypatch.setattr(module, "MOST_PICTURES", 2)
+    monkeypatch.setattr(report_pictures, "MOST_PICTURES", 2)
     page = written(*rows)
     assert [a["aria-label"] for a in read(page).of("div", role="slider")] == [
         "before and after of b.png",
@@ -187,7 +186,7 @@ def test_only_some_pictures_are_embedded_and_the_page_says_which(monkeypatch: py
     ]
     assert "Embedded: 2 of 3 pictures, the least consistent first (at most 2, 24 MB)" in page.read_text()
     assert len(read(page).of("button", type="button") and re.findall('class="whole"', page.read_text())) == 2 + 3
-    monkeypatch.setattr(restore_page, "MOST_BYTES", 1)
+    monkeypatch.setattr(report_pictures, "MOST_BYTES", 1)
     assert len(read(written(*rows)).of("div", role="slider")) == 1
 
 

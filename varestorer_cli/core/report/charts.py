@@ -1,9 +1,10 @@
 """Histograms and scatter plots as inline SVG: no library, no script, colours from the page's style."""
 
+import html
 import math
 from collections.abc import Sequence
 
-from varestorer_cli.core.report.html import escape
+from varestorer_cli.core.report.html import visible
 
 _WIDTH, _HEIGHT = 360, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 30
@@ -80,18 +81,18 @@ def scatter(
     for x, y, name, address in finite:
         dot = (
             f'<circle class="dot" cx="{_x(x, columns):.1f}" cy="{_y(y, lines):.1f}" r="3.5">'
-            f"<title>{escape(name)}: {_short(x)}, {_short(y)}</title></circle>"
+            f"<title>{_escaped(name)}: {_short(x)}, {_short(y)}</title></circle>"
         )
-        dots.append(f'<a href="{escape(address)}" tabindex="-1">{dot}</a>' if address else dot)
+        dots.append(f'<a href="{_escaped(address)}" tabindex="-1">{dot}</a>' if address else dot)
     title = f"{up} over {across}"
     return _figure(title, remark, _axes(columns, lines) + "".join(dots), f"Scatter plot: {title}")
 
 
 def _figure(title: str, remark: str, body: str, label: str) -> str:
-    note = f" <span>{escape(remark)}</span>" if remark else ""
+    note = f" <span>{_escaped(remark)}</span>" if remark else ""
     return (
-        f'<figure><figcaption>{escape(title)}{note}</figcaption><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="{escape(label)}">{body}</svg></figure>\n'
+        f'<figure><figcaption>{_escaped(title)}{note}</figcaption><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'aria-label="{_escaped(label)}">{body}</svg></figure>\n'
     )
 
 
@@ -130,6 +131,10 @@ def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
         step = max(1.0, math.ceil(step))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [place * step for place in range(first, last + 1)]
+
+
+def _escaped(text: str) -> str:
+    return html.escape(visible(text))
 
 
 def _short(value: float) -> str:

@@ -1,4 +1,4 @@
-"""Pictures for a page: the same small part of several states of a picture, ready to be embedded."""
+"""Crops for the HTML page: one window cut from input, result and reference, as data URLs; and thumbnails."""
 
 import base64
 import io
@@ -22,8 +22,12 @@ from varestorer_cli.core.image.resample import Resampler, to_depth, to_float
 CROP = (640, 512)  # width, height
 MOST_PICTURES = 60
 MOST_BYTES = 24_000_000
+THUMBNAIL = (240, 180)  # width, height that it fits into
+MOST_THUMBNAILS = 600
+MOST_THUMBNAIL_BYTES = 12_000_000
 LARGEST = 100_000_000  # pixels; larger pictures would take gigabytes to look for their crop
 QUALITY = 90
+_THUMBNAIL_QUALITY = 80
 _STEP = 16
 _STRIP = 256
 _LOOKED_AT = 16_000_000  # pixels; larger differences are reduced before the largest is looked for
@@ -41,12 +45,14 @@ class Crops:
         window: left, top, width and height of the part in the whole.
         whole: (width, height) of the whole.
         problems: why a state could not be read.
+        thumbnail: the whole of one state as a ``data:`` address.
     """
 
     images: tuple[str, ...]
     window: tuple[int, int, int, int]
     whole: tuple[int, int]
     problems: tuple[str, ...] = ()
+    thumbnail: str = ""
 
     @property
     def bytes(self) -> int:
@@ -60,8 +66,55 @@ class Crops:
         return "" if (width, height) == self.whole else f"{width}x{height} at {left}, {top}"
 
 
+class Embedder:
+    """Decides, entry by entry in the order of a page, what is embedded: crops for the first, thumbnails for all.
+
+    Attributes:
+        embedded: entries with crops so far.
+    """
+
+    def __init__(self) -> None:
+        self.embedded = 0
+        self._bytes = 0
+        self._thumbnails = 0
+        self._thumbnail_bytes = 0
+
+    def add(
+        self, paths: Sequence[Path | None], base: int, compared: tuple[int, int], shown: int, *, crop: bool = True
+    ) -> tuple[Crops | None, str]:
+        """Crops of one entry and its thumbnail; None and empty where the page is full or nothing can be read.
+
+        Args:
+            paths: one file per state; None where there is none.
+            base: index of the state that gives the size of crops.
+            compared: indices of the states whose difference chooses the window.
+            shown: index of the state that the thumbnail shows.
+            crop: whether crops are wanted.
+        """
+        crops, thumbnail = None, ""
+        if crop and self.embedded < MOST_PICTURES and self._bytes < MOST_BYTES:
+            crops = cut_crops(paths, base, compared, shown=shown)
+        if crops is not None:
+            self.embedded += 1
+            self._bytes += crops.bytes
+            thumbnail = crops.thumbnail
+        if self._thumbnails >= MOST_THUMBNAILS or self._thumbnail_bytes >= MOST_THUMBNAIL_BYTES:
+            return crops, ""
+        if not thumbnail:
+            state = _read(paths[shown], [])
+            thumbnail = "" if state is None else _thumbnail(state)
+        self._thumbnails += bool(thumbnail)
+        self._thumbnail_bytes += len(thumbnail)
+        return crops, thumbnail
+
+
 def cut_crops(
-    paths: Sequence[Path | None], base: int, compared: tuple[int, int], most: tuple[int, int] = CROP
+    paths: Sequence[Path | None],
+    base: int,
+    compared: tuple[int, int],
+    most: tuple[int, int] = CROP,
+    *,
+    shown: int | None = None,
 ) -> Crops | None:
     """Cut the part that differs most between two states out of all of them.
 
@@ -72,6 +125,7 @@ def cut_crops(
         base: index of the state that gives the size.
         compared: indices of the states whose difference chooses the part.
         most: largest (width, height) of the part.
+        shown: index of the state of the thumbnail, None for no thumbnail.
 
     Returns:
         The crops, or None where the base cannot be read.
@@ -90,7 +144,9 @@ def cut_crops(
     else:
         window = ((width - side[0]) // 2, (height - side[1]) // 2, *side)
     images = tuple("" if state is None else _embed(state, (width, height), window) for state in states)
-    return Crops(images, window, (width, height), tuple(problems))
+    small = states[shown] if shown is not None else None
+    thumbnail = "" if small is None else _thumbnail(small)
+    return Crops(images, window, (width, height), tuple(problems), thumbnail)
 
 
 @dataclass(frozen=True)
@@ -174,9 +230,22 @@ def _embed(state: _State, size: tuple[int, int], window: tuple[int, int, int, in
         resampler = Resampler(pixels.shape[:2], (size[1], size[0]))
         found = resampler.window(pixels, top, left, top + height, left + width)
         part = np.floor(found.clip(0, 1) * 255 + 0.5).astype(np.uint8)
-    image = _to_srgb(Image.fromarray(np.ascontiguousarray(part)), state.icc)
+    return _data_address(part, state.icc, QUALITY, subsampling=0)
+
+
+def _thumbnail(state: _State) -> str:
+    """The whole of a state, small, as a ``data:`` address in sRGB."""
+    height, width = state.pixels.shape[:2]
+    factor = min(1.0, THUMBNAIL[0] / width, THUMBNAIL[1] / height)
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    small = cv2.resize(state.pixels, size, interpolation=cv2.INTER_AREA)
+    return _data_address(np.asarray(small, np.uint8), state.icc, _THUMBNAIL_QUALITY, subsampling=2)
+
+
+def _data_address(pixels: Bytes, icc: bytes, quality: int, *, subsampling: int) -> str:
+    image = _to_srgb(Image.fromarray(np.ascontiguousarray(pixels)), icc)
     out = io.BytesIO()
-    image.save(out, "JPEG", quality=QUALITY, subsampling=0)
+    image.save(out, "JPEG", quality=quality, subsampling=subsampling)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
 
 

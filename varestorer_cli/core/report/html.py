@@ -1,11 +1,15 @@
-"""Pieces of HTML: text and names made harmless, addresses, small tables."""
+"""What templates of pages need: addresses of files, text with everything visible, numbers; autoescape is always on."""
 
-import html
+import functools
 import math
 import os
-from collections.abc import Iterable, Sequence
+from importlib import resources
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 # What browsers show in an <img>; the others are linked only.
 _SHOWN = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".avif"})
@@ -29,17 +33,11 @@ def shown_by_browsers(link: str) -> bool:
     return PurePath(link).suffix.lower() in _SHOWN
 
 
-def escape(text: str) -> str:
-    """Text for HTML, inside and outside of attributes; what no reader could see is spelt out."""
-    visible = "".join(
-        c if c.isprintable() else f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}" for c in text
-    )
-    return html.escape(visible)
-
-
-def named(text: str) -> str:
-    """A file's name for HTML; its writing direction does not leak into its surroundings."""
-    return f"<bdi>{escape(text)}</bdi>"
+def visible(text: str) -> str:
+    """The text with what no reader could see spelt out: control characters, writing directions, broken bytes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}" for c in text)
 
 
 def number_text(value: float | int, digits: int) -> str:
@@ -47,25 +45,28 @@ def number_text(value: float | int, digits: int) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "inf"
 
 
-def section(title: str, body: str, name: str = "") -> str:
-    """A section of the page; ``body`` is HTML."""
-    mark = f' id="{escape(name)}"' if name else ""
-    return f"<section{mark}><h2>{escape(title)}</h2>\n{body}</section>"
+def asset(name: str) -> str:
+    """A file of ``data/page``."""
+    return resources.files("varestorer_cli.data").joinpath("page", name).read_text(encoding="utf-8")
 
 
-def lines_of(lines: Sequence[str]) -> str:
-    """Sentences, one below the other."""
-    return f'<p class="lead">{"<br>".join(escape(line) for line in lines)}</p>\n' if lines else ""
+@functools.cache
+def environment() -> "Environment":
+    """Jinja with autoescape; text is made visible before it is escaped."""
+    import jinja2
+    from markupsafe import Markup
 
+    def finalize(value: Any) -> Any:
+        return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
-def plain_table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: int = 10**6) -> str:
-    """A small table of text; columns from ``numbers_from`` on are set to the right."""
-    kinds = [' class="num"' if place >= numbers_from else "" for place in range(len(head))]
-    top = "".join(f'<th scope="col"{kind}>{escape(text)}</th>' for text, kind in zip(head, kinds, strict=True))
-    lines = []
-    for row in rows:
-        cells = "".join(f"<td{kind}>{escape(text)}</td>" for text, kind in zip(row[1:], kinds[1:], strict=True))
-        lines.append(f'<tr><th scope="row">{escape(row[0])}</th>{cells}</tr>\n')
-    return (
-        f'<div class="wide plain"><table><thead><tr>{top}</tr></thead>\n<tbody>{"".join(lines)}</tbody></table></div>'
+    made = jinja2.Environment(
+        loader=jinja2.FunctionLoader(asset),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    made.filters["fixed"] = number_text
+    made.filters["exact"] = lambda value: repr(value) if math.isfinite(value) else "Infinity"
+    return made

@@ -6,27 +6,24 @@ reader asks for one. The same data gives the same bytes.
 """
 
 import base64
+import dataclasses
 import hashlib
-import math
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
+from typing import ClassVar
 
 from varestorer_cli.core.atomic import atomic_file, check_writable
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.report.crops import CROP, MOST_BYTES, MOST_PICTURES, QUALITY
-from varestorer_cli.core.report.html import escape, named, number_text, section, shown_by_browsers
+from varestorer_cli.core.report import crops
+from varestorer_cli.core.report.html import asset, environment, shown_by_browsers
 from varestorer_cli.version import __version__
 
 MOST_ROWS = 5000
 MOST_FAILURES = 500
-_SHORT = 30  # letters that stay on one line of the table
+MOST_NAMES = 200
 _SUFFIXES = (".html", ".htm")
 _MARK = '<meta name="generator" content="varestorer page">'
-_BAD = ' class="bad"'
-_KEY = ' class="key"'
 
 Value = float | int | str | None
 
@@ -47,10 +44,15 @@ class Column:
     worst: str = ""
     hint: str = ""
 
+    @property
+    def is_number(self) -> bool:
+        """Whether its cells are numbers."""
+        return self.digits is not None
+
 
 @dataclass(frozen=True)
 class Layer:
-    """One of the pictures that are laid over each other.
+    """One state of an image; the states are laid over each other.
 
     Attributes:
         label: ``before``, ``after``, ...
@@ -62,21 +64,28 @@ class Layer:
     link: str = ""
     crop: str = ""
 
+    @property
+    def shown(self) -> bool:
+        """Whether a browser can show the file itself."""
+        return bool(self.link) and shown_by_browsers(self.link)
+
 
 @dataclass(frozen=True)
-class Entry:
-    """One picture of the run: a row of the table and, where crops are embedded, a card.
+class PageEntry:
+    """One image of the run: a row of the table, a thumbnail and, where crops are embedded, a card.
 
     Attributes:
         name: shown name.
         cells: one value per column.
-        layers: from the first to the last state of the picture.
-        size: (width, height) of the whole picture.
+        layers: from the first to the last state of the image.
+        size: (width, height) of the whole image.
         crop_size: (width, height) of the embedded crops, None without them.
         facts: numbers to print on the card, label and text.
         note: a warning.
         caption: where the crop is from, or why there is none.
         bad: whether it failed.
+        thumbnail: the whole image, small, as a ``data:`` address; empty without one.
+        number: place on the page, from 0; given by :func:`render`.
     """
 
     name: str
@@ -88,6 +97,100 @@ class Entry:
     note: str = ""
     caption: str = ""
     bad: bool = False
+    thumbnail: str = ""
+    number: int = 0
+
+    @property
+    def shown(self) -> bool:
+        """Whether a browser can show one of its files."""
+        return any(layer.shown for layer in self.layers)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Sentences, one below the other."""
+
+    kind: ClassVar[str] = "lines"
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Note:
+    """A warning."""
+
+    kind: ClassVar[str] = "note"
+    text: str
+
+
+@dataclass(frozen=True)
+class Charts:
+    """Charts as markup, from :mod:`.charts`."""
+
+    kind: ClassVar[str] = "charts"
+    svg: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small table of text; columns from ``numbers_from`` on are set to the right."""
+
+    kind: ClassVar[str] = "table"
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numbers_from: int = 10**6
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A table behind a line to click on."""
+
+    kind: ClassVar[str] = "folded"
+    title: str
+    table: Table
+
+
+@dataclass(frozen=True)
+class Names:
+    """Names of files behind a line to click on; at most so many, ``more`` counts the others."""
+
+    kind: ClassVar[str] = "names"
+    title: str
+    names: tuple[str, ...]
+    more: int = 0
+
+    @classmethod
+    def of(cls, title: str, names: Sequence[str]) -> "Names":
+        """The first of the names in their order."""
+        return cls(title, tuple(sorted(names)[:MOST_NAMES]), max(0, len(names) - MOST_NAMES))
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """Names with their reasons; ``more`` counts those left out."""
+
+    kind: ClassVar[str] = "reasons"
+    items: tuple[tuple[str, str], ...]
+    more: int = 0
+
+
+Block = Lines | Note | Charts | Table | Folded | Names | Reasons
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page with a title of its own.
+
+    Attributes:
+        title: its head.
+        blocks: what it holds.
+        name: anchor that links lead to, empty for none.
+        failures: whether it is set as bad news.
+    """
+
+    title: str
+    blocks: tuple[Block, ...]
+    name: str = ""
+    failures: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +202,7 @@ class Page:
         title: what was restored or scored.
         lead: sentences below it.
         tiles: the numbers to see first: value, label, and whether it is bad news.
-        above: sections between the title and the pictures, as HTML made by :func:`section`.
+        above: sections between the title and the pictures.
         below: sections between the pictures and the table.
         columns: of the table.
         entries: in the order they are shown first.
@@ -114,10 +217,10 @@ class Page:
     title: str
     lead: tuple[str, ...]
     tiles: tuple[tuple[str, str, bool], ...]
-    above: tuple[str, ...]
-    below: tuple[str, ...]
+    above: tuple[Section, ...]
+    below: tuple[Section, ...]
     columns: tuple[Column, ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[PageEntry, ...]
     order: int | None = None
     descending: bool = False
     sides: tuple[str, ...] = ()
@@ -174,192 +277,80 @@ def embedding_rule(embedded: int, shown: int, order: str, fitting: str) -> str:
     """
     if not embedded:
         return "No picture is embedded; the table links to the files."
-    width, height = CROP
+    width, height = crops.CROP
     which = "each picture" if embedded == shown else f"{embedded} of {shown} pictures, {order}"
     return (
-        f"Embedded: {which} (at most {MOST_PICTURES}, {MOST_BYTES // 10**6} MB), {width}x{height} pixels from the "
-        f"place that changed most, at 100 %: one pixel of the result is one pixel of the page; {fitting}. Embedded "
-        f"parts are JPEG of quality {QUALITY} in sRGB; the links and 'whole picture' open the files themselves."
+        f"Embedded: {which} (at most {crops.MOST_PICTURES}, {crops.MOST_BYTES // 10**6} MB), {width}x{height} pixels "
+        f"from the place that changed most, at 100 %: one pixel of the result is one pixel of the page; {fitting}. "
+        f"Embedded parts are JPEG of quality {crops.QUALITY} in sRGB; the links and 'whole picture' open the files "
+        "themselves."
     )
 
 
-def failure_list(failures: Sequence[tuple[str, str]], title: str) -> str:
-    """The failed pictures and why; empty without any."""
+def failure_list(failures: Sequence[tuple[str, str]], title: str) -> tuple[Section, ...]:
+    """The section of the failed images and why; none without any."""
     if not failures:
-        return ""
-    lines = "".join(
-        f"<li>{named(name)}<span>{escape(reason)}</span></li>\n" for name, reason in failures[:MOST_FAILURES]
-    )
-    if len(failures) > MOST_FAILURES:
-        lines += f"<li>and {len(failures) - MOST_FAILURES} more, all in the table's file</li>\n"
-    return f'<section class="failures" id="failures"><h2>{escape(title)}</h2><ul>\n{lines}</ul></section>'
+        return ()
+    block = Reasons(tuple(failures[:MOST_FAILURES]), max(0, len(failures) - MOST_FAILURES))
+    return (Section(title, (block,), "failures", failures=True),)
 
 
 # --- the whole -------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Card:
+    """An entry with embedded crops, and which of them lie left and right at first."""
+
+    entry: PageEntry
+    layers: tuple[Layer, ...]
+    left: Layer
+    right: Layer
+
+    @property
+    def compares(self) -> bool:
+        """Whether there are two states."""
+        return len(self.layers) > 1
+
+    def place(self, layer: Layer) -> str:
+        """Class of a layer's image."""
+        return "right" if layer is self.right else "left" if layer is self.left else "off"
+
+
 def render(page: Page) -> str:
     """The page as HTML."""
-    style, script = _asset("page.css"), _asset("page.js")
-    tiles = "".join(
-        f"<li{_BAD if bad else ''}><b>{escape(value)}</b><span>{escape(label)}</span></li>\n"
-        for value, label, bad in page.tiles
-    )
-    return string.Template(_asset("page.html")).substitute(
-        title=escape(page.title),
-        kind=escape(page.kind),
-        lead="\n".join(f'<p class="lead">{escape(text)}</p>' for text in page.lead),
-        tiles=tiles,
-        above="\n".join(page.above),
-        gallery=_gallery(page),
-        below="\n".join(page.below),
-        table=_table(page),
-        footer=f"varestorer {escape(__version__)}. This page needs no network; its links lead to the files on disk.",
-        style=style,
-        style_hash=_policy_hash(style),
-        script=script,
-        script_hash=_policy_hash(script),
-    )
+    from markupsafe import Markup
 
-
-def _asset(name: str) -> str:
-    return resources.files("varestorer_cli.data").joinpath("page", name).read_text(encoding="utf-8")
+    entries = tuple(dataclasses.replace(entry, number=number) for number, entry in enumerate(page.entries))
+    page = dataclasses.replace(page, entries=entries)
+    cards = [_card(entry, page) for entry in entries if entry.crop_size]
+    small = sum(bool(entry.thumbnail) for entry in entries)
+    style, script = asset("page.css"), asset("page.js")
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            page=page,
+            cards=cards,
+            thumbnails=small if small > len(cards) else 0,  # cards show more of each
+            version=__version__,
+            style=Markup(style),
+            style_hash=_policy_hash(style),
+            script=Markup(script),
+            script_hash=_policy_hash(script),
+        )
+    )
 
 
 def _policy_hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()
 
 
-def _gallery(page: Page) -> str:
-    cards = [_card(number, entry, page) for number, entry in enumerate(page.entries) if entry.crop_size]
-    if not page.entries:
-        return ""
-    rule = f'<p class="rule">{escape(page.rule)}</p>' if page.rule else ""
-    grid = f'<div class="cards">\n{"".join(cards)}</div>' if cards else ""
-    return section("Pictures", f"{rule}\n{_bar(page, bool(cards))}\n{grid}", "pictures")
-
-
-def _bar(page: Page, choice: bool) -> str:
-    """Order, search, and which two states are compared."""
-    options = "".join(
-        f'<option value="{place + 1}"{" selected" if place == page.order else ""}>{escape(column.label)}</option>'
-        for place, column in enumerate(page.columns)
-        if column.digits is not None
-    )
-    blank = "" if page.order is not None else '<option value="" selected disabled>as given</option>'
-    turned = "high to low" if page.descending else "low to high"
-    parts = []
-    if options:
-        parts.append(
-            f'<label>Order by <select id="order">{blank}{options}</select></label>'
-            f'<button type="button" id="turn" title="Turn the order round">{turned}</button>'
-        )
-    if page.sides and choice:
-        for side, shown in (("left", page.sides[0]), ("right", page.sides[1])):
-            buttons = "".join(
-                f'<button type="button" aria-pressed="{str(label == shown).lower()}">{escape(label)}</button>'
-                for label in page.sides[2:]
-            )
-            parts.append(
-                f'<div class="group" role="group" aria-label="{side} side" data-side="{side}">{side.capitalize()} '
-                f"{buttons}</div>"
-            )
-    parts.append('<label>Find <input type="search" id="search" placeholder="name, status, warning"></label>')
-    parts.append('<span id="shown" role="status"></span>')
-    return f'<div class="bar">{"".join(parts)}</div>'
-
-
-def _pair(page: Page, layers: Sequence[Layer]) -> tuple[int, int]:
-    """Which layers lie left and right at first."""
+def _card(entry: PageEntry, page: Page) -> _Card:
+    layers = tuple(layer for layer in entry.layers if layer.crop)
     labels = [layer.label for layer in layers]
     right = labels.index(page.sides[1]) if page.sides and page.sides[1] in labels else len(labels) - 1
     left = labels.index(page.sides[0]) if page.sides and page.sides[0] in labels else 0
-    return (left, right) if left != right else (next((i for i in range(len(labels)) if i != right), right), right)
-
-
-def _card(number: int, entry: Entry, page: Page) -> str:
-    assert entry.crop_size is not None
-    width, height = entry.crop_size
-    layers = [layer for layer in entry.layers if layer.crop]
-    left, right = _pair(page, layers)
-    images = "".join(
-        f'<img class="{"right" if place == right else "left" if place == left else "off"}" src="{layer.crop}" '
-        f'data-label="{escape(layer.label)}" width="{width}" height="{height}" loading="lazy" decoding="async" '
-        f'draggable="false" alt="{escape(entry.name)}, {escape(layer.label)}">\n'
-        for place, layer in enumerate(layers)
-    )
-    handle = ""
-    if len(layers) > 1:
-        one, two = escape(layers[left].label), escape(layers[right].label)
-        handle = (
-            f'<div class="handle" role="slider" tabindex="0" aria-label="{one} and {two} of {escape(entry.name)}" '
-            f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="50" aria-valuetext="50 % {one}, 50 % {two}"></div>'
-            f'<span class="tag l">{one}</span><span class="tag r">{two}</span>'
-        )
-    facts = "".join(
-        f"<div{_KEY if place == 0 else ''}><dt>{escape(label)}</dt><dd>{escape(text)}</dd></div>"
-        for place, (label, text) in enumerate(entry.facts)
-    )
-    note = f'<p class="note">{escape(entry.note)}</p>' if entry.note else ""
-    caption = f"<span>{escape(entry.caption)}</span>" if entry.caption else ""
-    return (
-        f'<article class="card" data-row="row-{number}">\n<div class="frame"><div class="cmp'
-        f'{"" if handle else " single"}">{images}{handle}</div></div>\n'
-        f'<div class="body"><h3>{named(entry.name)}</h3><dl class="facts">{facts}</dl>{note}'
-        f'<p class="links">{_links(number, entry, marked=False)}{caption}</p></div></article>\n'
-    )
-
-
-def _links(number: int, entry: Entry, *, marked: bool) -> str:
-    """Links to the files, and the button that shows them over each other."""
-    parts = []
-    for layer in entry.layers:
-        if layer.link:
-            shown = " data-show" if shown_by_browsers(layer.link) else ""
-            mark = f' data-label="{escape(layer.label)}"{shown}' if marked else ""
-            parts.append(f'<a href="{escape(layer.link)}"{mark}>{escape(layer.label)}</a>')
-    if any(layer.link and shown_by_browsers(layer.link) for layer in entry.layers):
-        parts.append(f'<button type="button" class="whole" data-row="row-{number}">whole picture</button>')
-    return " ".join(parts)
-
-
-def _table(page: Page) -> str:
-    if not page.entries:
-        return ""
-    heads = ['<th scope="col" data-worst=""><button type="button">Picture</button></th>']
-    for place, column in enumerate(page.columns):
-        kind = ' class="num"' if column.digits is not None else ""
-        now = f' aria-sort="{"descending" if page.descending else "ascending"}"' if place == page.order else ""
-        hint = f' title="{escape(column.hint)}"' if column.hint else ""
-        heads.append(
-            f'<th scope="col"{kind}{now}{hint} data-worst="{column.worst}"><button type="button">'
-            f"{escape(column.label)}</button></th>"
-        )
-    heads.append('<th scope="col">Files</th>')
-    rows = "".join(_row(number, entry, page.columns) for number, entry in enumerate(page.entries))
-    rest = f'<p class="rule">{escape(page.rest)}</p>' if page.rest else ""
-    body = (
-        f'{rest}<div class="wide" tabindex="0" role="region" aria-label="All pictures">'
-        f'<table id="rows"><thead><tr>{"".join(heads)}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>'
-    )
-    return section("All pictures", body, "all")
-
-
-def _row(number: int, entry: Entry, columns: Sequence[Column]) -> str:
-    cells = []
-    for place, (column, value) in enumerate(zip(columns, entry.cells, strict=True)):
-        if column.digits is None:
-            text = str(value or "")
-            kind = "short state" if place == 0 else "text" if len(text) > _SHORT else "short"
-            cells.append(f'<td class="{kind}">{escape(text)}</td>')
-        elif isinstance(value, int | float):
-            exact = repr(value) if math.isfinite(value) else "Infinity"
-            cells.append(f'<td class="num" data-v="{exact}">{number_text(value, column.digits)}</td>')
-        else:
-            cells.append('<td class="num"></td>')
-    size = f' data-size="{entry.size[0]}x{entry.size[1]}"' if entry.size else ""
-    bad = _BAD if entry.bad else ""
-    return (
-        f'<tr id="row-{number}"{bad}{size}><th scope="row">{named(entry.name)}</th>{"".join(cells)}'
-        f'<td class="files">{_links(number, entry, marked=True)}</td></tr>\n'
-    )
+    if left == right:
+        left = next((place for place in range(len(labels)) if place != right), right)
+    return _Card(entry, layers, layers[left], layers[right])

@@ -15,15 +15,22 @@ from varestorer_cli.core.image.writer import read_software
 from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.phrases import clock, count
 from varestorer_cli.core.report.charts import histogram
-from varestorer_cli.core.report.crops import MOST_BYTES, MOST_PICTURES, Crops, cut_crops
+from varestorer_cli.core.report.crops import Crops, Embedder
 from varestorer_cli.core.report.csv_file import report_name
-from varestorer_cli.core.report.html import escape, link_to, named, number_text, plain_table, section
+from varestorer_cli.core.report.html import link_to, number_text
 from varestorer_cli.core.report.page import (
+    MOST_NAMES,
     MOST_ROWS,
+    Charts,
     Column,
-    Entry,
+    Folded,
     Layer,
+    Names,
+    Note,
     Page,
+    PageEntry,
+    Section,
+    Table,
     Value,
     check_page_target,
     embedding_rule,
@@ -36,7 +43,6 @@ from varestorer_cli.core.restore.outliers import outliers
 from varestorer_cli.core.sharding import Shard
 
 BEFORE, AFTER = "before", "after"
-_NAMES_PER_WARNING = 200
 # Numbers of a row: column, head, decimals, the end where trouble is, meaning.
 _NUMBERS = (
     ("consistency_psnr", "Consistency, dB", 2, "low", "PSNR of the result, reduced to the input's size, to the input"),
@@ -100,20 +106,19 @@ def restore_page(rows: Iterable[Row], folder: Path, target: Path, options: Resto
         title=f"{folder.name or folder.resolve().name}/",
         lead=(_sentence(pictures, ignored),),
         tiles=_tiles(pictures, ignored, consistency),
-        above=tuple(filter(None, [failure_list([(row.input, row.reason) for row in failed], _failed_title(failed))])),
+        above=failure_list([(row.input, row.reason) for row in failed], _failed_title(failed)),
         below=tuple(
-            filter(
-                None,
-                [
-                    section("Distribution", f'<div class="charts">{charts}</div>') if len(consistency) > 1 else "",
-                    _unlike(pictures),
-                    _warnings(pictures),
-                    _kept(pictures),
-                    _ignored(ignored),
-                    _provenance(pictures, folder),
-                    _settings(options),
-                ],
+            section
+            for section in (
+                Section("Distribution", (Charts(charts),)) if len(consistency) > 1 else None,
+                _unlike(pictures),
+                _warnings(pictures),
+                _kept(pictures),
+                _ignored(ignored),
+                _provenance(pictures, folder),
+                _settings(options),
             )
+            if section is not None
         ),
         columns=columns,
         entries=entries,
@@ -220,24 +225,22 @@ def _sizes(row: Row) -> str:
 
 def _entries(
     pictures: Sequence[Row], sources: Sequence[tuple[Column, str]], folder: Path, target: Path
-) -> tuple[tuple[Entry, ...], int]:
+) -> tuple[tuple[PageEntry, ...], int]:
     """Rows of the table, and how many of them have an embedded picture."""
     entries = []
-    embedded = room = 0
+    embedder = Embedder()
     for row in pictures:
-        crops = None
-        if _finished(row) and embedded < MOST_PICTURES and room < MOST_BYTES:
-            crops = cut_crops([Path(row.input), folder / row.output], base=1, compared=(0, 1))
-        if crops is not None:
-            embedded, room = embedded + 1, room + crops.bytes
+        files, finished = [Path(row.input), folder / row.output], _finished(row)
+        crops, thumbnail = embedder.add(files, 1, (0, 1), int(finished), crop=finished)
         cells = tuple(_cell(row, name) for _, name in sources)
-        entries.append(_entry(row, cells, [column for column, _ in sources], crops, folder, target))
-    return tuple(entries), embedded
+        entry = _entry(row, cells, [column for column, _ in sources], crops, folder, target)
+        entries.append(dataclasses.replace(entry, thumbnail=thumbnail))
+    return tuple(entries), embedder.embedded
 
 
 def _entry(
     row: Row, cells: tuple[Value, ...], columns: Sequence[Column], crops: Crops | None, folder: Path, target: Path
-) -> Entry:
+) -> PageEntry:
     output = folder / row.output if row.output else None
     layers = [Layer(BEFORE, link_to(row.input, target.parent), crops.images[0] if crops else "")]
     if output is not None and (_finished(row) or row.status == SKIPPED):
@@ -254,7 +257,7 @@ def _entry(
     if crops is not None:
         notes += crops.problems
         caption = crops.caption
-    return Entry(
+    return PageEntry(
         name=row.output or row.input,
         cells=cells,
         layers=tuple(layers),
@@ -273,15 +276,15 @@ _ON_CARDS = {label for name, label, *_ in _NUMBERS if name in ("consistency_psnr
 # --- sections --------------------------------------------------------------------------------------------------------
 
 
-def _unlike(pictures: Sequence[Row]) -> str:
+def _unlike(pictures: Sequence[Row]) -> Section | None:
     """Pictures that came out unlike the rest of the folder."""
-    found = [(one.row.output or one.row.input, one.reason) for one in outliers(pictures)][:_NAMES_PER_WARNING]
+    found = tuple((one.row.output or one.row.input, one.reason) for one in outliers(pictures))[:MOST_NAMES]
     if not found:
-        return ""
-    return section("Unlike the rest of the folder", plain_table(("Picture", "Why"), found), "unlike")
+        return None
+    return Section("Unlike the rest of the folder", (Table(("Picture", "Why"), found),), "unlike")
 
 
-def _warnings(pictures: Sequence[Row]) -> str:
+def _warnings(pictures: Sequence[Row]) -> Section | None:
     """Which loss befell which pictures."""
     losses: dict[str, list[str]] = {}
     for row in pictures:
@@ -289,40 +292,33 @@ def _warnings(pictures: Sequence[Row]) -> str:
             losses.setdefault(text, []).append(row.output or row.input)
         if row.oom_split:
             losses.setdefault(f"out of memory, went on with a smaller {row.oom_split}", []).append(row.output)
-    body = "".join(
-        _details(f"{text} ({count(len(names), 'picture')})", names)
+    blocks = tuple(
+        Names.of(f"{text} ({count(len(names), 'picture')})", names)
         for text, names in sorted(losses.items(), key=lambda item: (-len(item[1]), item[0]))
     )
-    return section("Warnings and losses", body, "warnings") if body else ""
+    return Section("Warnings and losses", blocks, "warnings") if blocks else None
 
 
-def _details(head: str, names: Sequence[str]) -> str:
-    lines = "".join(f"<li>{named(name)}</li>" for name in sorted(names)[:_NAMES_PER_WARNING])
-    if len(names) > _NAMES_PER_WARNING:
-        lines += f"<li>and {len(names) - _NAMES_PER_WARNING} more</li>"
-    return f"<details><summary>{escape(head)}</summary><ul>{lines}</ul></details>\n"
-
-
-def _kept(pictures: Sequence[Row]) -> str:
+def _kept(pictures: Sequence[Row]) -> Section | None:
     kept = [row for row in pictures if row.status == SKIPPED and not _finished(row)]
     if not kept:
-        return ""
-    rows = [(row.output or row.input, row.reason) for row in kept[:_NAMES_PER_WARNING]]
-    return section(f"{count(len(kept), 'existing file')} kept", plain_table(("File", "Why"), rows), "kept")
+        return None
+    rows = tuple((row.output or row.input, row.reason) for row in kept[:MOST_NAMES])
+    return Section(f"{count(len(kept), 'existing file')} kept", (Table(("File", "Why"), rows),), "kept")
 
 
-def _ignored(ignored: Sequence[Row]) -> str:
+def _ignored(ignored: Sequence[Row]) -> Section | None:
     if not ignored:
-        return ""
+        return None
     reasons = Counter(row.reason for row in ignored)
-    body = "".join(
-        _details(f"{reason} ({number})", [row.input for row in ignored if row.reason == reason])
+    blocks = tuple(
+        Names.of(f"{reason} ({number})", [row.input for row in ignored if row.reason == reason])
         for reason, number in sorted(reasons.items())
     )
-    return section("Ignored files", body, "ignored")
+    return Section("Ignored files", blocks, "ignored")
 
 
-def _provenance(pictures: Sequence[Row], folder: Path) -> str:
+def _provenance(pictures: Sequence[Row], folder: Path) -> Section | None:
     """Model, settings and machine of every group of pictures; the model's name is read from one of its files."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in pictures:
@@ -339,7 +335,7 @@ def _provenance(pictures: Sequence[Row], folder: Path) -> str:
             )
             groups.setdefault(key, []).append(row)
     if not groups:
-        return ""
+        return None
     lines = [
         (str(len(rows)), _model_name(rows, folder), *key)
         for key, rows in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
@@ -357,10 +353,10 @@ def _provenance(pictures: Sequence[Row], folder: Path) -> str:
         "Shard",
     )
     used = [place for place in range(len(head)) if any(line[place] for line in lines)]
-    body = plain_table([head[i] for i in used], [[line[i] for i in used] for line in lines])
+    table = Table(tuple(head[i] for i in used), tuple(tuple(line[i] for i in used) for line in lines))
     mixed = len({key[1:3] for key in groups}) > 1
-    note = '<p class="note">The pictures were made by different models or settings.</p>' if mixed else ""
-    return section("Provenance", body + note, "provenance")
+    notes = (Note("The pictures were made by different models or settings."),) if mixed else ()
+    return Section("Provenance", (table, *notes), "provenance")
 
 
 def _model_name(rows: Sequence[Row], folder: Path) -> str:
@@ -375,9 +371,9 @@ def _model_name(rows: Sequence[Row], folder: Path) -> str:
     return ""
 
 
-def _settings(options: RestoreOptions | None) -> str:
+def _settings(options: RestoreOptions | None) -> Section | None:
     if options is None:
-        return ""
+        return None
     default = RestoreOptions()
     lines = []
     for field in dataclasses.fields(options):
@@ -387,7 +383,7 @@ def _settings(options: RestoreOptions | None) -> str:
         if field.name == "max_failed":
             text = f"{value.count:g}{'%' if value.percent else ''}"
         lines.append((field.name.replace("_", " "), text or "automatic", changed))
-    body = plain_table(("Option", "Value", "Not the default"), lines)
+    table = Table(("Option", "Value", "Not the default"), tuple(lines))
     changed_options = sum(bool(line[2]) for line in lines)
     head = f"Options of the command that wrote this page, {changed_options} of them not the default"
-    return section("Settings", f"<details><summary>{escape(head)}</summary>{body}</details>", "settings")
+    return Section("Settings", (Folded(head, table),), "settings")

@@ -8,21 +8,26 @@ from pathlib import Path
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.metrics.base import MetricInfo
 from varestorer_cli.core.report.charts import histogram, scatter
-from varestorer_cli.core.report.crops import MOST_BYTES, MOST_PICTURES, cut_crops
+from varestorer_cli.core.report.crops import Embedder
 from varestorer_cli.core.report.csv_file import report_name
-from varestorer_cli.core.report.html import lines_of, link_to, number_text, plain_table, section
+from varestorer_cli.core.report.html import link_to, number_text
 from varestorer_cli.core.report.page import (
     MOST_ROWS,
+    Charts,
     Column,
-    Entry,
     Layer,
+    Lines,
     Page,
+    PageEntry,
+    Section,
     Value,
     check_page_target,
     embedding_rule,
     failure_list,
     write_page,
 )
+from varestorer_cli.core.report.page import Block as PageBlock
+from varestorer_cli.core.report.page import Table as PageTable
 from varestorer_cli.core.score.compare import Comparison
 from varestorer_cli.core.score.compare import blocks as comparison_blocks
 from varestorer_cli.core.score.export import blocks as report_blocks
@@ -285,15 +290,17 @@ def _page(
     order: int = 0,
 ) -> Page:
     noted = any(picture.reason or picture.note for picture in pictures)
-    entries: list[Entry] = []
-    embedded = room = 0
+    entries: list[PageEntry] = []
+    embedder = Embedder()
+    first, second = labels.index(compared[0]), labels.index(compared[1])
+    base = labels.index(REFERENCE) if REFERENCE in labels else first
     for picture in pictures[:MOST_ROWS]:
-        crops = None
-        if not picture.reason and embedded < MOST_PICTURES and room < MOST_BYTES:
-            base = labels.index(REFERENCE) if REFERENCE in labels else labels.index(compared[0])
-            crops = cut_crops(picture.files, base, (labels.index(compared[0]), labels.index(compared[1])))
-        if crops is not None:
-            embedded, room = embedded + 1, room + crops.bytes
+        files = (
+            picture.files
+            if not picture.reason
+            else [None if at == base else path for at, path in enumerate(picture.files)]
+        )
+        crops, thumbnail = embedder.add(files, base, (first, second), shown=first)
         layers = tuple(
             Layer(label, link_to(path, target.parent), crops.images[place] if crops else "")
             for place, (label, path) in enumerate(zip(labels, picture.files, strict=True))
@@ -308,7 +315,7 @@ def _page(
         size = f"{picture.size[0]}x{picture.size[1]}" if picture.size else ""
         state = "failed" if picture.reason else "scored"
         entries.append(
-            Entry(
+            PageEntry(
                 name=picture.name,
                 cells=(*picture.cells, state, size, *[picture.reason or picture.note] * noted),
                 layers=layers,
@@ -318,6 +325,7 @@ def _page(
                 note="; ".join(filter(None, [picture.note, *problems])),
                 caption=crops.caption if crops else "",
                 bad=bool(picture.reason),
+                thumbnail=thumbnail,
             )
         )
     failures = [(picture.name, picture.reason) for picture in sorted(pictures, key=lambda p: p.name) if picture.reason]
@@ -329,17 +337,20 @@ def _page(
         lead=(),
         tiles=tiles,
         above=(
-            section("Scores", "".join(_block(block) for block in blocks), "scores"),
-            failure_list(failures, f"{len(failures)} pair{'' if len(failures) == 1 else 's'} failed, in no mean"),
+            Section("Scores", tuple(part for block in blocks for part in _parts(block)), "scores"),
+            *failure_list(failures, f"{len(failures)} pair{'' if len(failures) == 1 else 's'} failed, in no mean"),
         ),
-        below=(section("Distribution", f'<div class="charts">{charts}</div>', "charts"),) if charts else (),
+        below=(Section("Distribution", (Charts(charts),), "charts"),) if charts else (),
         columns=(*columns, Column("Status"), Column("Size"), *[Column("Note")] * noted),
         entries=tuple(entries),
         order=order if ordered else None,
         descending=descending,
         sides=(*sides, *labels),
         rule=embedding_rule(
-            embedded, scored, "the worst first", "states of another size are enlarged or reduced to fit (bicubic)"
+            embedder.embedded,
+            scored,
+            "the worst first",
+            "states of another size are enlarged or reduced to fit (bicubic)",
         ),
         rest=(
             f"The {MOST_ROWS} rows that come first in the order are on this page, of {len(pictures)}; "
@@ -350,5 +361,7 @@ def _page(
     )
 
 
-def _block(block: Block) -> str:
-    return lines_of(block.above) + plain_table(block.table.head, block.table.rows, 1) + lines_of(block.below)
+def _parts(block: Block) -> tuple[PageBlock, ...]:
+    parts: list[PageBlock] = [Lines(block.above)] if block.above else []
+    parts.append(PageTable(block.table.head, block.table.rows, 1))
+    return (*parts, *((Lines(block.below),) if block.below else ()))

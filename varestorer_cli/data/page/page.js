@@ -3,6 +3,8 @@
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const one = (selector, root = document) => root.querySelector(selector);
 
+  const viewer = one("#viewer");
+
   // --- comparisons: any picture of the left choice over any of the right one
 
   const split = (box, percent) => {
@@ -37,13 +39,14 @@
       box.removeEventListener("pointermove", move);
       box.removeEventListener("pointerup", stop);
       box.removeEventListener("pointercancel", stop);
+      if (viewer.contains(box)) viewer.focus({ preventScroll: true }); // arrow keys go on turning pages there
     };
     box.setPointerCapture(event.pointerId);
     box.addEventListener("pointermove", move);
     box.addEventListener("pointerup", stop);
     box.addEventListener("pointercancel", stop);
     if (event.pointerType === "mouse") event.preventDefault();
-    one(".handle", box).focus({ preventScroll: true });
+    if (!viewer.contains(box)) one(".handle", box).focus({ preventScroll: true });
     move(event);
   });
 
@@ -76,7 +79,8 @@
   const rows = table ? all("tbody tr", table) : [];
   const heads = table ? all("thead th", table) : [];
   const cards = all(".card");
-  const rowOf = new Map(cards.map((card) => [card, document.getElementById(card.dataset.row)]));
+  const thumbs = all(".thumb");
+  const rowOf = new Map([...cards, ...thumbs].map((item) => [item, document.getElementById(item.dataset.row)]));
   const order = one("#order");
   const turn = one("#turn");
 
@@ -99,8 +103,10 @@
     rows.sort(compare);
     one("tbody", table).append(...rows);
     const rank = new Map(rows.map((row, at) => [row, at]));
-    cards.sort((a, b) => rank.get(rowOf.get(a)) - rank.get(rowOf.get(b)));
-    if (cards.length) one(".cards").append(...cards);
+    [[cards, ".cards"], [thumbs, ".thumbs"]].forEach(([items, selector]) => {
+      items.sort((a, b) => rank.get(rowOf.get(a)) - rank.get(rowOf.get(b)));
+      if (items.length) one(selector).append(...items);
+    });
     if (order) {
       order.value = String(column);
       turn.textContent = descending ? "high to low" : "low to high";
@@ -128,17 +134,36 @@
     search.addEventListener("input", () => {
       const wanted = search.value.trim().toLowerCase();
       rows.forEach((row) => { row.hidden = !texts.get(row).includes(wanted); });
-      cards.forEach((card) => { card.hidden = rowOf.get(card).hidden; });
+      rowOf.forEach((row, item) => { item.hidden = row.hidden; });
       one("#shown").textContent = wanted ? `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows` : "";
     });
   }
 
+  // --- thumbnails, put in when they come into view
+
+  const fill = (thumb) => {
+    if (thumb.dataset.image === undefined) return;
+    const image = new Image();
+    image.alt = "";
+    image.draggable = false;
+    image.src = thumb.dataset.image;
+    delete thumb.dataset.image;
+    one(".picture", thumb).append(image);
+  };
+  const watch = new IntersectionObserver((seen) => seen.forEach((entry) => {
+    if (!entry.isIntersecting) return;
+    fill(entry.target);
+    watch.unobserve(entry.target);
+  }), { rootMargin: "300px" });
+  thumbs.forEach((thumb) => watch.observe(thumb));
+  window.addEventListener("beforeprint", () => thumbs.forEach(fill));
+
   // --- whole pictures, read from their files when asked for
 
-  const viewer = one("#viewer");
   const stage = one(".stage", viewer);
   const sizeButton = one("#viewer-size");
   let whole = null;
+  const shows = (row) => !row.hidden && one("a[data-show]", row) !== null;
 
   const fit = () => {
     if (!whole) return;
@@ -184,13 +209,30 @@
     }
     stage.replaceChildren(box);
     const given = (row.dataset.size || "640x480").split("x").map(Number);
-    whole = { box, size: given };
+    whole = { box, size: given, row };
     if (links.length > 1) {
       choose(box, pressed("left") || links[0].dataset.label, pressed("right") || links[links.length - 1].dataset.label);
     }
     fit();
-    viewer.showModal();
+    one("#viewer-previous").disabled = !beside(-1);
+    one("#viewer-next").disabled = !beside(1);
+    if (!viewer.open) viewer.showModal();
   };
+  // The row before or after in the present order, of those found and shown by browsers.
+  const beside = (step) => {
+    let at = rows.indexOf(whole.row) + step;
+    while (rows[at] && !shows(rows[at])) at += step;
+    return rows[at];
+  };
+  const turnTo = (step) => { if (whole && beside(step)) open(beside(step)); };
+  one("#viewer-previous").addEventListener("click", () => turnTo(-1));
+  one("#viewer-next").addEventListener("click", () => turnTo(1));
+  document.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (step === undefined || !viewer.open || event.target.matches(".handle")) return;
+    event.preventDefault();
+    turnTo(step);
+  });
   document.addEventListener("click", (event) => {
     const button = event.target.closest("button.whole");
     if (button) open(document.getElementById(button.dataset.row));
