@@ -182,21 +182,22 @@ def test_two_thousand_pictures(browser: Browser, tmp_path: Path, monkeypatch: Pa
     assert browser.complaints() == []
 
 
-@pytest.fixture
-def run_of_300(tmp_path: Path, monkeypatch: Patch) -> Path:
+@pytest.fixture(scope="module")
+def run_of_300(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of 300 images, 9 of them with cards; the first three differ in colour."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(crops, "MOST_PICTURES", 9)
-    for place, color in enumerate((RED, BLUE, GREEN)):
-        save(Path(f"in/{place:03}.png"), plain(color, 60, 80))
-        save(Path(f"out/{place:03}.png"), plain(color, 600, 800))
-    for number in range(3, 300):
-        for folder in ("in", "out"):
-            Path(f"{folder}/{number:03}.png").symlink_to("002.png")
-    write_restore_page(
-        [row(f"{n:03}.png", 20 + n / 10, seconds=float(n)) for n in range(300)], Path("out"), Path("p.html")
-    )
-    return tmp_path / "p.html"
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(crops, "MOST_PICTURES", 9)
+        for place, color in enumerate((RED, BLUE, GREEN)):
+            save(Path(f"in/{place:03}.png"), plain(color, 60, 80))
+            save(Path(f"out/{place:03}.png"), plain(color, 600, 800))
+        for number in range(3, 300):
+            Path(f"in/{number:03}.png").symlink_to("002.png")
+            Path(f"out/{number:03}.png").symlink_to("002.png" if number < 9 else "../in/002.png")
+        rows = [row(f"{n:03}.png", 20 + n / 10, seconds=float(n)) for n in range(300)]
+        write_restore_page(rows, Path("out"), Path("p.html"))
+    return folder / "p.html"
 
 
 def test_every_image_of_300_is_a_thumbnail_that_loads_when_seen(browser: Browser, run_of_300: Path) -> None:
