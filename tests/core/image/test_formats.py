@@ -8,7 +8,6 @@ from varestorer_cli.core.image.formats import describe_unknown, sniff
 @pytest.mark.parametrize(
     ("head", "said"),
     [
-        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC/HEIF image by its content.*heif-convert"),
         (b"\0\0\0\x18ftypcrx \0\0\0\0", r"camera raw file by its content \(Canon CR3\).*darktable-cli"),
         (b"II*\0\x10\0\0\0CR\2\0", r"camera raw file by its content \(Canon CR2\)"),
         (b"FUJIFILMCCD-RAW 0201", "Fujifilm RAF"),

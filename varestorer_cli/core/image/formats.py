@@ -21,7 +21,7 @@ SUFFIXES: dict[str, ImageFormat | None] = {
     ".dpx": ImageFormat.DPX,
     ".gif": None,
     ".avif": None,
-    # Found, so that each one fails by name with what to do; see describe_unknown.
+    # With the extra heif; without it each one fails by name with what to do.
     ".heic": None,
     ".heif": None,
     ".hif": None,
@@ -30,10 +30,6 @@ SUFFIXES: dict[str, ImageFormat | None] = {
 UNWRITABLE = frozenset({".gif", ".heic", ".heif", ".jp2", ".jxl", ".dng", ".psd", ".mp4", ".mov"})
 
 
-_HEIC = (
-    "a HEIC/HEIF image by its content, which is not read; convert it to PNG or JPEG first, for example with "
-    "heif-convert IN.heic OUT.png"
-)
 _RAW = (
     "a camera raw file by its content ({}), which is not developed here; make a 16-bit TIFF of it first, for example "
     "with darktable-cli IN OUT.tif"
@@ -42,9 +38,8 @@ _VIDEO = "a video by its content; extract its frames first: ffmpeg -i IN frame_%
 _JXL = "a JPEG XL image, which is not read; convert it first: djxl IN.jxl OUT.png"
 _JP2 = "a JPEG 2000 image, which is not read; convert it first: opj_decompress -i IN.jp2 -o OUT.png"
 # Kind by the brand of an ISO base media file; all other brands are videos.
-_BRANDS = {b"crx ": _RAW.format("Canon CR3")} | dict.fromkeys(
-    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), _HEIC
-)
+_BRANDS = {b"crx ": _RAW.format("Canon CR3")}
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 # What a file that is not read begins with, and the sentence that says so.
 _FOREIGN = (
     (b"II*\0\x10\0\0\0CR", _RAW.format("Canon CR2")),
@@ -78,8 +73,10 @@ def sniff(head: bytes) -> str | None:
         return "BMP"
     if head[:6] in (b"GIF87a", b"GIF89a"):
         return "GIF"
-    if head[4:12] in (b"ftypavif", b"ftypavis"):
+    if head[4:8] == b"ftyp" and (head[8:12] in (b"avif", b"avis") or b"avif" in head[16:]):
         return "AVIF"
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+        return "HEIF"
     if head.startswith(b"\x76\x2f\x31\x01"):
         return "OpenEXR"
     if head[:4] in (b"SDPX", b"XPDS"):

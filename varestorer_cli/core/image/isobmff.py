@@ -41,7 +41,7 @@ class _Contents:
         return b""
 
 
-def name_contents(data: bytes, format: str, *, icc: bool, losses: list[Loss]) -> None:
+def name_contents(data: bytes, format: str, *, icc: bool, losses: list[Loss]) -> set[str]:
     """Name what is neither kept nor storage.
 
     Args:
@@ -49,6 +49,9 @@ def name_contents(data: bytes, format: str, *, icc: bool, losses: list[Loss]) ->
         format: ``AVIF`` or ``HEIF``.
         icc: whether the image has an ICC profile.
         losses: takes a loss per kind.
+
+    Returns:
+        names of all blocks, as in the loss table.
     """
     contents = _Contents()
     try:
@@ -70,6 +73,7 @@ def name_contents(data: bytes, format: str, *, icc: bool, losses: list[Loss]) ->
     name_losses(format, contents.boxes, losses)
     if pictures > 1:
         losses.append(Loss("frames", f"only the first of {pictures} pictures is restored"))
+    return set(contents.boxes)
 
 
 def _read_file(data: bytes, contents: _Contents) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError, features
 
 from varestorer_cli.core.errors import InputError
-from varestorer_cli.core.image import exif, isobmff, jpeg, metadata, oiio_backend, png, tiff, xmp
+from varestorer_cli.core.image import exif, heif_backend, isobmff, jpeg, metadata, oiio_backend, png, tiff, xmp
 from varestorer_cli.core.image.formats import HEAD_BYTES, describe_unknown, sniff
 from varestorer_cli.core.image.image_data import DecodedImage, Extras, FileMetadata, Loss, Samples
 from varestorer_cli.core.options import Transfer
@@ -92,6 +92,8 @@ def probe(path: str | Path, layer: str | None = None) -> tuple[int, int]:
             stream.seek(0)
             if kind in oiio_backend.KINDS:
                 size, orientation = oiio_backend.probe(Path(path), layer if kind == "OpenEXR" else None), 1
+            elif kind == "HEIF":
+                size, orientation = heif_backend.probe(stream), 1
             elif kind == "TIFF":
                 tags = tiff.inspect(stream)
                 size, orientation = (tags.width, tags.height), tags.orientation
@@ -150,6 +152,8 @@ def _decode(data: bytes, kind: str, transfer: Transfer, layer: str | None) -> De
         return oiio_backend.read(
             data, kind, transfer, layer, lambda width, height: _check_size(width, height, len(data))
         )
+    if kind == "HEIF":
+        return _heif(data, losses)
     if kind == "TIFF":
         tags = tiff.inspect(data)
         _check_size(tags.width, tags.height, len(data))
@@ -177,6 +181,15 @@ def _decode(data: bytes, kind: str, transfer: Transfer, layer: str | None) -> De
     alpha = None if alpha is None else _turn(alpha, orientation)
     extras = metadata.fitting_profile(extras, gray=color.shape[2] == 1, losses=losses)
     return DecodedImage(color, alpha, kind, extras, losses, tags.orientation if kind == "TIFF" else orientation)
+
+
+def _heif(data: bytes, losses: list[Loss]) -> DecodedImage:
+    _check_size(*heif_backend.probe(io.BytesIO(data)), len(data))
+    color, alpha, found, turned = heif_backend.read(data)
+    extras = metadata.extras_of(found, losses)
+    orientation = metadata.orientation_of(extras) if turned else 1  # the file's own turn counts, not that of EXIF
+    extras = metadata.fitting_profile(extras, gray=color.shape[2] == 1, losses=losses)
+    return DecodedImage(color, alpha, "HEIF", extras, losses, orientation)
 
 
 def _tiff(data: bytes, tags: tiff.TiffInfo, losses: list[Loss]) -> DecodedImage:
