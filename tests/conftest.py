@@ -145,11 +145,11 @@ def out(tmp_path: Path) -> Path:
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     """Run the command in this process, with a fake in place of the model."""
     from varestorer_cli import app
-    from varestorer_cli.core import api
+    from varestorer_cli.core.restore import session
 
     def run(*words: object, model: Any = None, name: str = "fake") -> Ran:
         model = model if model is not None else fakes.FakeModel()
-        monkeypatch.setattr(api, "load_model", lambda wanted, device, weights: fakes.loaded(model, name))
+        monkeypatch.setattr(session, "load_model", lambda wanted, device, weights: fakes.loaded(model, name))
         capsys.readouterr()
         code = app.run([str(word) for word in words])
         out, err = capsys.readouterr()

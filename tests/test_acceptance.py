@@ -24,9 +24,9 @@ PROGRAM = """
 import sys
 sys.path.insert(0, {tests!r})
 import fakes
-from varestorer_cli.core import api
+from varestorer_cli.core.restore import session
 from varestorer_cli.app import run
-api.load_model = lambda *wanted: fakes.loaded(fakes.Slow(seconds={seconds}))
+session.load_model = lambda *wanted: fakes.loaded(fakes.Slow(seconds={seconds}))
 sys.exit(run(sys.argv[1:]))
 """
 

@@ -29,9 +29,9 @@ VICTIM = """
 import sys
 sys.path.insert(0, {tests!r})
 import fakes
-from varestorer_cli.core import api
+from varestorer_cli.core.restore import session
 from varestorer_cli.app import run
-api.load_model = lambda *wanted: fakes.loaded(fakes.Slow(seconds=0.03))
+session.load_model = lambda *wanted: fakes.loaded(fakes.Slow(seconds=0.03))
 sys.exit(run(sys.argv[1:]))
 """
 
@@ -183,13 +183,13 @@ class Rows:
 
 
 def test_ray_rows(cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from varestorer_cli.core import api
+    from varestorer_cli.core.restore import session
 
     ray, data = ModuleType("ray"), ModuleType("ray.data")
     data.from_items = Rows  # type: ignore[attr-defined]
     ray.data = data  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ray", ray)
-    monkeypatch.setattr(api, "load_model", lambda *wanted: fakes.loaded(fakes.FakeModel()))
+    monkeypatch.setattr(session, "load_model", lambda *wanted: fakes.loaded(fakes.FakeModel()))
     spec = importlib.util.spec_from_file_location("ray_rows", FARM / "ray_rows.py")
     assert spec is not None and spec.loader is not None
     example = importlib.util.module_from_spec(spec)

@@ -8,14 +8,14 @@ from conftest import load, photo, save
 
 import varestorer_cli
 from varestorer_cli import RestoreOptions, Restorer
-from varestorer_cli.core import api
 from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.restore import session
 from varestorer_cli.core.sizing import Sizing
 
 
 @pytest.fixture
 def restorer(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(api, "load_model", lambda model, device, weights: fakes.loaded(fakes.FakeModel()))
+    monkeypatch.setattr(session, "load_model", lambda model, device, weights: fakes.loaded(fakes.FakeModel()))
     return Restorer(options=RestoreOptions(sizing=Sizing(scale=2), threads=1))
 
 
@@ -58,7 +58,9 @@ def test_paths(restorer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_the_sampling_default_is_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "load_model", lambda model, device, weights: fakes.loaded(fakes.Noisy(sampling="sample")))
+    monkeypatch.setattr(
+        session, "load_model", lambda model, device, weights: fakes.loaded(fakes.Noisy(sampling="sample"))
+    )
     one = Restorer(options=RestoreOptions(threads=1))
     first, second = one.restore_image(photo(), "a"), one.restore_image(photo(), "b")
     assert not np.array_equal(first, second)

@@ -172,7 +172,7 @@ def restore(
         text=TextOptions(prompt, captions, caption, text_encoder, captioner, captions_file),
     )
     from varestorer_cli.core.console import Console
-    from varestorer_cli.core.restore.run import Job, run_merge, run_restore
+    from varestorer_cli.core.restore.run import RestoreRequest, run_merge, run_restore
 
     console = Console(progress, quiet=quiet, verbose=verbose)
     if merge:
@@ -181,6 +181,6 @@ def restore(
         raise typer.Exit(run_merge(Path(paths[0]), report, options, console))
     if len(paths) < 2:
         raise UsageError(f"{paths[0]}: an input and an output are needed: restore INPUT... OUTPUT")
-    job = Job(tuple(paths[:-1]), paths[-1], metrics_csv, nul_lists, dry_run, json, report, exit_codes)
-    done = run_restore(job, options, console)
+    request = RestoreRequest(tuple(paths[:-1]), paths[-1], metrics_csv, nul_lists, dry_run, json, report, exit_codes)
+    done = run_restore(request, options, console)
     raise typer.Exit(done.exit_code(options.max_failed))

@@ -12,13 +12,12 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from varestorer_cli.core.errors import InputError, OutputError
-from varestorer_cli.core.image.image_data import Samples
 
 # A temporary file that nothing was written to for so long belongs to no living process, on whatever host it was made.
 STALE_SECONDS = 7 * 24 * 3600.0
@@ -175,7 +174,7 @@ def check_writable(folder: Path) -> None:
             trial.unlink(missing_ok=True)
 
 
-def allocate(shape: tuple[int, ...], dtype: npt.DTypeLike, folder: Path, limit: int = 1 << 29) -> Samples:
+def allocate(shape: tuple[int, ...], dtype: npt.DTypeLike, folder: Path, limit: int = 1 << 29) -> npt.NDArray[Any]:
     """An array for a result; above ``limit`` bytes it lives in an unnamed file on the output's disk.
 
     Raises:
@@ -183,7 +182,7 @@ def allocate(shape: tuple[int, ...], dtype: npt.DTypeLike, folder: Path, limit: 
     """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if size <= limit:
-        array: Samples = np.zeros(shape, dtype)
+        array: npt.NDArray[Any] = np.zeros(shape, dtype)
         return array
     part = part_path(folder / "pixels")
     try:
@@ -194,7 +193,7 @@ def allocate(shape: tuple[int, ...], dtype: npt.DTypeLike, folder: Path, limit: 
                 os.posix_fallocate(stream.fileno(), 0, size)  # a full disk is an error now, not a crash later
             else:
                 stream.truncate(size)
-            mapped: Samples = np.memmap(stream, dtype, "r+", shape=shape)
+            mapped: npt.NDArray[Any] = np.memmap(stream, dtype, "r+", shape=shape)
             return mapped
     except OSError as error:
         raise OutputError(

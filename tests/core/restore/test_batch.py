@@ -29,8 +29,7 @@ from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore import batch as module
 from varestorer_cli.core.restore import encode_stage as finishing
 from varestorer_cli.core.restore.batch import run_batch
-from varestorer_cli.core.restore.budget import PixelBudget
-from varestorer_cli.core.restore.item import Setup
+from varestorer_cli.core.restore.item import BatchContext, PixelBudget
 from varestorer_cli.core.signals import StopFlag, stop_on_signals
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -50,7 +49,7 @@ def run(source: Path, out: Path, model: Any = None, **settings: Any) -> BatchRep
     file = ReportFile(out / "metrics.csv")
     file.open()
     try:
-        return run_batch(plan, engine, Setup("fake", "0" * 64), options, file, Console(quiet=True), **settings)
+        return run_batch(plan, engine, BatchContext("fake", "0" * 64), options, file, Console(quiet=True), **settings)
     finally:
         file.close()
 
@@ -270,9 +269,9 @@ _VICTIM = """
 import sys
 sys.path.insert(0, {tests!r})
 import fakes
-from varestorer_cli.core import api
+from varestorer_cli.core.restore import session
 from varestorer_cli.app import run
-api.load_model = lambda model, device, weights: fakes.loaded(fakes.Slow(sampling="sample", seconds={seconds}))
+session.load_model = lambda model, device, weights: fakes.loaded(fakes.Slow(sampling="sample", seconds={seconds}))
 print("ready", flush=True)
 sys.exit(run(sys.argv[1:]))
 """
@@ -376,7 +375,7 @@ def test_noise_is_the_same_whatever_the_order_and_the_company(tmp_path: Path) ->
             plan.jobs.reverse()
         file = ReportFile(None)
         engine = RestoreEngine(fakes.Noisy(sampling="sample"), EngineOptions())
-        run_batch(plan, engine, Setup("fake", "0" * 64), RestoreOptions(), file, Console(quiet=True))
+        run_batch(plan, engine, BatchContext("fake", "0" * 64), RestoreOptions(), file, Console(quiet=True))
         return tree(tmp_path / out)
 
     names = [f"{i:02}.png" for i in range(4)]

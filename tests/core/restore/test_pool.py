@@ -10,12 +10,12 @@ import fakes
 import pytest
 from conftest import photo, rows, save, tree
 
-from varestorer_cli.core import api
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode, MissingDependencyError, OutOfMemoryError, UsageError
 from varestorer_cli.core.options import Progress, RestoreOptions
 from varestorer_cli.core.report.summary import BatchReport
-from varestorer_cli.core.restore.run import Job, run_restore
+from varestorer_cli.core.restore import session
+from varestorer_cli.core.restore.run import RestoreRequest, run_restore
 from varestorer_cli.core.runtime import several
 
 
@@ -55,9 +55,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, load: Any = load_fake, out: str = "out", **options: Any) -> BatchReport:
-    monkeypatch.setattr(api, "load_model", load)
+    monkeypatch.setattr(session, "load_model", load)
     options.setdefault("gpus", "cpu,cpu")
-    return run_restore(Job(("in",), out), RestoreOptions(threads=2, **options), Console(Progress.LINES))
+    return run_restore(RestoreRequest(("in",), out), RestoreOptions(threads=2, **options), Console(Progress.LINES))
 
 
 def test_two_processes_make_what_one_makes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 """Files to files: the only loop over paths. Decodes ahead, restores, encodes behind; one bad file stops nothing.
 
-A picture passes three stages. :class:`core.preparing.Preparer` works in one thread ahead of the engine (read, hash,
-decide, decode), the engine runs in the caller's thread, :class:`core.finishing.Finisher` works in threads behind it
+An image passes three stages. ``DecodeStage`` works in one thread ahead of the engine (read, hash,
+decide, decode), the engine runs in the caller's thread, ``EncodeStage`` works in threads behind it
 (encode, write, compare). Rows are reported in the order of the jobs.
 """
 
@@ -24,10 +24,9 @@ from varestorer_cli.core.options import ImageFormat, RestoreOptions
 from varestorer_cli.core.report.csv_file import ReportFile
 from varestorer_cli.core.report.rows import DONE, FAILED, IGNORED, Row
 from varestorer_cli.core.report.summary import BatchReport
-from varestorer_cli.core.restore.budget import PixelBudget
-from varestorer_cli.core.restore.decode_stage import Preparer
-from varestorer_cli.core.restore.encode_stage import Finisher
-from varestorer_cli.core.restore.item import Item, Setup
+from varestorer_cli.core.restore.decode_stage import DecodeStage
+from varestorer_cli.core.restore.encode_stage import EncodeStage
+from varestorer_cli.core.restore.item import BatchContext, PixelBudget, RestoreItem
 from varestorer_cli.core.signals import StopFlag
 
 _AHEAD = 4
@@ -67,7 +66,7 @@ class Engine(Protocol):
 def run_batch(
     plan: RestorePlan,
     engine: Engine,
-    setup: Setup,
+    context: BatchContext,
     options: RestoreOptions,
     report_file: ReportFile,
     console: Console,
@@ -82,7 +81,7 @@ def run_batch(
     Args:
         plan: from :func:`core.inputs.plan.make_plan`.
         engine: restores arrays.
-        setup: model and device.
+        context: model and device.
         options: as given by the user.
         report_file: open; rows go there as pictures are finished.
         console: for warnings, failures and progress.
@@ -97,7 +96,7 @@ def run_batch(
         OutOfMemoryError: the model does not fit.
     """
     todo = plan.jobs if jobs is None else jobs
-    return _Batch(plan, todo, engine, setup, options, report_file, console, stop or StopFlag(), on_row, report).run()
+    return _Batch(plan, todo, engine, context, options, report_file, console, stop or StopFlag(), on_row, report).run()
 
 
 class _Batch:
@@ -106,7 +105,7 @@ class _Batch:
         plan: RestorePlan,
         jobs: Iterable[Job],
         engine: Engine,
-        setup: Setup,
+        context: BatchContext,
         options: RestoreOptions,
         report_file: ReportFile,
         console: Console,
@@ -116,7 +115,7 @@ class _Batch:
     ) -> None:
         self.plan = plan
         self.engine = engine
-        self.setup = setup
+        self.context = context
         self.options = options
         self.report_file = report_file
         self.console = console
@@ -126,8 +125,10 @@ class _Batch:
         self.recorded = 0
         self.report = report if report is not None else BatchReport()
         self.budget = PixelBudget(_BUDGET_PIXELS, stop.requested)
-        self.preparer = Preparer(plan.folder, setup, options, self._settings, report_file, self.budget, stop.requested)
-        self.finisher = Finisher(setup, options, self.budget, report_file.announce)
+        self.decode_stage = DecodeStage(
+            plan.folder, context, options, self._settings, report_file, self.budget, stop.requested
+        )
+        self.encode_stage = EncodeStage(context, options, self.budget, report_file.announce)
 
     def run(self) -> BatchReport:
         """Do all jobs."""
@@ -137,15 +138,15 @@ class _Batch:
         self.console.start(len(self.plan.jobs))
         self.console.update(0)
         decoder = ThreadPoolExecutor(1, "decode")
-        encoder = ThreadPoolExecutor(self.setup.encoders, "encode")
-        behind: deque[Future[Item]] = deque()
+        encoder = ThreadPoolExecutor(self.context.encoders, "encode")
+        behind: deque[Future[RestoreItem]] = deque()
         try:
             for item in self._prepared(decoder):
                 if self.stop.requested():
                     break
                 behind.append(self._restored(item, len(behind), encoder))
                 waited = time.monotonic()
-                while behind and (behind[0].done() or len(behind) > self.setup.encoders + 1):
+                while behind and (behind[0].done() or len(behind) > self.context.encoders + 1):
                     self._record(behind.popleft().result())
                 times.encode += time.monotonic() - waited
                 self.console.update(self._done(len(behind)), self._note(started))
@@ -168,7 +169,7 @@ class _Batch:
             raise lost
         return self.report
 
-    def _drain(self, behind: "deque[Future[Item]]") -> VarestorerError | None:
+    def _drain(self, behind: "deque[Future[RestoreItem]]") -> VarestorerError | None:
         """Record what the encoders had begun.
 
         Returns:
@@ -199,7 +200,7 @@ class _Batch:
             overlap=self.engine.overlap,
             sampling=self.engine.sampling,
             format=format,
-            text=self.setup.texts.identity(key),
+            text=self.context.texts.identity(key),
         )
 
     def _note(self, started: float) -> str:
@@ -208,12 +209,12 @@ class _Batch:
 
     # --- ahead of the engine
 
-    def _prepared(self, pool: ThreadPoolExecutor) -> Iterator[Item]:
-        waiting: deque[Future[Item]] = deque()
+    def _prepared(self, pool: ThreadPoolExecutor) -> Iterator[RestoreItem]:
+        waiting: deque[Future[RestoreItem]] = deque()
         jobs = iter(self.jobs)
         while True:
             while len(waiting) < _AHEAD and (job := next(jobs, None)) is not None:
-                waiting.append(pool.submit(self.preparer.prepare, job))
+                waiting.append(pool.submit(self.decode_stage.prepare, job))
             if not waiting:
                 return
             waited = time.monotonic()
@@ -223,9 +224,9 @@ class _Batch:
 
     # --- the engine
 
-    def _restored(self, item: Item, behind: int, pool: ThreadPoolExecutor) -> "Future[Item]":
+    def _restored(self, item: RestoreItem, behind: int, pool: ThreadPoolExecutor) -> "Future[RestoreItem]":
         """Restore one picture and hand it to the encoders; what needs neither is done at once."""
-        finished: Future[Item] = Future()
+        finished: Future[RestoreItem] = Future()
         if item.picture is None:
             finished.set_result(item)
             return finished
@@ -237,7 +238,7 @@ class _Batch:
                 source,
                 item.size,
                 key=item.job.key,
-                text=self.setup.texts.of(item.job.key),
+                text=self.context.texts.of(item.job.key),
                 dtype=_samples(picture, item.format),
                 allocate=lambda shape, dtype: allocate(shape, dtype, item.job.output.parent),
                 on_tiles=lambda done, all_: self.console.update(self._done(behind, done / all_)),
@@ -271,19 +272,19 @@ class _Batch:
             )
             item.warnings.append(text)
             row.warnings = "; ".join(filter(None, (row.warnings, f"unchecked: {text}")))
-        row.device, row.precision, row.peak_mb = self.setup.device, result.precision, self.setup.peak_mb()
-        return pool.submit(self.finisher.finish, item, source, result.image)
+        row.device, row.precision, row.peak_mb = self.context.device, result.precision, self.context.peak_mb()
+        return pool.submit(self.encode_stage.finish, item, source, result.image)
 
     # --- the report
 
-    def _record(self, item: Item) -> None:
+    def _record(self, item: RestoreItem) -> None:
         row, job = item.row, item.job
         if item.error is not None:
             self._fail(item, item.error)
         elif not row.status:
             return  # the run was stopped before this one's turn
         self.recorded += 1
-        self._add(row, retry_as=job.feed, kept=item.kept)
+        self._add(row, job.feed, kept=item.kept)
         if row.status == DONE:
             for text in item.warnings:
                 self.console.warn(f"{job.input}: {text}")
@@ -293,7 +294,7 @@ class _Batch:
         elif item.kept:
             self.console.warn(f"{job.output}: {row.reason}")
 
-    def _fail(self, item: Item, error: BaseException) -> None:
+    def _fail(self, item: RestoreItem, error: BaseException) -> None:
         row, job = item.row, item.job
         row.status, row.output_sha256 = FAILED, ""
         if isinstance(error, VarestorerError):
@@ -305,7 +306,7 @@ class _Batch:
         if self.console.verbose:
             self.console.detail("".join(traceback.format_exception(error)).rstrip())
 
-    def _add(self, row: Row, *, retry_as: str = "", kept: bool = False) -> None:
+    def _add(self, row: Row, retry_as: str = "", *, kept: bool = False) -> None:
         self.report.record(row, retry_as=retry_as, kept=kept)
         self.report_file.add(row)
         if self.on_row is not None:

@@ -14,20 +14,19 @@ from varestorer_cli.core.inputs.plan import Job
 from varestorer_cli.core.options import Existing, ImageFormat, RestoreOptions
 from varestorer_cli.core.report.csv_file import ReportFile
 from varestorer_cli.core.report.rows import SKIPPED, Row
-from varestorer_cli.core.restore import fingerprint as provenance
-from varestorer_cli.core.restore.budget import PixelBudget
-from varestorer_cli.core.restore.item import Item, Setup, name_of
+from varestorer_cli.core.restore import fingerprint
+from varestorer_cli.core.restore.item import BatchContext, PixelBudget, RestoreItem, name_of
 from varestorer_cli.version import __version__
 
 _LONGEST_TILE = 99999  # the tile is not known yet; what is said of losses holds for any
 
 
-class Preparer:
+class DecodeStage:
     """Turns jobs into decoded items.
 
     Args:
         folder: output folder; outputs are named relative to it in the report.
-        setup: model and device.
+        context: model and device.
         options: as given by the user.
         settings: from the format and the key of a picture to the hash of what decides its output's bytes beside input
             and model.
@@ -39,7 +38,7 @@ class Preparer:
     def __init__(
         self,
         folder: Path,
-        setup: Setup,
+        context: BatchContext,
         options: RestoreOptions,
         settings: Callable[[ImageFormat, str], str],
         report_file: ReportFile,
@@ -47,28 +46,28 @@ class Preparer:
         should_stop: Callable[[], bool],
     ) -> None:
         self.folder = folder
-        self.setup = setup
+        self.context = context
         self.options = options
         self.settings = settings
         self.report_file = report_file
         self.budget = budget
         self.should_stop = should_stop
 
-    def prepare(self, job: Job) -> Item:
+    def prepare(self, job: Job) -> RestoreItem:
         """Read, hash, decide what to do, decode. Never raises: the error travels with the item."""
         format = output_format(job.output.name) or ImageFormat.PNG
         row = Row(
             input=job.input,
             output=name_of(job.output, self.folder),
-            model=self.setup.model,
-            model_sha256=self.setup.model_sha256,
+            model=self.context.model,
+            model_sha256=self.context.model_sha256,
             settings_sha256=self.settings(format, job.key),
-            caption=self.setup.texts.of(job.key) or "",
+            caption=self.context.texts.of(job.key) or "",
             seed=self.options.seed,
             version=__version__,
             shard=str(self.options.shard or ""),
         )
-        item = Item(job, row, format)
+        item = RestoreItem(job, row, format)
         if self.should_stop():
             return item
         started = time.monotonic()
@@ -79,18 +78,20 @@ class Preparer:
         row.seconds = time.monotonic() - started
         return item
 
-    def _decide(self, item: Item) -> None:
+    def _decide(self, item: RestoreItem) -> None:
         job, row, options = item.job, item.row, self.options
         data = read_bytes(job.input)
         row.input_sha256 = hashlib.sha256(data).hexdigest()
-        item.identity = provenance.Identity(row.input_sha256, self.setup.model_sha256, row.settings_sha256)
+        item.identity = fingerprint.Identity(row.input_sha256, self.context.model_sha256, row.settings_sha256)
         if options.existing != Existing.OVERWRITE:
-            reason = provenance.verdict(job.output, item.identity, lambda: self.report_file.earlier_rows(row.output))
+            reason = fingerprint.reason_to_keep(
+                job.output, item.identity, lambda: self.report_file.earlier_rows(row.output)
+            )
             if reason is not None:
                 self._skip(item, reason)
                 return
         else:
-            provenance.look_at(job.output, read=False)
+            fingerprint.look_at(job.output, read=False)
         picture = decode(data, options.transfer, options.layer)
         del data
         if options.strip:
@@ -104,9 +105,9 @@ class Preparer:
         check_side(item.format, *item.size)
         if picture.extras.scene is not None:
             row.transfer = "linear to sRGB and back" if picture.extras.scene.linear else "as encoded"
-        software = provenance.software_text(
+        software = fingerprint.software_text(
             item.identity,
-            model=self.setup.model,
+            model=self.context.model,
             scale=row.scale,
             tile=_LONGEST_TILE,
             seed=self.options.seed,
@@ -128,9 +129,9 @@ class Preparer:
         item.picture = picture
         item.pixels = self.budget.take(picture.width * picture.height + item.size[0] * item.size[1])
 
-    def _skip(self, item: Item, reason: str) -> None:
+    def _skip(self, item: RestoreItem, reason: str) -> None:
         """A finished output: its measurements of the earlier run stay in the report."""
-        item.kept = reason != provenance.UP_TO_DATE
+        item.kept = reason != fingerprint.UP_TO_DATE
         known = (
             []
             if item.kept or item.identity is None

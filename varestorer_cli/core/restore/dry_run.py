@@ -3,11 +3,9 @@
 import os
 import shutil
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,15 +15,13 @@ from varestorer_cli.core.image.formats import output_format
 from varestorer_cli.core.image.reader import probe
 from varestorer_cli.core.inputs.plan import RestorePlan
 from varestorer_cli.core.options import Existing, ImageFormat, RestoreOptions
-from varestorer_cli.core.phrases import clock
+from varestorer_cli.core.phrases import byte_size, clock
 from varestorer_cli.core.report.rows import Row
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore.fingerprint import look_at
 from varestorer_cli.core.restore.messages import say_ignored
+from varestorer_cli.core.restore.session import Session, open_session
 from varestorer_cli.core.text.captions import captions_of
-
-if TYPE_CHECKING:
-    from varestorer_cli.core.api import Session
 
 # Bytes per pixel of restored photographs in colour, median of four; JPEG and WebP by quality.
 _BYTES = {ImageFormat.PNG: 1.7, ImageFormat.TIFF: 1.8, ImageFormat.BMP: 3.0}
@@ -54,7 +50,6 @@ def dry_run(
     *,
     json: bool,
     processes: int,
-    open_session: Callable[[RestoreOptions], "Session"],
 ) -> BatchReport:
     """Say what a run would do: every input with its output, size and tiles on stdout, then time and disk.
 
@@ -67,7 +62,6 @@ def dry_run(
         console: for messages.
         json: rows as JSON lines.
         processes: that would work at the same time.
-        open_session: loads the model.
     """
     session, why = None, ""
     if plan.jobs:
@@ -109,7 +103,7 @@ def dry_run(
     return report
 
 
-def _measure(row: Row, output: Path, options: RestoreOptions, session: "Session | None", needs: _Needs) -> None:
+def _measure(row: Row, output: Path, options: RestoreOptions, session: Session | None, needs: _Needs) -> None:
     """Fill a row with sizes and tiles.
 
     Raises:
@@ -141,7 +135,7 @@ def _bytes_per_pixel(row: Row, format: ImageFormat, quality: int) -> float:
     return _BYTES.get(format, _DEEP_BYTES)
 
 
-def _say_time(session: "Session", needs: _Needs, processes: int, console: Console) -> None:
+def _say_time(session: Session, needs: _Needs, processes: int, console: Console) -> None:
     started = time.monotonic()
     per_pixel = session.engine.seconds_per_pixel()
     spent = time.monotonic() - started
@@ -161,15 +155,9 @@ def _say_disk(plan: RestorePlan, needs: _Needs, console: Console) -> None:
     free = None
     with suppress(OSError):
         free = shutil.disk_usage(folder).free
-    text = f"disk: about {_size(needs.bytes)} of output"
-    console.info(text if free is None else f"{text}, {_size(free)} free")
+    text = f"disk: about {byte_size(needs.bytes)} of output"
+    console.info(text if free is None else f"{text}, {byte_size(free)} free")
     if free is not None and needs.bytes > free:
-        console.warn(f"{plan.folder}: the outputs will hardly fit: about {_size(needs.bytes)}, {_size(free)} are free")
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
+        console.warn(
+            f"{plan.folder}: the outputs will hardly fit: about {byte_size(needs.bytes)}, {byte_size(free)} are free"
+        )

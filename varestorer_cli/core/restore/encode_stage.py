@@ -14,31 +14,30 @@ from varestorer_cli.core.image.resample import Resampler
 from varestorer_cli.core.image.writer import write_picture
 from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.report.rows import DONE, Row
-from varestorer_cli.core.restore import fingerprint as provenance
-from varestorer_cli.core.restore.budget import PixelBudget
+from varestorer_cli.core.restore import fingerprint
 from varestorer_cli.core.restore.consistency import compare
-from varestorer_cli.core.restore.item import Item, Setup
+from varestorer_cli.core.restore.item import BatchContext, PixelBudget, RestoreItem
 
 
-class Finisher:
+class EncodeStage:
     """Writes restored items.
 
     Args:
-        setup: model and device.
+        context: model and device.
         options: as given by the user.
         budget: gets the pixels back.
-        promise: told the row of a file that is whole and has not got its name yet.
+        on_written: called with the row when the temporary file is complete, before it is renamed.
     """
 
     def __init__(
-        self, setup: Setup, options: RestoreOptions, budget: PixelBudget, promise: Callable[[Row], None]
+        self, context: BatchContext, options: RestoreOptions, budget: PixelBudget, on_written: Callable[[Row], None]
     ) -> None:
-        self.setup = setup
+        self.context = context
         self.options = options
         self.budget = budget
-        self.promise = promise
+        self.on_written = on_written
 
-    def finish(self, item: Item, source: Samples, image: Samples) -> Item:
+    def finish(self, item: RestoreItem, source: Samples, image: Samples) -> RestoreItem:
         """Encode, write and compare.
 
         Raises:
@@ -56,9 +55,9 @@ class Finisher:
                 fitted(picture, item.size),
                 _plane_rows(gain, item.size, "triangle"),
             )
-            software = provenance.software_text(
+            software = fingerprint.software_text(
                 item.identity,
-                model=self.setup.model,
+                model=self.context.model,
                 scale=row.scale or 1,
                 tile=row.tile or 0,
                 seed=self.options.seed,
@@ -68,7 +67,7 @@ class Finisher:
             with atomic_file(item.job.output) as stream:
                 write_picture(stream, output, item.format, self.options.quality, software)
                 row.output_sha256 = hash_of(stream)
-                self.promise(row)
+                self.on_written(row)
             row.status = DONE
         except InputError as error:
             item.error = error

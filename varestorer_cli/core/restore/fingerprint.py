@@ -1,4 +1,4 @@
-"""Is an existing output what this run would make? The report is the first witness, the file itself the second.
+"""Decide whether an existing output is up to date, by the fingerprint in the CSV report, then by the one in the file.
 
 The fingerprint of an output is a hash over its input's bytes, the model's bytes and the settings. It stands in the
 report, and in the Software field of the file.
@@ -91,7 +91,7 @@ def look_at(path: Path, *, read: bool = True) -> bool:
     return size > 0
 
 
-def verdict(path: Path, identity: Identity, witnesses: Callable[[], Sequence[Row]]) -> str | None:
+def reason_to_keep(path: Path, identity: Identity, earlier_rows: Callable[[], Sequence[Row]]) -> str | None:
     """Why an existing output stays as it is (:data:`UP_TO_DATE`, :data:`FOREIGN`, :data:`CHANGED`).
 
     None means: make it (again). That is so where nothing exists, where the file is ours but of another input, model
@@ -100,14 +100,14 @@ def verdict(path: Path, identity: Identity, witnesses: Callable[[], Sequence[Row
     Args:
         path: the output.
         identity: what this run would make.
-        witnesses: the rows of reports about the output, of whatever run and shard.
+        earlier_rows: the rows of reports about the output, of whatever run and shard.
 
     Raises:
         InputError: the output cannot be looked at.
     """
     if not look_at(path):
         return None
-    rows = witnesses()
+    rows = earlier_rows()
     if rows:
         data = read_bytes(path)
         digest = sha256(data)

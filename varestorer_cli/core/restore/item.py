@@ -1,5 +1,6 @@
-"""What a batch of pictures has in common, and one picture on its way through it."""
+"""What travels through the stages of a batch (one image), what its images share, and what bounds their memory."""
 
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from varestorer_cli.core.image.image_data import DecodedImage
 from varestorer_cli.core.inputs.plan import Job
 from varestorer_cli.core.options import ImageFormat
 from varestorer_cli.core.report.rows import Row
-from varestorer_cli.core.restore import fingerprint as provenance
+from varestorer_cli.core.restore import fingerprint
 from varestorer_cli.core.text.captions import Texts
 
 
@@ -21,7 +22,7 @@ def name_of(path: Path, folder: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Setup:
+class BatchContext:
     """What a run has in common for all pictures.
 
     Attributes:
@@ -42,16 +43,59 @@ class Setup:
 
 
 @dataclass
-class Item:
+class RestoreItem:
     """One picture on its way."""
 
     job: Job
     row: Row
     format: ImageFormat
-    identity: provenance.Identity | None = None
+    identity: fingerprint.Identity | None = None
     picture: DecodedImage | None = None
     size: tuple[int, int] = (0, 0)
     pixels: int = 0
     error: BaseException | None = None
     kept: bool = False
     warnings: list[str] = field(default_factory=list)
+
+
+class PixelBudget:
+    """Pixels that may be decoded and not yet written.
+
+    Pictures must take their share in the order in which they are worked on (one thread decodes, in order), then no
+    one waits for a later one. A picture larger than the budget passes alone.
+
+    Args:
+        limit: pixels.
+        cancelled: asked while waiting.
+    """
+
+    def __init__(self, limit: int, cancelled: Callable[[], bool]) -> None:
+        self._limit = limit
+        self._cancelled = cancelled
+        self._used = 0
+        self._closed = False
+        self._change = threading.Condition()
+
+    def take(self, pixels: int) -> int:
+        """Wait for room and take it.
+
+        Returns:
+            What is to be given back.
+        """
+        with self._change:
+            while self._used and self._used + pixels > self._limit and not (self._closed or self._cancelled()):
+                self._change.wait(0.2)
+            self._used += pixels
+        return pixels
+
+    def give(self, pixels: int) -> None:
+        """Give back what was taken."""
+        with self._change:
+            self._used -= pixels
+            self._change.notify_all()
+
+    def close(self) -> None:
+        """Let everyone through: the run is over."""
+        with self._change:
+            self._closed = True
+            self._change.notify_all()

@@ -11,7 +11,7 @@ from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.report.csv_file import Merged, ReportFile, failed_list_path, report_name, write_failed_list
 from varestorer_cli.core.report.rows import FAILED
 from varestorer_cli.core.report.summary import BatchReport
-from varestorer_cli.core.restore.outliers import outliers
+from varestorer_cli.core.restore.consistency import outliers
 from varestorer_cli.core.sizing import DEFAULT_SCALE, Sizing
 
 _NAMED_AT_MOST = 10

@@ -38,8 +38,8 @@ from varestorer_cli.core.report.page import (
     write_page,
 )
 from varestorer_cli.core.report.rows import DONE, FAILED, IGNORED, SKIPPED, Row
+from varestorer_cli.core.restore.consistency import outliers
 from varestorer_cli.core.restore.fingerprint import UP_TO_DATE
-from varestorer_cli.core.restore.outliers import outliers
 from varestorer_cli.core.sharding import Shard
 
 BEFORE, AFTER = "before", "after"

@@ -22,9 +22,10 @@ from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.report.csv_file import ReportFile
 from varestorer_cli.core.report.rows import FAILED, IGNORED, SKIPPED, Row
 from varestorer_cli.core.report.summary import BatchReport
+from varestorer_cli.core.restore import session
 from varestorer_cli.core.restore.fingerprint import UP_TO_DATE
 from varestorer_cli.core.restore.item import name_of
-from varestorer_cli.core.restore.worker import Brief, work
+from varestorer_cli.core.restore.worker import WorkerConfig, work
 from varestorer_cli.core.signals import StopFlag
 
 if TYPE_CHECKING:
@@ -49,10 +50,9 @@ def run_pool(
     devices: tuple[str, ...],
     options: RestoreOptions,
     report_file: ReportFile,
-    witnesses: list[Path],
+    earlier_reports: list[Path],
     console: Console,
     *,
-    load: Callable[..., Any],
     prepared: "RunTexts | None" = None,
     stop: StopFlag,
     on_row: Callable[[Row], None] | None,
@@ -65,9 +65,8 @@ def run_pool(
         devices: torch device strings, one process for each; a device may be named twice.
         options: as given by the user.
         report_file: open; rows go there as pictures are finished.
-        witnesses: report files of earlier runs, read by the workers.
+        earlier_reports: report files of earlier runs, read by the workers.
         console: for messages and progress.
-        load: loads a model by name, device and weights folder; must be importable by its name in another process.
         prepared: texts of the pictures, None gives all the model's own.
         stop: set from outside to stop.
         on_row: told each row.
@@ -77,8 +76,10 @@ def run_pool(
         InterruptedRunError: told to stop.
         VarestorerError: the first error that ended a worker.
     """
-    brief = Brief(plan.folder, options, witnesses, load, console.verbose, len(devices), prepared)
-    return _Pool(plan, devices, report_file, brief, console, stop, on_row, report).run()
+    config = WorkerConfig(
+        plan.folder, options, earlier_reports, session.load_model, console.verbose, len(devices), prepared
+    )
+    return _Pool(plan, devices, report_file, config, console, stop, on_row, report).run()
 
 
 class _Pool:
@@ -87,7 +88,7 @@ class _Pool:
         plan: RestorePlan,
         devices: tuple[str, ...],
         report_file: ReportFile,
-        brief: Brief,
+        config: WorkerConfig,
         console: Console,
         stop: StopFlag,
         on_row: Callable[[Row], None] | None,
@@ -105,7 +106,7 @@ class _Pool:
         self.workers: list[_Worker] = []
         self.error: VarestorerError | None = None
         self.told = False
-        self.brief = brief
+        self.config = config
         self.context = multiprocessing.get_context("spawn")
 
     def run(self) -> BatchReport:
@@ -142,7 +143,7 @@ class _Pool:
 
     def _start(self, device: str) -> None:
         ours, theirs = self.context.Pipe()
-        process = self.context.Process(target=work, args=(device, theirs, self.brief), name=f"varestorer {device}")
+        process = self.context.Process(target=work, args=(device, theirs, self.config), name=f"varestorer {device}")
         process.start()
         theirs.close()
         self.workers.append(_Worker(device, process, ours))
@@ -182,13 +183,10 @@ class _Pool:
         elif kind == "row":
             number, row = content
             worker.in_hand.pop(number, None)
-            if row.status == FAILED:
-                self._fail(row, self.plan.jobs[number].feed, said=True)
-            else:
-                self._add(row, kept=row.status == SKIPPED and row.reason != UP_TO_DATE)
+            self._add(row, self.plan.jobs[number].feed, kept=row.status == SKIPPED and row.reason != UP_TO_DATE)
             worker.fraction = 0.0
             self._progress()
-        elif kind == "promise":
+        elif kind == "announce":
             self.report_file.announce(content[0])
         elif kind == "say":
             getattr(self.console, content[0])(content[1])
@@ -236,13 +234,12 @@ class _Pool:
         if self.queue:
             self._start(worker.device)
 
-    def _fail(self, row: Row, feed: str, *, said: bool = False) -> None:
+    def _fail(self, row: Row, retry_as: str) -> None:
         row.status = FAILED
-        if not said:
-            self.console.error(f"{row.input}: {row.reason}")
-        self._add(row, retry_as=feed)
+        self.console.error(f"{row.input}: {row.reason}")
+        self._add(row, retry_as)
 
-    def _add(self, row: Row, *, retry_as: str = "", kept: bool = False) -> None:
+    def _add(self, row: Row, retry_as: str = "", *, kept: bool = False) -> None:
         self.report.record(row, retry_as=retry_as, kept=kept)
         self.report_file.add(row)
         if self.on_row is not None:

@@ -5,12 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from varestorer_cli.core import api
-from varestorer_cli.core.api import open_session, prepare
 from varestorer_cli.core.atomic import check_writable, remove_stale_parts
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode, ExitCodes, MissingDependencyError, VarestorerError, exit_code_for
-from varestorer_cli.core.image import oiio_backend as vfx
+from varestorer_cli.core.image import oiio_backend
 from varestorer_cli.core.inputs.plan import RestorePlan, plan_for
 from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.report.csv_file import ReportFile, merge_reports, report_name, reports_in
@@ -21,11 +19,12 @@ from varestorer_cli.core.restore.dry_run import dry_run
 from varestorer_cli.core.restore.messages import nothing_to_do, plan_line, say_end, say_ignored, say_merged
 from varestorer_cli.core.restore.page import page_target, write_restore_page
 from varestorer_cli.core.restore.pool import run_pool
+from varestorer_cli.core.restore.session import open_session, prepare_run_texts
 from varestorer_cli.core.signals import stop_on_signals
 
 
 @dataclass(frozen=True)
-class Job:
+class RestoreRequest:
     """What ``restore`` was asked to do, beside the options that decide pixels.
 
     Attributes:
@@ -50,19 +49,19 @@ class Job:
     exit_codes: ExitCodes = ExitCodes.PLAIN
 
 
-def run_restore(job: Job, options: RestoreOptions, console: Console) -> BatchReport:
+def run_restore(request: RestoreRequest, options: RestoreOptions, console: Console) -> BatchReport:
     """Do everything ``restore`` does: plan, load, restore, report.
 
     Raises:
         VarestorerError: whatever ends a run before or while it works; its exit code is of the table asked for.
     """
     try:
-        report = _run(job, options, console)
+        report = _run(request, options, console)
     except VarestorerError as error:
-        error.exit_code = exit_code_for(error.exit_code, job.exit_codes)
+        error.exit_code = exit_code_for(error.exit_code, request.exit_codes)
         console.ended(error.exit_code, str(error))
         raise
-    if not job.dry_run:
+    if not request.dry_run:
         console.ended(report.exit_code(options.max_failed), report.summary())
     return report
 
@@ -92,31 +91,29 @@ def run_merge(folder: Path, page: Path | None, options: RestoreOptions, console:
     return code
 
 
-def _run(job: Job, options: RestoreOptions, console: Console) -> BatchReport:
+def _run(request: RestoreRequest, options: RestoreOptions, console: Console) -> BatchReport:
     plan = plan_for(
-        job.inputs, job.output, options, nul_lists=job.nul_lists, read_stdin=lambda: sys.stdin.buffer.read()
+        request.inputs, request.output, options, nul_lists=request.nul_lists, read_stdin=lambda: sys.stdin.buffer.read()
     )
-    report_file = ReportFile(_report_path(job, options, plan), reports_in(plan.folder))
+    report_file = ReportFile(_report_path(request, options, plan), reports_in(plan.folder))
     devices = _devices(options)
     if len(devices) == 1:
         options = replace(options, gpus=None, device=devices[0])
-    page = page_target(job.page, options.shard, options.frames)
-    if job.dry_run:
+    page = page_target(request.page, options.shard, options.frames)
+    if request.dry_run:
         first = replace(options, gpus=None, device=devices[0]) if devices else options
-        return dry_run(
-            plan, first, console, json=job.json, processes=max(1, len(devices)), open_session=api.open_session
-        )
-    on_row = (lambda row: console.out(row.json())) if job.json else None
+        return dry_run(plan, first, console, json=request.json, processes=max(1, len(devices)))
+    on_row = (lambda row: console.out(row.json())) if request.json else None
     if not plan.jobs and not plan.unreadable:
         for note in plan.notes:
             console.warn(note)
-        console.info(nothing_to_do(job.inputs, plan))
+        console.info(nothing_to_do(request.inputs, plan))
         return _only_ignored(plan, on_row)
     _refuse_without_vfx(plan)
     check_writable(plan.folder)
     remove_stale_parts({j.output.parent for j in plan.jobs} | {plan.folder})
     with stop_on_signals() as stop:
-        session, prepared = None, prepare(plan, options, console, stop)
+        session, prepared = None, prepare_run_texts(plan, options, console, stop)
         if len(devices) < 2:
             console.start(len(plan.jobs), "loading the model")
             try:
@@ -137,13 +134,13 @@ def _run(job: Job, options: RestoreOptions, console: Console) -> BatchReport:
         try:
             if session is not None:
                 run_batch(
-                    plan, session.engine, session.setup(), options, report_file, console,
+                    plan, session.engine, session.context(), options, report_file, console,
                     stop=stop, on_row=on_row, report=report,
                 )  # fmt: skip
             else:
                 run_pool(
                     plan, devices, replace(options, gpus=None), report_file, reports_in(plan.folder), console,
-                    load=api.load_model, prepared=prepared, stop=stop, on_row=on_row, report=report,
+                    prepared=prepared, stop=stop, on_row=on_row, report=report,
                 )  # fmt: skip
         finally:
             report_file.close()
@@ -164,17 +161,17 @@ def _devices(options: RestoreOptions) -> tuple[str, ...]:
 
 def _refuse_without_vfx(plan: RestorePlan) -> None:
     """A run that can do nothing without an extra says so at once; in a mixed run its pictures fail one by one."""
-    kinds = set(vfx.KINDS.values())
-    if plan.jobs and not vfx.available() and all(Path(job.input).suffix.lower() in kinds for job in plan.jobs):
-        raise MissingDependencyError(f"all inputs are OpenEXR or DPX, which OpenImageIO reads; {vfx.INSTALL}")
+    kinds = set(oiio_backend.KINDS.values())
+    if plan.jobs and not oiio_backend.available() and all(Path(job.input).suffix.lower() in kinds for job in plan.jobs):
+        raise MissingDependencyError(f"all inputs are OpenEXR or DPX, which OpenImageIO reads; {oiio_backend.INSTALL}")
 
 
-def _report_path(job: Job, options: RestoreOptions, plan: RestorePlan) -> Path | None:
-    if job.metrics_csv == "none":
+def _report_path(request: RestoreRequest, options: RestoreOptions, plan: RestorePlan) -> Path | None:
+    if request.metrics_csv == "none":
         return None
-    if job.metrics_csv is None:
+    if request.metrics_csv is None:
         return plan.folder / report_name(options.shard, frames=options.frames)
-    path = Path(job.metrics_csv)
+    path = Path(request.metrics_csv)
     return path.with_name(report_name(options.shard, path.stem, path.suffix, options.frames))
 
 

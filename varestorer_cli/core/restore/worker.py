@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Brief:
-    """What a worker is told at its start.
+class WorkerConfig:
+    """What a worker needs to begin.
 
     Attributes:
         folder: output folder.
         options: as given by the user.
-        witnesses: report files of earlier runs.
+        earlier_reports: report files of earlier runs.
         load: loads a model by name, device and weights folder.
         verbose: whether details are wanted.
         processes: that share this host's CPUs.
@@ -41,14 +41,14 @@ class Brief:
 
     folder: Path
     options: RestoreOptions
-    witnesses: list[Path]
+    earlier_reports: list[Path]
     load: Callable[..., Any]
     verbose: bool
     processes: int
     prepared: "RunTexts | None" = None
 
 
-class _Line:
+class ParentPipe:
     """Sends to the parent from any thread; a parent that died is no error, the end is near anyway."""
 
     def __init__(self, pipe: Connection) -> None:
@@ -56,6 +56,7 @@ class _Line:
         self._lock = threading.Lock()
 
     def send(self, *message: Any) -> None:
+        """Send a message; ends this process where the parent is gone."""
         with self._lock:
             try:
                 self._pipe.send(message)
@@ -63,53 +64,57 @@ class _Line:
                 os._exit(ExitCode.INTERRUPTED)
 
 
-class _FarConsole(Console):
+class ForwardingConsole(Console):
     """Hands messages and progress to the parent."""
 
-    def __init__(self, line: _Line, verbose: bool) -> None:
+    def __init__(self, parent: ParentPipe, verbose: bool) -> None:
         super().__init__(Progress.NONE, verbose=verbose)
-        self._line_out = line
+        self._parent = parent
 
     def _write(self, text: str) -> None:
-        self._line_out.send("say", "info", text)
+        self._parent.send("say", "info", text)
 
     def warn(self, text: str) -> None:
-        self._line_out.send("say", "warn", text)
+        """Have the parent warn."""
+        self._parent.send("say", "warn", text)
 
     def error(self, text: str) -> None:
-        self._line_out.send("say", "error", text)
+        """Have the parent say what went wrong."""
+        self._parent.send("say", "error", text)
 
     def update(self, done: float, note: str = "") -> None:
-        self._line_out.send("progress", done % 1)
+        """Tell the parent how much of the current image is done."""
+        self._parent.send("progress", done % 1)
 
 
-class _FarReport(ReportFile):
-    """Keeps what earlier runs wrote; promises go to the parent, who owns the file."""
+class ForwardingReport(ReportFile):
+    """Keeps what earlier runs wrote; announcements go to the parent, who owns the file."""
 
-    def __init__(self, witnesses: list[Path], line: _Line) -> None:
-        super().__init__(None, witnesses)
-        self._line_out = line
+    def __init__(self, earlier_reports: list[Path], parent: ParentPipe) -> None:
+        super().__init__(None, earlier_reports)
+        self._parent = parent
 
     def announce(self, row: Row) -> None:
-        self._line_out.send("promise", row)
+        """Have the parent note what an output will be."""
+        self._parent.send("announce", row)
 
 
-def work(device: str, pipe: Connection, brief: Brief) -> None:
+def work(device: str, pipe: Connection, config: WorkerConfig) -> None:
     """Body of the process.
 
     Args:
         device: torch device string.
         pipe: to the parent.
-        brief: the rest.
+        config: the rest.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent hears it too, and says what to do
-    line, stop = _Line(pipe), StopFlag()
+    parent, stop = ParentPipe(pipe), StopFlag()
     inbox: queue.Queue[tuple[int, Job] | None] = queue.Queue()
     threading.Thread(target=_listen, args=(pipe, inbox, stop), daemon=True).start()
     report, error = BatchReport(), None
     try:
-        _restore(device, line, inbox, stop, brief, report)
+        _restore(device, parent, inbox, stop, config, report)
     except InterruptedRunError:
         pass
     except VarestorerError as found:
@@ -117,8 +122,8 @@ def work(device: str, pipe: Connection, brief: Brief) -> None:
     except BaseException as found:
         error = VarestorerError(f"unexpected {type(found).__name__} in the process for {device}: {found}")
     if report.internal:
-        line.send("internal")
-    line.send("over", error, report.times)
+        parent.send("internal")
+    parent.send("over", error, report.times)
 
 
 def _listen(pipe: Connection, inbox: "queue.Queue[tuple[int, Job] | None]", stop: StopFlag) -> None:
@@ -139,38 +144,41 @@ def _listen(pipe: Connection, inbox: "queue.Queue[tuple[int, Job] | None]", stop
 
 def _restore(
     device: str,
-    line: _Line,
+    parent: ParentPipe,
     inbox: "queue.Queue[tuple[int, Job] | None]",
     stop: StopFlag,
-    brief: Brief,
+    config: WorkerConfig,
     report: BatchReport,
 ) -> None:
-    from varestorer_cli.core.api import open_session
+    from varestorer_cli.core.restore.session import open_session
     from varestorer_cli.core.runtime import default_threads
 
-    threads = max(1, (brief.options.threads or default_threads()) // brief.processes)
-    options = replace(brief.options, device=device, threads=threads)
-    session = open_session(options, brief.load, brief.prepared)
+    threads = max(1, (config.options.threads or default_threads()) // config.processes)
+    options = replace(config.options, device=device, threads=threads)
+    session = open_session(options, config.load, config.prepared)
     if session.runtime.warning:
-        line.send("say", "warn", session.runtime.warning)
-    line.send("say", "info", session.describe())
+        parent.send("say", "warn", session.runtime.warning)
+    parent.send("say", "info", session.describe())
     if session.warning:
-        line.send("say", "warn", session.warning)
+        parent.send("say", "warn", session.warning)
     numbers: dict[str, int] = {}
 
     def jobs() -> Iterator[Job]:
         while True:
-            line.send("want")
+            parent.send("want")
             message = inbox.get()
             if message is None:
                 return
-            numbers[name_of(message[1].output, brief.folder)] = message[0]
+            numbers[name_of(message[1].output, config.folder)] = message[0]
             yield message[1]
 
     def on_row(row: Row) -> None:
-        line.send("row", numbers[row.output], row)
+        parent.send("row", numbers[row.output], row)
 
+    console = ForwardingConsole(parent, config.verbose)
+    report_file = ForwardingReport(config.earlier_reports, parent)
+    plan = RestorePlan(folder=config.folder)
     run_batch(
-        RestorePlan(folder=brief.folder), session.engine, session.setup(), options, _FarReport(brief.witnesses, line),
-        _FarConsole(line, brief.verbose), stop=stop, on_row=on_row, report=report, jobs=jobs(),
+        plan, session.engine, session.context(), options, report_file, console,
+        stop=stop, on_row=on_row, report=report, jobs=jobs(),
     )  # fmt: skip

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from varestorer_cli.core.api import Session, open_session
 from varestorer_cli.core.atomic import atomic_file, check_writable
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.engine.engine import RestoreEngine
@@ -28,7 +27,8 @@ from varestorer_cli.core.image.reader import read_bytes
 from varestorer_cli.core.image.resample import Floats, Resampler, to_float
 from varestorer_cli.core.image.writer import write_picture
 from varestorer_cli.core.options import ImageFormat, RestoreOptions
-from varestorer_cli.core.restore import fingerprint as provenance
+from varestorer_cli.core.restore import fingerprint
+from varestorer_cli.core.restore.session import Session, open_session
 from varestorer_cli.core.score.options import Codes
 from varestorer_cli.core.score.scorer import rgb8
 from varestorer_models.color_fix import adain_fix, wavelet_fix
@@ -189,13 +189,13 @@ def _restore(job: CodesJob, source: Codes, engine: RestoreEngine, session: Sessi
         "overlap": engine.overlap,
         "precision": engine.options.precision,
     }
-    identity = provenance.Identity(
+    identity = fingerprint.Identity(
         hashlib.sha256(b"".join(hashlib.sha256(data).digest() for data in files)).hexdigest(),
         session.model_sha256,
         hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
     )
-    found = provenance.verdict(job.output, identity, tuple)
-    if found == provenance.UP_TO_DATE:
+    found = fingerprint.reason_to_keep(job.output, identity, tuple)
+    if found == fingerprint.UP_TO_DATE:
         return
     if found is not None:
         raise InputError(f"{job.output}: {found}")
@@ -210,7 +210,7 @@ def _restore(job: CodesJob, source: Codes, engine: RestoreEngine, session: Sessi
             image = np.concatenate([image, _upscaled(images[0], engine, size)], 2)
     with torch.inference_mode():
         result = engine.restore(image, size, dtype=np.uint8)
-    software = provenance.software_text(
+    software = fingerprint.software_text(
         identity, model=f"{session.model} with codes of {source}", scale=1, tile=result.tile, seed=options.seed
     )
     with atomic_file(job.output) as stream:

@@ -65,7 +65,7 @@ def run_score(job: ScoreOptions, console: Console) -> ExitCode:
 
 def _restored(job: ScoreOptions, work: Selection, console: Console) -> Selection:
     """Restore the degraded half of the set; what is there and up to date is kept."""
-    from varestorer_cli.core.restore.run import Job, run_restore
+    from varestorer_cli.core.restore.run import RestoreRequest, run_restore
 
     known = work.known
     assert known is not None
@@ -91,7 +91,7 @@ def _restored(job: ScoreOptions, work: Selection, console: Console) -> Selection
         problems = {known.degraded[name]: failed[one.output] for name, one in jobs.items() if one.output in failed}
     else:
         console.info(f"restoring {known.name} to {work.folder}{os.sep}")
-        done = run_restore(Job(known.inputs, f"{work.folder}{os.sep}"), options, console)
+        done = run_restore(RestoreRequest(known.inputs, f"{work.folder}{os.sep}"), options, console)
         problems = {Path(row.input): row.reason for row in done.rows if row.status == FAILED}
     names = {pair.name for pair in work.plan.pairs}
     return replace(work, plan=known.plan_outputs(work.folder, problems).only(names))
