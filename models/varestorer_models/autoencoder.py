@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from varestorer_models.upsampling import UpsamplingConv
+
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
@@ -127,11 +129,11 @@ class Upsample(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.conv = UpsamplingConv(channels_in, channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels_in, h, w) -> (B, channels_out, 2h, 2w)."""
-        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        out: Tensor = self.conv(x)
         return out
 
 

@@ -1,6 +1,5 @@
 """Colour fixes: the low frequencies of the result are taken from the pre-restored image."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
@@ -16,7 +15,8 @@ def wavelet_low(image_BCHW: Tensor, levels: int) -> Tensor:
         Low band of the same shape.
     """
     channels = image_BCHW.shape[1]
-    row = torch.tensor([0.25, 0.5, 0.25], dtype=image_BCHW.dtype, device=image_BCHW.device)
+    row = image_BCHW.new_full((3,), 0.25)  # filled on the device: a tensor of a list would be a copy from the host
+    row.narrow(0, 1, 1).fill_(0.5)
     vertical = row.view(1, 1, 3, 1).expand(channels, 1, 3, 1)
     horizontal = row.view(1, 1, 1, 3).expand(channels, 1, 1, 3)
     low = image_BCHW

@@ -87,7 +87,7 @@ class SelfAttention(nn.Module):
     def forward(
         self,
         input_BLC: Tensor,
-        rotation_Lk: Tensor,
+        rotation_Lk2: Tensor,
         *,
         mask_LL: Tensor | None = None,
         queries: int | None = None,
@@ -97,7 +97,7 @@ class SelfAttention(nn.Module):
 
         Args:
             input_BLC: (B, L, C).
-            rotation_Lk: complex64 (L, K / 2) of these positions.
+            rotation_Lk2: float32 (L, K / 2, 2), cosine and sine of these positions.
             mask_LL: bool (L, L), True = may attend; None = everything to everything.
             queries: Only the first so many positions ask; all are asked.
             cache: Earlier positions to attend to as well; these are added to it.
@@ -111,14 +111,14 @@ class SelfAttention(nn.Module):
         unit = torch.ones_like(scale)
         if queries is None:
             qkv = self._heads(self.qkv(input_BLC, bias))  # (B, L, 3, N, K)
-            asked = _directions(qkv[:, :, :2], rotation_Lk, torch.cat([scale, unit]))
+            asked = _directions(qkv[:, :, :2], rotation_Lk2, torch.cat([scale, unit]))
             query, key, value = asked[:, :, 0], asked[:, :, 1], qkv[:, :, 2]
         else:
             first, rest = slice(self.width), slice(self.width, None)
             q = self._heads(self.qkv(input_BLC[:, :queries], bias, first))
             kv = self._heads(self.qkv(input_BLC, bias, rest))  # (B, L, 2, N, K)
-            query = _directions(q, rotation_Lk[:queries], scale)[:, :, 0]
-            key, value = _directions(kv[:, :, :1], rotation_Lk, unit)[:, :, 0], kv[:, :, 1]
+            query = _directions(q, rotation_Lk2[:queries], scale)[:, :, 0]
+            key, value = _directions(kv[:, :, :1], rotation_Lk2, unit)[:, :, 0], kv[:, :, 1]
             mask_LL = None if mask_LL is None else mask_LL[:queries]
         query, key = query.to(value.dtype), key.to(value.dtype)
         if cache is not None:
@@ -132,11 +132,11 @@ class SelfAttention(nn.Module):
         return torch.unflatten(projected_BLx, -1, (-1, self.heads, self.width // self.heads))
 
 
-def _directions(heads_BLpNK: Tensor, rotation_Lk: Tensor, lengths_pN1: Tensor) -> Tensor:
+def _directions(heads_BLpNK: Tensor, rotation_Lk2: Tensor, lengths_pN1: Tensor) -> Tensor:
     """Scale vectors to given lengths and rotate them, in float32."""
     heads = heads_BLpNK.float()
     norm = torch.linalg.vector_norm(heads, dim=-1, keepdim=True).clamp_min(1e-12)
-    return rotate(heads * (lengths_pN1 / norm), rotation_Lk)
+    return rotate(heads * (lengths_pN1 / norm), rotation_Lk2)
 
 
 class CrossAttention(nn.Module):
@@ -267,7 +267,7 @@ class Block(nn.Module):
         hidden_BLC: Tensor,
         modulation_B16C: Tensor,
         text: KeysValues | Tensor,
-        rotation_Lk: Tensor,
+        rotation_Lk2: Tensor,
         *,
         condition_mask_Bn: Tensor | None = None,
         mask_LL: Tensor | None = None,
@@ -282,7 +282,7 @@ class Block(nn.Module):
                 their scales, their shifts. The block's own is added to it.
             text: Keys and values from ``cross_attention.keys_values``, or the condition tokens (B, n, C) they come
                 from.
-            rotation_Lk: complex64 (L, K / 2).
+            rotation_Lk2: float32 (L, K / 2, 2), cosine and sine.
             condition_mask_Bn: See :class:`CrossAttention`.
             mask_LL: See :class:`SelfAttention`.
             queries: Compute the first so many positions only (the rest are asked, but do not ask).
@@ -291,7 +291,7 @@ class Block(nn.Module):
         Returns:
             float32 (B, L, C), or (B, queries, C).
         """
-        arguments = (hidden_BLC, modulation_B16C, text, rotation_Lk, condition_mask_Bn, mask_LL, queries, cache)
+        arguments = (hidden_BLC, modulation_B16C, text, rotation_Lk2, condition_mask_Bn, mask_LL, queries, cache)
         if self.recompute and torch.is_grad_enabled():
             again: Tensor = checkpoint(self._step, *arguments, use_reentrant=False, preserve_rng_state=False)
             return again
@@ -302,7 +302,7 @@ class Block(nn.Module):
         hidden_BLC: Tensor,
         modulation_B16C: Tensor,
         text: KeysValues | Tensor,
-        rotation_Lk: Tensor,
+        rotation_Lk2: Tensor,
         condition_mask_Bn: Tensor | None,
         mask_LL: Tensor | None,
         queries: int | None,
@@ -312,7 +312,7 @@ class Block(nn.Module):
         gate_1, gate_2, scale_1, scale_2, shift_1, shift_2 = (self.modulation.float() + modulation_B16C).unbind(2)
         branch = self.self_attention(
             modulated_norm(hidden_BLC, scale_1, shift_1, self.eps),
-            rotation_Lk,
+            rotation_Lk2,
             mask_LL=mask_LL,
             queries=queries,
             cache=cache,

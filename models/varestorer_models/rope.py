@@ -5,8 +5,8 @@ schedule, so that cells of different scales which cover the same place get close
 there are K / 4 frequencies f_j = base^(-4 j / K) per axis: channel pair (2 j, 2 j + 1) turns by row * f_j,
 pair (K / 2 + 2 j, K / 2 + 2 j + 1) by column * f_j (RoFormer, arXiv 2104.09864, applied to two axes).
 
-Shapes: L positions of the whole sequence, K head width, k = K / 2 channel pairs, each of which is turned by a
-complex number of modulus 1.
+Shapes: L positions of the whole sequence, K head width, k = K / 2 channel pairs, each of which is turned by an
+angle, kept as its cosine and sine.
 """
 
 from dataclasses import dataclass
@@ -95,7 +95,7 @@ def rotary_table(coordinates_L2: Tensor, head_width: int, base: float = 10000.0)
         base: Longest wavelength / 2 pi.
 
     Returns:
-        complex64 (L, K / 2): first K / 4 pairs by row, then K / 4 by column.
+        float32 (L, K / 2, 2), cosine and sine: first K / 4 pairs by row, then K / 4 by column.
 
     Raises:
         ValueError: If ``head_width`` is not a multiple of 4.
@@ -106,24 +106,30 @@ def rotary_table(coordinates_L2: Tensor, head_width: int, base: float = 10000.0)
     exponents = torch.arange(pairs, dtype=torch.float32, device=coordinates_L2.device) / pairs
     angles = coordinates_L2.float()[:, :, None] * base**-exponents  # (L, 2, K / 4)
     angles = angles.flatten(1)
-    return torch.polar(torch.ones_like(angles), angles)
+    return torch.stack([angles.cos(), angles.sin()], dim=-1)
 
 
-def rotate(heads_BLNK: Tensor, rotation_Lk: Tensor) -> Tensor:
+def rotate(heads_BLNK: Tensor, rotation_Lk2: Tensor, *, real: bool | None = None) -> Tensor:
     """Turn every channel pair of every head by its position's angle.
 
     Args:
         heads_BLNK: float32 (B, L, ..., K) with any number of axes between.
-        rotation_Lk: complex64 (L, K / 2) from :func:`rotary_table`.
+        rotation_Lk2: float32 (L, K / 2, 2) from :func:`rotary_table`.
+        real: compute in real arithmetic, which compilers fuse with its neighbours, or as a complex product, which is
+            several times faster on a CPU without a compiler; None chooses. Both are the same up to rounding.
 
     Returns:
         float32, shape of the input.
     """
     between = heads_BLNK.dim() - 3
-    rotation = rotation_Lk.reshape(len(rotation_Lk), *(1,) * between, -1)
-    # One complex product is several times faster on a CPU than four real ones with strided halves.
-    pairs = torch.view_as_complex(torch.unflatten(heads_BLNK, -1, (-1, 2)))
-    return torch.view_as_real(pairs * rotation).flatten(-2)
+    rotation = rotation_Lk2.reshape(len(rotation_Lk2), *(1,) * between, -1, 2)
+    pairs = torch.unflatten(heads_BLNK, -1, (-1, 2))
+    if real is None:
+        real = heads_BLNK.device.type != "cpu" or torch.compiler.is_compiling()
+    if not real:
+        return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotation)).flatten(-2)
+    (first, second), (cosine, sine) = pairs.unbind(-1), rotation.unbind(-1)
+    return torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1).flatten(-2)
 
 
 def _scale_coordinates(grid: tuple[int, int], common: tuple[int, int], rounding: Rounding) -> Tensor:

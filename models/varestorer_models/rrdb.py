@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from varestorer_models.upsampling import UpsamplingConv
+
 
 @dataclass(frozen=True)
 class RRDBConfig:
@@ -79,8 +81,8 @@ class RRDBNet(nn.Module):
         self.conv_first = nn.Conv2d(3 * self.config.unshuffle**2, width, 3, padding=1)
         self.body = nn.ModuleList(RRDB(self.config) for _ in range(self.config.blocks))
         self.conv_body = nn.Conv2d(width, width, 3, padding=1)
-        self.conv_up1 = nn.Conv2d(width, width, 3, padding=1)
-        self.conv_up2 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv_up1 = UpsamplingConv(width, width)
+        self.conv_up2 = UpsamplingConv(width, width)
         self.conv_hr = nn.Conv2d(width, width, 3, padding=1)
         self.conv_last = nn.Conv2d(width, 3, 3, padding=1)
 
@@ -122,6 +124,6 @@ class RRDBNet(nn.Module):
         """Input of the first and output of the last block, (B, width, h, w) -> image (B, 3, 4 h, 4 w)."""
         x = first + self.conv_body(last)
         for conv in (self.conv_up1, self.conv_up2):
-            x = F.leaky_relu(conv(F.interpolate(x, scale_factor=2.0, mode="nearest")), 0.2)
+            x = F.leaky_relu(conv(x), 0.2)
         image: Tensor = self.conv_last(F.leaky_relu(self.conv_hr(x), 0.2))
         return image

@@ -15,11 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from varestorer_models.upsampling import UpsamplingConv
+
 # Additive penalty between regions that only touch because the map was rolled; finite, as published.
 _SHIFT_PENALTY = -100.0
 # Slopes of the published network: the first activation was left at the framework's default.
 _FIRST_SLOPE = 0.01
 _SLOPE = 0.2
+_GEOMETRIES_KEPT = 8  # token grids whose window tables are kept; tiles of a run have few sizes
 
 
 @dataclass(frozen=True)
@@ -98,9 +101,12 @@ class SwinIR(nn.Module):
         self.conv_after_body = _conv3x3(width, width)
         self.conv_before_upsample = nn.Sequential(_conv3x3(width, features), nn.LeakyReLU(_FIRST_SLOPE))
         for step in range(1, config.upsampling_steps + 1):
-            self.add_module(f"conv_up{step}", _conv3x3(features, features))
+            self.add_module(f"conv_up{step}", UpsamplingConv(features, features))
         self.conv_hr = _conv3x3(features, features)
         self.conv_last = _conv3x3(features, 3)
+        # Mean colour and window tables by what they depend on; no buffers, so they stay out of the state dict.
+        self._means: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        self._geometries: dict[tuple[int, int, torch.device], WindowGeometry] = {}
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -151,26 +157,42 @@ class SwinIR(nn.Module):
                 "add the batch axis or convert to RGB first"
             )
         height, width = image_B3HW.shape[-2:]
-        mean_311 = image_B3HW.new_tensor(self.config.image_mean).view(3, 1, 1)
+        mean_311 = self._mean(image_B3HW)
         padded_B3HW = reflect_to_multiple(image_B3HW, self.config.size_multiple) - mean_311
 
         # Tokens are rows of channels; with maps laid out alike, going to and fro copies nothing.
         shallow_BChw = self.conv_first(padded_B3HW).contiguous(memory_format=torch.channels_last)
-        geometry = WindowGeometry.of(
-            self.config.window, shallow_BChw.shape[-2], shallow_BChw.shape[-1], shallow_BChw.device
-        )
+        geometry = self._geometry(shallow_BChw.shape[-2], shallow_BChw.shape[-1], shallow_BChw.device)
         tokens_BLC = self.patch_embed(_to_tokens(shallow_BChw))
         for group in self.layers:
             tokens_BLC = group(tokens_BLC, geometry)
         deep_BChw = _to_map(self.norm(tokens_BLC), geometry)
         features = self.conv_before_upsample(self.conv_after_body(deep_BChw) + shallow_BChw)
         for upsampler in self._upsamplers():
-            features = upsampler(F.interpolate(features, scale_factor=2.0, mode="nearest"))
-            features = F.leaky_relu(features, _SLOPE)
+            features = F.leaky_relu(upsampler(features), _SLOPE)
         features = F.leaky_relu(self.conv_hr(features), _SLOPE)
         restored_B3HW: Tensor = self.conv_last(features) + mean_311
         # Plain layout again: the next network must not inherit this one's.
         return restored_B3HW[..., :height, :width].to(image_B3HW.dtype).contiguous()
+
+    def _mean(self, image: Tensor) -> Tensor:
+        """Mean colour in the type and on the device of an image, (3, 1, 1)."""
+        key = (image.device, image.dtype)
+        if key not in self._means:
+            with torch.inference_mode(False):  # a table made under inference_mode could not be used in training later
+                mean = torch.tensor(self.config.image_mean, device=image.device, dtype=image.dtype)
+                self._means[key] = mean.view(3, 1, 1)
+        return self._means[key]
+
+    def _geometry(self, height: int, width: int, device: torch.device) -> "WindowGeometry":
+        """Window tables of a token grid."""
+        key = (height, width, device)
+        if key not in self._geometries:
+            if len(self._geometries) >= _GEOMETRIES_KEPT:
+                self._geometries.pop(next(iter(self._geometries)))
+            with torch.inference_mode(False):
+                self._geometries[key] = WindowGeometry.of(self.config.window, height, width, device)
+        return self._geometries[key]
 
     def _upsamplers(self) -> list[nn.Module]:
         return [self.get_submodule(f"conv_up{i}") for i in range(1, self.config.upsampling_steps + 1)]
@@ -178,7 +200,7 @@ class SwinIR(nn.Module):
 
 @dataclass(frozen=True)
 class WindowGeometry:
-    """What all blocks of one forward pass share about the token grid; computed once per pass, never saved.
+    """What all blocks of one forward pass share about the token grid; computed once per grid, never saved.
 
     Attributes:
         window: window side in tokens.

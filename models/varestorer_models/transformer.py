@@ -316,9 +316,14 @@ class Transformer(nn.Module):
                 f"the sequence needs {extra_row + 1} level embeddings, the model has {self.config.levels}; "
                 "use fewer scales or a model with more levels"
             )
-        levels = schedule.scale_index(device)
-        if extra_block:
-            levels = torch.cat([levels, levels.new_full((schedule.latent_length,), extra_row)])
+        key = ("levels", schedule, extra_block, device)
+        if key not in self._tables:
+            with torch.inference_mode(False):
+                levels = schedule.scale_index(device)
+                if extra_block:
+                    levels = torch.cat([levels, levels.new_full((schedule.latent_length,), extra_row)])
+                self._tables[key] = levels
+        levels = self._tables[key]
         return F.embedding(levels, self.level_embedding.weight).float()
 
     @staticmethod
@@ -327,7 +332,7 @@ class Transformer(nn.Module):
         return condition.keys_values[index] if condition.keys_values else condition.tokens_BnC
 
     def _rotation(self, schedule: ScaleSchedule, extra_block: bool, device: torch.device) -> Tensor:
-        """Rotations of every position, complex64 (positions, K / 2)."""
+        """Rotations of every position, float32 (positions, K / 2, 2)."""
         config = self.config
         key = ("rotation", schedule, extra_block, device)
         if key not in self._tables:
