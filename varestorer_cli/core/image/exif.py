@@ -29,7 +29,7 @@ X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x011A, 0x011B, 0x0128
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _CODES = {"H": 2, "I": 4, "h": 2, "i": 4, "f": 4, "d": 8}  # struct code -> bytes
 _ASCII, _SHORT, _LONG, _RATIONAL = 2, 3, 4, 5
-# Tags of a TIFF file's first directory that describe the picture, not its storage.
+# Tags of a TIFF file's first directory that describe the image, not its storage.
 DESCRIPTIVE = frozenset(
     {0x010D, 0x010E, 0x010F, 0x0110, 0x011D, 0x0131, 0x0132, 0x013B, 0x013C, 0x013E, 0x013F, 0x8298, 0x4746, 0x4749}
     | set(range(0x9C9B, 0x9CA0))
@@ -92,10 +92,10 @@ class Exif:
 
     Attributes:
         order: ``<`` or ``>``, the byte order of all values.
-        main: tags about the picture.
+        main: tags about the image.
         photo: the Exif directory (exposure, dates, maker note).
         gps: position.
-        interop: tells Adobe RGB from sRGB in camera files without a profile.
+        interop: interoperability directory, which tells Adobe RGB from sRGB in camera files without a profile.
         note_offset: place of the maker note in its block. Many makers count offsets inside it from the block's
             start, so it has to stay there; None where that is not known or not possible.
         damaged: number of tags that could not be read.

@@ -26,7 +26,7 @@ SUFFIXES: dict[str, ImageFormat | None] = {
     ".heif": None,
     ".hif": None,
 }
-# Picture types a user may name as OUTPUT and that cannot be written.
+# Image types a user may name as OUTPUT and that cannot be written.
 UNWRITABLE = frozenset({".gif", ".heic", ".heif", ".jp2", ".jxl", ".dng", ".psd", ".mp4", ".mov"})
 
 
@@ -58,7 +58,7 @@ _FOREIGN = (
 
 
 def sniff(head: bytes) -> str | None:
-    """Name of the picture format that a file's first bytes announce, else None."""
+    """Name of the image format that a file's first bytes announce, else None."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
     if head.startswith(b"\xff\xd8\xff"):
@@ -85,7 +85,7 @@ def sniff(head: bytes) -> str | None:
 
 
 def describe_unknown(head: bytes) -> str:
-    """What a file that is no readable picture seems to be, for its failure reason."""
+    """What a file that is no readable image seems to be, for its failure reason."""
     if not head:
         return "the file is empty (0 bytes)"
     for start, said in _FOREIGN:

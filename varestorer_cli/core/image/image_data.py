@@ -22,7 +22,7 @@ class Loss:
     Attributes:
         name: short and stable, for the report's column.
         text: the sentence for people.
-        strict: whether ``--strict`` makes the picture fail; False for changes of storage that lose no pixel.
+        strict: whether ``--strict`` makes the image fail; False for changes of storage that lose no pixel.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a film or render file says beyond its display values; see :mod:`core.vfx`.
+    """What a film or render file says beyond its display values; see :mod:`varestorer_cli.core.image.oiio_backend`.
 
     Attributes:
         linear: whether its values are linear light.
@@ -80,7 +80,7 @@ class Extras:
     scene: Scene | None = None
 
     def stripped(self) -> "Extras":
-        """Only what decides how the picture looks and prints: profile, colour chunks, resolution."""
+        """Only what decides how the image looks and prints: profile, colour chunks, resolution."""
         colour = tuple((name, body) for name, body in self.png_chunks if not is_text(name))
         scene = replace(self.scene, attributes=()) if self.scene else None
         return Extras(icc=self.icc, dpi=self.dpi, png_chunks=colour, scene=scene)
@@ -134,7 +134,7 @@ class Sized:
 
 @dataclass
 class DecodedImage(Sized):
-    """Upright pixels of one picture.
+    """Upright pixels of one image.
 
     Attributes:
         color: (H, W, 3) RGB or (H, W, 1) gray, straight (not premultiplied); uint8, uint16, or float32 in [0, 1].
@@ -218,7 +218,7 @@ class OutputImage(Sized):
         color: (H, W, 3) RGB, uint8, uint16, or float32 in [0, 1], as the engine made it.
         gray: write one channel (the luma of ``color``).
         alpha_rows: (top, bottom) -> rows of alpha in [0, 1], float32; None without alpha.
-        extras: metadata of the input, already for an upright picture of this size.
+        extras: metadata of the input, already for an upright image of this size.
         gain_rows: (top, bottom) -> rows of a scene's gain; None without one.
     """
 
@@ -254,7 +254,7 @@ class OutputImage(Sized):
 
 
 def _luma(color: Samples) -> Samples:
-    """Gray of an RGB picture (Rec. 601 weights, which sum to one: equal channels stay as they are)."""
+    """Gray of an RGB image (Rec. 601 weights, which sum to one: equal channels stay as they are)."""
     weights = np.array([0.299, 0.587, 0.114], np.float32)
     gray = color.astype(np.float32) @ weights
     out: Samples = gray if color.dtype.kind == "f" else np.floor(gray + np.float32(0.5)).astype(color.dtype)

@@ -19,7 +19,7 @@ class _Contents:
 
     Attributes:
         boxes: names for the loss table.
-        primary: identifier of the picture.
+        primary: identifier of the primary image.
         items: identifier -> type.
         references: (type, from, to).
         properties: in order: (type, body).
@@ -55,9 +55,9 @@ def name_contents(data: bytes, format: str, *, icc: bool, losses: list[Loss]) ->
     """
     contents = _Contents()
     try:
-        pictures = _read_file(data, contents)
+        images = _read_file(data, contents)
     except IndexError:  # a box that is shorter than its own fields
-        pictures = 1
+        images = 1
         losses.append(Loss("box", "the list of what the file holds is damaged; parts of it may be lost"))
     for name, body in contents.properties:
         if name == "pasp" and body[:4] != body[4:8]:
@@ -71,13 +71,13 @@ def name_contents(data: bytes, format: str, *, icc: bool, losses: list[Loss]) ->
         if not (name == "clap" and format == "HEIF"):  # whose decoder crops
             contents.boxes.append(f"property {name}")
     name_losses(format, contents.boxes, losses)
-    if pictures > 1:
-        losses.append(Loss("frames", f"only the first of {pictures} pictures is restored"))
+    if images > 1:
+        losses.append(Loss("frames", f"only the first of {images} pictures is restored"))
     return set(contents.boxes)
 
 
 def _read_file(data: bytes, contents: _Contents) -> int:
-    """Fill ``contents``; the number of pictures that stand for themselves."""
+    """Fill ``contents``; the number of images that stand for themselves."""
     for name, body in _boxes(data, 0, len(data)):
         if name == b"meta":
             _read_meta(body[4:], contents)
@@ -164,10 +164,10 @@ def _read_properties(inner: bytes, contents: _Contents) -> None:
 
 
 def _name_items(contents: _Contents) -> int:
-    """Add names of items; the number of pictures that stand for themselves."""
+    """Add names of items; the number of images that stand for themselves."""
     parts = {to for kind, _, to in contents.references if kind == "dimg"}
     thumbnails = {source for kind, source, _ in contents.references if kind == "thmb"}
-    pictures = 0
+    images = 0
     blocks = []
     for item, kind in contents.items.items():
         auxiliary = contents.auxiliary(item)
@@ -180,11 +180,11 @@ def _name_items(contents: _Contents) -> int:
         elif auxiliary:
             blocks.append(f"item auxiliary image {_text(auxiliary.rpartition(b':')[2])}")
         elif kind in _CODED:
-            pictures += item == contents.primary or (item not in parts and item not in thumbnails)
+            images += item == contents.primary or (item not in parts and item not in thumbnails)
         else:
             blocks.append(f"item {kind}")
     for kind in ("Exif", "XMP"):
         if list(contents.items.values()).count(kind) > 1:
             blocks.append(f"second {kind} item")
     contents.boxes += blocks
-    return pictures
+    return images

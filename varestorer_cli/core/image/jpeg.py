@@ -115,17 +115,17 @@ def read_metadata(data: bytes) -> FileMetadata:
     )
     dpi = _density(parts.get("APP0 JFIF", []), losses)
     icc = _profile(parts.get("APP2 ICC_PROFILE", []), losses)
-    pictures = 1
+    images = 1
     for block, size in _behind(data, end):
-        if block == "trailer picture":
-            pictures += 1
+        if block == "trailer image":
+            images += 1
         elif block == "trailer":
             losses.append(Loss("trailer", f"{size} bytes behind the picture are dropped"))
         else:
             blocks.append(block)
     name_losses("JPEG", blocks, losses)
-    if pictures > 1:
-        losses.append(Loss("frames", f"only the first of {pictures} pictures is restored"))
+    if images > 1:
+        losses.append(Loss("frames", f"only the first of {images} pictures is restored"))
     return FileMetadata(
         icc, exif, xmp[0] if xmp else b"", dpi, (), tuple(parts.get("COM", [])), resources, losses=losses
     )
@@ -200,7 +200,7 @@ def segment(marker: int, body: bytes) -> bytes:
 
 
 def _behind(data: bytes, place: int) -> Iterable[tuple[str, int]]:
-    """What lies behind the first picture: (name in the loss table, ``trailer picture`` or ``trailer``; bytes)."""
+    """What lies behind the first image: (name in the loss table, ``trailer image`` or ``trailer``; bytes)."""
     while place < len(data):
         if data.startswith(b"\xff\xd8\xff", place):
             segments, end = split(data, place)
@@ -220,10 +220,10 @@ def _behind(data: bytes, place: int) -> Iterable[tuple[str, int]]:
 
 
 def _auxiliary(segments: list[tuple[int, bytes]]) -> str:
-    """What a picture behind the first is."""
+    """What an image behind the first is."""
     for marker, body in segments:
         if b"hdrgm:" in body or b"hdr-gain-map" in body or b"HDRGainMap" in body or b"iso:ts:21496" in body:
             return "trailer gain map"
         if marker == 0xE1 and (b"urn:mpeg:hevc:2015:auxid:2" in body or b"depthData" in body):
             return "trailer depth map"
-    return "trailer picture"
+    return "trailer image"

@@ -47,7 +47,7 @@ JPEG: dict[str, Fate] = {
     "APP1 extended XMP": _named("xmp", "XMP beyond the first 64 kB (extended XMP) is dropped"),
     "APP1 FLIR": _named("thermal", "the thermal data (FLIR) is dropped"),
     "APP2 ICC_PROFILE": KEPT,
-    "APP2 MPF": STORAGE,  # index of the pictures behind the first, which are named themselves
+    "APP2 MPF": STORAGE,  # index of the images behind the first, which are named themselves
     "APP2 ISO 21496-1": _GAIN_MAP,
     "APP11 C2PA": _C2PA,
     "APP11 JUMBF": _JUMBF,

@@ -207,7 +207,7 @@ def _read_raw_profile(kind: bytes, body: bytes, hidden: dict[str, list[bytes]], 
 
 
 def is_unusual_colour(chunks: Sequence[Chunk]) -> bool:
-    """Whether the colour chunks say anything but sRGB, so that dropping them changes how the picture looks."""
+    """Whether the colour chunks say anything but sRGB, so that dropping them changes how the image looks."""
     said = {name: body for name, body in chunks if name in _COLOUR}
     if b"cICP" in said:
         return tuple(said[b"cICP"][:2]) != _SRGB_CODE_POINTS
@@ -251,7 +251,7 @@ def _clear_gray(data: bytes) -> int | None:
 
 
 def write_png(stream: BinaryIO, output: OutputImage, software: str) -> None:
-    """Write a picture; its Software text says ``software``."""
+    """Write an image; its Software text says ``software``."""
     extras = output.extras
     depth = output.color.itemsize * 8
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[output.channels]

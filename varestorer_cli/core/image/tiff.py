@@ -351,7 +351,7 @@ def _bytes(value: Any) -> bytes:
 
 
 def write_tiff(stream: BinaryIO, output: OutputImage, software: str) -> None:
-    """Write a picture; its Software tag says ``software``."""
+    """Write an image; its Software tag says ``software``."""
     extras = output.extras
     tree = extras.exif or exif.Exif()
     tags: list[tuple[int, int, int, Any, bool]] = []
@@ -406,8 +406,8 @@ def _deflated_strips(output: OutputImage, order: str) -> Iterator[bytes]:
 def _append_directories(stream: BinaryIO, below: list[tuple[int, exif.Directory]], order: str) -> None:
     """Add the Exif and GPS directories, which tifffile does not write.
 
-    The one for interoperability, which hangs on Exif's, comes before it. All go to the end of the file, followed by a
-    copy of its first directory with the two pointers in it; the header then names that copy as the first.
+    The interoperability directory, to which Exif's points, is written first. All go to the end of the file, followed
+    by a copy of its first directory with the two pointers in it; the header then names that copy as the first.
     """
     stream.seek(0)
     layout = exif.BIG if b"+" in stream.read(4) else exif.CLASSIC

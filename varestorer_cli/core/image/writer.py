@@ -1,4 +1,4 @@
-"""Encodes restored pictures with their metadata, and names what a format cannot hold."""
+"""Encodes restored images with their metadata, and names what a format cannot hold."""
 
 import io
 from dataclasses import replace
@@ -36,7 +36,7 @@ _LABEL = {ImageFormat.JPEG: "JPEG", ImageFormat.WEBP: "WebP", ImageFormat.TIFF: 
 def losses_of(
     format: ImageFormat, *, depth: int, alpha: bool, source: str, extras: Extras, software: str = ""
 ) -> list[Loss]:
-    """What a picture loses by being written in this format.
+    """What an image loses by being written in this format.
 
     Args:
         format: of the output.
@@ -113,14 +113,14 @@ def check_side(format: ImageFormat, width: int, height: int) -> None:
 
 
 def write_picture(stream: BinaryIO, output: OutputImage, format: ImageFormat, quality: int, software: str) -> None:
-    """Encode a picture.
+    """Encode an image.
 
     Args:
         stream: an empty file, readable and writable.
-        output: pixels and
-        format: file format.
+        output: pixels and metadata.
+        format: of the file.
         quality: of JPEG and WebP.
-        software: provenance, written into the file's Software field.
+        software: provenance text, written into the file's Software field.
     """
     output = replace(output, extras=replace(output.extras, exif=_written_exif(output.extras, format, software)))
     if format not in SCENE:
@@ -231,7 +231,7 @@ def _written_exif(extras: Extras, format: ImageFormat, software: str) -> Exif:
 
 
 def read_software(path: Path) -> str:
-    """The Software field of a picture file, "" where it has none or cannot be read."""
+    """The Software field of an image file, "" where it has none or cannot be read."""
     try:
         if path.suffix.lower() in oiio_backend.KINDS.values():
             return oiio_backend.read_software(path)

@@ -237,13 +237,13 @@ def find(entries: Sequence[NamedInput], folder: Path, lone: bool, skipped: Skipp
             continue
         reason = _foreign_name(path.name)
         if reason is None and (path.is_file() or not path.exists()):
-            yield FoundFile(entry.path, entry.key, entry.frame)  # a missing path fails as a picture, with its name
+            yield FoundFile(entry.path, entry.key, entry.frame)  # a missing path fails as an input, with its name
         elif not path.is_file():
             if entry.pattern:
                 skipped.ignored.append(SkippedPath(entry.path, "not a regular file"))
             else:
                 skipped.unreadable.append(SkippedPath(entry.path, _NOT_REGULAR))
-        elif not entry.pattern and (lone or _is_picture(path)):
+        elif not entry.pattern and (lone or _is_image(path)):
             yield FoundFile(entry.path, entry.key)
         else:
             skipped.ignored.append(SkippedPath(entry.path, reason or "not a picture"))
@@ -252,7 +252,7 @@ def find(entries: Sequence[NamedInput], folder: Path, lone: bool, skipped: Skipp
 def _walk(
     folder: str, key: str, own: str, roots: set[str], visited: set[str], skipped: SkippedPaths
 ) -> Iterator[FoundFile]:
-    """Pictures below a folder, depth first, in name order."""
+    """Images below a folder, depth first, in name order."""
     real = os.path.realpath(folder)
     if real in visited:
         skipped.ignored.append(SkippedPath(folder, "a folder that was visited already"))
@@ -320,7 +320,7 @@ def _has_report(folder: Path) -> bool:
 
 
 def _foreign_name(name: str) -> str | None:
-    """Why a file is not taken for a picture by its name, or None."""
+    """Why a file is not taken for an image by its name, or None."""
     if name.startswith("._"):
         return "macOS metadata"
     if name.endswith(".part"):
@@ -333,7 +333,7 @@ def _foreign_name(name: str) -> str | None:
     return None
 
 
-def _is_picture(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     try:
         with path.open("rb") as stream:
             return sniff(stream.read(HEAD_BYTES)) is not None

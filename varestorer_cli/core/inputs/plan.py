@@ -1,6 +1,6 @@
 """Finds the inputs, plans every output, and refuses clashes before any work is done.
 
-Nothing here opens a picture beyond its first bytes. The structure below an input folder is mirrored below the output
+Nothing here opens an image beyond its first bytes. The structure below an input folder is mirrored below the output
 folder; the relative path of an input (its *key*) also seeds its noise and chooses its shard, so both are the same
 whatever the order, the machine and the other inputs.
 """
@@ -16,6 +16,7 @@ from varestorer_cli.core.image.formats import SUFFIXES, UNWRITABLE, output_forma
 from varestorer_cli.core.inputs.discovery import FoundFile, InputOptions, NamedInput, SkippedPaths, find, read_entries
 from varestorer_cli.core.inputs.frames import FramePattern
 from varestorer_cli.core.options import Existing, ImageFormat, Missing, RestoreOptions
+from varestorer_cli.core.phrases import named
 from varestorer_cli.core.sharding import Shard
 
 _NAMED_AT_MOST = 5
@@ -107,10 +108,7 @@ class RestorePlan(SkippedPaths):
         """
         there = [job.output for job in self.jobs if os.path.lexists(job.output)]
         if there:
-            more = f" and {len(there) - 3} more" if len(there) > 3 else ""
-            raise UsageError(
-                f"{', '.join(str(path) for path in there[:3])}{more} exist already (--existing error); nothing was done"
-            )
+            raise UsageError(f"{named(there)} exist already (--existing error); nothing was done")
 
 
 def plan_for(
