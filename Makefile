@@ -12,10 +12,15 @@ FAITHFUL_STEPS ?= 300
 FAITHFUL ?= --loss l1=1 --loss balanced_features=0.05 --loss texture=0.1
 SHARP_STEPS ?= 640
 SHARP ?=
-FINE_MIX ?= 0.5,0,0.5
+# ends of the dial, as shares of start, faithful and sharp; DEFAULT: the point between them that is stored
+FINE_SHARP ?= 0.65,0,0.35
+FINE_FAITHFUL ?= 0,0.5,0.5
+FINE_DEFAULT ?= 0.25
 SMALL_STEPS ?= 2400
 SMALL ?=
 COMPACT_STEPS ?= 420
+COMPACT_DEFAULT ?= 0
+COMPACT_FAITHFUL_STEPS ?= 150
 COMPACT_FLAGS ?= --lr 1e-4 --keep 1 --loss hints=0 --loss l1=0.5 --loss balanced_features=0.4 --loss texture=0.5
 FINE := $(RUNS)/fine/model.safetensors
 COMPACT := $(RUNS)/compact/model.safetensors
@@ -111,16 +116,30 @@ $(RUNS)/faithful/model.safetensors: $(RUNS)/.ready
 $(RUNS)/sharp/model.safetensors: $(RUNS)/.ready
 	$(PRERESTORER) --preset fine --out $(@D) --resume --seed 0 --steps $(SHARP_STEPS) $(SHARP)
 
-$(FINE): $(RUNS)/start/model.safetensors $(RUNS)/faithful/model.safetensors $(RUNS)/sharp/model.safetensors
+$(RUNS)/fine-sharp/model.safetensors $(RUNS)/fine-faithful/model.safetensors: \
+		$(RUNS)/start/model.safetensors $(RUNS)/faithful/model.safetensors $(RUNS)/sharp/model.safetensors
 	rm -f $@
-	$(BIN)/varestorer train average $(^D) --weights $(FINE_MIX) --out $(@D)
+	$(BIN)/varestorer train average $(^D) --out $(@D) \
+		--weights $(if $(findstring fine-sharp,$@),$(FINE_SHARP),$(FINE_FAITHFUL))
+
+$(FINE): $(RUNS)/fine-sharp/model.safetensors $(RUNS)/fine-faithful/model.safetensors
+	rm -f $@
+	$(BIN)/varestorer train dial $(^D) --default $(FINE_DEFAULT) --out $(@D)
 
 $(RUNS)/small/model.safetensors: $(FINE)
 	$(PRERESTORER) --preset compact --label $(<D) --out $(@D) --resume --steps $(SMALL_STEPS) $(SMALL)
 
-$(COMPACT): $(RUNS)/small/model.safetensors
+$(RUNS)/compact-sharp/model.safetensors: $(RUNS)/small/model.safetensors
 	$(PRERESTORER) --preset compact --label $(dir $(FINE)) --init $(<D) --out $(@D) --resume --seed 3 \
 		--steps $(COMPACT_STEPS) $(COMPACT_FLAGS)
+
+$(RUNS)/compact-faithful/model.safetensors: $(RUNS)/compact-sharp/model.safetensors
+	$(PRERESTORER) --preset compact --init $(<D) --out $(@D) --resume --seed 4 --lr 1e-4 --loss hints=0 \
+		--steps $(COMPACT_FAITHFUL_STEPS) $(FAITHFUL)
+
+$(COMPACT): $(RUNS)/compact-sharp/model.safetensors $(RUNS)/compact-faithful/model.safetensors
+	rm -f $@
+	$(BIN)/varestorer train dial $(^D) --default $(COMPACT_DEFAULT) --out $(@D)
 
 check: lint typecheck test  ## What continuous integration runs
 

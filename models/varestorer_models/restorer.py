@@ -23,9 +23,6 @@ from varestorer_models.schedule import ScaleSchedule
 from varestorer_models.tokenizer import ImageTokenizer
 from varestorer_models.transformer import Condition, TextFeatures, Transformer
 
-TILE_STEP = 16
-"""Step in pixels between the sides that tiles of a :class:`FirstStageRestorer` may have."""
-
 Sampling = Literal["argmax", "sample", "expected", "consistent"]
 ColorFix = Literal["wavelet", "adain", "none"]
 
@@ -36,8 +33,9 @@ class RestorerConfig:
 
     Attributes:
         scale: native factor; images are upscaled by it before the model sees them.
-        tile: side in pixels of the native tile of a :class:`FirstStageRestorer`, a multiple of ``TILE_STEP``; 0 for a
+        tile: side in pixels of the native tile of a :class:`FirstStageRestorer`, a multiple of ``tile_step``; 0 for a
             :class:`OneStepRestorer`, whose tokenizer says it.
+        tile_step: step in pixels between the sides that tiles of a :class:`FirstStageRestorer` may have.
         extra_block: append the full-resolution block of accumulated codes to the pyramid tokens (released: yes).
         sampling: default way from logits to codes, the best on validation for the model at hand.
         color_fix: default colour fix; ``wavelet`` takes the low band from the pre-restored image.
@@ -53,6 +51,7 @@ class RestorerConfig:
 
     scale: int = 4
     tile: int = 0
+    tile_step: int = 16
     extra_block: bool = True
     sampling: Sampling = "sample"
     color_fix: ColorFix = "none"
@@ -117,11 +116,11 @@ class FirstStageRestorer(nn.Module):
     @property
     def small_sides(self) -> range:
         """Sides below the native one, for images smaller than a tile; the network is convolutions only."""
-        return range(2 * TILE_STEP, self.tile, TILE_STEP)
+        return range(2 * self._tile_step, self.tile, self._tile_step)
 
     @property
     def _tile_step(self) -> int:
-        return TILE_STEP
+        return self.config.tile_step
 
     def prerestore(self, degraded_B3TT: Tensor) -> Tensor:
         """Degraded image in [0, 1] -> pre-restored image, about [0, 1]."""
@@ -353,8 +352,9 @@ def restorer_from_components(config: RestorerConfig, components: Mapping[str, nn
         ValueError: a part is missing, or ``config.tile`` is no tile of a pre-restorer alone.
     """
     if set(components) == {"prerestorer"}:
-        if config.tile < TILE_STEP or config.tile % TILE_STEP:
-            raise ValueError(f"a pre-restorer alone has tiles of a multiple of {TILE_STEP} pixels, not {config.tile}")
+        step = config.tile_step
+        if step < 1 or config.tile < step or config.tile % step:
+            raise ValueError(f"a pre-restorer alone has tiles of a multiple of {step} pixels, not {config.tile}")
         return FirstStageRestorer(config, components["prerestorer"])
     missing = [name for name in ("prerestorer", "tokenizer", "transformer") if name not in components]
     if missing:

@@ -1,4 +1,4 @@
-"""``varestorer train``: make a pre-restorer, a tokenizer or a teacher from photographs; average models."""
+"""``varestorer train``: make a pre-restorer, a tokenizer or a teacher from photographs; mix models."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +8,7 @@ import typer
 from varestorer_cli.commands._training import KeepOption, TextDropOption, TextsOption, shared_options
 from varestorer_cli.core.errors import UsageError
 
-_HELP = """Train one stage on a folder of photographs, or average models.
+_HELP = """Train one stage on a folder of photographs, or mix models.
 
 The order is prerestorer and tokenizer, then teacher (needs the tokenizer), then 'varestorer distill'. Degraded
 versions of the photographs are made from a seed; a killed run goes on exactly with --resume.
@@ -85,10 +85,28 @@ def average(
     average_models(models, out, weights, half=half, license_text=license_text)
 
 
+def dial(
+    sharp: Annotated[Path, typer.Argument(metavar="SHARP", help="Pre-restorer at --fidelity 0: file, run or name.")],
+    faithful: Annotated[Path, typer.Argument(metavar="FAITHFUL", help="Pre-restorer at --fidelity 1.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="File (*.safetensors), or folder that gets model.safetensors.")
+    ],
+    default: Annotated[float, typer.Option("--default", help="Fidelity where restore is given none, 0 to 1.")] = 0.5,
+    license_text: Annotated[
+        str | None, typer.Option("--license", help="Licence to write into the file [default: the models' own].")
+    ] = None,
+) -> None:
+    """Write two pre-restorers of one layout into one file, between which restore --fidelity mixes."""
+    from varestorer_cli.core.training.average import make_dial
+
+    make_dial(sharp, faithful, out, default, license_text=license_text)
+
+
 def register(app: typer.Typer) -> None:
     """Add the command and its stages to the application."""
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=_HELP)
     for name, command in (("prerestorer", prerestorer), ("tokenizer", tokenizer), ("teacher", teacher)):
         group.command(name, no_args_is_help=True)(command)
     group.command("average", no_args_is_help=True)(average)
+    group.command("dial", no_args_is_help=True)(dial)
     app.add_typer(group, name="train")

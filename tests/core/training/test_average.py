@@ -9,9 +9,10 @@ import torch
 
 from varestorer_cli.app import run
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, UsageError
-from varestorer_cli.core.training.average import average_models
+from varestorer_cli.core.training.average import average_models, make_dial
 from varestorer_cli.core.weights.model_file import load_bundle, save_bundle
 from varestorer_models.conv_restorer import ConvRestorer, ConvRestorerConfig
+from varestorer_models.restorer import RestorerConfig
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
 
 CONFIG = RRDBConfig(width=4, growth=2, blocks=1)
@@ -103,3 +104,41 @@ def test_an_existing_file_stays(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="exists already"):
         average_models([a, b], b)
     assert b.read_bytes() == before
+
+
+# --- dial
+
+
+def first_stage(path: Path, seed: int) -> Path:
+    torch.manual_seed(seed)
+    save_bundle(path, {"prerestorer": RRDBNet(CONFIG)}, restorer=RestorerConfig(tile=64))
+    return path
+
+
+def test_the_dial_command_writes_the_default_point_and_both_ends(tmp_path: Path) -> None:
+    a, b = (first_stage(tmp_path / f"{n}.safetensors", n) for n in range(2))
+    out = tmp_path / "dial"
+    assert run(["train", "dial", str(a), str(b), "--default", "0.25", "--out", str(out)]) == 0
+    sharp, faithful = state(a), state(b)
+    for point in (0.0, 0.25, 1.0):
+        bundle = load_bundle(out / "model.safetensors")
+        assert bundle.dial is not None and bundle.dial.default == 0.25
+        network = bundle.components["prerestorer"]
+        bundle.dial.set(network, point)
+        for name, tensor in network.state_dict().items():
+            wanted = torch.lerp(sharp[name], faithful[name], point)
+            torch.testing.assert_close(tensor, wanted, atol=2e-3, rtol=2e-3)
+
+
+def test_a_dial_between_models_that_are_no_first_stage_is_refused(tmp_path: Path) -> None:
+    a, b = written(tmp_path / "a.safetensors", 1), written(tmp_path / "b.safetensors", 2)
+    with pytest.raises(CheckpointError, match="two pre-restorers"):
+        make_dial(a, b, tmp_path / "out.safetensors", 0.5)
+
+
+def test_a_dial_needs_a_default_between_its_ends_and_a_new_file(tmp_path: Path) -> None:
+    a, b = (first_stage(tmp_path / f"{n}.safetensors", n) for n in range(2))
+    with pytest.raises(UsageError, match=r"--default 1\.5"):
+        make_dial(a, b, tmp_path / "out.safetensors", 1.5)
+    with pytest.raises(UsageError, match="exists already"):
+        make_dial(a, b, a, 0.5)

@@ -1,4 +1,6 @@
-"""Average of the weights of models with the same layout (``varestorer train average``).
+"""Average of the weights of models with the same layout, and a dial between two of them.
+
+``varestorer train average`` writes one mean, ``varestorer train dial`` a file that ``--fidelity`` moves along.
 
 Networks trained from the same start can be mixed weight by weight; between a faithful and a sharp one lie all degrees
 of sharpness (network interpolation, ESRGAN, arXiv 1809.00219, section 3.4; model soups, arXiv 2203.05482).
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from varestorer_cli.core.errors import CheckpointError, UsageError
 from varestorer_cli.core.training.builder import MODEL
+from varestorer_cli.core.weights.fidelity import packed
 from varestorer_cli.core.weights.model_file import Bundle, load_bundle, save_bundle
 from varestorer_cli.core.weights.root import choose_model
 
@@ -61,6 +64,53 @@ def average_models(
         notes=_notes(bundles, shares, license_text),
         dtype=torch.float16 if half else None,
         text=bundles[0].text,
+    )
+    return target
+
+
+def make_dial(
+    sharp: str | Path, faithful: str | Path, out: Path, default: float, *, license_text: str | None = None
+) -> Path:
+    """Write a pre-restorer whose weights ``--fidelity`` moves between two ends.
+
+    The weights at the default point are stored in float16, the difference of the ends in 8 bits.
+
+    Args:
+        sharp: the model at fidelity 0: a file, run folder or name.
+        faithful: the model at fidelity 1, of the same layout.
+        out: a file ``*.safetensors``, or a folder that gets ``model.safetensors``.
+        default: fidelity of the stored weights, 0 to 1.
+        license_text: of the result; the models' own by default.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: a default outside 0 to 1, or a file that exists.
+        CheckpointError: the models are no pre-restorers alone, differ in their layout, or one is damaged.
+        MissingDependencyError: there is no such model.
+        OutputError: the file cannot be written.
+    """
+    if not 0 <= default <= 1:
+        raise UsageError(f"--default {default:g}: 0 (the first model) to 1 (the second) is possible")
+    target = out if out.suffix == ".safetensors" else out / MODEL
+    if target.exists():
+        raise UsageError(f"{target} exists already; choose another --out")
+    ends = [load_bundle(choose_model(str(model)).path) for model in (sharp, faithful)]
+    _check_same_layout(*ends)
+    if set(ends[0].components) != {"prerestorer"} or ends[0].restorer is None:
+        raise CheckpointError(f"{ends[0].path}: a dial is made of two pre-restorers as 'train prerestorer' writes them")
+    networks = [bundle.components["prerestorer"] for bundle in ends]
+    differences = packed(networks[0].state_dict(), networks[1].state_dict())
+    shares = [1 - default, default]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_bundle(
+        target,
+        {"prerestorer": _mean(networks, shares)},
+        restorer=ends[0].restorer,
+        notes={**_notes(ends, shares, license_text), "stage": "dial"},
+        dtype=torch.float16,
+        dial=(default, differences),
     )
     return target
 

@@ -111,6 +111,21 @@ class Preset:
     crops: int = 8000
     large: bool = False
 
+    @property
+    def first_stage(self) -> RestorerConfig:
+        """Settings of a restorer that is this preset's pre-restorer alone; it tiles as the whole restorer does."""
+        return RestorerConfig(
+            scale=self.restorer.scale,
+            tile=self.tokenizer.tile,
+            # windows of 8 on 8 x 8 unshuffled pixels
+            tile_step=64 if isinstance(self.prerestorer, SwinIRConfig) else 16,
+            extra_block=False,
+            sampling="argmax",
+            input_color_levels=self.restorer.input_color_levels,
+            largest_tile=self.restorer.largest_tile,
+            upscale_filter=self.restorer.upscale_filter,
+        )
+
 
 def _compact() -> Preset:
     schedule = ScaleSchedule.from_sides(1, 2, 4, 8, 16, 16)

@@ -192,7 +192,9 @@ class _Run:
             "licence": options.license_text,
         }
         restorer, text = None, None
-        if isinstance(task, DistillTask):
+        if options.stage == "prerestorer":
+            restorer = preset(options.preset).first_stage
+        elif isinstance(task, DistillTask):
             restorer = task.restorer.config
             if task.texts is not None:
                 restorer, text = replace(restorer, takes_text=True), task.texts.default
