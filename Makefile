@@ -30,9 +30,9 @@ CASES ?= 6000
 LIMIT ?= 1200
 SEED ?= 0
 # one thread per test process: small tensors gain nothing from more
-test test-slow fuzz parity: export OMP_NUM_THREADS ?= 1
+test test-slow test-long test-lowest test-newest fuzz parity: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install format lint typecheck test test-slow fuzz parity bench bench-2b bench-io bench-train ablate demo \
+.PHONY: help install format lint typecheck test test-slow test-long test-lowest test-newest fuzz parity bench bench-2b bench-io bench-train ablate demo \
 	photos train-bundled check clean
 .DEFAULT_GOAL := help
 
@@ -66,8 +66,24 @@ typecheck: $(VENV)/.installed-dev  ## mypy, strict
 test: $(VENV)/.installed-dev  ## The fast tests: no GPU, no network, no big weights
 	$(BIN)/pytest -q -n $(JOBS)
 
-test-slow: $(VENV)/.installed-dev  ## The tests that take minutes
-	$(BIN)/pytest -q -m "slow"
+test-slow: $(VENV)/.installed-dev  ## The tests that take minutes; continuous integration runs them too
+	$(BIN)/pytest -q -m slow -n $(JOBS)
+
+test-long: $(VENV)/.installed-dev  ## The tests that take more than ten minutes and 16 GB: before a release
+	$(BIN)/pytest -q -m long
+
+test-lowest: .venv-lowest/.installed  ## The fast tests with the lowest versions that pyproject.toml allows
+	.venv-lowest/bin/pytest -q -n $(JOBS) -p no:cacheprovider
+
+test-newest: .venv-newest/.installed  ## The fast tests with the newest versions
+	.venv-newest/bin/pytest -q -n $(JOBS) -p no:cacheprovider
+
+.venv-lowest/.installed .venv-newest/.installed: .venv-%/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install -q uv
+	.venv-$*/bin/uv pip install -q --python .venv-$*/bin/python -e ".[dev,score,text,hub,vfx]" \
+		--resolution $(if $(filter lowest,$*),lowest-direct,highest)
+	@touch $@
 
 fuzz: $(VENV)/.installed-dev  ## Damage pictures in thousands of ways and restore them (CASES, seconds: LIMIT, SEED)
 	$(BIN)/python tests/fuzzing.py --cases $(CASES) --seconds $(LIMIT) --seed $(SEED)
@@ -144,5 +160,5 @@ $(COMPACT): $(RUNS)/compact-sharp/model.safetensors $(RUNS)/compact-faithful/mod
 check: lint typecheck test  ## What continuous integration runs
 
 clean:  ## Remove environment, caches and demo output
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info demo-out
+	rm -rf $(VENV) .venv-lowest .venv-newest .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info demo-out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

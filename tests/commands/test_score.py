@@ -110,7 +110,7 @@ def test_identical_images_are_infinite_in_print_and_empty_in_files(cli: Cli, out
 
 def test_a_missing_extra_is_code_3(cli: Cli, out: Path) -> None:
     ran = cli("score", "out", "-r", "gt", "--metrics", "psnr,niqe")
-    assert ran.code == 3 and "pip install 'varestorer[score]'" in ran.err and ran.out == ""
+    assert ran.code == 3 and "pip install 'pyiqa" in ran.err and ran.out == ""
 
 
 def test_usage_errors(cli: Cli, out: Path) -> None:

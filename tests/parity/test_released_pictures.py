@@ -111,13 +111,16 @@ class WithText:
     """A restorer with one text for all tiles."""
 
     restorer: OneStepRestorer
-    condition: Condition
+    text: Condition
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.restorer, name)
 
+    def condition(self, rows: torch.Tensor | None) -> Condition:
+        return self.text
+
     def __call__(self, tiles: torch.Tensor, **settings: Any) -> Any:
-        return self.restorer(tiles, condition=self.condition, **settings)
+        return self.restorer(tiles, **settings)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.util import find_spec
 
+from varestorer_cli.core.phrases import install_command
 from varestorer_cli.version import __version__
 
 OK, NOTE, MISSING = "ok", "note", "missing"
@@ -67,7 +68,7 @@ def _guarded(part: Callable[[], Iterator[Check]]) -> list[Check]:
                 name,
                 MISSING,
                 f"the check failed: {error}",
-                "reinstall: pip install --force-reinstall varestorer",
+                "install varestorer again, see docs/install.md",
             )
         ]
 
@@ -177,7 +178,7 @@ def _extras() -> Iterator[Check]:
         lacking = [module for module in modules if find_spec(module) is None]
         if lacking:
             found = f"{', '.join(lacking)} not installed"
-            yield Check(f"extra {extra}", NOTE, found, f"for {purpose}: pip install 'varestorer[{extra}]'")
+            yield Check(f"extra {extra}", NOTE, found, f"for {purpose}: {install_command(extra)}")
         else:
             yield Check(f"extra {extra}", OK, "installed")
 

@@ -1,6 +1,8 @@
 """How numbers and lists of names are written in messages: counts with their noun, a few of many names, times, bytes."""
 
+import re
 from collections.abc import Sequence
+from importlib import metadata
 
 MOST_NAMED = 3
 
@@ -43,3 +45,22 @@ def byte_size(number: float) -> str:
             return f"{number:.3g} {unit}"
         number /= 1000
     return f"{number:.1f} GB"
+
+
+def install_command(extra: str) -> str:
+    """Command that installs the packages of an extra, however varestorer itself was installed.
+
+    It names the packages and not ``varestorer[extra]``: varestorer itself may come from a clone or a file.
+
+    Args:
+        extra: name of an extra in ``pyproject.toml``.
+    """
+    try:
+        requirements = metadata.requires("varestorer") or []
+    except metadata.PackageNotFoundError:
+        requirements = []
+    marked = [line.partition(";") for line in requirements]
+    needed = [package.strip() for package, _, mark in marked if re.search(rf"extra\s*==\s*['\"]{extra}['\"]", mark)]
+    if not needed:
+        return f"pip install '.[{extra}]' in the folder of varestorer's source"
+    return "pip install " + " ".join(f"'{package}'" if re.search("[<>=!~]", package) else package for package in needed)

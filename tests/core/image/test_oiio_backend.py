@@ -174,7 +174,7 @@ def test_without_the_extra(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(oiio_backend, "available", lambda: False)
     monkeypatch.setitem(sys.modules, "OpenImageIO", None)
     alone = cli("restore", tmp_path / "in", tmp_path / "out")
-    assert alone.code == 3 and "pip install 'varestorer[vfx]'" in alone.err
+    assert alone.code == 3 and "pip install 'OpenImageIO" in alone.err
     mixed = cli("restore", tmp_path / "mixed", tmp_path / "out")
     assert mixed.code == 1 and "a.exr: EXR pictures are read by OpenImageIO, which is missing" in mixed.err
     assert (tmp_path / "out/b.png").is_file()

@@ -135,5 +135,5 @@ def test_without_a_network_the_cache_is_enough(
 
 def test_the_missing_package_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'varestorer\[hub\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'huggingface-hub"):
         pull("2b", root)

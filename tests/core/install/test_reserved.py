@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from varestorer_cli.core.errors import CheckpointError, UsageError
+from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, UsageError
 from varestorer_cli.core.install import default_text
 from varestorer_cli.core.install.default_text import TextModel
 from varestorer_cli.core.install.importer import import_files
@@ -85,3 +85,9 @@ def test_types_that_no_model_has_are_refused(root: Path, tmp_path: Path, dtype: 
     with pytest.raises(CheckpointError):
         import_files([path], root)
     assert not (root / "odd.safetensors").exists()
+
+
+@pytest.mark.parametrize("model", ["x" * 5000, "/" + "x" * 300], ids=["path", "name"])
+def test_names_that_no_file_can_have(model: str) -> None:
+    with pytest.raises(MissingDependencyError, match=r"cannot be looked for .*check --model"):
+        choose_model(model)

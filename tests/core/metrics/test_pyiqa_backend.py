@@ -90,7 +90,7 @@ def test_pyiqa_absent(monkeypatch: pytest.MonkeyPatch) -> None:
         load_metrics(["psnr_y", "niqe", "psnr_v"])
     text = str(caught.value)
     assert caught.value.exit_code == ExitCode.MISSING_DEPENDENCY
-    assert "pip install 'varestorer[score]'" in text and "niqe, psnr_v" in text
+    assert "pip install 'pyiqa" in text and "niqe, psnr_v" in text
     assert "Did you mean psnr_y (for psnr_v)?" in text
 
 

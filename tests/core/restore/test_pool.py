@@ -84,7 +84,8 @@ def test_a_dead_process_loses_nothing(
     marker.touch()
     monkeypatch.setenv("DEADLY_MARKER", str(marker))
     report = run(monkeypatch, load_deadly, gpus="cpu,cpu")
-    assert report.count("done") == 6 and not marker.exists()
+    # what the dead process had written and not yet told is found up to date
+    assert report.count("done") + report.count("skipped") == 6 and not marker.exists()
     assert "the process for cpu died (signal 9)" in capsys.readouterr().err
 
 

@@ -130,7 +130,7 @@ def test_a_missing_library_says_what_to_install(encoder: Path, monkeypatch: pyte
     import sys
 
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'varestorer\[text\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'transformers"):
         tiny_text.encoded(encoder, PROMPTS)
 
 

@@ -8,10 +8,7 @@ import pytest
 import releases
 import torch
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
-]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 FILES = (releases.STUDENT, releases.AUTOENCODER, releases.PRERESTORER)
 
 # Prints (peak of all resident memory, peak of memory that is not a mapped file) beyond what the imports take, in bytes.
@@ -68,6 +65,7 @@ def root(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_conversion_never_holds_the_model(release: Path, tmp_path: Path) -> None:
     largest = (release / releases.STUDENT).stat().st_size
     assert largest > 500e6
@@ -76,6 +74,7 @@ def test_conversion_never_holds_the_model(release: Path, tmp_path: Path) -> None
     assert own < 0.2 * largest  # the rest is the mapped input, which the system may drop at any time
 
 
+@pytest.mark.slow
 def test_loading_maps_the_file(root: Path) -> None:
     size = (root / "2b.safetensors").stat().st_size
     assert size > 250e6
@@ -84,12 +83,14 @@ def test_loading_maps_the_file(root: Path) -> None:
     assert own < 0.1 * size
 
 
+@pytest.mark.slow
 def test_a_second_model_takes_no_memory_of_its_own(root: Path) -> None:
     size = (root / "2b.safetensors").stat().st_size
     _, own = peaks('models = [load_restorer("2b", weights=root) for _ in range(2)]', root)
     assert own < 0.1 * size
 
 
+@pytest.mark.long
 def test_the_published_size_is_imported_and_loaded(tmp_path: Path) -> None:
     """2.2 billion values; 16 GB of disk, 6 GB of memory."""
     # stored in bfloat16, so that the random release fits this test's memory; conversion reads any type
@@ -110,6 +111,7 @@ assert loaded.restorer.tile == 512
     assert total < 1.2 * size and own < 0.1 * size
 
 
+@pytest.mark.long
 def test_the_published_size_restores_a_picture(tmp_path: Path) -> None:
     """One tile of 512 pixels: minutes to an hour, by the machine."""
     from conftest import load, photo, save

@@ -22,11 +22,10 @@ from varestorer_cli.core.image.exr_layers import Layer, Part, choose_layer
 from varestorer_cli.core.image.image_data import DecodedImage, Extras, Loss, OutputImage, Scene, bleed
 from varestorer_cli.core.image.resample import to_float
 from varestorer_cli.core.options import ImageFormat, Transfer
-from varestorer_cli.core.phrases import count, named
+from varestorer_cli.core.phrases import count, install_command, named
 
 Floats = npt.NDArray[np.float32]
 
-INSTALL = "install the extra: pip install 'varestorer[vfx]'"
 KINDS = {"OpenEXR": ".exr", "DPX": ".dpx"}  # by content: suffix
 _CHECKED_ROWS = 256
 _FULL = "is the folder of temporary files (TMPDIR) full?"
@@ -219,7 +218,9 @@ def _from_chroma(pixels: Floats, chromaticities: Any) -> Floats:
 
 def _open(path: Path) -> Any:
     if not available():
-        raise InputError(f"{path.suffix[1:].upper()} pictures are read by OpenImageIO, which is missing; {INSTALL}")
+        raise InputError(
+            f"{path.suffix[1:].upper()} pictures are read by OpenImageIO, which is missing; {install_command('vfx')}"
+        )
     import OpenImageIO as oiio  # noqa: N813
 
     source = oiio.ImageInput.open(str(path))
@@ -294,7 +295,9 @@ def write(stream: BinaryIO, output: OutputImage, format: ImageFormat, software: 
         InputError: OpenImageIO is missing or fails.
     """
     if not available():
-        raise InputError(f"{format.value.upper()} pictures are written by OpenImageIO, which is missing; {INSTALL}")
+        raise InputError(
+            f"{format.value.upper()} pictures are written by OpenImageIO, which is missing; {install_command('vfx')}"
+        )
     import OpenImageIO as oiio  # noqa: N813
 
     exr = format == ImageFormat.EXR

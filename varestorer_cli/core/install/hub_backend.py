@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, OutputError
+from varestorer_cli.core.phrases import install_command
 from varestorer_cli.core.weights.catalog import PublishedFile
 from varestorer_cli.core.weights.model_file import file_sha256
 from varestorer_cli.core.weights.root import PublishedSource
@@ -37,7 +38,7 @@ def _library() -> ModuleType:
         import huggingface_hub.utils
     except ImportError as error:
         raise MissingDependencyError(
-            f"weights pull needs the package huggingface_hub ({error}): pip install 'varestorer[hub]'"
+            f"weights pull needs the package huggingface_hub ({error}): {install_command('hub')}"
         ) from error
     return huggingface_hub
 

@@ -21,8 +21,8 @@ import numpy as np
 from varestorer_cli.core.errors import MissingDependencyError, UsageError
 from varestorer_cli.core.metrics.base import Image8, Metric, Notify, hub_folder, resolve_device
 from varestorer_cli.core.metrics.psnr_ssim import OUR_METRICS
+from varestorer_cli.core.phrases import install_command
 
-INSTALL_PYIQA = "pip install 'varestorer[score]'"
 LICENCE_NOTICE = (
     "pyiqa {version} is under the PolyForm Noncommercial License 1.0.0, parts of it under the S-Lab License "
     "1.0 (non-commercial): it may not be used commercially. "
@@ -221,7 +221,7 @@ def _import_pyiqa(names: Sequence[str]) -> Any:
         if error.name == "pyiqa":
             raise MissingDependencyError(
                 f"The package pyiqa is not installed, and it alone computes: {asked}.{_hint(names)} "
-                f"Install it with: {INSTALL_PYIQA} (non-commercial licence), "
+                f"Install it with: {install_command('score')} (non-commercial licence), "
                 f"or ask only for {', '.join(OUR_METRICS)}, which need no package."
             ) from error
         raise MissingDependencyError(
@@ -230,7 +230,7 @@ def _import_pyiqa(names: Sequence[str]) -> Any:
     except Exception as error:  # e.g. RuntimeError where torchvision does not fit torch
         raise MissingDependencyError(
             f"pyiqa is installed but cannot be imported ({type(error).__name__}: {_first_line(error)}). "
-            f"Install torch and torchvision from the same index, then {INSTALL_PYIQA}."
+            f"Install torch and torchvision from the same index, then {install_command('score')}."
         ) from error
     return pyiqa
 

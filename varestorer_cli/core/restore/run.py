@@ -11,6 +11,7 @@ from varestorer_cli.core.errors import ExitCode, ExitCodes, MissingDependencyErr
 from varestorer_cli.core.image import oiio_backend
 from varestorer_cli.core.inputs.plan import RestorePlan, plan_for
 from varestorer_cli.core.options import RestoreOptions
+from varestorer_cli.core.phrases import install_command
 from varestorer_cli.core.report.csv_file import ReportFile, merge_reports, report_name, reports_in
 from varestorer_cli.core.report.rows import Row
 from varestorer_cli.core.report.summary import BatchReport
@@ -163,7 +164,8 @@ def _refuse_without_vfx(plan: RestorePlan) -> None:
     """A run that can do nothing without an extra says so at once; in a mixed run its pictures fail one by one."""
     kinds = set(oiio_backend.KINDS.values())
     if plan.jobs and not oiio_backend.available() and all(Path(job.input).suffix.lower() in kinds for job in plan.jobs):
-        raise MissingDependencyError(f"all inputs are OpenEXR or DPX, which OpenImageIO reads; {oiio_backend.INSTALL}")
+        advice = install_command("vfx")
+        raise MissingDependencyError(f"all inputs are OpenEXR or DPX, which OpenImageIO reads; {advice}")
 
 
 def _report_path(request: RestoreRequest, options: RestoreOptions, plan: RestorePlan) -> Path | None:

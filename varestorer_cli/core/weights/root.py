@@ -7,7 +7,6 @@ All installed models lie in one folder, the weights root: ``--weights DIR``, els
 
 import json
 import os
-import platform
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from varestorer_cli.core.atomic import atomic_file
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, UsageError
+from varestorer_cli.core.folders import data_folder
 from varestorer_cli.core.weights.catalog import (
     BUNDLED,
     CAPTIONER,
@@ -44,10 +44,7 @@ def weights_root(given: str | os.PathLike[str] | None = None) -> Path:
     chosen = os.fspath(given) if given is not None else os.environ.get(ENVIRONMENT, "")
     if chosen:
         return Path(chosen).expanduser()
-    home = Path(os.path.expanduser("~"))  # noqa: PTH111  (unlike Path.home it never raises)
-    if platform.system() == "Windows":
-        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "varestorer" / "weights"
-    return Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share") / "varestorer" / "weights"
+    return data_folder() / "weights"
 
 
 def installed_file(name: str, root: Path) -> Path:
@@ -206,10 +203,15 @@ def choose_model(model: str, weights: str | os.PathLike[str] | None = None, devi
     if model == "auto":
         return _automatic(root, device)
     path = Path(model)
-    if path.is_dir():
-        path = path / "model.safetensors"
-    if path.is_file() and model not in BUNDLED_MODELS:
-        return Choice(path.parent.name if path.name == "model.safetensors" else path.stem, path)
+    try:
+        if path.is_dir():
+            path = path / "model.safetensors"
+        if path.is_file() and model not in BUNDLED_MODELS:
+            return Choice(path.parent.name if path.name == "model.safetensors" else path.stem, path)
+    except (OSError, ValueError) as error:  # a name that is too long, or with a zero byte
+        shown = model if len(model) <= 60 else f"{model[:60]}..."
+        reason = getattr(error, "strerror", None) or error
+        raise MissingDependencyError(f"model {shown!r}: cannot be looked for ({reason}); check --model") from None
     named = installed_file(model, root)
     if named.is_file() and (model in BUNDLED_MODELS or model in installed_names(root)):
         return Choice(model, named)
