@@ -277,6 +277,16 @@ class OneStepRestorer(FirstStageRestorer):
         guide = prerestored_B3TT * 2 - 1 if self.tokenizer.config.autoencoder.guided else None
         return self.tokenizer.decode(accumulated_Bdhw, guide, clamp=clamp)
 
+    def image_from_codes(
+        self, accumulated_Bdhw: Tensor, prerestored_B3TT: Tensor, color_fix: ColorFix | None = None
+    ) -> Tensor:
+        """Accumulated codes and pre-restored image -> image (B, 3, T, T), about [0, 1], its colours fixed."""
+        image = (self.decode(accumulated_Bdhw, prerestored_B3TT).float() + 1) / 2
+        fix = color_fix or self.config.color_fix
+        if fix == "wavelet":
+            return wavelet_fix(image, prerestored_B3TT, self.config.wavelet_levels)
+        return adain_fix(image, prerestored_B3TT) if fix == "adain" else image
+
     def forward(
         self,
         degraded_B3TT: Tensor,
@@ -306,12 +316,7 @@ class OneStepRestorer(FirstStageRestorer):
         latent = self.tokenizer.encode(prerestored * 2 - 1).float()
         prediction = self.predict(self.tokenizer.quantize(latent), latent, condition)
         accumulated = self.codes(prediction, sampling or self.config.sampling, uniforms)
-        image = (self.decode(accumulated, prerestored).float() + 1) / 2
-        fix = color_fix or self.config.color_fix
-        if fix == "wavelet":
-            image = wavelet_fix(image, prerestored, self.config.wavelet_levels)
-        elif fix == "adain":
-            image = adain_fix(image, prerestored)
+        image = self.image_from_codes(accumulated, prerestored, color_fix)
         if fidelity:
             image = torch.lerp(image, prerestored, fidelity)
         return RestoredTiles(image.clamp(0, 1), prerestored.clamp(0, 1))

@@ -306,12 +306,12 @@ def test_the_whole_table_field_by_field(cli: Cli, tmp_path: Path) -> None:
     assert "| VARestorer-1 | 22.78 | 0.6453 | [1] |" in lines and "25.15" not in "".join(lines)
 
 
-def test_a_protocol_without_footing_shows_no_row(cli: Cli, tmp_path: Path) -> None:
+def test_a_protocol_without_convention_shows_no_row(cli: Cli, tmp_path: Path) -> None:
     root = dataset(tmp_path / "sets")
     for name in ("a", "b"):
         save(tmp_path / f"out/{name}.png", load(root / f"RealSRVal_crop128/test_HR/{name}.png") // 2)
     ran = cli("score", "out", "--dataset", "realsr", "--data-root", "sets", "--protocol", "rgb")
-    assert "no published row stands on the footing of protocol rgb" in ran.out and "OSEDiff" not in ran.out
+    assert "no published row stands under a convention of protocol rgb" in ran.out and "OSEDiff" not in ran.out
 
 
 def test_a_kept_score_is_not_computed_again(cli: Cli, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

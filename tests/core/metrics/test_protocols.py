@@ -1,7 +1,7 @@
 import pytest
 
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.metrics.protocols import FOOTING_METRICS, PROTOCOLS, metric_names
+from varestorer_cli.core.metrics.protocols import CONVENTION_METRICS, PROTOCOLS, metric_names
 
 
 def test_protocols_name_their_metrics() -> None:
@@ -25,8 +25,8 @@ def test_a_metric_of_another_colour_space_is_refused() -> None:
 
 
 def test_full_is_every_metric_of_the_published_tables() -> None:
-    for footing, metrics in FOOTING_METRICS.items():
-        assert metric_names(PROTOCOLS[footing], "full") == metrics
+    for convention, metrics in CONVENTION_METRICS.items():
+        assert metric_names(PROTOCOLS[convention], "full") == metrics
         assert set(metrics) < set(metric_names(PROTOCOLS["both"], "full"))
 
 

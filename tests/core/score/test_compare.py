@@ -10,7 +10,7 @@ import pytest
 from varestorer_cli.core.errors import ExitCode
 from varestorer_cli.core.metrics.base import MetricInfo
 from varestorer_cli.core.metrics.protocols import PROTOCOLS
-from varestorer_cli.core.score import compare as score_compare
+from varestorer_cli.core.score import compare
 from varestorer_cli.core.score.compare import Comparison, sign_test
 from varestorer_cli.core.score.pairing import Pair, PairPlan
 from varestorer_cli.core.score.scorer import PairScore
@@ -74,13 +74,13 @@ def test_pairs_that_failed_in_either_are_left_out_and_said() -> None:
     comparison = Comparison(a, report("B", [30, 31, 32], [4, 4, 4]))
     assert comparison.names == ["0", "2"] and comparison.verdict(METRICS[0]).difference == 10
     assert comparison.exit_code is ExitCode.SOME_FAILED
-    (block,) = score_compare.blocks(comparison)
+    (block,) = compare.blocks(comparison)
     assert block.above[:3] == ("A = A", "B = B", "2 pairs scored in both; failed: 1 in A, 0 in B")
     assert block.table.head[:4] == ("metric", "A", "B", "B - A") and block.table.head[-1] == "sign test p"
     assert block.table.rows[0] == ("PSNR-Y ↑", "21.00", "31.00", "+10.00", "[10.00, 10.00]", "0", "2", "0", "0.5")
-    rows = list(csv.DictReader(io.StringIO(score_compare.csv_text(comparison))))
+    rows = list(csv.DictReader(io.StringIO(compare.csv_text(comparison))))
     assert rows[1]["reason_a"] == "unreadable" and rows[1]["psnr_y_a"] == "" and rows[1]["psnr_y_b"] == "31"
-    content = json.loads(score_compare.json_text(comparison))
+    content = json.loads(compare.json_text(comparison))
     assert content["pairs"] == 2 and content["failed"] == {"a": 1, "b": 0}
     assert content["metrics"]["psnr_y"] == {
         "lower_better": False, "library": "ours", "mean_a": 21.0, "mean_b": 31.0, "difference": 10.0, "low": 10.0,
@@ -94,5 +94,5 @@ def test_a_score_of_the_whole_set_has_no_test() -> None:
         replace(report(name, [1, 2], [1, 2]), metrics=(fid,), set_values={"fid": v})
         for name, v in (("A", 9.0), ("B", 8.5))
     )
-    (block,) = score_compare.blocks(Comparison(a, b))
+    (block,) = compare.blocks(Comparison(a, b))
     assert block.table.rows == (("FID ↓", "9.0000", "8.5000", "-0.5000", "-", "-", "-", "-", "-"),)

@@ -11,8 +11,8 @@ import pytest
 from varestorer_cli.core.errors import ExitCode, OutputError, UsageError
 from varestorer_cli.core.metrics.base import MetricInfo
 from varestorer_cli.core.metrics.protocols import PROTOCOLS
-from varestorer_cli.core.score import export as score_output
-from varestorer_cli.core.score import tables as score_render
+from varestorer_cli.core.score import export
+from varestorer_cli.core.score import tables
 from varestorer_cli.core.score.pairing import Pair, PairPlan
 from varestorer_cli.core.score.published import PublishedRow
 from varestorer_cli.core.score.scorer import PairScore
@@ -62,7 +62,7 @@ def report() -> ScoreReport:
 
 
 def test_the_title_says_what_the_numbers_mean(report: ScoreReport) -> None:
-    text = "\n".join(score_output.title(report))
+    text = "\n".join(export.title(report))
     for words in (
         "out against gt: 2 pairs scored, 1 failed",
         "Protocol osediff: PSNR and SSIM on Y of YCbCr (ITU-R BT.601, 16-235), MANIQA of PIPAL; 8 bit, border crop 4",
@@ -72,31 +72,31 @@ def test_the_title_says_what_the_numbers_mean(report: ScoreReport) -> None:
         assert words in text
     assert "PARTIAL" not in text
     partial = replace(report, plan=PairPlan(report.plan.pairs, ("x",), ("y", "z")))
-    assert "PARTIAL: 3 files without partner left out (x, y, z)" in score_output.title(partial)
+    assert "PARTIAL: 3 files without partner left out (x, y, z)" in export.title(partial)
 
 
-def row(method: str, footing: str, values: dict[str, str], second_hand: bool = False) -> PublishedRow:
-    return PublishedRow(method, "1", footing, f"{method}'s paper", second_hand, values)
+def row(method: str, convention: str, values: dict[str, str], second_hand: bool = False) -> PublishedRow:
+    return PublishedRow(method, "1", convention, f"{method}'s paper", second_hand, values)
 
 
 def test_the_table_has_arrows_and_means(report: ScoreReport) -> None:
-    table = score_output.table(report)
+    table = export.table(report)
     assert table.head == ("metric", "mean", "95% interval")
     assert table.rows == (("PSNR-Y ↑", "24.99", "-"), ("NIQE ↓", "5.0000", "[4.5000, 5.5000]"))
-    assert score_output.table(report, down="v").rows[1][0] == "NIQE v"
-    assert score_output.footnotes(report) == ["PSNR-Y: 1 identical pair (infinite) not in the mean"]
+    assert export.table(report, down="v").rows[1][0] == "NIQE v"
+    assert export.footnotes(report) == ["PSNR-Y: 1 identical pair (infinite) not in the mean"]
 
 
-def test_published_rows_stand_beside_ours_by_footing(report: ScoreReport) -> None:
+def test_published_rows_stand_beside_ours_by_convention(report: ScoreReport) -> None:
     rows = (
         row("One", "osediff", {"psnr_y": "25.10", "lpips": "0.3"}),
         row("Two", "osediff", {"niqe": "5.50"}, second_hand=True),
         row("Three", "osediff", {"lpips": "0.2"}),
         row("Four", "paper", {"psnr_rgb": "22.00", "niqe": "4.41"}),
     )
-    own, osediff, paper = score_output.blocks(replace(report, published=rows))
+    own, osediff, paper = export.blocks(replace(report, published=rows))
     assert len(own.table.rows) == 2 and "One" not in str(own)
-    assert osediff.above[0].startswith("Published on footing osediff: PSNR and SSIM on Y")
+    assert osediff.above[0].startswith("Published under convention osediff: PSNR and SSIM on Y")
     assert osediff.table.head == ("method-steps", "PSNR-Y ↑", "NIQE ↓", "source")
     assert osediff.table.rows == (
         ("this run", "24.99", "5.0000", ""),
@@ -109,21 +109,21 @@ def test_published_rows_stand_beside_ours_by_footing(report: ScoreReport) -> Non
         "[2] Two's paper (second-hand)",
     )
     # psnr_rgb was not computed here, so only the shared metric has a column.
-    assert paper.table == score_render.Table(
+    assert paper.table == tables.Table(
         ("method-steps", "NIQE ↓", "source"), (("this run", "5.0000", ""), ("Four-1", "4.41", "[1]"))
     )
 
 
 def test_markdown(report: ScoreReport) -> None:
-    text = score_render.markdown(score_output.blocks(report))
+    text = tables.markdown(export.blocks(report))
     assert "| metric | mean | 95% interval |\n| --- | ---: | ---: |\n| PSNR-Y ↑ | 24.99 | - |\n" in text
     assert "Protocol osediff" in text and text.endswith("not in the mean\n")
-    barred = score_render.Block(("a",), score_render.Table(("h|x",), (("1",),)))
-    assert "| h\\|x |" in score_render.markdown([barred])
+    barred = tables.Block(("a",), tables.Table(("h|x",), (("1",),)))
+    assert "| h\\|x |" in tables.markdown([barred])
 
 
 def test_latex(report: ScoreReport) -> None:
-    text = score_render.latex(score_output.blocks(replace(report, subject="out_1 & 50%")))
+    text = tables.latex(export.blocks(replace(report, subject="out_1 & 50%")))
     assert r"\caption{out\_1 \& 50\%: 2 pairs scored, 1 failed. Protocol osediff" in text
     assert "\\begin{tabular}{lrr}\n\\toprule\nmetric & mean & 95\\% interval \\\\\n\\midrule\n" in text
     assert r"PSNR-Y $\uparrow$ & 24.99 & - \\" in text and r"NIQE $\downarrow$" in text
@@ -132,7 +132,7 @@ def test_latex(report: ScoreReport) -> None:
 
 def test_the_terminal_gets_whole_cells(report: ScoreReport, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
-    text = score_render.terminal(score_output.blocks(report))
+    text = tables.terminal(export.blocks(report))
     assert "[4.5000, 5.5000]" in text and "\x1b" not in text
 
 
@@ -154,7 +154,7 @@ def test_numbers_are_whole_in_a_pipe_and_on_a_narrow_terminal(monkeypatch: pytes
         "0",
         "1.2e-09",
     )
-    text = score_render.terminal([score_render.Block(("above",), score_render.Table(head, (row,)))])
+    text = tables.terminal([tables.Block(("above",), tables.Table(head, (row,)))])
     for cell in row[1:]:
         assert cell in text
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
@@ -166,17 +166,17 @@ def test_numbers_are_whole_in_a_pipe_and_on_a_narrow_terminal(monkeypatch: pytes
 def test_whole_sets_have_one_number(report: ScoreReport) -> None:
     fid = MetricInfo("fid", "FID", True, True, "pyiqa 2 on cpu", whole_set=True)
     with_fid = replace(report, metrics=(*report.metrics, fid), set_values={"fid": 117.234})
-    assert score_output.table(with_fid).rows[2] == ("FID ↓", "117.23", "-")
-    assert "FID: one number for all 2 pairs, so it has no interval" in score_output.footnotes(with_fid)
-    assert "fid" not in score_output.csv_text(with_fid).splitlines()[0]
-    content = json.loads(score_output.json_text(with_fid))
+    assert export.table(with_fid).rows[2] == ("FID ↓", "117.23", "-")
+    assert "FID: one number for all 2 pairs, so it has no interval" in export.footnotes(with_fid)
+    assert "fid" not in export.csv_text(with_fid).splitlines()[0]
+    content = json.loads(export.json_text(with_fid))
     assert content["summary"]["fid"]["mean"] == 117.234 and "fid" not in content["images"][0]
     failed = replace(with_fid, set_values={})
-    assert score_output.table(failed).rows[2][1] == "-"
+    assert export.table(failed).rows[2][1] == "-"
 
 
 def test_csv_has_no_infinity_and_no_nan(report: ScoreReport) -> None:
-    text = score_output.csv_text(report)
+    text = export.csv_text(report)
     assert "inf," not in text and "nan" not in text.lower()
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [row["status"] for row in rows] == ["scored", "scored", "failed"]
@@ -189,7 +189,7 @@ def test_json_is_standard_json(report: ScoreReport) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
 
-    content = json.loads(score_output.json_text(report), parse_constant=refuse)
+    content = json.loads(export.json_text(report), parse_constant=refuse)
     assert content["protocol"] == "osediff" and content["crop_border"] == 4 and content["failed"] == 1
     assert content["summary"]["psnr_y"] == {
         "label": "PSNR-Y", "needs_reference": True, "whole_set": False,
@@ -203,14 +203,14 @@ def test_json_is_standard_json(report: ScoreReport) -> None:
 
 def test_a_mean_of_nothing_is_no_number(report: ScoreReport) -> None:
     nothing = replace(report, scores=report.scores[2:])
-    assert score_output.table(nothing).rows[0][1] == "-"
-    assert json.loads(score_output.json_text(nothing))["summary"]["niqe"]["mean"] is None
+    assert export.table(nothing).rows[0][1] == "-"
+    assert json.loads(export.json_text(nothing))["summary"]["niqe"]["mean"] is None
 
 
 def test_a_name_that_is_no_unicode_is_escaped(report: ScoreReport, tmp_path: Path) -> None:
     odd = PairScore(Pair("\udcff", Path("out/\udcff.png"), None), {"psnr_y": 1.0, "niqe": 1.0}, (1, 1))
-    for make, name in ((score_output.csv_text, "s.csv"), (score_output.json_text, "s.json")):
-        score_output.write_text(tmp_path / name, make(replace(report, scores=(odd,))))
+    for make, name in ((export.csv_text, "s.csv"), (export.json_text, "s.json")):
+        export.write_text(tmp_path / name, make(replace(report, scores=(odd,))))
     assert json.loads((tmp_path / "s.json").read_text("utf-8"))["images"][0]["name"] == "\udcff"
     assert "\\udcff" in (tmp_path / "s.csv").read_text("utf-8")
 
@@ -218,19 +218,19 @@ def test_a_name_that_is_no_unicode_is_escaped(report: ScoreReport, tmp_path: Pat
 def test_targets_are_no_images_and_can_be_written(tmp_path: Path) -> None:
     for wrong in (tmp_path / "a.png", tmp_path):
         with pytest.raises(UsageError, match="text file such as"):
-            score_output.check_target(wrong)
+            export.check_target(wrong)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
-        score_output.check_target(tmp_path / "file" / "scores.csv")
-    score_output.check_target(tmp_path / "new" / "scores.csv")
+        export.check_target(tmp_path / "file" / "scores.csv")
+    export.check_target(tmp_path / "new" / "scores.csv")
     assert (tmp_path / "new").is_dir()
 
 
 def test_only_our_own_files_are_replaced_unasked(report: ScoreReport, tmp_path: Path) -> None:
-    for text in (score_output.csv_text(report), score_output.json_text(report)):
+    for text in (export.csv_text(report), export.json_text(report)):
         (tmp_path / "ours").write_text(text)
-        assert score_output.is_ours(tmp_path / "ours")
+        assert export.is_ours(tmp_path / "ours")
     (tmp_path / "theirs").write_text("name,points\nanna,3\n")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    assert not score_output.is_ours(tmp_path / "theirs") and not score_output.is_ours(tmp_path / "binary")
-    assert score_output.is_ours(tmp_path / "absent")
+    assert not export.is_ours(tmp_path / "theirs") and not export.is_ours(tmp_path / "binary")
+    assert export.is_ours(tmp_path / "absent")

@@ -1,16 +1,17 @@
 import pytest
 
-from varestorer_cli.core.metrics.protocols import FOOTING_METRICS
+from varestorer_cli.core.metrics.protocols import CONVENTION_METRICS
 from varestorer_cli.core.score.datasets import BENCHMARKS
-from varestorer_cli.core.score.published import FOOTING_WORDS, published_rows
+from varestorer_cli.core.score.published import CONVENTION_TEXT, published_rows
 
 ROWS = [row for name in BENCHMARKS for row in published_rows(name)]
 
 
-def test_every_set_has_rows_on_both_footings() -> None:
+def test_every_set_has_rows_on_both_conventions() -> None:
     for name in ("div2k", "realsr", "drealsr"):
         methods = {
-            footing: {r.method for r in published_rows(name) if r.footing == footing} for footing in FOOTING_WORDS
+            convention: {r.method for r in published_rows(name) if r.convention == convention}
+            for convention in CONVENTION_TEXT
         }
         assert {"VARestorer", "OSEDiff", "SinSR", "SeeSR", "VARSR"} <= methods["paper"]
         assert {"OSEDiff", "SinSR", "SeeSR", "TSD-SR", "PiSA-SR"} <= methods["osediff"]
@@ -20,14 +21,14 @@ def test_every_set_has_rows_on_both_footings() -> None:
 
 def test_values_are_keyed_by_the_metric_they_are() -> None:
     for row in ROWS:
-        assert set(row.values) <= set(FOOTING_METRICS[row.footing]), row
+        assert set(row.values) <= set(CONVENTION_METRICS[row.convention]), row
         assert row.values and row.source and all(float(text) > 0 for text in row.values.values()), row
-    labels = [(name, row.footing, row.label) for name in BENCHMARKS for row in published_rows(name)]
+    labels = [(name, row.convention, row.label) for name in BENCHMARKS for row in published_rows(name)]
     assert len(labels) == len(set(labels)) == 57
 
 
 @pytest.mark.parametrize(
-    ("name", "footing", "method", "values"),
+    ("name", "convention", "method", "values"),
     [
         (
             "div2k",
@@ -41,8 +42,8 @@ def test_values_are_keyed_by_the_metric_they_are() -> None:
         ("drealsr", "osediff", "TSD-SR", {"psnr_y": "27.77", "dists": "0.2136", "clipiqa": "0.7344"}),
     ],
 )
-def test_known_values(name: str, footing: str, method: str, values: dict[str, str]) -> None:
-    (row,) = (row for row in published_rows(name) if (row.footing, row.method) == (footing, method))
+def test_known_values(name: str, convention: str, method: str, values: dict[str, str]) -> None:
+    (row,) = (row for row in published_rows(name) if (row.convention, row.method) == (convention, method))
     assert {metric: row.values[metric] for metric in values} == values and not row.second_hand
 
 

@@ -1,7 +1,7 @@
-"""Named ways to score, and the footings of published tables.
+"""Protocols of scoring, and the conventions of published tables.
 
-Published numbers disagree for dull reasons: luma or RGB, which luma, which MANIQA. A protocol names all of it; a
-footing is a protocol under which papers have printed rows. Rows of two footings never share a table.
+A protocol fixes colour space, luma and metric variants. Published rows carry the convention they were computed under;
+rows of different conventions are never shown in one table.
 """
 
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ _Y = "Y of YCbCr (ITU-R BT.601, 16-235)"
 
 @dataclass(frozen=True)
 class Protocol:
-    """A named way to score; its words stand above every table.
+    """A named way to score; its description stands above every table.
 
     Attributes:
         name: what ``--protocol`` takes.
-        words: which colours PSNR and SSIM see, and which MANIQA is meant.
+        description: which colours PSNR and SSIM see, and which MANIQA is meant.
         metrics: what is computed unless ``--metrics`` says otherwise; needs no other package.
         full: what ``--metrics full`` computes.
-        footings: published rows that may stand beside its scores.
+        conventions: published rows that may stand beside its scores.
     """
 
     name: str
-    words: str
+    description: str
     metrics: tuple[str, ...]
     full: tuple[str, ...]
-    footings: tuple[str, ...] = ()
+    conventions: tuple[str, ...] = ()
 
 
 _OSEDIFF = ("psnr_y", "ssim_y", "lpips", "dists", "fid", "niqe", "musiq", "maniqa-pipal", "clipiqa")
@@ -61,7 +61,7 @@ PROTOCOLS = {
         Protocol("rgb", "PSNR and SSIM on RGB", ("psnr_rgb", "ssim_rgb"), ("psnr_rgb", "ssim_rgb", "lpips", "dists")),
     )
 }
-FOOTING_METRICS = {"osediff": _OSEDIFF, "paper": _PAPER}
+CONVENTION_METRICS = {"osediff": _OSEDIFF, "paper": _PAPER}
 
 
 def metric_names(protocol: Protocol, requested: str | None) -> tuple[str, ...]:
@@ -87,10 +87,10 @@ def metric_names(protocol: Protocol, requested: str | None) -> tuple[str, ...]:
     meant = set().union(*_FAMILIES.values())
     foreign = [name for name in names if name in meant and name not in protocol.full]
     # A protocol without a MANIQA of its own leaves the choice open.
-    foreign = [name for name in foreign if "maniqa" not in name or protocol.footings]
+    foreign = [name for name in foreign if "maniqa" not in name or protocol.conventions]
     if foreign:
         raise UsageError(
-            f"--protocol {protocol.name} means {protocol.words}, which excludes {', '.join(foreign)}. "
+            f"--protocol {protocol.name} means {protocol.description}, which excludes {', '.join(foreign)}. "
             f"Leave it out, or use --protocol both."
         )
     return tuple(dict.fromkeys(names))

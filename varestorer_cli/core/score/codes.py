@@ -31,7 +31,6 @@ from varestorer_cli.core.restore import fingerprint
 from varestorer_cli.core.restore.session import Session, open_session
 from varestorer_cli.core.score.options import Codes
 from varestorer_cli.core.score.scorer import rgb8
-from varestorer_models.color_fix import adain_fix, wavelet_fix
 from varestorer_models.restorer import OneStepRestorer, RestoredTiles
 
 _VERSION = 2  # raised when the same files give other pixels
@@ -99,12 +98,7 @@ class ReplacedCodes:
             codes = self._codes(degraded_B3TT[:, :3])
         else:
             codes = self._made_up(degraded)
-        image = (self._restorer.decode(codes, prerestored).float() + 1) / 2
-        config = self._restorer.config
-        if config.color_fix == "wavelet":
-            image = wavelet_fix(image, prerestored, config.wavelet_levels)
-        elif config.color_fix == "adain":
-            image = adain_fix(image, prerestored)
+        image = self._restorer.image_from_codes(codes, prerestored)
         return RestoredTiles(image.clamp(0, 1), prerestored.clamp(0, 1))
 
     def _codes(self, image_B3TT: Tensor) -> Tensor:  # noqa: N803

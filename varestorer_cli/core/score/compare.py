@@ -164,7 +164,7 @@ def json_text(comparison: Comparison) -> str:
         "a": a.subject,
         "b": b.subject,
         "protocol": a.protocol.name,
-        "colour": a.protocol.words,
+        "colour": a.protocol.description,
         "crop_border": a.crop_border,
         "pairs": len(comparison.names),
         "failed": {"a": len(a.failed), "b": len(b.failed)},

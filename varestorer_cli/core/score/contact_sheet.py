@@ -5,12 +5,30 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from varestorer_cli.core.errors import InputError, OutputError
+from varestorer_cli.core.errors import InputError, OutputError, UsageError
 from varestorer_cli.core.image.reader import read_bytes
+from varestorer_cli.core.score.pairing import find_images
 from varestorer_cli.core.score.scorer import rgb8
+from varestorer_cli.core.score.summary import ScoreReport
 
 _GAP = 4
 _LABEL = 22
+
+
+def write_sheet(report: ScoreReport, degraded: Path | None, target: Path) -> None:
+    """The scored pictures side by side; degraded inputs are found by the same names."""
+    inputs = find_images(degraded) if degraded is not None else {}
+    rows = []
+    for score in report.scores:
+        pair = score.pair
+        if score.failed or (degraded is not None and pair.name not in inputs):
+            continue
+        files = (inputs.get(pair.name), pair.restored, pair.reference)
+        rows.append([path for path in files if path is not None])
+    if not rows:
+        raise UsageError("there is nothing to show on the sheet: no pair was scored, or no degraded input has its name")
+    labels = ["degraded"] * bool(degraded) + ["restored", "reference"][: len(rows[0]) - bool(degraded)]
+    contact_sheet(rows, labels, target, per_line=2 if len(rows) > 4 else 1)
 
 
 def contact_sheet(

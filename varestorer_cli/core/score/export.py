@@ -1,4 +1,4 @@
-"""A score report as text: title, tables, CSV, JSON.
+"""A score report as text (title, tables, CSV, JSON), and where it goes: stdout and files beside the restored ones.
 
 An infinite PSNR (identical images) is printed as ``inf``; CSV and JSON know no infinity, so there the cell is
 empty or null and a note and a count say why. A cell is never NaN.
@@ -8,24 +8,33 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from varestorer_cli.core.atomic import atomic_file, check_writable
+from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.metrics.base import MetricInfo
-from varestorer_cli.core.metrics.protocols import FOOTING_METRICS
+from varestorer_cli.core.metrics.protocols import CONVENTION_METRICS
 from varestorer_cli.core.phrases import count, named
-from varestorer_cli.core.score.pairing import IMAGE_SUFFIXES
-from varestorer_cli.core.score.published import FOOTING_WORDS, PublishedRow
+from varestorer_cli.core.report.csv_file import report_name
+from varestorer_cli.core.score.options import ScoreOptions, TableStyle
+from varestorer_cli.core.score.pairing import IMAGE_SUFFIXES, PairPlan
+from varestorer_cli.core.score.published import CONVENTION_TEXT, PublishedRow
 from varestorer_cli.core.score.scorer import PairScore
 from varestorer_cli.core.score.summary import BOOTSTRAP_DRAWS, BOOTSTRAP_LEVEL, ScoreReport
-from varestorer_cli.core.score.tables import Block, Table
+from varestorer_cli.core.score.tables import Block, Table, latex, markdown, terminal
 from varestorer_cli.version import __version__
 
 TOOL = "varestorer score"
 CSV_HEAD = ("name", "status", "reason", "note", "width", "height", "restored", "reference")
+_RENDERERS: dict[TableStyle, Callable[[list[Block]], str]] = {
+    TableStyle.TEXT: terminal,
+    TableStyle.MARKDOWN: markdown,
+    TableStyle.LATEX: latex,
+}
 INTERVAL_HEAD = f"{BOOTSTRAP_LEVEL:.0%} interval"
 
 
@@ -39,7 +48,9 @@ def title(report: ScoreReport) -> list[str]:
     lone = [*report.plan.unpaired_restored, *report.plan.unpaired_reference]
     if lone:
         lines.append(f"PARTIAL: {count(len(lone), 'file')} without partner left out ({named(lone, 10)})")
-    lines.append(f"Protocol {report.protocol.name}: {report.protocol.words}; 8 bit, border crop {report.crop_border}")
+    lines.append(
+        f"Protocol {report.protocol.name}: {report.protocol.description}; 8 bit, border crop {report.crop_border}"
+    )
     libraries = dict.fromkeys(metric.library for metric in report.metrics)
     lines.append(f"Computed by {', '.join(libraries)}")
     lines.append(
@@ -63,7 +74,7 @@ def footnotes(report: ScoreReport) -> list[str]:
 
 
 def blocks(report: ScoreReport, *, up: str = "↑", down: str = "↓") -> list[Block]:
-    """Our means, and for a known test set one table per footing with the published rows beside ours.
+    """Our means, and for a known test set one table per convention with the published rows beside ours.
 
     Args:
         report: what to show.
@@ -71,7 +82,7 @@ def blocks(report: ScoreReport, *, up: str = "↑", down: str = "↓") -> list[B
         down: mark of one where lower is better.
     """
     ours = Block(tuple(title(report)), table(report, up=up, down=down), tuple(footnotes(report)))
-    return [ours, *(block for footing in FOOTING_WORDS for block in _published(report, footing, up, down))]
+    return [ours, *(block for convention in CONVENTION_TEXT for block in _published(report, convention, up, down))]
 
 
 def table(report: ScoreReport, *, up: str = "↑", down: str = "↓") -> Table:
@@ -84,11 +95,11 @@ def table(report: ScoreReport, *, up: str = "↑", down: str = "↓") -> Table:
     return Table(("metric", "mean", INTERVAL_HEAD), tuple(rows))
 
 
-def _published(report: ScoreReport, footing: str, up: str, down: str) -> list[Block]:
-    """The published rows of one footing below ours; nothing where no metric is shared."""
-    rows = [row for row in report.published if row.footing == footing]
+def _published(report: ScoreReport, convention: str, up: str, down: str) -> list[Block]:
+    """The published rows of one convention below ours; nothing where no metric is shared."""
+    rows = [row for row in report.published if row.convention == convention]
     metrics = [
-        m for m in report.metrics if m.name in FOOTING_METRICS[footing] and any(m.name in r.values for r in rows)
+        m for m in report.metrics if m.name in CONVENTION_METRICS[convention] and any(m.name in r.values for r in rows)
     ]
     rows = [row for row in rows if any(metric.name in row.values for metric in metrics)]
     if not rows:
@@ -100,7 +111,7 @@ def _published(report: ScoreReport, footing: str, up: str, down: str) -> list[Bl
         values = (row.values.get(metric.name, "-") for metric in metrics)
         lines.append((row.label, *values, f"[{sources.index(_source(row)) + 1}]"))
     head = ("method-steps", *(_label(metric, up, down) for metric in metrics), "source")
-    above = (f"Published on footing {footing}: {FOOTING_WORDS[footing]}",)
+    above = (f"Published under convention {convention}: {CONVENTION_TEXT[convention]}",)
     left_out = len(report.failed) + len(report.plan.unpaired_restored) + len(report.plan.unpaired_reference)
     below = [f"this run leaves out {count(left_out, 'file')} of the set"] if left_out else []
     return [Block(above, Table(head, tuple(lines)), (*below, *(f"[{i}] {text}" for i, text in enumerate(sources, 1))))]
@@ -154,7 +165,7 @@ def json_text(report: ScoreReport) -> str:
         "subject": report.subject,
         "benchmark": report.benchmark,
         "protocol": report.protocol.name,
-        "colour": report.protocol.words,
+        "colour": report.protocol.description,
         "bit_depth": 8,
         "shard": report.shard,
         "crop_border": report.crop_border,
@@ -211,7 +222,7 @@ def _row_json(row: PublishedRow) -> dict[str, Any]:
     return {
         "method": row.method,
         "steps": int(row.steps) if row.steps else None,
-        "footing": row.footing,
+        "footing": row.convention,
         "source": row.source,
         "second_hand": row.second_hand,
         "values": {name: float(text) for name, text in row.values.items()},
@@ -220,6 +231,60 @@ def _row_json(row: PublishedRow) -> dict[str, Any]:
 
 def _finite(value: float | None) -> float | None:
     return None if value is None or math.isinf(value) else round(value, 6)
+
+
+def show(make: Callable[..., list[Block]], report: object, style: TableStyle, console: Console) -> None:
+    """Print on stdout."""
+    import rich.console
+
+    screen = rich.console.Console(highlight=False)
+    plain = style is not TableStyle.LATEX and not screen.encoding.lower().startswith("utf")
+    blocks = make(report, up="^", down="v") if plain else make(report)
+    text = _RENDERERS[style](blocks)
+    # A path that the terminal's encoding cannot hold is escaped: it must not cost the table.
+    console.out(text.rstrip("\n").encode(screen.encoding, "backslashreplace").decode(screen.encoding))
+
+
+def inputs_of(plan: PairPlan) -> set[Path]:
+    """Every file that is read."""
+    return {path for pair in plan.pairs for path in (pair.restored, pair.reference) if path is not None}
+
+
+def targets_of(
+    options: ScoreOptions, restored: Path, plan: PairPlan, console: Console
+) -> tuple[Path | None, Path | None]:
+    """Where CSV and JSON go: as asked, else beside the restored files if nothing foreign is in the way.
+
+    The names carry the shard. All that was asked for is checked, before any work.
+
+    Raises:
+        UsageError: a file asked for would replace a picture.
+        OutputError: its folder cannot be written to.
+    """
+    inputs = inputs_of(plan)
+    one = restored.is_file()
+    folder, stem = (restored.parent, f"{restored.stem}.scores") if one else (restored, "scores")
+    if options.sheet is not None:
+        if options.sheet in inputs:
+            raise UsageError(f"--sheet {options.sheet} is one of the pictures that are scored; choose another name")
+        check_writable(options.sheet.parent)
+    chosen: list[Path | None] = []
+    for asked, suffix in ((options.csv, ".csv"), (options.json, ".json")):
+        path = folder / report_name(options.shard, stem, suffix)
+        elsewhere = f"--{suffix[1:]} FILE puts the scores elsewhere"
+        if asked is not None:
+            asked = asked.with_name(report_name(options.shard, asked.stem, asked.suffix))
+            check_target(asked, inputs)
+            chosen.append(asked)
+        elif folder.exists() and not os.access(folder, os.W_OK):
+            console.info(f"{folder} is read-only: {path.name} is not written; {elsewhere}")
+            chosen.append(None)
+        elif not is_ours(path):
+            console.info(f"{path} holds something else and stays as it is; {elsewhere}")
+            chosen.append(None)
+        else:
+            chosen.append(path)
+    return chosen[0], chosen[1]
 
 
 def check_target(path: Path, inputs: Iterable[Path] = ()) -> None:

@@ -76,7 +76,7 @@ def merge_shards(folder: Path, *, partial: bool = False) -> ScoreReport:
         plan=plan,
         seed=first["bootstrap"]["seed"],
         benchmark=first["benchmark"],
-        published=tuple(row for row in rows if row.footing in protocol.footings),
+        published=tuple(row for row in rows if row.convention in protocol.conventions),
         subject=first["subject"],
         notes=tuple(notes),
     )

@@ -1,7 +1,7 @@
-"""What papers print for the known test sets: rows of ``data/published.csv``, each with footing and source.
+"""What papers print for the known test sets: rows of ``data/published.csv``, each with convention and source.
 
-PSNR, SSIM and MANIQA mean different things on different footings (``core.protocols``), so a row's values are keyed
-by the metric that they are on its footing. Values are kept as printed.
+PSNR, SSIM and MANIQA mean different things under different conventions (:mod:`core.metrics.protocols`), so a row's
+values are keyed by the metric that they are under its convention. Values are kept as printed.
 """
 
 import csv
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-FOOTING_WORDS = {
+CONVENTION_TEXT = {
     "osediff": "PSNR and SSIM on Y of YCbCr, MANIQA of PIPAL (OSEDiff's script and the papers that follow it)",
     "paper": "PSNR on RGB, SSIM on Y of YIQ, MANIQA of KonIQ (VARestorer's tables; found by recomputing OSEDiff's row)",
 }
-_ON_FOOTING = {
+_METRICS_OF = {
     "osediff": {"psnr": "psnr_y", "ssim": "ssim_y", "maniqa": "maniqa-pipal"},
     "paper": {"psnr": "psnr_rgb", "ssim": "ssim_yiq", "maniqa": "maniqa"},
 }
-_ABOUT = ("set", "footing", "method", "steps", "source", "certainty")
+_ABOUT = ("set", "convention", "method", "steps", "source", "certainty")
 _FILE = Path(__file__).resolve().parents[2] / "data" / "published.csv"
 
 
@@ -29,15 +29,15 @@ class PublishedRow:
     Attributes:
         method: its name.
         steps: sampling steps, empty where not known.
-        footing: ``osediff`` or ``paper``.
+        convention: ``osediff`` or ``paper``.
         source: the table it was read from.
         second_hand: it was read in a summary, not in the table itself.
-        values: metric name on this footing -> the number as printed.
+        values: metric name under this convention -> the number as printed.
     """
 
     method: str
     steps: str
-    footing: str
+    convention: str
     source: str
     second_hand: bool
     values: Mapping[str, str]
@@ -56,12 +56,12 @@ def published_rows(benchmark: str) -> tuple[PublishedRow, ...]:
 
 
 def _row(cells: Mapping[str, str]) -> PublishedRow:
-    names = _ON_FOOTING[cells["footing"]]
+    names = _METRICS_OF[cells["convention"]]
     values = {names.get(name, name): text for name, text in cells.items() if name not in _ABOUT and text}
     return PublishedRow(
         cells["method"],
         cells["steps"],
-        cells["footing"],
+        cells["convention"],
         cells["source"],
         cells["certainty"] != "read",
         values,

@@ -100,7 +100,7 @@ def score_pairs(
     """
     single = [metric for metric in metrics if not metric.whole_set]
     scores: list[PairScore] = []
-    for chunk in _chunks(_Item(pair, single, crop_border, cache) for pair in pairs):
+    for chunk in _chunks(ScoreItem(pair, single, crop_border, cache) for pair in pairs):
         for metric in single:
             _measure(metric, [item for item in chunk if not item.reason and metric.name not in item.values])
         if cache is not None:
@@ -111,7 +111,7 @@ def score_pairs(
     return tuple(scores)
 
 
-class _Item:
+class ScoreItem:
     """One pair on its way: read, looked up among earlier scores, decoded only where something is to be computed."""
 
     def __init__(self, pair: Pair, metrics: Sequence[Metric], crop_border: int, cache: ScoreCache | None) -> None:
@@ -213,9 +213,9 @@ def _cropped(image: Image8, border: int) -> Image8:
     return np.ascontiguousarray(image[inner, inner])
 
 
-def _chunks(items: Iterable[_Item]) -> Iterator[list[_Item]]:
+def _chunks(items: Iterable[ScoreItem]) -> Iterator[list[ScoreItem]]:
     """Items to be measured together: bounded in number and in pixels."""
-    chunk: list[_Item] = []
+    chunk: list[ScoreItem] = []
     for item in items:
         chunk.append(item)
         if len(chunk) == _CHUNK_PAIRS or sum(one.pixels for one in chunk) >= _CHUNK_PIXELS:
@@ -225,9 +225,9 @@ def _chunks(items: Iterable[_Item]) -> Iterator[list[_Item]]:
         yield chunk
 
 
-def _measure(metric: Metric, items: Sequence[_Item]) -> None:
+def _measure(metric: Metric, items: Sequence[ScoreItem]) -> None:
     """Fill in one metric's scores, images of one size together."""
-    by_size: dict[tuple[int, int] | None, list[_Item]] = {}
+    by_size: dict[tuple[int, int] | None, list[ScoreItem]] = {}
     for item in items:
         by_size.setdefault(item.size, []).append(item)
     for group in by_size.values():
@@ -235,7 +235,7 @@ def _measure(metric: Metric, items: Sequence[_Item]) -> None:
             _measure_batch(metric, group[start : start + metric.batch])
 
 
-def _measure_batch(metric: Metric, items: Sequence[_Item]) -> None:
+def _measure_batch(metric: Metric, items: Sequence[ScoreItem]) -> None:
     images = [item.images for item in items if item.images is not None]
     try:
         values = metric.measure([restored for restored, _ in images], [reference for _, reference in images])

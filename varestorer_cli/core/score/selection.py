@@ -45,70 +45,70 @@ class Selection:
         return self.known.benchmark if self.known else ""
 
 
-def select_pairs(job: ScoreOptions, console: Console) -> Selection:
+def select_pairs(options: ScoreOptions, console: Console) -> Selection:
     """Find the pairs of a run.
 
     Raises:
         UsageError: options that contradict each other, or files without partner.
         MissingDependencyError: a known set that is not there.
     """
-    replaced = job.codes is not Codes.PREDICTED
-    if job.dataset is None:
-        return _references_alone(job) if replaced else _folders(job)
-    if job.reference is not None:
+    replaced = options.codes is not Codes.PREDICTED
+    if options.dataset is None:
+        return _references_alone(options) if replaced else _folders(options)
+    if options.reference is not None:
         raise UsageError("--dataset brings its own references; leave out --reference, or --dataset")
-    known = _dataset(job, console)
+    known = _dataset(options, console)
     notes: tuple[str, ...] = (known.note,) if known.note else ()
-    model = job.model or DEFAULT_MODEL
-    if job.restored is not None and job.model is None and not replaced:
-        plan = known.plan(job.restored, partial=job.partial)
-        return Selection(plan, job.restored, f"{job.restored} against {known.name}", known, notes=notes)
-    if job.codes is Codes.REFERENCE and not known.references:
+    model = options.model or DEFAULT_MODEL
+    if options.restored is not None and options.model is None and not replaced:
+        plan = known.plan(options.restored, partial=options.partial)
+        return Selection(plan, options.restored, f"{options.restored} against {known.name}", known, notes=notes)
+    if options.codes is Codes.REFERENCE and not known.references:
         raise UsageError(f"--codes reference takes the codes of the references, and {known.name} has none")
-    folder = job.restored or _work_folder(job, known.name)
+    folder = options.restored or _work_folder(options, known.name)
     subject = f"{model} on {known.name}"
     if replaced:
-        subject = f"{model} with codes of {job.codes} on {known.name}"
-        notes += (CODES_NOTES[job.codes],)
+        subject = f"{model} with codes of {options.codes} on {known.name}"
+        notes += (CODES_NOTES[options.codes],)
     return Selection(known.plan_outputs(folder), folder, subject, known, True, notes)
 
 
-def _work_folder(job: ScoreOptions, name: str) -> Path:
-    codes = f"-codes-{job.codes}" if job.codes is not Codes.PREDICTED else ""
-    return WORK_FOLDER / f"{name}-{Path(job.model or DEFAULT_MODEL).stem}{codes}"
+def _work_folder(options: ScoreOptions, name: str) -> Path:
+    codes = f"-codes-{options.codes}" if options.codes is not Codes.PREDICTED else ""
+    return WORK_FOLDER / f"{name}-{Path(options.model or DEFAULT_MODEL).stem}{codes}"
 
 
-def _folders(job: ScoreOptions) -> Selection:
-    if job.restored is None:
+def _folders(options: ScoreOptions) -> Selection:
+    if options.restored is None:
         raise UsageError("Nothing to score: name the restored images, as in: score RESTORED --reference GT")
-    if job.model:
+    if options.model:
         raise UsageError("--model restores a data set before scoring; add --dataset")
-    plan = plan_pairs(job.restored, job.reference, partial=job.partial)
-    return Selection(plan, job.restored, f"{job.restored} against {job.reference or 'no reference'}")
+    plan = plan_pairs(options.restored, options.reference, partial=options.partial)
+    return Selection(plan, options.restored, f"{options.restored} against {options.reference or 'no reference'}")
 
 
-def _references_alone(job: ScoreOptions) -> Selection:
+def _references_alone(options: ScoreOptions) -> Selection:
     """References through the tokenizer alone, for decoders that need no degraded image."""
-    if job.codes is not Codes.REFERENCE:
-        raise UsageError(f"--codes {job.codes} replaces codes while a data set is restored: add --dataset")
-    if job.reference is None:
+    if options.codes is not Codes.REFERENCE:
+        raise UsageError(f"--codes {options.codes} replaces codes while a data set is restored: add --dataset")
+    if options.reference is None:
         raise UsageError("--codes reference takes the codes of references: add --dataset, or --reference GT")
-    if not job.reference.is_dir():
-        raise UsageError(f"{job.reference} is no folder of references")
-    references = find_images(job.reference)
-    known = Dataset(job.reference.resolve().name, references, references, job.reference)
-    folder = job.restored or _work_folder(job, known.name)
-    subject = f"{job.model or DEFAULT_MODEL} with codes of reference on {job.reference}"
-    return Selection(known.plan_outputs(folder), folder, subject, known, True, (CODES_NOTES[job.codes],))
+    if not options.reference.is_dir():
+        raise UsageError(f"{options.reference} is no folder of references")
+    references = find_images(options.reference)
+    known = Dataset(options.reference.resolve().name, references, references, options.reference)
+    folder = options.restored or _work_folder(options, known.name)
+    subject = f"{options.model or DEFAULT_MODEL} with codes of reference on {options.reference}"
+    return Selection(known.plan_outputs(folder), folder, subject, known, True, (CODES_NOTES[options.codes],))
 
 
-def _dataset(job: ScoreOptions, console: Console) -> Dataset:
-    assert job.dataset is not None
+def _dataset(options: ScoreOptions, console: Console) -> Dataset:
+    assert options.dataset is not None
     from varestorer_cli.core.score import synthetic
 
-    if job.dataset.lower() != synthetic.NAME:
-        return open_dataset(job.dataset, job.data_root, partial=job.partial)
-    if job.photos is None:
+    if options.dataset.lower() != synthetic.NAME:
+        return open_dataset(options.dataset, options.data_root, partial=options.partial)
+    if options.photos is None:
         raise UsageError(f"--dataset {synthetic.NAME} needs a folder of photographs: score --dataset div2k-synth HQDIR")
     started = False
 
@@ -120,17 +120,17 @@ def _dataset(job: ScoreOptions, console: Console) -> Dataset:
         console.update(done, "making pairs")
 
     try:
-        return synthetic.make_set(job.photos, WORK_FOLDER, seed=job.seed, on_done=on_done)
+        return synthetic.make_set(options.photos, WORK_FOLDER, seed=options.seed, on_done=on_done)
     finally:
         console.finish()
 
 
-def shard_of(job: ScoreOptions, work: Selection) -> Selection:
-    """The pairs of the job's shard, all of them without one."""
-    if job.shard is None:
-        return work
-    if work.known is not None:
-        names = work.known.held(job.shard)
+def shard_of(options: ScoreOptions, selection: Selection) -> Selection:
+    """The pairs of the run's shard, all of them without one."""
+    if options.shard is None:
+        return selection
+    if selection.known is not None:
+        names = selection.known.held(options.shard)
     else:
-        names = frozenset(pair.name for pair in work.plan.pairs if job.shard.holds(pair.name))
-    return replace(work, plan=work.plan.only(names))
+        names = frozenset(pair.name for pair in selection.plan.pairs if options.shard.holds(pair.name))
+    return replace(selection, plan=selection.plan.only(names))

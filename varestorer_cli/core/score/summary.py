@@ -48,7 +48,7 @@ class ScoreReport:
         plan: the pairs and who was left out.
         seed: of the bootstrap.
         benchmark: name of the known test set, empty for another.
-        published: rows of papers on the footings of the protocol, for a known test set.
+        published: rows of papers under the conventions of the protocol, for a known test set.
         set_values: scores of whole sets (FID), by metric name.
         subject: what was scored, for the title, e.g. ``out/ against gt/``.
         notes: sentences to print below the table.

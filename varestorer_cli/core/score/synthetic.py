@@ -34,7 +34,7 @@ VERSION = 1  # raised when the same photographs give other pairs
 
 
 @dataclass(frozen=True)
-class _Entry:
+class SyntheticPair:
     """One photograph in the recipe file."""
 
     name: str
@@ -110,8 +110,8 @@ def _said(refused: dict[str, str]) -> str:
 
 def _make_pairs(
     sources: dict[str, Path], digests: dict[str, str], folder: Path, seed: int, on_done: Callable[[int, int], None]
-) -> tuple[list[_Entry], dict[str, str]]:
-    entries: list[_Entry] = []
+) -> tuple[list[SyntheticPair], dict[str, str]]:
+    entries: list[SyntheticPair] = []
     refused: dict[str, str] = {}
     for number, (name, path) in enumerate(sources.items(), 1):
         try:
@@ -126,7 +126,7 @@ def _make_pairs(
         digest = hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogateescape")).digest()
         small = degrade(sharp, SCALE, RECIPES[RECIPE], np.random.default_rng(int.from_bytes(digest[:16], "big")))
         hashes = [_write(folder / half / f"{name}.png", pixels) for half, pixels in (("lq", small), ("gt", sharp))]
-        entries.append(_Entry(name, digests[name], crop, *hashes))
+        entries.append(SyntheticPair(name, digests[name], crop, *hashes))
         on_done(number, len(sources))
     return entries, refused
 
