@@ -11,8 +11,7 @@ import pytest
 from varestorer_cli.core.errors import ExitCode, OutputError, UsageError
 from varestorer_cli.core.metrics.base import MetricInfo
 from varestorer_cli.core.metrics.protocols import PROTOCOLS
-from varestorer_cli.core.score import export
-from varestorer_cli.core.score import tables
+from varestorer_cli.core.score import export, tables
 from varestorer_cli.core.score.pairing import Pair, PairPlan
 from varestorer_cli.core.score.published import PublishedRow
 from varestorer_cli.core.score.scorer import PairScore
