@@ -213,3 +213,15 @@ def test_the_first_stage_alone_needs_a_tile(tile: int) -> None:
 def test_the_first_stage_refuses_other_tiles() -> None:
     with pytest.raises(ValueError, match="64 to 96 in steps of 16"):
         first_stage()(torch.zeros(1, 3, 64, 72))
+
+
+@pytest.mark.parametrize("head", ["bits", "latent"])
+def test_a_model_that_stretches_also_shrinks(head: str) -> None:
+    restorer = build(head, largest_tile=96)  # type: ignore[arg-type]
+    assert list(restorer.small_sides) == [16, 24, 32, 40, 48, 56]
+    assert list(build().small_sides) == []
+    small = torch.rand(1, 3, 16, 40, generator=torch.Generator().manual_seed(0))
+    out = restorer(small, sampling="argmax").image_B3TT
+    assert out.shape == small.shape and torch.isfinite(out).all()
+    with pytest.raises(ValueError, match="tiles are"):
+        build()(small)

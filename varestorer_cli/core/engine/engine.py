@@ -5,6 +5,7 @@ call of the model that of :class:`TileInference`. No path and no file is known h
 caller, who may keep it on disk.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +23,8 @@ from varestorer_cli.core.engine.tiling import Axis, Tile, TileGrid, fewest_tiles
 from varestorer_cli.core.errors import InputError, InterruptedRunError, OutOfMemoryError, UsageError
 from varestorer_cli.core.image.resample import Pixels, to_depth
 
+Call = tuple[int, tuple[int, int]]
+"""Tiles of one call of the model, and their (vertical, horizontal) sides."""
 Allocate = Callable[[tuple[int, ...], npt.DTypeLike], Any]
 
 
@@ -118,9 +121,35 @@ class RestoreEngine:
         """Tiles of these (vertical, horizontal) sides that one call takes."""
         return self.inference.batch_for(sides)
 
-    def seconds_per_pixel(self) -> float:
-        """Seconds per pixel of a native tile, measured now with two calls of the model."""
-        return self.inference.seconds_per_pixel()
+    def calls(self, grid: TileGrid) -> Counter[Call]:
+        """Calls of the model that one image takes: full batches, and the rest tile by tile."""
+        full, rest = divmod(len(grid), self.batch_for(grid.sides))
+        return Counter({(self.batch_for(grid.sides), grid.sides): full}) + Counter({(1, grid.sides): rest})
+
+    def estimate_seconds(self, calls: Counter[Call]) -> float:
+        """Seconds that calls of the model take, from a few that are timed now.
+
+        Timed are a native tile alone, the smallest tile where smaller ones occur, and a full batch of native tiles.
+        Between the two sides time is taken as linear in the pixels, above as proportional to them; a batch saves the
+        same share at every side.
+        """
+        if not calls:
+            return 0.0
+        inference, native = self.inference, self.tile
+        alone = inference.seconds_per_call(1, native)
+        pixels = native * native
+        slope = alone / pixels
+        if self._small_sides and any(sides[0] * sides[1] < pixels for _, sides in calls):
+            least = self._small_sides[0]
+            slope = (alone - inference.seconds_per_call(1, least)) / (pixels - least * least)
+        full = self.batch_for((native, native))
+        saving = inference.seconds_per_call(full, native) / (full * alone) if any(b > 1 for b, _ in calls) else 1.0
+        total = 0.0
+        for (batch, sides), count in calls.items():
+            area = sides[0] * sides[1]
+            seconds = max(0.0, alone + slope * (area - pixels)) if area < pixels else alone * area / pixels
+            total += count * seconds * (batch * saving if batch > 1 else 1)
+        return total
 
     def grid(self, width: int, height: int) -> TileGrid:
         """Tiles for an output of this size.

@@ -247,10 +247,8 @@ class TileInference:
         self.tiles_computed += len(degraded)
         return image
 
-    def seconds_per_pixel(self) -> float:
-        """Seconds per pixel of a native tile, from the second of two full calls."""
-        side = self.tile
-        batch = self.batch_for((side, side))
+    def seconds_per_call(self, batch: int, side: int) -> float:
+        """Seconds of a call of so many square tiles, from the second of two."""
         gray = np.full((batch, side, side, 3), 0.5, np.float32)
         noise = [self.draw("", 0, 0)] * batch if self.sampling == "sample" else None
         seconds = 0.0
@@ -258,7 +256,7 @@ class TileInference:
             started = time.monotonic()
             self.infer(gray, noise, precision=self.options.precision)
             seconds = time.monotonic() - started
-        return seconds / (batch * side * side)
+        return seconds
 
     def model_always_fails(self, wrong: str) -> bool:
         """True if the model fails the same check on a plain test image too: the fault is the model's, not the tile's.

@@ -30,7 +30,7 @@ from varestorer_cli.core.restore.item import BatchContext, PixelBudget, RestoreI
 from varestorer_cli.core.signals import StopFlag
 
 _AHEAD = 4
-_BUDGET_PIXELS = 300_000_000
+BUDGET_PIXELS = 300_000_000
 
 
 class Engine(Protocol):
@@ -124,7 +124,7 @@ class _Batch:
         self.jobs = jobs
         self.recorded = 0
         self.report = report if report is not None else BatchReport()
-        self.budget = PixelBudget(_BUDGET_PIXELS, stop.requested)
+        self.budget = PixelBudget(BUDGET_PIXELS, stop.requested)
         self.decode_stage = DecodeStage(
             plan.folder, context, options, self._settings, report_file, self.budget, stop.requested
         )

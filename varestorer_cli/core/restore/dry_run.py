@@ -3,8 +3,9 @@
 import os
 import shutil
 import time
+from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from varestorer_cli.core.options import Existing, ImageFormat, RestoreOptions
 from varestorer_cli.core.phrases import byte_size, clock
 from varestorer_cli.core.report.rows import Row
 from varestorer_cli.core.report.summary import BatchReport
+from varestorer_cli.core.restore.batch import BUDGET_PIXELS
 from varestorer_cli.core.restore.fingerprint import look_at
 from varestorer_cli.core.restore.messages import say_ignored
 from varestorer_cli.core.restore.session import Session, open_session
@@ -31,6 +33,7 @@ _LOSSY_BYTES = {
     ImageFormat.JPEG: (0.05, 0.17, 0.25, 0.36, 0.52, 1.17),
     ImageFormat.WEBP: (0.03, 0.10, 0.15, 0.23, 0.33, 0.45),
 }
+_PICTURES_IN_MEMORY = 6  # decoded ahead, at work and being encoded
 _DEEP_INPUT = 3.2  # bytes per pixel of a lossless file above which it holds 16 bits
 
 
@@ -40,7 +43,9 @@ class _Needs:
 
     megapixels: float = 0.0
     tile_pixels: float = 0.0
+    largest: float = 0.0
     bytes: float = 0.0
+    calls: Counter[tuple[int, tuple[int, int]]] = field(default_factory=Counter)
 
 
 def dry_run(
@@ -53,7 +58,7 @@ def dry_run(
 ) -> BatchReport:
     """Say what a run would do: every input with its output, size and tiles on stdout, then time and disk.
 
-    The model is loaded and two calls of it are timed; where it cannot be loaded here (no GPU on the machine that
+    The model is loaded and a few calls of it are timed; where it cannot be loaded here (no GPU on the machine that
     submits, no weights), that is said, and tiles and time are left out.
 
     Args:
@@ -119,6 +124,8 @@ def _measure(row: Row, output: Path, options: RestoreOptions, session: Session |
         grid = session.engine.grid(*size)
         row.tile, row.tiles = max(grid.sides), len(grid)
         needs.tile_pixels += len(grid) * grid.sides[0] * grid.sides[1]
+        needs.calls += session.engine.calls(grid)
+    needs.largest = max(needs.largest, pixels + row.width * row.height)
     look_at(output, read=False)
     if options.existing != Existing.OVERWRITE and os.path.lexists(output):
         row.status = "would be checked"
@@ -137,15 +144,22 @@ def _bytes_per_pixel(row: Row, format: ImageFormat, quality: int) -> float:
 
 def _say_time(session: Session, needs: _Needs, processes: int, console: Console) -> None:
     started = time.monotonic()
-    per_pixel = session.engine.seconds_per_pixel()
+    seconds = session.engine.estimate_seconds(needs.calls)
     spent = time.monotonic() - started
-    seconds = per_pixel * needs.tile_pixels / processes
+    per_pixel = seconds / needs.tile_pixels
+    seconds /= processes
     shared = f" in {processes} processes" if processes > 1 else ""
     console.info(
         f"time: about {clock(seconds)}{shared} on {session.runtime.device} with model {session.model} "
         f"({per_pixel * 1e6:.2f} s per megapixel of tiles, measured in {clock(spent)}); pictures that are up to date "
         "take none"
     )
+    peak = session.context().peak_mb()
+    if peak is not None:
+        console.info(
+            f"memory: {byte_size(peak * 1e6)} of {session.runtime.device} with the model and its calls, measured, and "
+            f"up to {byte_size(min(_PICTURES_IN_MEMORY * needs.largest, BUDGET_PIXELS) * 3)} for 8-bit pixels in memory"
+        )
 
 
 def _say_disk(plan: RestorePlan, needs: _Needs, console: Console) -> None:
