@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError, features
 
 from varestorer_cli.core.errors import InputError
-from varestorer_cli.core.image import exif, heif_backend, isobmff, jpeg, metadata, oiio_backend, png, tiff, xmp
+from varestorer_cli.core.image import archive, exif, heif_backend, isobmff, jpeg, metadata, oiio_backend, png, tiff, xmp
 from varestorer_cli.core.image.formats import HEAD_BYTES, describe_unknown, sniff
 from varestorer_cli.core.image.image_data import DecodedImage, Extras, FileMetadata, Loss, Samples
 from varestorer_cli.core.options import Transfer
@@ -36,17 +36,28 @@ class TooLargeError(InputError):
 
 
 def _open(path: str | Path) -> BinaryIO:
-    """Open a regular file; a pipe that took its place since it was found does not make the run wait.
+    """Open a regular file, or a member of an archive; a pipe that took its place does not make the run wait.
 
     Raises:
         InputError: it is something else.
         OSError: it cannot be opened.
     """
+    member = None if Path(path).exists() else archive.split(path)
+    if member is not None:
+        return io.BytesIO(archive.read_member(*member, _LARGEST_FILE))
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise InputError("not a regular file; write a pipe's or device's content to a file first")
     return os.fdopen(handle, "rb")
+
+
+def _size_of(stream: BinaryIO) -> int:
+    """Bytes of an open file, which stays where it is."""
+    place = stream.tell()
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(place)
+    return size
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -57,7 +68,7 @@ def read_bytes(path: str | Path) -> bytes:
     """
     try:
         with _open(path) as stream:
-            size = os.fstat(stream.fileno()).st_size
+            size = _size_of(stream)
             head = stream.read(HEAD_BYTES)
             if size > _LARGE_FILE and sniff(head) is None:
                 raise InputError(describe_unknown(head))
@@ -89,8 +100,12 @@ def probe(path: str | Path, layer: str | None = None) -> tuple[int, int]:
             kind = sniff(head)
             if kind is None:
                 raise InputError(describe_unknown(head))
+            length = _size_of(stream)
             stream.seek(0)
-            if kind in oiio_backend.KINDS:
+            if kind in oiio_backend.KINDS and isinstance(stream, io.BytesIO):  # OpenImageIO reads files
+                image_in_archive = decode(stream.getvalue(), layer=layer)
+                size, orientation = (image_in_archive.width, image_in_archive.height), 1
+            elif kind in oiio_backend.KINDS:
                 size, orientation = oiio_backend.probe(Path(path), layer if kind == "OpenEXR" else None), 1
             elif kind == "HEIF":
                 size, orientation = heif_backend.probe(stream), 1
@@ -103,9 +118,9 @@ def probe(path: str | Path, layer: str | None = None) -> tuple[int, int]:
             else:
                 with open_image(stream, kind) as image:
                     size = image.size
-                    _check_size(*size, Path(path).stat().st_size)  # before EXIF, for which Pillow may decode pixels
+                    _check_size(*size, length)  # before EXIF, for which Pillow may decode pixels
                     orientation = _orientation(image)
-        _check_size(*size, Path(path).stat().st_size)
+        _check_size(*size, length)
         return (size[1], size[0]) if orientation >= 5 else size
     except InputError:
         raise

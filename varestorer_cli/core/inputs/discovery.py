@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.errors import InputError, UsageError
+from varestorer_cli.core.image import archive
 from varestorer_cli.core.image.formats import HEAD_BYTES, SUFFIXES, sniff
 from varestorer_cli.core.inputs.frames import FramePattern, read_range, select_frames
 from varestorer_cli.core.options import Missing
@@ -152,7 +153,9 @@ def _named(text: str, several: bool) -> list[NamedInput]:
     if path.is_dir():
         # One folder: its contents go to the top of the output. Several inputs: each folder keeps its name.
         return [NamedInput(text, Path(os.path.realpath(text)).name if several else "")]
-    if path.exists() or path.is_symlink():
+    if archive.is_archive(path):
+        return [NamedInput(text, path.stem if several else "")]
+    if path.exists() or path.is_symlink() or archive.split(path) is not None:
         return [NamedInput(text, path.name)]
     if not glob.has_magic(text):
         raise UsageError(f"{text}: no such file or folder; check the spelling and the current folder")
@@ -235,6 +238,9 @@ def find(entries: Sequence[NamedInput], folder: Path, lone: bool, skipped: Skipp
         if path.is_dir():
             yield from _walk(entry.path, entry.key, own, roots, visited, skipped)
             continue
+        if archive.is_archive(path):
+            yield from _walk_archive(path, entry, skipped)
+            continue
         reason = _foreign_name(path.name)
         if reason is None and (path.is_file() or not path.exists()):
             yield FoundFile(entry.path, entry.key, entry.frame)  # a missing path fails as an input, with its name
@@ -288,6 +294,27 @@ def _walk(
             yield FoundFile(item.path, inner)
 
 
+def _walk_archive(path: Path, entry: NamedInput, skipped: SkippedPaths) -> Iterator[FoundFile]:
+    """Images in an archive, in name order, mirrored below a folder of its name."""
+    try:
+        names = archive.members(path)
+    except InputError as error:
+        skipped.unreadable.append(SkippedPath(entry.path, str(error)))
+        return
+    folder = entry.key[: -len(path.suffix)] if entry.key.lower().endswith(path.suffix.lower()) else entry.key
+    for name in names:
+        parts = PurePosixPath(name).parts
+        hidden = any(part.startswith(".") or part in _FOREIGN_FOLDERS for part in parts[:-1])
+        reason = "a hidden or system folder" if hidden else _foreign_name(parts[-1]) if parts else "no name"
+        if not archive.is_inside(name):
+            reason = "its name leads out of the archive"
+        if reason:
+            skipped.ignored.append(SkippedPath(f"{entry.path}/{name}", reason))
+        else:
+            below = PurePosixPath(name).as_posix()
+            yield FoundFile(f"{entry.path}/{name}", f"{folder}/{below}" if folder else below)
+
+
 def _foreign_folder(item: "os.DirEntry[str]", own: str, roots: set[str], visited: set[str]) -> str | None:
     """Why a folder inside an input folder is left out, or None."""
     real = os.path.realpath(item.path)
@@ -329,6 +356,8 @@ def _foreign_name(name: str) -> str | None:
         return "a hidden file"
     suffix = Path(name).suffix.lower()
     if suffix not in SUFFIXES:
+        if suffix in archive.SUFFIXES:
+            return "an archive inside a folder; name it to restore what it holds"
         return f"not a type that is read ({suffix})" if suffix else "not a type that is read (no suffix)"
     return None
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.image.archive import is_archive
 from varestorer_cli.core.image.formats import SUFFIXES, UNWRITABLE, output_format, output_name
 from varestorer_cli.core.inputs.discovery import FoundFile, InputOptions, NamedInput, SkippedPaths, find, read_entries
 from varestorer_cli.core.inputs.frames import FramePattern
@@ -173,6 +174,7 @@ def make_plan(
     skipped = SkippedPaths()
     entries = read_entries(inputs, InputOptions(nul_lists, read_stdin, frames, missing), skipped)
     lone = len(inputs) == 1 and len(entries) == 1 and Path(entries[0].path).is_file() and entries[0].path == inputs[0]
+    lone = lone and not is_archive(Path(inputs[0]))
     sequence = None if lone and entries[0].frame is None else _frame_target(output, inputs, entries, format)
     target = None if sequence else _file_target(output, lone, format)
     if template is not None and (target or sequence):

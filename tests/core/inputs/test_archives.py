@@ -1,0 +1,110 @@
+"""Archives as folders: found, mirrored, read; hostile and damaged ones fail with a reason."""
+
+import io
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Ran, photo
+from PIL import Image
+
+from varestorer_cli.core.errors import InputError
+from varestorer_cli.core.image.reader import probe, read_bytes
+from varestorer_cli.core.inputs.plan import make_plan
+
+Cli = Callable[..., Ran]
+pytestmark = pytest.mark.usefixtures("alone")
+
+
+def png() -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(photo(8, 12)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def archive(name: str, files: dict[str, bytes]) -> Path:
+    path = Path(name)
+    if path.suffix == ".tar":
+        with tarfile.open(path, "w") as tar:
+            for member, data in files.items():
+                info = tarfile.TarInfo(member)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    else:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+            for member, data in files.items():
+                file.writestr(member, data)
+    return path
+
+
+@pytest.mark.parametrize("name", ["scans.zip", "scans.cbz", "scans.tar"])
+def test_an_archive_is_restored_as_a_folder(cli: Cli, name: str) -> None:
+    archive(name, {"b.png": png(), "sub/a.png": png(), "notes.txt": b"x", "__MACOSX/._b.png": b"y"})
+    ran = cli("restore", name, "out")
+    assert ran.code == 0
+    assert sorted(path.relative_to("out").as_posix() for path in Path("out").rglob("*.png")) == ["b.png", "sub/a.png"]
+    again = cli("restore", name, "out")
+    assert again.code == 0 and "2 already up to date" in again.err + again.out
+
+
+def test_several_archives_keep_their_names() -> None:
+    archive("a.zip", {"1.png": png()})
+    archive("b.tar", {"1.png": png()})
+    plan = make_plan(["a.zip", "b.tar"], "out")
+    assert [(job.input, str(job.output)) for job in plan.jobs] == [
+        ("a.zip/1.png", "out/a/1.png"),
+        ("b.tar/1.png", "out/b/1.png"),
+    ]
+
+
+def test_failed_members_can_be_given_back(cli: Cli) -> None:
+    archive("a.zip", {"sub/bad.png": png()[:40], "good.png": png()})
+    assert cli("restore", "a.zip", "out").code == 1
+    archive("a.zip", {"sub/bad.png": png(), "good.png": png()})
+    assert cli("restore", "@out/failed.txt", "out").code == 0
+    assert Path("out/sub/bad.png").is_file()
+
+
+def test_members_are_probed_and_read() -> None:
+    archive("a.zip", {"sub/a.png": png()})
+    assert probe("a.zip/sub/a.png") == (12, 8)
+    assert read_bytes("a.zip/sub/a.png") == png()
+    with pytest.raises(InputError, match=r"a\.zip holds no file none\.png"):
+        read_bytes("a.zip/none.png")
+
+
+def test_names_that_lead_out_are_left_out() -> None:
+    archive("a.zip", {"../x.png": png(), "/y.png": png(), "ok.png": png()})
+    plan = make_plan(["a.zip"], "out")
+    assert [job.key for job in plan.jobs] == ["ok.png"]
+    assert {aside.reason for aside in plan.ignored} == {"its name leads out of the archive"}
+
+
+def test_a_damaged_archive_is_a_failure(cli: Cli) -> None:
+    archive("a.zip", {"a.png": png()})
+    Path("a.zip").write_bytes(Path("a.zip").read_bytes()[:-30])
+    ran = cli("restore", "a.zip", "out")
+    assert ran.code == 1 and "the archive is damaged or cut off" in ran.err
+
+
+def test_a_damaged_member_fails_alone(cli: Cli) -> None:
+    data = archive("a.zip", {"a.png": png(), "b.png": png()}).read_bytes()
+    place = data.index(b"a.png") + 30
+    Path("a.zip").write_bytes(data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :])
+    ran = cli("restore", "a.zip", "out")
+    assert ran.code == 1 and Path("out/b.png").is_file() and not Path("out/a.png").exists()
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked() -> None:
+    archive("a.zip", {"a.png": png() + bytes(1 << 27)})
+    with pytest.raises(InputError, match="decompression bomb"):
+        read_bytes("a.zip/a.png")
+
+
+def test_an_archive_inside_a_folder_is_named() -> None:
+    Path("in").mkdir()
+    archive("in/a.zip", {"a.png": png()})
+    (aside,) = make_plan(["in"], "out").ignored
+    assert aside.reason == "an archive inside a folder; name it to restore what it holds"
