@@ -188,7 +188,7 @@ def run_of_300(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(crops, "MOST_PICTURES", 9)
+        patch.setattr(crops, "MOST_CARDS", 9)
         for place, color in enumerate((RED, BLUE, GREEN)):
             save(Path(f"in/{place:03}.png"), plain(color, 60, 80))
             save(Path(f"out/{place:03}.png"), plain(color, 600, 800))

@@ -178,7 +178,7 @@ def test_numbers_of_columns_that_this_page_does_not_know_are_shown(monkeypatch: 
 def test_only_some_pictures_are_embedded_and_the_page_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
     pictures("a.png", "b.png", "c.png")
     rows = [row("a.png", 33.0), row("b.png", 31.0), row("c.png", 32.0)]
-    monkeypatch.setattr(report_pictures, "MOST_PICTURES", 2)
+    monkeypatch.setattr(report_pictures, "MOST_CARDS", 2)
     page = written(*rows)
     assert [a["aria-label"] for a in read(page).of("div", role="slider")] == [
         "before and after of b.png",
@@ -288,6 +288,27 @@ def test_missing_and_broken_files_are_linked_not_fatal(monkeypatch: pytest.Monke
     assert "a.png: the file cannot be read" in page.read_text()
     monkeypatch.setattr(report_pictures, "LARGEST", 100)
     assert not read(written(row("a.png"))).of("img")
+
+
+# --- thumbnails ------------------------------------------------------------------------------------------------------
+
+
+def test_every_image_has_a_thumbnail_where_not_all_have_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures("a.png", "b.png", "c.png")
+    save(Path("in/f.png"), smooth(600, 480))
+    rows = [row("a.png", 30.0), row("b.png", 31.0), row("c.png", 32.0), row("f.png", None, FAILED, reason="x")]
+    monkeypatch.setattr(report_pictures, "MOST_CARDS", 1)
+    found = [a for _, a in read(written(*rows)).tags if "data-image" in a]
+    assert [a["title"] for a in found] == ["a.png", "b.png", "c.png", "f.png"]
+    assert [a["data-row"] for a in found] == [f"row-{n}" for n in range(4)]
+    assert decoded(found[3]["data-image"]).shape == (180, 144, 3), "the failed one's input, fitted into 240x180"
+    assert np.abs(decoded(found[0]["data-image"]).astype(int) - photo(24, 32, seed=0)).mean() < 12
+    monkeypatch.setattr(report_pictures, "MOST_THUMBNAILS", 2)
+    assert len([a for _, a in read(written(*rows)).tags if "data-image" in a]) == 2
+    monkeypatch.setattr(report_pictures, "MOST_CARDS", 60)
+    assert "thumbnails" not in re.sub(
+        r"<style>.*</style>|<script>.*</script>", "", written(*rows).read_text(), flags=re.S
+    )
 
 
 # --- charts ----------------------------------------------------------------------------------------------------------

@@ -1,1 +1,1 @@
-"""One picture against another, or alone -> a number; whose library computes it."""
+"""One image against another, or alone -> a number; whose library computes it."""

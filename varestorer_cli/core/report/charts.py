@@ -12,7 +12,7 @@ MOST_DOTS = 3000
 
 
 def histogram(values: Sequence[float], title: str, remark: str = "", bins: int = 24) -> str:
-    """How often which value occurs; infinite values are left out and counted in the caption.
+    """A histogram of the finite values; infinite ones are counted in the caption.
 
     Returns:
         A figure in HTML, empty where there is no finite value.
@@ -51,7 +51,7 @@ def histogram(values: Sequence[float], title: str, remark: str = "", bins: int =
 def scatter(
     points: Sequence[tuple[float, float, str, str]], across: str, up: str, *, equal: bool = False, remark: str = ""
 ) -> str:
-    """One dot per picture.
+    """A scatter plot with one dot per image.
 
     Args:
         points: x, y, name, and the address that the dot leads to (empty for none).

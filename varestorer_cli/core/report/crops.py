@@ -20,12 +20,12 @@ from varestorer_cli.core.image.reader import decode, probe, read_bytes
 from varestorer_cli.core.image.resample import Resampler, to_depth, to_float
 
 CROP = (640, 512)  # width, height
-MOST_PICTURES = 60
+MOST_CARDS = 60
 MOST_BYTES = 24_000_000
 THUMBNAIL = (240, 180)  # width, height that it fits into
 MOST_THUMBNAILS = 600
 MOST_THUMBNAIL_BYTES = 12_000_000
-LARGEST = 100_000_000  # pixels; larger pictures would take gigabytes to look for their crop
+LARGEST = 100_000_000  # pixels; larger images would take gigabytes to look for their crop
 QUALITY = 90
 _THUMBNAIL_QUALITY = 80
 _STEP = 16
@@ -38,7 +38,7 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Crops:
-    """The same part of several states of a picture.
+    """The same part of several states of an image.
 
     Attributes:
         images: ``data:`` addresses, empty where a state could not be read.
@@ -92,7 +92,7 @@ class Embedder:
             crop: whether crops are wanted.
         """
         crops, thumbnail = None, ""
-        if crop and self.embedded < MOST_PICTURES and self._bytes < MOST_BYTES:
+        if crop and self.embedded < MOST_CARDS and self._bytes < MOST_BYTES:
             crops = cut_crops(paths, base, compared, shown=shown)
         if crops is not None:
             self.embedded += 1
@@ -163,17 +163,16 @@ def _read(path: Path | None, problems: list[str]) -> _State | None:
         width, height = probe(path)
         if width * height > LARGEST:
             raise InputError(f"{width}x{height} is more than {LARGEST // 10**6} megapixels")
-        picture = decode(read_bytes(path))
+        decoded = decode(read_bytes(path))
     except InputError as error:
         problems.append(f"{path.name}: {error}")
         return None
-    pixels = _to_bytes(picture)
-    return _State(pixels, b"" if picture.gray else picture.extras.icc)
+    return _State(_to_bytes(decoded), b"" if decoded.gray else decoded.extras.icc)
 
 
-def _to_bytes(picture: DecodedImage) -> Bytes:
-    """Samples of any kind as 8-bit RGB, strip by strip: floats of a whole picture could be gigabytes."""
-    color, alpha = picture.color, picture.alpha
+def _to_bytes(image: DecodedImage) -> Bytes:
+    """Samples of any kind as 8-bit RGB, strip by strip: floats of a whole image could be gigabytes."""
+    color, alpha = image.color, image.alpha
     out = np.empty((*color.shape[:2], 3), np.uint8)
     if alpha is None and color.dtype == np.uint8:
         out[:] = color
@@ -194,7 +193,7 @@ def _most_changed(one: Bytes, two: Bytes, size: tuple[int, int], side: tuple[int
     gray = [g if g.shape[::-1] == size else cv2.resize(g, size, interpolation=cv2.INTER_CUBIC) for g in gray]
     difference = cv2.absdiff(gray[0], gray[1])
     factor = math.ceil(math.sqrt(difference.size / _LOOKED_AT))
-    if factor > 1:  # the sums of a whole picture of this size would be most of a gigabyte
+    if factor > 1:  # the sums of a whole image of this size would be most of a gigabyte
         small = (max(1, size[0] // factor), max(1, size[1] // factor))
         difference = cv2.resize(difference, small, interpolation=cv2.INTER_AREA)
     left, top = _window(difference, (max(1, side[0] // factor), max(1, side[1] // factor)))

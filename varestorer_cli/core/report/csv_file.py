@@ -128,7 +128,7 @@ class ReportFile:
             return list(self._earlier.get(output, ()))
 
     def announce(self, row: Row) -> None:
-        """Note what an output will be, before it gets its name; any thread may call.
+        """Append a ``writing`` row before the atomic rename, so that a crash in between is recognised. Thread-safe.
 
         Raises:
             OutputError: the file cannot be written.

@@ -1,7 +1,7 @@
-"""One HTML file to look at a run: pictures with sliders, tables to sort, and nothing to install or to serve.
+"""One HTML file to look at a run: images with sliders, tables to sort, and nothing to install or to serve.
 
 The page is built from plain data (:class:`Page`), so that ``restore`` and ``score`` share its look. Style and script
-are inlined; a content security policy forbids everything else, and the linked picture files are read only when the
+are inlined; a content security policy forbids everything else, and the linked image files are read only when the
 reader asks for one. The same data gives the same bytes.
 """
 
@@ -195,21 +195,21 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """All that a page shows.
+    """Everything that a page shows.
 
     Attributes:
         kind: small line above the title.
         title: what was restored or scored.
         lead: sentences below it.
         tiles: the numbers to see first: value, label, and whether it is bad news.
-        above: sections between the title and the pictures.
-        below: sections between the pictures and the table.
+        above: sections between the title and the images.
+        below: sections between the images and the table.
         columns: of the table.
         entries: in the order they are shown first.
         order: index of the column that the entries are ordered by, None for no column.
         descending: whether that order runs from high to low.
         sides: labels of the layers that the reader chooses from, and which two are shown first; empty hides the choice.
-        rule: which pictures are embedded and how.
+        rule: which images are embedded and how.
         rest: sentence on rows that are not on the page; empty where all are.
     """
 
@@ -267,11 +267,11 @@ def write_page(page: Page, path: Path) -> None:
 
 
 def embedding_rule(embedded: int, shown: int, order: str, fitting: str) -> str:
-    """Which pictures are embedded, how many there could be, and how.
+    """Sentence on which images are embedded, how many there could be, and how.
 
     Args:
-        embedded: pictures on the page.
-        shown: pictures that could be.
+        embedded: images on the page.
+        shown: images that could be.
         order: which come first.
         fitting: how states of other sizes are laid under each other.
     """
@@ -280,7 +280,7 @@ def embedding_rule(embedded: int, shown: int, order: str, fitting: str) -> str:
     width, height = crops.CROP
     which = "each picture" if embedded == shown else f"{embedded} of {shown} pictures, {order}"
     return (
-        f"Embedded: {which} (at most {crops.MOST_PICTURES}, {crops.MOST_BYTES // 10**6} MB), {width}x{height} pixels "
+        f"Embedded: {which} (at most {crops.MOST_CARDS}, {crops.MOST_BYTES // 10**6} MB), {width}x{height} pixels "
         f"from the place that changed most, at 100 %: one pixel of the result is one pixel of the page; {fitting}. "
         f"Embedded parts are JPEG of quality {crops.QUALITY} in sRGB; the links and 'whole picture' open the files "
         "themselves."

@@ -1,4 +1,4 @@
-"""The books of a run: counts, times, failed inputs, the summary and the exit code."""
+"""The totals of a run: counts, times, failed inputs, the summary and the exit code."""
 
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ class Times:
 
     Attributes:
         model: in calls of the model.
-        decode: waiting for pictures to be read and decoded.
+        decode: waiting for images to be read and decoded.
         encode: waiting for results to be encoded and written.
     """
 
@@ -70,7 +70,7 @@ class BatchReport:
         return len(self.rows) - self.count(IGNORED)
 
     def record(self, row: Row, *, retry_as: str = "", kept: bool = False) -> None:
-        """Enter the final row of one input.
+        """Add the final row of one input to rows, totals and lists.
 
         Args:
             row: with its status.
@@ -104,7 +104,7 @@ class BatchReport:
         return ExitCode.OK if allowed else ExitCode.SOME_FAILED
 
     def summary(self) -> str:
-        """One sentence: counts and speed."""
+        """One sentence on the run: counts and speed."""
         done, skipped, failed = self.count(DONE), self.count(SKIPPED), self.count(FAILED)
         parts = [f"{count(done, 'picture')} restored"]
         if skipped - len(self.kept):

@@ -219,6 +219,6 @@ def _read(path: Path) -> bytes:
 
 
 def _upscaled(degraded: Any, engine: RestoreEngine, size: tuple[int, int]) -> Floats:
-    """The degraded image at the reference's (width, height), by the model's own filter."""
+    """The degraded image upscaled to the reference's (width, height) by the model's own filter."""
     resampler = Resampler(degraded.shape[:2], (size[1], size[0]), engine.model.config.upscale_filter)
     return resampler.window(degraded, 0, 0, size[1], size[0]).clip(0, 1)

@@ -72,7 +72,7 @@ class Comparison:
         return sides[0], sides[1]
 
     def verdict(self, metric: MetricInfo) -> Verdict:
-        """What one metric says."""
+        """Means, wins and sign test of one metric."""
         if metric.whole_set:
             a, b = self.a.set_values.get(metric.name), self.b.set_values.get(metric.name)
             return Verdict((a, b), b - a if a is not None and b is not None else None, None, (0, 0), 0, None)

@@ -1,4 +1,4 @@
-"""A contact sheet: the same pictures from several folders side by side, for the eye."""
+"""A contact sheet: the same images from several folders side by side, for the eye."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ _LABEL = 22
 
 
 def write_sheet(report: ScoreReport, degraded: Path | None, target: Path) -> None:
-    """The scored pictures side by side; degraded inputs are found by the same names."""
+    """The scored images side by side; degraded inputs are found by the same names."""
     inputs = find_images(degraded) if degraded is not None else {}
     rows = []
     for score in report.scores:
@@ -40,21 +40,21 @@ def contact_sheet(
     window: tuple[float, float, float] | None = None,
     per_line: int = 1,
 ) -> None:
-    """Write a sheet of pictures, one column per label.
+    """Write a sheet of images, one column per label.
 
-    A picture smaller than the last of its row (a degraded input) is shown upscaled with square pixels; every picture of
+    An image smaller than the last of its row (a degraded input) is shown upscaled with square pixels; every image of
     a row shows the same part.
 
     Args:
-        rows: paths of one picture per label.
+        rows: paths of one image per label.
         labels: column titles.
         target: JPEG or PNG file.
-        cell: side of a picture on the sheet in pixels.
-        window: part to show, (x, y of its centre, side) as fractions of the picture; None shows its central square.
+        cell: side of an image on the sheet in pixels.
+        window: part to show, (x, y of its centre, side) as fractions of the image; None shows its central square.
         per_line: rows placed side by side.
 
     Raises:
-        InputError: a picture cannot be read.
+        InputError: an image cannot be read.
         OutputError: the sheet cannot be written.
     """
     lines = -(-len(rows) // per_line)
@@ -67,9 +67,9 @@ def contact_sheet(
             draw.text((place * block + column * (cell + _GAP) + _GAP, 3), label, fill="black", font=font)
     for number, row in enumerate(rows):
         left, top = (number % per_line) * block, (number // per_line) * (cell + _GAP) + _LABEL
-        pictures = [_read(path) for path in row]
+        images = [_read(path) for path in row]
         for column in range(len(row)):
-            part = _part(pictures[column], window).resize((cell, cell), _filter(pictures[column], pictures[-1]))
+            part = _part(images[column], window).resize((cell, cell), _filter(images[column], images[-1]))
             sheet.paste(part, (left + column * (cell + _GAP) + _GAP, top))
     try:
         sheet.save(target, quality=88)
@@ -94,5 +94,5 @@ def _part(image: Image.Image, window: tuple[float, float, float] | None) -> Imag
 
 
 def _filter(image: Image.Image, reference: Image.Image) -> Image.Resampling:
-    """Square pixels for a picture with far fewer of them than its reference."""
+    """Square pixels for an image with far fewer of them than its reference."""
     return Image.Resampling.NEAREST if 2 * image.width <= reference.width else Image.Resampling.LANCZOS

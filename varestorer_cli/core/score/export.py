@@ -234,7 +234,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def show(make: Callable[..., list[Block]], report: object, style: TableStyle, console: Console) -> None:
-    """Print on stdout."""
+    """Print a report's tables on stdout, in the encoding that stdout has."""
     import rich.console
 
     screen = rich.console.Console(highlight=False)
@@ -246,7 +246,7 @@ def show(make: Callable[..., list[Block]], report: object, style: TableStyle, co
 
 
 def inputs_of(plan: PairPlan) -> set[Path]:
-    """Every file that is read."""
+    """Every file of a plan that is read."""
     return {path for pair in plan.pairs for path in (pair.restored, pair.reference) if path is not None}
 
 
@@ -258,7 +258,7 @@ def targets_of(
     The names carry the shard. All that was asked for is checked, before any work.
 
     Raises:
-        UsageError: a file asked for would replace a picture.
+        UsageError: a file asked for would replace an image.
         OutputError: its folder cannot be written to.
     """
     inputs = inputs_of(plan)

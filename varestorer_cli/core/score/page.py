@@ -98,7 +98,7 @@ def unique_labels(folders: Sequence[Path], taken: set[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _ImageRow:
     """What the page shows of one pair; files are in the order of the labels."""
 
     name: str
@@ -126,23 +126,23 @@ def score_page(report: ScoreReport, job: ScorePageJob) -> Page:
     metrics = [metric for metric in report.metrics if not metric.whole_set]
     references = any(score.pair.reference is not None for score in report.scores)
     labels = [DEGRADED] * bool(job.degraded) + [*job.others, RESTORED] + [REFERENCE] * references
-    pictures = []
+    images = []
     for score in report.scores:
         pair = score.pair
         files = [job.degraded.get(pair.name)] * bool(job.degraded)
         files += [files_of.get(pair.name) for files_of in job.others.values()]
         files += [pair.restored] + [pair.reference] * references
         cells = tuple(score.values.get(metric.name) for metric in metrics)
-        pictures.append(_Picture(pair.name, tuple(files), cells, score.size, score.reason, score.note))
+        images.append(_ImageRow(pair.name, tuple(files), cells, score.size, score.reason, score.note))
     first = metrics[0] if metrics else None
-    pictures = _worst_first(pictures, first)
+    images = _worst_first(images, first)
     values = [[score.values[m.name] for score in report.scores if not score.failed] for m in metrics]
     charts = "".join(
         histogram(found, metric.label, _direction(metric))
         for metric, found in zip(metrics[:_MOST_CHARTS], values, strict=False)
     )
     for place, metric in enumerate(metrics[1:_MOST_CHARTS], 1):
-        charts += scatter(_dots(pictures, 0, place), metrics[0].label, metric.label)
+        charts += scatter(_dots(images, 0, place), metrics[0].label, metric.label)
     tiles = [(str(len(report.scores) - len(report.failed)), "pairs scored", False)]
     tiles.append((str(len(report.failed)), "failed", bool(report.failed)))
     tiles += [(number(m.name, report.summary(m.name).mean), f"mean {m.label}", False) for m in report.metrics[:4]]
@@ -151,7 +151,7 @@ def score_page(report: ScoreReport, job: ScorePageJob) -> Page:
         title=report.subject or "Scores",
         blocks=report_blocks(report),
         columns=tuple(_column(metric) for metric in metrics),
-        pictures=pictures,
+        images=images,
         labels=tuple(labels),
         sides=sides,
         compared=(RESTORED, REFERENCE if references else sides[0]),
@@ -186,7 +186,7 @@ def comparison_page(comparison: Comparison, names: tuple[Path, Path], job: Score
     a, b = (f"{side} {label}" for side, label in zip("AB", unique_labels(names, set()), strict=True))
     labels = [DEGRADED] * bool(job.degraded) + [*job.others, a, b] + [REFERENCE] * references
     right = {score.pair.name: score for score in comparison.b.scores}
-    pictures = []
+    images = []
     for score in comparison.a.scores:
         other = right[score.pair.name]
         name = score.pair.name
@@ -195,23 +195,23 @@ def comparison_page(comparison: Comparison, names: tuple[Path, Path], job: Score
         reasons = [f"{side}: {one.reason}" for side, one in zip("AB", (score, other), strict=True) if one.failed]
         notes = [f"{side}: {one.note}" for side, one in zip("AB", (score, other), strict=True) if one.note]
         cells = tuple(cell for metric in metrics for cell in _both(score, other, metric))
-        pictures.append(_Picture(name, tuple(files), cells, score.size, "; ".join(reasons), "; ".join(notes)))
-    pictures = _worst_first(pictures, metrics[0] if metrics else None, place=2)
+        images.append(_ImageRow(name, tuple(files), cells, score.size, "; ".join(reasons), "; ".join(notes)))
+    images = _worst_first(images, metrics[0] if metrics else None, place=2)
     charts = ""
     for place, metric in enumerate(metrics[:_MOST_CHARTS]):
         better = "left of 0 B is better" if metric.lower_better else "right of 0 B is better"
-        differences = [float(p.cells[3 * place + 2] or 0) for p in pictures if p.cells[3 * place + 2] is not None]
+        differences = [float(p.cells[3 * place + 2] or 0) for p in images if p.cells[3 * place + 2] is not None]
         charts += histogram(differences, f"{metric.label}, B - A", better)
         above = "below the line B is better" if metric.lower_better else "above the line B is better"
-        charts += scatter(_dots(pictures, 3 * place, 3 * place + 1), f"A {metric.label}", "B", equal=True, remark=above)
+        charts += scatter(_dots(images, 3 * place, 3 * place + 1), f"A {metric.label}", "B", equal=True, remark=above)
     columns = tuple(column for metric in metrics for column in _columns_of_both(metric))
     count = len(comparison.names)
-    failed = sum(bool(picture.reason) for picture in pictures)
+    failed = sum(bool(image.reason) for image in images)
     return _page(
         title=f"{names[0]} and {names[1]}",
         blocks=comparison_blocks(comparison),
         columns=columns,
-        pictures=pictures,
+        images=images,
         labels=tuple(labels),
         sides=(a, b),
         compared=(a, b),
@@ -250,27 +250,27 @@ def _direction(metric: MetricInfo) -> str:
     return "lower is better" if metric.lower_better else "higher is better"
 
 
-def _worst_first(pictures: Sequence[_Picture], metric: MetricInfo | None, place: int = 0) -> list[_Picture]:
+def _worst_first(images: Sequence[_ImageRow], metric: MetricInfo | None, place: int = 0) -> list[_ImageRow]:
     """Pairs without a score last, ties by name."""
     if metric is None:
-        return sorted(pictures, key=lambda picture: picture.name)
+        return sorted(images, key=lambda image: image.name)
     sign = -1.0 if metric.lower_better else 1.0
 
-    def key(picture: _Picture) -> tuple[bool, float, str]:
-        value = picture.cells[place]
+    def key(image: _ImageRow) -> tuple[bool, float, str]:
+        value = image.cells[place]
         known = isinstance(value, int | float)
-        return not known, sign * float(value) if isinstance(value, int | float) else 0.0, picture.name
+        return not known, sign * float(value) if isinstance(value, int | float) else 0.0, image.name
 
-    return sorted(pictures, key=key)
+    return sorted(images, key=key)
 
 
-def _dots(pictures: Sequence[_Picture], x: int, y: int) -> list[tuple[float, float, str, str]]:
+def _dots(images: Sequence[_ImageRow], x: int, y: int) -> list[tuple[float, float, str, str]]:
     """Dots of a scatter plot; each leads to its row."""
     dots = []
-    for place, picture in enumerate(pictures[:MOST_ROWS]):
-        across, up = picture.cells[x], picture.cells[y]
+    for place, image in enumerate(images[:MOST_ROWS]):
+        across, up = image.cells[x], image.cells[y]
         if isinstance(across, int | float) and isinstance(up, int | float):
-            dots.append((float(across), float(up), picture.name, f"#row-{place}"))
+            dots.append((float(across), float(up), image.name, f"#row-{place}"))
     return dots
 
 
@@ -279,7 +279,7 @@ def _page(
     title: str,
     blocks: Sequence[Block],
     columns: tuple[Column, ...],
-    pictures: Sequence[_Picture],
+    images: Sequence[_ImageRow],
     labels: tuple[str, ...],
     sides: tuple[str, str],
     compared: tuple[str, str],
@@ -289,47 +289,42 @@ def _page(
     target: Path,
     order: int = 0,
 ) -> Page:
-    noted = any(picture.reason or picture.note for picture in pictures)
+    noted = any(image.reason or image.note for image in images)
     entries: list[PageEntry] = []
     embedder = Embedder()
     first, second = labels.index(compared[0]), labels.index(compared[1])
     base = labels.index(REFERENCE) if REFERENCE in labels else first
-    for picture in pictures[:MOST_ROWS]:
-        files = (
-            picture.files
-            if not picture.reason
-            else [None if at == base else path for at, path in enumerate(picture.files)]
-        )
-        crops, thumbnail = embedder.add(files, base, (first, second), shown=first)
+    for image in images[:MOST_ROWS]:
+        crops, thumbnail = embedder.add(image.files, base, (first, second), first, crop=not image.reason)
         layers = tuple(
             Layer(label, link_to(path, target.parent), crops.images[place] if crops else "")
-            for place, (label, path) in enumerate(zip(labels, picture.files, strict=True))
+            for place, (label, path) in enumerate(zip(labels, image.files, strict=True))
             if path is not None
         )
         facts = tuple(
             (column.label, number_text(value, column.digits or 0))
-            for column, value in zip(columns, picture.cells, strict=True)
+            for column, value in zip(columns, image.cells, strict=True)
             if isinstance(value, int | float)
         )
         problems = crops.problems if crops else ()
-        size = f"{picture.size[0]}x{picture.size[1]}" if picture.size else ""
-        state = "failed" if picture.reason else "scored"
+        size = f"{image.size[0]}x{image.size[1]}" if image.size else ""
+        state = "failed" if image.reason else "scored"
         entries.append(
             PageEntry(
-                name=picture.name,
-                cells=(*picture.cells, state, size, *[picture.reason or picture.note] * noted),
+                name=image.name,
+                cells=(*image.cells, state, size, *[image.reason or image.note] * noted),
                 layers=layers,
-                size=picture.size,
+                size=image.size,
                 crop_size=crops.window[2:] if crops else None,
                 facts=facts,
-                note="; ".join(filter(None, [picture.note, *problems])),
+                note="; ".join(filter(None, [image.note, *problems])),
                 caption=crops.caption if crops else "",
-                bad=bool(picture.reason),
+                bad=bool(image.reason),
                 thumbnail=thumbnail,
             )
         )
-    failures = [(picture.name, picture.reason) for picture in sorted(pictures, key=lambda p: p.name) if picture.reason]
-    scored = len(pictures) - len(failures)
+    failures = [(image.name, image.reason) for image in sorted(images, key=lambda p: p.name) if image.reason]
+    scored = len(images) - len(failures)
     ordered = bool(columns)
     return Page(
         kind="varestorer score",
@@ -353,9 +348,9 @@ def _page(
             "states of another size are enlarged or reduced to fit (bicubic)",
         ),
         rest=(
-            f"The {MOST_ROWS} rows that come first in the order are on this page, of {len(pictures)}; "
+            f"The {MOST_ROWS} rows that come first in the order are on this page, of {len(images)}; "
             "the CSV file of the scores holds them all."
-            if len(pictures) > MOST_ROWS
+            if len(images) > MOST_ROWS
             else ""
         ),
     )

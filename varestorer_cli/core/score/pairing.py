@@ -1,4 +1,4 @@
-"""What is compared with what: files of two folders paired by name.
+"""Files of two folders paired by name.
 
 The name is the path below the folder without suffix, never the order. A file without a partner stops the run before
 any work.
@@ -18,7 +18,7 @@ IMAGE_SUFFIXES = frozenset(SUFFIXES)
 
 @dataclass(frozen=True)
 class Pair:
-    """One comparison.
+    """One restored file and its reference.
 
     Attributes:
         name: path without suffix below the folders.

@@ -27,7 +27,7 @@ from varestorer_cli.core.score.summary import ScoreReport
 
 
 def run_score(options: ScoreOptions, console: Console) -> ExitCode:
-    """Do everything ``score`` does.
+    """Run the command ``score``: select, restore, score, print, write.
 
     Returns:
         1 where a pair failed, else 0.
@@ -231,7 +231,7 @@ def _finish(
     page: ScorePageJob | None,
     targets: tuple[Path | None, Path | None] | None = None,
 ) -> ExitCode:
-    """Print the table, write the files."""
+    """Print the table and write the files that were asked for."""
     targets = targets or export.targets_of(options, folder, report.plan, console)
     export.show(export.blocks, report, options.table, console)
     for path, text in zip(targets, (export.csv_text(report), export.json_text(report)), strict=True):

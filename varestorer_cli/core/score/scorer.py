@@ -66,15 +66,15 @@ def read_rgb8(path: Path) -> tuple[Image8, str]:
 
 
 def rgb8(data: bytes) -> tuple[Image8, str]:
-    """The same for a file's bytes."""
-    picture = decode(data)
-    color, notes = picture.color, []
+    """Decode a file's bytes as :func:`read_rgb8` does."""
+    decoded = decode(data)
+    color, notes = decoded.color, []
     if color.dtype != np.uint8:
         color = np.rint(color / 257).astype(np.uint8) if color.dtype == np.uint16 else to_depth(color, np.uint8)
-        notes.append(f"{picture.depth} bit scored as 8")
-    if picture.alpha is not None:
+        notes.append(f"{decoded.depth} bit scored as 8")
+    if decoded.alpha is not None:
         notes.append("alpha ignored")
-    notes += [loss.text for loss in picture.losses if loss.name in {"cmyk", "lab", "frames"}]
+    notes += [loss.text for loss in decoded.losses if loss.name in {"cmyk", "lab", "frames"}]
     return np.broadcast_to(color, (*color.shape[:2], 3)).astype(np.uint8), ", ".join(notes)
 
 
@@ -112,7 +112,7 @@ def score_pairs(
 
 
 class ScoreItem:
-    """One pair on its way: read, looked up among earlier scores, decoded only where something is to be computed."""
+    """One pair while it is scored: read, looked up among earlier scores, decoded only where a score is missing."""
 
     def __init__(self, pair: Pair, metrics: Sequence[Metric], crop_border: int, cache: ScoreCache | None) -> None:
         self.pair = pair
@@ -142,7 +142,7 @@ class ScoreItem:
 
     @property
     def pixels(self) -> int:
-        """How many are held in memory."""
+        """Pixels held in memory."""
         return 0 if self.images is None else self.images[0].shape[0] * self.images[0].shape[1]
 
     def _decode(self, files: Sequence[bytes], crop_border: int) -> None:
@@ -180,7 +180,7 @@ class ScoreItem:
                 yield self.keys[metric.needs_reference], None, metric, self.values[metric.name]
 
     def score(self, metrics: Sequence[Metric]) -> PairScore:
-        """The result; images are let go."""
+        """The finished score; the images are released."""
         self.images = None
         if self.reason:
             return PairScore(self.pair, size=self.size, reason=self.reason)

@@ -132,7 +132,7 @@ def _make_pairs(
 
 
 def _central_crop(image: Image8) -> tuple[int, int, int, int]:
-    """Left, top, width, height: 512x512, or what a smaller picture has of it in multiples of the scale."""
+    """Left, top, width, height: 512x512, or what a smaller image has of it in multiples of the scale."""
     height, width = (min(CROP, side // SCALE * SCALE) for side in image.shape[:2])
     if min(height, width) < SMALLEST:
         raise InputError(f"{image.shape[1]}x{image.shape[0]} is under {SMALLEST} pixels on a side")
