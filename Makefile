@@ -32,7 +32,7 @@ SEED ?= 0
 # one thread per test process: small tensors gain nothing from more
 test test-slow test-long test-lowest test-newest fuzz parity: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install format lint typecheck test test-slow test-long test-lowest test-newest fuzz parity bench bench-2b bench-io bench-train ablate demo \
+.PHONY: help install format lint typecheck test test-slow test-long test-lowest test-newest fuzz parity bench bench-2b bench-gpu bench-io bench-train ablate demo \
 	photos train-bundled check clean
 .DEFAULT_GOAL := help
 
@@ -93,6 +93,9 @@ parity: $(VENV)/.installed-dev  ## Only the comparison with vectors of the relea
 
 bench: $(VENV)/.installed-dev  ## Speed of the bundled model's stages and of the whole command, as ratios
 	$(BIN)/python -m varestorer_cli.bench.inference
+
+bench-gpu: $(VENV)/.installed-dev  ## The full-size model on a GPU: peaks, the released arithmetic and ours (below eight minutes)
+	$(BIN)/python -m varestorer_cli.bench.gpu
 
 bench-io: $(VENV)/.installed-dev  ## Speed of the whole plumbing beside the codecs alone, with a model that costs nothing
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m varestorer_cli.bench.plumbing

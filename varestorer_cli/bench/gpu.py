@@ -93,7 +93,7 @@ def seconds(work: Callable[[], object], device: torch.device, rounds: int) -> fl
 
 
 def peaks(device: torch.device, dtype: torch.dtype, rounds: int) -> tuple[float, float]:
-    """Largest rates measured here: FLOP/s of a large matrix product in this type, bytes/s of a copy (read and write)."""
+    """Rates measured here: FLOP/s of a large matrix product in this type, bytes/s of a copy, read and written."""
     side, count = (8192, 1 << 28) if device.type == "cuda" else (512, 1 << 22)
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     source = torch.zeros(count, device=device)
@@ -189,9 +189,9 @@ def report(sizes: Sizes, device: torch.device, precision: str, batches: list[int
     product, copy = peaks(device, dtype, rounds)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     write(f"{name}, torch {torch.__version__}, {precision}; random weights, median of {rounds} rounds\n")
-    write(
-        f"peaks measured here: {product / 1e12:.3g} TFLOP/s ({side_note(dtype)}), copy {copy / 1e9:.3g} GB/s\n{_AIMS}\n\n"
-    )
+    kind = str(dtype).removeprefix("torch.")
+    write(f"peaks measured here: {product / 1e12:.3g} TFLOP/s (matrix product in {kind}), copy {copy / 1e9:.3g} GB/s\n")
+    write(f"{_AIMS}\n\n")
     restorer = build(sizes, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -228,11 +228,6 @@ def rows(
         share = flops / (milliseconds / 1000) / product
         write(f"| {kind} | {batch} | {stage} | {milliseconds:.2f} | {flops / 1e12:.3g} | {share:.0%} |\n")
     sys.stdout.flush()
-
-
-def side_note(dtype: torch.dtype) -> str:
-    """What the peak is the peak of."""
-    return f"matrix product in {str(dtype).removeprefix('torch.')}"
 
 
 def main(words: list[str] | None = None) -> None:
