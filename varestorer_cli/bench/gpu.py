@@ -122,7 +122,7 @@ def stages_of(restorer: OneStepRestorer, tiles: Tensor, released: bool) -> dict[
     prediction = restorer.predict(quantized, latent, condition)
     codes = restorer.codes(prediction, "argmax")
 
-    def whole() -> Tensor:
+    def whole() -> Any:
         if not released:
             return restorer(tiles, condition=condition).image_B3TT
         first = restorer.prerestore(tiles)
