@@ -112,6 +112,8 @@ def _file_is_wrong(output: Path, row: Any, data: bytes, name: str) -> str | None
         return None
     if reference.dtype == np.uint16 and written.dtype != np.uint16:
         return "16 bits became 8"
+    if "exif: " in row.warnings:
+        return None  # of damaged EXIF every reader keeps another part, the orientation or not
     ours, theirs = _rgb8(written), _rgb8(reference)
     if ours.shape != theirs.shape:
         return f"the output is {ours.shape}, another reader sees {theirs.shape}"

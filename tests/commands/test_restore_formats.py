@@ -9,7 +9,7 @@ import pytest
 from conftest import Ran, load, photo, rows, save, tree
 from PIL import Image, ImageCms
 
-from varestorer_cli.core.image import exif as metadata
+from varestorer_cli.core.image import exif
 from varestorer_cli.core.image.reader import decode
 
 Cli = Callable[..., Ran]
@@ -113,8 +113,8 @@ def test_the_first_of_several_frames_is_said(cli: Cli) -> None:
 
 def test_a_maker_note_that_cannot_stay_makes_a_picture_fail_with_strict(cli: Cli) -> None:
     Path("in").mkdir()
-    note = metadata.ExifTag(7, 40, b"maker" + bytes(35))
-    block = metadata.build(metadata.Exif(photo={metadata.MAKER_NOTE: note}, note_offset=26))
+    note = exif.ExifTag(7, 40, b"maker" + bytes(35))
+    block = exif.build(exif.Exif(photo={exif.MAKER_NOTE: note}, note_offset=26))
     Image.fromarray(photo(8, 8)).save("in/a.jpg", exif=b"Exif\0\0" + block)
     said = "the camera's maker note moves; not all may be readable"
     ran = cli("restore", "in", "out")
@@ -148,3 +148,17 @@ def test_strip_leaves_what_decides_the_look(cli: Cli, suffix: str) -> None:
     assert extras.icc == SRGB
     assert load(Path(f"out/a.{suffix}")).shape == (48, 32, 3)
     assert "1 already up to date" in cli("restore", "in", "out", "--strip").err
+
+
+def test_colours_under_full_transparency_can_be_kept(cli: Cli) -> None:
+    """Textures hold data there; the fake model enlarges what it is given."""
+    pixels = np.zeros((16, 16, 4), np.uint8)
+    pixels[..., :3] = (200, 40, 90)
+    pixels[:, 8:] = (10, 220, 30, 255)
+    save(Path("a.png"), pixels)
+    assert cli("restore", "a.png", "filled.png").code == 0
+    assert cli("restore", "a.png", "kept.png", "--keep-hidden").code == 0
+    filled, kept = np.asarray(Image.open("filled.png")), np.asarray(Image.open("kept.png"))
+    assert (filled[..., 3] == kept[..., 3]).all()
+    assert np.abs(kept[32, 4, :3].astype(int) - (200, 40, 90)).max() < 12
+    assert np.abs(filled[32, 4, :3].astype(int) - (10, 220, 30)).max() < 12

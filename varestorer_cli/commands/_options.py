@@ -106,6 +106,12 @@ LayerOption = Annotated[
     str | None,
     typer.Option("--layer", metavar="NAME", help="Layer or part of EXR files; the colour layer by default."),
 ]
+KeepHiddenOption = Annotated[
+    bool,
+    typer.Option(
+        "--keep-hidden", help="Keep colours under full transparency (textures); they are filled in by default."
+    ),
+]
 ExistingOption = Annotated[
     Existing,
     typer.Option(

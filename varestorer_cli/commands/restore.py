@@ -85,6 +85,7 @@ def restore(
     quality: opt.QualityOption = 95,
     transfer: opt.TransferOption = Transfer.AUTO,
     layer: opt.LayerOption = None,
+    keep_hidden: opt.KeepHiddenOption = False,
     name: Annotated[
         str | None,
         typer.Option(
@@ -158,6 +159,7 @@ def restore(
         quality=quality,
         transfer=transfer,
         layer=layer,
+        keep_hidden=keep_hidden,
         name=name,
         frames=frames,
         missing=missing,

@@ -198,6 +198,7 @@ class RestoreOptions:
         quality: of JPEG and lossy WebP, 1 to 100.
         transfer: what the values of OpenEXR and DPX files mean.
         layer: name of the layer or part of OpenEXR files; None chooses the colour layer.
+        keep_hidden: colours under full transparency go to the model as they are, not filled in from the visible parts.
         name: template of output names, see :class:`core.inputs.plan.NameTemplate`; None keeps names.
         frames: frames of a sequence to do, such as ``1-100x2``; None does those that are there.
         missing: what a frame means that was asked for and is not there.
@@ -228,6 +229,7 @@ class RestoreOptions:
     quality: int = 95
     transfer: Transfer = Transfer.AUTO
     layer: str | None = None
+    keep_hidden: bool = False
     name: str | None = None
     frames: str | None = None
     missing: Missing = Missing.ERROR
@@ -298,6 +300,8 @@ class RestoreOptions:
         }
         if self.layer is not None:
             settings["layer"] = self.layer
+        if self.keep_hidden:
+            settings["keep_hidden"] = True
         if text is not None:
             settings["text"] = text
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -143,6 +143,7 @@ class DecodedImage(Sized):
         extras: metadata.
         losses: what reading already lost.
         orientation: EXIF orientation by which the stored pixels were turned, 1 to 8.
+        keep_hidden: colours under full transparency are what they are, not to be filled in.
     """
 
     color: Samples
@@ -151,6 +152,7 @@ class DecodedImage(Sized):
     extras: Extras = field(default_factory=Extras)
     losses: list[Loss] = field(default_factory=list)
     orientation: int = 1
+    keep_hidden: bool = False
 
     @property
     def depth(self) -> int:
@@ -165,9 +167,9 @@ class DecodedImage(Sized):
         return int(self.color.shape[2]) == 1
 
     def model_input(self) -> Samples:
-        """(H, W, 3) view for the model: gray is repeated, colours under full transparency are bled from the edges."""
+        """(H, W, 3) view for the model: gray is repeated; colours under full transparency are bled unless kept."""
         color = self.color
-        if self.alpha is not None:
+        if self.alpha is not None and not self.keep_hidden:
             color = bleed(color, self.alpha)
         return np.broadcast_to(color, (*color.shape[:2], 3))
 

@@ -93,6 +93,7 @@ class DecodeStage:
         else:
             fingerprint.look_at(job.output, read=False)
         picture = decode(data, options.transfer, options.layer)
+        picture.keep_hidden = options.keep_hidden
         del data
         if options.strip:
             picture = replace(picture, extras=picture.extras.stripped())
