@@ -3,21 +3,23 @@
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from varestorer_cli.core.errors import ExitCode, InterruptedRunError, VarestorerError, visible
+from varestorer_cli.core.errors import ExitCode, InterruptedRunError, VarestorerError
+from varestorer_cli.core.phrases import visible
 from varestorer_cli.version import __version__
 
 # In the order of --help. Each module has register(app); none may import torch or another heavy package at its top.
 COMMANDS = ("restore", "score", "train", "distill", "weights", "doctor", "texts")
 
+_INTERRUPTED = "interrupted; run the same command again for the rest"
 _EPILOG = (
     "Exit codes: 0 done, 1 some inputs failed, 2 bad usage, 3 something is not installed, 4 damaged model, "
     "5 output not writable, 6 out of memory, 70 a bug, 130/143 stopped (run again for the rest)."
@@ -77,7 +79,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     verbose = "-v" in words or "--verbose" in words
     _tolerant_streams()
-    restore_handler = _raise_on_sigterm()
+    signals = _Signals()
     _quiet_libraries()
     try:
         code = build_app()(args=words, prog_name="varestorer", standalone_mode=False)
@@ -85,22 +87,24 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except VarestorerError as error:
         return _failed(error, str(error), error.exit_code, verbose)
     except KeyboardInterrupt as error:
-        return _failed(error, "interrupted; run the same command again for the rest", ExitCode.INTERRUPTED, verbose)
+        return _failed(error, _INTERRUPTED, ExitCode.INTERRUPTED, verbose)
     except BrokenPipeError:
         _silence_stdout()
         return ExitCode.OK
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else ExitCode.OK
     except Exception as error:
+        if signals.interrupted:  # a library made another error of it, as extension modules do while they are imported
+            return _failed(error, _INTERRUPTED, ExitCode.INTERRUPTED, verbose)
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # the option parser's own errors
             error.show()
             return int(error.exit_code)
         if type(error).__name__ == "Abort":
-            return _failed(error, "interrupted", ExitCode.INTERRUPTED, verbose)
+            return _failed(error, _INTERRUPTED, ExitCode.INTERRUPTED, verbose)
         text = f"unexpected {type(error).__name__}: {error}; this is a bug, run again with -v and report the traceback"
         return _failed(error, text, ExitCode.INTERNAL, verbose)
     finally:
-        restore_handler()
+        signals.put_back()
 
 
 def _failed(error: BaseException, text: str, code: ExitCode, verbose: bool) -> int:
@@ -109,7 +113,8 @@ def _failed(error: BaseException, text: str, code: ExitCode, verbose: bool) -> i
             if verbose:
                 import traceback
 
-                traceback.print_exception(error)
+                lines = "".join(traceback.format_exception(error)).splitlines()
+                sys.stderr.writelines(f"  {visible(line)}\n" for line in lines)  # indented: no line of another's
             sys.stderr.write(f"error: {visible(text)}\n")
             sys.stderr.flush()
     return int(code)
@@ -145,21 +150,25 @@ def _silence_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _raise_on_sigterm() -> Callable[[], None]:
-    """Make SIGTERM an exception, so that whatever runs can tidy up.
+class _Signals:
+    """Makes SIGTERM an exception, so that whatever runs can tidy up, and remembers that SIGINT came."""
 
-    Returns:
-        puts the former handler back.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return lambda: None
+    def __init__(self) -> None:
+        self.interrupted = False
+        self._before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._on_term)
+            if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as nohup and shells set it for background jobs
+                self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._on_interrupt)
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
+    def _on_term(self, number: int, frame: FrameType | None) -> None:
         raise InterruptedRunError("told to stop; run the same command again for the rest", ExitCode.TERMINATED)
 
-    before = signal.signal(signal.SIGTERM, on_signal)
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.interrupted = True
+        raise KeyboardInterrupt
 
-    def put_back() -> None:
-        signal.signal(signal.SIGTERM, before)
-
-    return put_back
+    def put_back(self) -> None:
+        """Restore the former handlers."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

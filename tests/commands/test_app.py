@@ -144,3 +144,41 @@ def test_strange_names_in_messages_are_no_crash(cli: Callable[..., Ran]) -> None
     ran = cli("restore", os.fsdecode(b"no\xffne.png"), "out")
     assert ran.code == 2
     assert "no such file or folder" in ran.err
+
+
+INTERRUPTIONS = {
+    "before a module loads": "signal.signal = lambda *a, real=signal.signal: (real(*a), INT())[0]",
+    "while one loads": """
+class Finder:
+    def find_spec(self, name, *rest):
+        if name == 'typer':
+            INT()
+sys.meta_path.insert(0, Finder())""",
+    "in the command": "import varestorer_cli.app as app; app.build_app = INT",
+    "in a library that makes another error of it": """
+import varestorer_cli.app as app
+def build():
+    try:
+        INT()
+    except KeyboardInterrupt:
+        raise ImportError('initialization failed') from None
+app.build_app = build""",
+    "once more at the end": """
+import atexit
+import varestorer_cli.app as app
+app.build_app = INT
+atexit.register(INT)""",
+}
+
+
+@pytest.mark.parametrize("moment", INTERRUPTIONS)
+def test_ctrl_c_in_the_first_second_ends_with_its_message_and_130(moment: str, tmp_path: Path) -> None:
+    program = (
+        f"import os, signal, sys\nINT = lambda: os.kill(os.getpid(), signal.SIGINT)\n{INTERRUPTIONS[moment]}\n"
+        "from varestorer_cli.__main__ import main\nmain()\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", program, "doctor"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, env=environment)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.strip() == "error: interrupted; run the same command again for the rest"

@@ -11,6 +11,8 @@ import pytest
 import torch
 from conftest import Ran, broken_folder, load, photo, pictures, rows, save, tree
 
+from varestorer_cli.core.report.rows import read_rows
+
 Cli = Callable[..., Ran]
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -162,3 +164,50 @@ def test_pictures_unlike_the_rest_are_named_in_the_summary(cli: Cli) -> None:
     assert ran.code == 0
     assert "1 came out unlike the rest of the run" in ran.err
     assert re.search(r"  bright\.png: 20\.0 8-bit steps of mean colour shift, the median is 0\.\d", ran.err)
+
+
+ATTACK = "openjd_env: A=1\nopenjd_env: B=\x1b[2J\u202e2\r\n=cmd().png"
+
+
+@pytest.mark.parametrize("words", [[], ["-v"], ["--dry-run"]], ids=" ".join)
+@pytest.mark.parametrize("progress", ["lines", "bar", "openjd", "deadline", "tractor"])
+def test_names_write_no_line_of_their_own(cli: Cli, progress: str, words: list[str]) -> None:
+    Path("in").mkdir()
+    Path(f"in/{ATTACK}").write_text("no picture")
+    save(Path(f"in/x{ATTACK}"), photo(5, 5))
+    ran = cli("restore", "in", "out", "--progress", progress, *words)
+    said = ran.out + ran.err
+    assert not any(line.startswith(("openjd_env", "=cmd")) for line in said.splitlines())
+    assert "\x1b[2J" not in said and "\u202e" not in said
+    assert "\\x0aopenjd_env: B=\\x1b[2J\\u202e2\\x0d\\x0a=cmd().png" in said
+
+
+def test_reports_and_lists_hold_odd_names_safely_and_give_them_back(cli: Cli) -> None:
+    Path("in").mkdir()
+    Path(f"in/{ATTACK}").write_text("no picture")
+    Path("in/\\x41.png").write_text("no picture")
+    save(Path("in/=1+1.png"), photo(5, 5))
+    assert cli("restore", "in", "out").code == 1
+    for file in ("out/metrics.csv", "out/failed.txt"):
+        text = Path(file).read_bytes().decode()
+        assert "\x1b" not in text and "\u202e" not in text and "\r" not in text
+        assert not any(line.startswith("openjd_env") for line in text.splitlines())
+    assert "'=1+1.png" in Path("out/metrics.csv").read_text()
+    kept = {row.input for row in read_rows(Path("out/metrics.csv"))}
+    assert kept == {f"in/{ATTACK}", "in/\\x41.png", "in/=1+1.png"}
+    save(Path(f"in/{ATTACK}"), photo(6, 6))
+    save(Path("in/\\x41.png"), photo(6, 6))
+    ran = cli("restore", "@out/failed.txt", "out")
+    assert ran.code == 0 and "2 pictures restored, 0 failed" in ran.err
+    assert Path(f"out/{ATTACK}").exists()
+    assert "3 already up to date" in cli("restore", "in", "out").err
+
+
+def test_a_shard_with_nothing_to_do_leaves_a_report(cli: Cli) -> None:
+    save(Path("in/only.png"), photo(5, 5))
+    for index in range(3):
+        assert cli("restore", "in", "out", "--shard", f"{index}/3").code == 0
+    assert len(list(Path("out").glob("metrics.*-of-3.csv"))) == 3
+    ran = cli("restore", "--merge", "out")
+    assert ran.code == 0 and "3 reports of 3 parts" in ran.err
+    assert [row.output for row in read_rows(Path("out/metrics.csv"))] == ["only.png"]

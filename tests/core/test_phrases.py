@@ -1,3 +1,4 @@
+import os
 import re
 import tomllib
 from importlib import metadata
@@ -5,7 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from varestorer_cli.core.phrases import byte_size, clock, count, install_command, named
+from varestorer_cli.core.phrases import (
+    byte_size,
+    clock,
+    count,
+    escaped,
+    from_cell,
+    install_command,
+    named,
+    to_cell,
+    unescaped,
+    visible,
+)
 
 
 def test_counts_carry_their_noun() -> None:
@@ -69,3 +81,33 @@ def test_extras_named_in_code_and_documents_exist() -> None:
         named_extras |= set(re.findall(r"install_command\(['\"](\w+)['\"]\)", text))
         named_extras |= {name for found in re.findall(r"'\.\[([\w,]+)\]'", text) for name in found.split(",")}
     assert {"score", "text", "vfx", "hub"} <= named_extras <= set(project["optional-dependencies"])
+
+
+ODD_NAMES = [
+    "=1+1.png",
+    "'=1.png",
+    "''@x",
+    "-x.png",
+    "+x",
+    "@SUM(A1)",
+    "'plain",
+    "a\nopenjd_env: X=1",
+    "a\tb\rc",
+    "\x1b[31mred\x9b",
+    "a\u202egpj.exe",
+    "\u2028\u2066x",
+    "C:\\x41\\u0041\\new",
+    "\\\\x0a\\x5cx5c",
+    'plain, with "quotes"',
+    os.fsdecode(b"\xff\xfe.png"),
+    "",
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_cells_and_lists_are_safe_and_read_back_unchanged(name: str) -> None:
+    cell, line = to_cell(name), escaped(name)
+    assert from_cell(cell) == name and unescaped(line) == name
+    assert not cell.startswith(("=", "+", "-", "@"))
+    for text in (cell, line, visible(name)):
+        assert not re.search("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", text)

@@ -12,13 +12,13 @@ import os
 import sys
 import threading
 import time
+import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from varestorer_cli.core.errors import visible
 from varestorer_cli.core.options import Progress
-from varestorer_cli.core.phrases import clock
+from varestorer_cli.core.phrases import clock, visible
 
 HEARTBEAT_SECONDS = 60.0
 
@@ -94,6 +94,12 @@ class Console:
         """Say something only with ``-v``."""
         if self.verbose:
             self._write(text)
+
+    def trace(self, error: BaseException) -> None:
+        """Say where an error came from, only with ``-v``; indented, so that no name in it begins a line."""
+        if self.verbose:
+            for line in "".join(traceback.format_exception(error)).splitlines():
+                self._write(f"  {line}")
 
     def warn(self, text: str) -> None:
         """Say something that should be known in any case."""

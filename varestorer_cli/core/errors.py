@@ -5,10 +5,7 @@ place that turns an exception into a process exit. The code table is a stable in
 farms decide on retries by it.
 """
 
-import re
 from enum import IntEnum, StrEnum
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tabs and ends of lines
 
 
 class ExitCode(IntEnum):
@@ -91,8 +88,3 @@ class InterruptedRunError(VarestorerError):
     def __init__(self, message: str, exit_code: ExitCode = ExitCode.INTERRUPTED) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-
-
-def visible(text: str) -> str:
-    """A message whose control characters are spelt out: the names of files in it must not steer a terminal."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)

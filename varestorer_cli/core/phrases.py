@@ -1,10 +1,50 @@
-"""How numbers and lists of names are written in messages: counts with their noun, a few of many names, times, bytes."""
+"""How numbers and names are written: counts with their noun, a few of many names, times, bytes, odd characters."""
 
 import re
 from collections.abc import Sequence
 from importlib import metadata
 
 MOST_NAMED = 3
+FAILED_LIST_MARK = "# varestorer: inputs that failed"  # begins our own lists, whose names are escaped
+
+# Control characters, separators of lines, and marks that turn the direction of writing.
+_ODD = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+_UNSEEN = re.compile(f"[{_ODD}]")
+_TO_ESCAPE = re.compile(rf"[{_ODD}]|\\(?=x[0-9a-f]{{2}}|u[0-9a-f]{{4}})")
+_ESCAPED = re.compile(r"\\x([0-9a-f]{2})|\\u([0-9a-f]{4})")
+# What a spreadsheet takes for a formula; apostrophes before it are doubled, so that the cell can be read back.
+_FORMULA = re.compile(r"'*[=+\-@]")
+
+
+def visible(text: str) -> str:
+    """One line of a message in which no name of a file steers a terminal, starts a line or turns the text around."""
+    return _UNSEEN.sub(_escape, text)
+
+
+def escaped(text: str) -> str:
+    """As :func:`visible`, for files that :func:`unescaped` reads back unchanged."""
+    return _TO_ESCAPE.sub(_escape, text)
+
+
+def unescaped(text: str) -> str:
+    """The text that :func:`escaped` was given."""
+    return _ESCAPED.sub(lambda found: chr(int(found[1] or found[2], 16)), text)
+
+
+def to_cell(text: str) -> str:
+    """Text as a cell of a CSV file: escaped, and with an apostrophe where a spreadsheet would run it."""
+    text = escaped(text)
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def from_cell(text: str) -> str:
+    """The text that :func:`to_cell` was given."""
+    return unescaped(text[1:] if text.startswith("'") and _FORMULA.match(text) else text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
 def count(number: int, noun: str, plural: str = "") -> str:

@@ -12,6 +12,7 @@ from varestorer_cli.core.image import archive
 from varestorer_cli.core.image.formats import HEAD_BYTES, SUFFIXES, sniff
 from varestorer_cli.core.inputs.frames import FramePattern, read_range, select_frames
 from varestorer_cli.core.options import Missing
+from varestorer_cli.core.phrases import FAILED_LIST_MARK, unescaped
 
 _NOT_REGULAR = "not a regular file; write a pipe's or device's content to a file first"
 LARGEST_LIST = 1 << 28  # bytes: more than a million long paths
@@ -187,7 +188,8 @@ def _listed(data: bytes, nul_lists: bool, *, comments: bool = True) -> list[Name
         text = data.removeprefix(b"\xef\xbb\xbf")
         lines = [os.fsdecode(line.rstrip(b"\r")) for line in text.split(b"\n")]
         if comments:
-            lines = [line for line in lines if not line.startswith("#")]
+            ours = lines[0].startswith(FAILED_LIST_MARK)
+            lines = [unescaped(line) if ours else line for line in lines if not line.startswith("#")]
     lines = [line for line in lines if line]
     absolute = [os.path.realpath(Path(line).parent) for line in lines if Path(line).is_absolute()]
     common = os.path.commonpath(absolute) if absolute else ""

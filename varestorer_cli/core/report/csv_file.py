@@ -17,11 +17,12 @@ from pathlib import Path
 
 from varestorer_cli.core.atomic import part_path
 from varestorer_cli.core.errors import OutputError, UsageError
+from varestorer_cli.core.phrases import FAILED_LIST_MARK, escaped, unescaped
 from varestorer_cli.core.report.rows import COLUMNS, IGNORED, WRITING, Row, csv_line, read_rows
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.sharding import Shard
 
-FAILED_LIST_HEADER = "# varestorer: inputs that failed; give this file back as @failed.txt\n"
+FAILED_LIST_HEADER = f"{FAILED_LIST_MARK}; give this file back as @failed.txt\n"
 
 
 def report_name(shard: Shard | None, name: str = "metrics", suffix: str = ".csv", frames: str | None = None) -> str:
@@ -66,7 +67,7 @@ def write_failed_list(path: Path, inputs: list[str]) -> Path | None:
     if not inputs:
         return None
     # in a list, # begins a comment and a line ends a name
-    names = [f"./{name}" if name.startswith("#") else name for name in inputs if "\n" not in name]
+    names = [escaped(f"./{name}" if name.startswith("#") else name) for name in inputs]
     lines = "".join(f"{name}\n" for name in names)
     path.write_bytes(FAILED_LIST_HEADER.encode() + lines.encode("utf-8", "surrogateescape"))
     return path
@@ -77,7 +78,7 @@ def read_failed_list(path: Path) -> list[str]:
     with suppress(OSError):
         text = path.read_bytes().decode("utf-8", "surrogateescape")
         if text.startswith(FAILED_LIST_HEADER):
-            return [name for name in text.removeprefix(FAILED_LIST_HEADER).split("\n") if name]
+            return [unescaped(name) for name in text.removeprefix(FAILED_LIST_HEADER).split("\n") if name]
     return []
 
 

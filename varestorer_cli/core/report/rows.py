@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.phrases import from_cell, to_cell
 
 DONE, SKIPPED, FAILED, IGNORED = "done", "skipped", "failed", "ignored"
 # Written before an output gets its name: where a process dies between the two, the next run knows the file as ours.
@@ -92,7 +93,7 @@ class Row:
         row = cls(host="")
         for column in dataclasses.fields(cls):
             text = cells.get(column.name) or ""
-            value: str | int | float | None = text
+            value: str | int | float | None = from_cell(text)
             if column.type in (int | None, float | None):
                 value = None
                 with suppress(ValueError):
@@ -112,6 +113,8 @@ def _rounded(value: str | int | float | None) -> str | int | float | None:
 
 def _cell(value: str | int | float | None) -> str:
     value = _rounded(value)
+    if isinstance(value, str):
+        return to_cell(value)
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

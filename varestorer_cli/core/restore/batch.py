@@ -6,7 +6,6 @@ decide, decode), the engine runs in the caller's thread, ``EncodeStage`` works i
 """
 
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -303,8 +302,7 @@ class _Batch:
             row.reason = f"unexpected {type(error).__name__}: {error}"
             self.report.internal = True
         self.console.error(f"{job.input}: {row.reason}")
-        if self.console.verbose:
-            self.console.detail("".join(traceback.format_exception(error)).rstrip())
+        self.console.trace(error)
 
     def _add(self, row: Row, retry_as: str = "", *, kept: bool = False) -> None:
         self.report.record(row, retry_as=retry_as, kept=kept)

@@ -16,7 +16,7 @@ from varestorer_cli.core.image.formats import output_format
 from varestorer_cli.core.image.reader import probe
 from varestorer_cli.core.inputs.plan import RestorePlan
 from varestorer_cli.core.options import Existing, ImageFormat, RestoreOptions
-from varestorer_cli.core.phrases import byte_size, clock
+from varestorer_cli.core.phrases import byte_size, clock, visible
 from varestorer_cli.core.report.rows import Row
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore.batch import BUDGET_PIXELS
@@ -87,13 +87,13 @@ def dry_run(
         if json:
             console.out(row.json())
         elif row.status == "would fail":
-            console.out(f"{one.input}: would fail: {row.reason}")
+            console.out(visible(f"{one.input}: would fail: {row.reason}"))
         else:
             sizes = f"{row.width}x{row.height} -> {row.out_width}x{row.out_height}"
             tiles = f", {row.tiles} tile{'s' if row.tiles != 1 else ''}" if row.tiles else ""
-            console.out(f"{one.input} -> {one.output}  {sizes}{tiles}{'  (exists)' if row.reason else ''}")
+            console.out(visible(f"{one.input} -> {one.output}  {sizes}{tiles}{'  (exists)' if row.reason else ''}"))
     for aside in plan.unreadable:
-        console.out(f"{aside.path}: would fail: {aside.reason}")
+        console.out(visible(f"{aside.path}: would fail: {aside.reason}"))
     say_ignored(plan, console)
     failing = report.count("would fail") + len(plan.unreadable)
     console.info(

@@ -109,6 +109,10 @@ def _run(request: RestoreRequest, options: RestoreOptions, console: Console) -> 
         for note in plan.notes:
             console.warn(note)
         console.info(nothing_to_do(request.inputs, plan))
+        if options.shard is not None:  # --merge asks for a report of every shard
+            check_writable(plan.folder)
+            report_file.open()
+            report_file.close()
         return _only_ignored(plan, on_row)
     _refuse_without_vfx(plan)
     check_writable(plan.folder)

@@ -15,7 +15,7 @@ import numpy as np
 
 from varestorer_cli.core.errors import ExitCode
 from varestorer_cli.core.metrics.base import MetricInfo
-from varestorer_cli.core.phrases import count
+from varestorer_cli.core.phrases import count, to_cell
 from varestorer_cli.core.score.export import INTERVAL_HEAD, TOOL, footnotes, interval, number, title
 from varestorer_cli.core.score.summary import BOOTSTRAP_DRAWS, BOOTSTRAP_LEVEL, ScoreReport, bootstrap, summarize
 from varestorer_cli.core.score.tables import Block, Table
@@ -151,7 +151,7 @@ def csv_text(comparison: Comparison) -> str:
     for score in comparison.a.scores:
         pair = (score, right[score.pair.name])
         cells = [_cell(one.values.get(name)) for name in names for one in pair]
-        writer.writerow([score.pair.name, pair[0].reason, pair[1].reason, *cells])
+        writer.writerow([*map(to_cell, (score.pair.name, pair[0].reason, pair[1].reason)), *cells])
     return out.getvalue()
 
 

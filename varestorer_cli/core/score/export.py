@@ -18,7 +18,7 @@ from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.metrics.base import MetricInfo
 from varestorer_cli.core.metrics.protocols import CONVENTION_METRICS
-from varestorer_cli.core.phrases import count, named
+from varestorer_cli.core.phrases import count, named, to_cell
 from varestorer_cli.core.report.csv_file import report_name
 from varestorer_cli.core.score.options import ScoreOptions, TableStyle
 from varestorer_cli.core.score.pairing import IMAGE_SUFFIXES, PairPlan
@@ -151,7 +151,8 @@ def csv_text(report: ScoreReport) -> str:
         reference = score.pair.reference or ""
         cells = [_finite(score.values.get(name)) for name in names]
         writer.writerow(
-            [score.pair.name, status, score.reason, score.note, width, height, score.pair.restored, reference]
+            [to_cell(score.pair.name), status, to_cell(score.reason), to_cell(score.note), width, height]
+            + [to_cell(str(score.pair.restored)), to_cell(str(reference))]
             + ["" if cell is None else cell for cell in cells]
         )
     return out.getvalue()
