@@ -96,6 +96,7 @@ class SharedOptions:
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto"
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads [default: what the machine gives].")] = None
     checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 5.0
+    keep_checkpoints: Annotated[int, typer.Option(min=1, help="Checkpoints that stay, the newest ones.")] = 2
     log_every: Annotated[int, typer.Option(min=1, help="Steps between log lines.")] = 20
     sample_every: Annotated[int, typer.Option(min=1, help="Steps between validations with sample pictures.")] = 500
     metrics: Annotated[

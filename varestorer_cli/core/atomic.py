@@ -8,6 +8,7 @@ run can remove what a dead one left.
 import hashlib
 import os
 import re
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -128,7 +129,10 @@ def remove_stale_parts(folders: set[Path]) -> int:
                     dead = now - path.stat().st_mtime > STALE_SECONDS
                 if dead:
                     with suppress(OSError):
-                        path.unlink()
+                        if path.is_dir():  # a crop cache in the making
+                            shutil.rmtree(path)
+                        else:
+                            path.unlink()
                         removed += 1
     return removed
 

@@ -21,6 +21,7 @@ from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.presets import Variant, preset
 from varestorer_cli.core.training.text_features import TextFolder
 from varestorer_cli.core.weights.model_file import load_bundle
+from varestorer_models.losses import psnr
 from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.tokenizer import ImageTokenizer
 from varestorer_models.transformer import Transformer
@@ -126,6 +127,47 @@ def test_learned_score_teaches_critic_and_student_their_own_lessons() -> None:
 def test_guidance_moves_the_teacher_away_from_no_text() -> None:
     plain, guided = (terms(task(texts=FakeTexts(), guidance=value))["kl"] for value in (1.0, 3.0))
     assert not torch.equal(plain, guided)
+
+
+@pytest.mark.parametrize("head", ["bits", "latent"])
+def test_validation_tells_what_the_codes_do(head: str) -> None:
+    """By hand: the same decoder with predicted, own and random codes."""
+    torch.manual_seed(0)
+    recipe = replace(SMOKE.recipes["distill"], losses={"kl": 0.1, "mse": 0.5})
+    options = TrainOptions(stage="distill", data=Path(), out=Path(), head=head)
+    Builder.texts = None
+    builder = Builder(options, SMOKE, recipe, torch.device("cpu"), None, torch.Generator().manual_seed(0), fresh=True)
+    made, _ = builder.build()
+    assert isinstance(made, DistillTask)
+    restorer, batch = made.restorer, make_batch()
+    with torch.no_grad():
+        figures, columns = made.validate(batch)
+        bicubic, reference = columns[0], columns[-1] * 2 - 1
+        prerestored = restorer.prerestore(bicubic)
+        latent = restorer.tokenizer.encode(prerestored * 2 - 1)
+        own = restorer.tokenizer.quantize(latent)
+        predicted = restorer.codes(restorer.predict(own, latent), "argmax")
+        with_own = psnr(restorer.decode(own.accumulated_Bdhw, prerestored), reference)
+        gain = psnr(restorer.decode(predicted, prerestored), reference) - with_own
+    assert figures["psnr_over_input"] == pytest.approx(float(gain.mean()), abs=1e-4)
+    assert figures["psnr_over_noise"] != figures["psnr_over_input"]
+
+
+def test_an_idle_transformer_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = task()
+    constant = torch.zeros(2, 3, 64, 64)
+    monkeypatch.setattr(made.restorer, "decode", lambda codes, guide, clamp=True: constant)
+    with torch.no_grad():
+        figures, _ = made.validate(make_batch())
+    assert figures["psnr_over_noise"] == figures["psnr_over_input"] == 0
+
+
+def test_bit_terms_see_the_true_image_whatever_the_image_terms_do(published: dict[str, torch.Tensor]) -> None:
+    made = task()
+    made.label_share = 0.75
+    found = terms(made)
+    assert torch.equal(found["kl"], published["kl"]) and torch.equal(found["bit_accuracy"], published["bit_accuracy"])
+    assert not torch.equal(found["mse"], published["mse"])
 
 
 def test_dropped_texts_equal_none(published: dict[str, torch.Tensor]) -> None:

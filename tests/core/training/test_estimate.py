@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from varestorer_cli.app import run
 from varestorer_cli.core.training import estimate as planning
@@ -88,3 +90,33 @@ def test_a_step_of_the_published_recipe_costs_what_the_authors_must_have_paid() 
     # forward 20.5 TFLOP and 11 of the teacher, backward through frozen weights, blocks once more: 55 to 85 a picture
     assert 55e12 < found.flops / 32 < 85e12
     assert found.memory < 48e9  # they had eight GPUs of 48 GB
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_products_of_attention_are_counted_on_the_cpu(masked: bool) -> None:
+    """2 images, 4 heads 16 wide, 10 queries, 30 keys: scores and mixture are 2 x 2 x 2 x 4 x 10 x 30 x 16 FLOP."""
+    counter = FlopCounterMode(display=False, custom_mapping=planning._ATTENTION_ON_CPU)
+    with FakeTensorMode(), counter:
+        query, key, value = (torch.empty(2, 4, n, 16, requires_grad=True) for n in (10, 30, 30))
+        mask = torch.zeros(10, 30) if masked else None
+        out = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        forward = counter.get_total_flops()
+        out.sum().backward()
+    assert forward == 2 * 2 * 2 * 4 * 10 * 30 * 16
+    assert counter.get_total_flops() == forward * 3.5, "the backward pass computes the scores again"
+
+
+def test_arithmetic_of_a_teacher_is_what_one_counts_by_hand() -> None:
+    """Matrix products of a block, three times for forward and backward; attention between all positions."""
+    smoke, options = preset("smoke"), replace(OPTIONS, stage="teacher")
+    one, two = (
+        planning._trace(options, planning._with_depth(smoke, depth), smoke.recipes["teacher"]) for depth in (1, 2)
+    )
+    width, hidden = smoke.teacher.width, 4 * smoke.teacher.width
+    length, condition = smoke.tokenizer.schedule.length, smoke.teacher.null_tokens
+    # per token: four products of self-attention, two of cross-attention, two of the MLP
+    products = 2 * length * width * (4 * width + 2 * width + 2 * hidden)
+    scores = 2 * 2 * length * (length + condition) * width
+    found = two.flops - one.flops
+    assert found == pytest.approx(3 * products + 3.5 * scores, rel=0.1)
+    assert found > 3.1 * products, "without attention it would be less"

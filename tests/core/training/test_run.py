@@ -19,6 +19,7 @@ from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, 
 from varestorer_cli.core.metrics.psnr_ssim import OUR_METRICS
 from varestorer_cli.core.training import builder
 from varestorer_cli.core.training import run as run_module
+from varestorer_cli.core.training.checkpoint import checkpoints
 from varestorer_cli.core.training.data.crop_cache import PairBatch
 from varestorer_cli.core.training.data.crops import CropCacheConfig, held_out
 from varestorer_cli.core.training.options import TrainOptions
@@ -68,6 +69,12 @@ def losses(folder: Path) -> dict[int, str]:
         return {int(r["step"]): r["value"] for r in rows if r["kind"] == "train" and r["name"] == "loss"}
 
 
+def earlier_stages(stage: str, chain: Path) -> dict[str, Path]:
+    """The runs that a stage needs, by the option that names them."""
+    needed = {"teacher": ("tokenizer",), "distill": ("prerestorer", "teacher")}
+    return {name: chain / name for name in needed.get(stage, ())}
+
+
 @pytest.fixture(scope="module")
 def chain(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All four stages of the smoke preset, a few steps each."""
@@ -101,7 +108,7 @@ def test_runs_leave_logs_and_pictures(chain: Path) -> None:
 
 @pytest.mark.parametrize("stage", ["prerestorer", "tokenizer", "teacher", "distill"])
 def test_resume_repeats_the_uninterrupted_run_exactly(stage: str, photos: Path, chain: Path, tmp_path: Path) -> None:
-    earlier = {name: chain / name for name in ("tokenizer", "prerestorer", "teacher")}
+    earlier = earlier_stages(stage, chain)
     torn = options(stage, photos, tmp_path, steps=6, cache=chain / "cache", **earlier)
     paused = train(replace(torn, stop_after=0.0))  # pauses after its first step
     assert set(losses(torn.out)) == {1}
@@ -157,8 +164,8 @@ def test_signal_writes_a_checkpoint_first(number: signal.Signals, photos: Path, 
     assert process.wait(60) == (143 if number == signal.SIGTERM else 130)
     assert "a checkpoint was written" in rest and "--resume" in rest
     assert "Traceback" not in rest
-    assert (tmp_path / "run" / "checkpoint.pt").exists()
-    assert not list((tmp_path / "run").glob("*.part"))
+    assert checkpoints(tmp_path / "run")
+    assert not list((tmp_path / "run").glob(".*.part"))
 
 
 def test_adapters_of_the_student_are_merged_in_the_file(chain: Path) -> None:
@@ -198,7 +205,7 @@ def test_the_target_keeps_a_share_of_the_sharper_picture(share: float) -> None:
 
 
 def test_keeping_the_pre_restored_picture_is_another_target(photos: Path, chain: Path, tmp_path: Path) -> None:
-    earlier = {name: chain / name for name in ("tokenizer", "prerestorer", "teacher")}
+    earlier = earlier_stages("distill", chain)
     run = options("distill", photos, tmp_path, steps=2, cache=chain / "cache", **earlier)
     plain = losses(train(run).parent)
     assert losses(train(replace(run, out=tmp_path / "kept", label_share=0.5)).parent) != plain
@@ -214,6 +221,46 @@ def test_resume_under_other_settings_names_the_difference(chain: Path, photos: P
         train(options("tokenizer", photos, chain, steps=6, seed=1, resume=True))
 
 
+def test_other_frozen_weights_are_refused_by_name(chain: Path, photos: Path, tmp_path: Path) -> None:
+    """The same shape is not the same tokenizer."""
+    other = train(options("tokenizer", photos, tmp_path, steps=1, seed=5, cache=chain / "cache"))
+    with pytest.raises(CheckpointError, match=r"started with frozen\.tokenizer = '[0-9a-f]{64}', now it is"):
+        train(options("teacher", photos, chain, steps=6, resume=True, tokenizer=other.parent))
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_with_another_rate(
+    chain: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = options("prerestorer", photos, tmp_path, steps=6, cache=chain / "cache", resume=True)
+    for _ in range(3):
+        train(replace(run, stop_after=0.0))
+    newest, before = checkpoints(run.out)
+    newest.write_bytes(newest.read_bytes()[:-100])
+    train(replace(run, stop_after=0.0))
+    said = capsys.readouterr().err
+    assert f"warning: {newest}: the checkpoint is damaged" in said and before.name in said
+    assert checkpoints(run.out)[0].name == newest.name, "made again"
+    train(replace(run, learning_rate=1e-5))
+    assert "learning rate 1e-05 (was 0.001)" in capsys.readouterr().err
+    assert set(losses(run.out)) == {1, 2, 3, 4, 5, 6}
+    starts = json.loads((run.out / "run.json").read_text())["starts"]
+    assert [start["learning_rate"] for start in starts] == [1e-3] * 4 + [1e-5]
+
+
+def test_an_earlier_stage_of_another_preset_is_refused(chain: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    cv2.imwrite(str(photos / "a.png"), np.zeros((256, 256, 3), np.uint8))
+    with pytest.raises(CheckpointError, match=r"its tokenizer has tile 64, preset compact has 256; give the --preset"):
+        train(options("teacher", photos, tmp_path, preset="compact", tokenizer=chain / "tokenizer", crops=8, steps=1))
+
+
+def test_a_student_with_a_bits_head_is_no_teacher(chain: Path, photos: Path, tmp_path: Path) -> None:
+    given = earlier_stages("distill", chain) | {"teacher": chain / "distill"}
+    with pytest.raises(CheckpointError, match="holds a student"):
+        train(options("distill", photos, tmp_path, cache=chain / "cache", **given))
+
+
 def test_missing_earlier_stage_says_what_to_run(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingDependencyError, match=r"needs a trained tokenizer.*varestorer train tokenizer"):
         train(options("teacher", photos, tmp_path, steps=1))
@@ -226,7 +273,7 @@ def test_missing_earlier_stage_says_what_to_run(photos: Path, tmp_path: Path) ->
 def test_a_student_is_refused_as_an_earlier_stage(
     stage: str, earlier: str, reason: str, photos: Path, chain: Path, tmp_path: Path
 ) -> None:
-    given = {earlier: Path("compact"), "prerestorer": chain / "prerestorer"}
+    given = earlier_stages(stage, chain) | {earlier: Path("compact")}
     with pytest.raises(CheckpointError, match=rf"compact\.safetensors: .*{reason}"):
         train(options(stage, photos, tmp_path, cache=chain / "cache", **given))
 
@@ -239,8 +286,8 @@ def test_unknown_loss_is_refused_with_the_known_ones(photos: Path, tmp_path: Pat
 def test_damaged_checkpoint_is_refused(chain: Path, photos: Path, tmp_path: Path) -> None:
     run = options("tokenizer", photos, tmp_path, steps=6, cache=chain / "cache", resume=True)
     run.out.mkdir()
-    data = (chain / "tokenizer" / "checkpoint.pt").read_bytes()
-    (run.out / "checkpoint.pt").write_bytes(data[: len(data) // 2])
+    data = checkpoints(chain / "tokenizer")[0].read_bytes()
+    (run.out / "checkpoint_00000006.pt").write_bytes(data[: len(data) // 2])
     with pytest.raises(CheckpointError, match="damaged"):
         train(run)
 

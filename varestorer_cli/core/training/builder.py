@@ -203,16 +203,22 @@ class StageBuilder:
                     f"{path}: its tokenizer is a student's, whose decoder draws on the pre-restored picture; "
                     "give the one that varestorer train tokenizer made"
                 )
+            self._check_preset(_folder(self.options, "tokenizer", self.options.tokenizer), tokenizer)
         tokenizer = self._placed(tokenizer)
         transformer = Transformer(self.preset.teacher)
         transformer.reset_parameters(self.generator)
         if self.options.init is not None:
             _start_from(transformer, self.options.init, "transformer")
         task = TeacherTask(tokenizer, self._placed(transformer), self.recipe, self.device, self._texts())
-        return task, {"model": _plain(self.preset.teacher), "tokenizer": _plain(tokenizer.config)}
+        return task, {
+            "model": _plain(self.preset.teacher),
+            "tokenizer": _plain(tokenizer.config),
+            "frozen": self._hashes(tokenizer=tokenizer),
+        }
 
     def _distill(self) -> tuple[Task, dict[str, Any]]:
-        prerestorer, tokenizer, teacher, sha256 = self._before_distillation()
+        prerestorer, tokenizer, teacher = self._before_distillation()
+        frozen = self._hashes(prerestorer=prerestorer, tokenizer=tokenizer, teacher=teacher)
         if self.preset.student_autoencoder is not None:
             tokenizer = _with_decoder(tokenizer, self.preset.student_autoencoder, self.generator)
         head = _head(self.options.head or self.preset.student_head)
@@ -247,25 +253,48 @@ class StageBuilder:
             self._texts(),
             self.preset.adapter_rank,
         )
-        identity = {"model": _plain(student.config), "teacher": sha256, "head": head}
-        return task, identity
+        return task, {"model": _plain(student.config), "head": head, "frozen": frozen}
 
-    def _before_distillation(self) -> tuple[nn.Module, ImageTokenizer, Transformer, str]:
-        """Pre-restorer, tokenizer and teacher, and the hash of the teacher's file."""
+    def _hashes(self, **parts: nn.Module) -> dict[str, str]:
+        """Hash of the weights of each frozen part, which a resumed run must share."""
+        return {} if self.fresh else {name: weights_sha256(module) for name, module in parts.items()}
+
+    def _before_distillation(self) -> tuple[nn.Module, ImageTokenizer, Transformer]:
+        """Pre-restorer, tokenizer and teacher."""
         if self.fresh:
-            return self._new_prerestorer(), ImageTokenizer(self.preset.tokenizer), Transformer(self.preset.teacher), ""
+            return self._new_prerestorer(), ImageTokenizer(self.preset.tokenizer), Transformer(self.preset.teacher)
         prerestorer = _earlier(self.options, "prerestorer", self.options.prerestorer)
         path = _folder(self.options, "teacher", self.options.teacher)
         bundle = load_bundle(_model_file(path))
         teacher, tokenizer = bundle.components.get("transformer"), bundle.components.get("tokenizer")
         if not isinstance(teacher, Transformer) or not isinstance(tokenizer, ImageTokenizer):
             raise CheckpointError(f"{path}: holds no teacher and tokenizer; train one with varestorer train teacher")
-        if teacher.config.head != "bits":
+        if bundle.restorer is not None or teacher.config.head != "bits":
             raise CheckpointError(
-                f"{path}: holds a student, which predicts a latent where a teacher predicts bits; "
+                f"{path}: holds a student, which says all bits at once where a teacher says them scale after scale; "
                 "train a teacher with varestorer train teacher"
             )
-        return prerestorer, tokenizer, teacher, bundle.sha256
+        self._check_preset(path, tokenizer)
+        return prerestorer, tokenizer, teacher
+
+    def _check_preset(self, path: Path, tokenizer: ImageTokenizer) -> None:
+        """Refuse a tokenizer of another preset: crops, schedule and decoder would not fit it.
+
+        Raises:
+            CheckpointError: the first difference is named.
+        """
+        ours, theirs = self.preset.tokenizer, tokenizer.config
+        for name, mine, other in (
+            ("tile", ours.tile, theirs.tile),
+            ("bits", ours.quantizer.bits, theirs.quantizer.bits),
+            ("scales", ours.schedule.grids, theirs.schedule.grids),
+            ("stride", ours.autoencoder.stride, theirs.autoencoder.stride),
+        ):
+            if mine != other:
+                raise CheckpointError(
+                    f"{path}: its tokenizer has {name} {other}, preset {self.preset.name} has {mine}; "
+                    "give the --preset that it was made with"
+                )
 
 
 def _head(name: str) -> Literal["bits", "latent"]:

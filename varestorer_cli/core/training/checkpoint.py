@@ -1,14 +1,14 @@
 """Training checkpoints: everything a run needs to go on exactly, written atomically.
 
 Batches and noise are pure functions of (seed, step), so no generator state is kept: step, weights, optimiser
-and average are the whole state. A run whose weights are whole in each process keeps one file, ``checkpoint.pt``; one
-that divides them keeps a folder of pieces, ``checkpoint_00000123``. Any number of processes, dividing or not, goes on
-from either.
+and average are the whole state. A run whose weights are whole in each process writes files, ``checkpoint_00000123.pt``;
+one that divides them writes folders of pieces, ``checkpoint_00000123``. Any number of processes, dividing or not, goes
+on from either. The newest few are kept, so that a damaged one is not the end of the run.
 """
 
 import hashlib
-import os
 import pickle
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,21 +17,40 @@ from typing import Any
 import torch
 from torch import nn
 
-from varestorer_cli.core.errors import CheckpointError, OutputError
+from varestorer_cli.core.atomic import atomic_file, remove_stale_parts
+from varestorer_cli.core.errors import CheckpointError, InputError, OutputError
 from varestorer_cli.core.training import fsdp
 from varestorer_cli.core.training.distributed import World
 from varestorer_cli.core.training.ema import WeightAverage
+from varestorer_cli.core.training.fsdp import DamagedError
 
-CHECKPOINT = "checkpoint.pt"
+KEPT = 2
+"""Checkpoints that a run keeps by default."""
+LEARNING_RATE = "recipe.learning_rate"
+"""The one setting that a resumed run may change: the way out of a run that diverged."""
+_NAME = re.compile(r"checkpoint_(\d{8})(\.pt)?")
 
 
-def find_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint a run folder holds, a file or a folder of pieces; None where there is none."""
-    folders = sorted(path for path in folder.glob("checkpoint_*") if path.is_dir())
-    if folders:
-        return folders[-1]
-    file = folder / CHECKPOINT
-    return file if file.exists() else None
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run folder, newest first: files and folders of pieces."""
+    found = [path for path in folder.glob("checkpoint_*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (path.name[:19], path.is_dir()), reverse=True)
+
+
+def remove(checkpoint: Path) -> None:
+    """Remove a checkpoint, a file or a folder of pieces."""
+    if checkpoint.is_dir():
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    else:
+        checkpoint.unlink(missing_ok=True)
+
+
+def remove_remains(folder: Path) -> None:
+    """Remove what a process that was killed while it wrote a checkpoint left in a run folder."""
+    remove_stale_parts({folder})
+    for path in folder.glob(".checkpoint_*.part"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -44,6 +63,7 @@ class RunState:
         average: of them.
         identity: what must be equal for a continuation to be exact (stage, recipe, seed, configurations).
         divided: weights are pieces; write folders.
+        keep: checkpoints that stay.
     """
 
     trained: nn.Module
@@ -51,6 +71,7 @@ class RunState:
     average: WeightAverage
     identity: dict[str, Any]
     divided: bool = False
+    keep: int = KEPT
 
     def save(self, folder: Path, step: int, world: World) -> None:
         """Write the checkpoint of a step; all processes call.
@@ -61,30 +82,37 @@ class RunState:
         if self.divided:
             self._save_pieces(folder, step, world)
         elif world.main:
-            save_state(folder / CHECKPOINT, self._whole(step))
-            _remove(folder.glob("checkpoint_*"))
+            save_state(folder / f"checkpoint_{step:08d}.pt", self._whole(step))
+        if world.main:
+            for path in checkpoints(folder)[self.keep :]:
+                remove(path)
         world.wait()  # a process that leaves before the checkpoint is whole would take the writer along
 
-    def load(self, path: Path) -> int:
-        """Take over a checkpoint; returns its step.
+    def load(self, path: Path) -> tuple[int, dict[str, Any]]:
+        """Take over a checkpoint.
+
+        Returns:
+            Its step, and the settings it was written with where this run has another that may differ.
 
         Raises:
-            CheckpointError: damaged, or of a run with other settings; the first difference is named.
+            DamagedError: it cannot be read.
+            CheckpointError: of a run with other settings; the first difference is named.
         """
         if path.is_dir():
             notes = fsdp.load_notes(path)
-            _compare(path, self.identity, notes["identity"])
+            changed = _compare(path, self.identity, notes["identity"])
             fsdp.load_pieces(path, self._tensors())
             self.average.steps = int(notes["average_steps"])
-            return int(notes["step"])
-        state = load_state(path, self.identity)
+            return int(notes["step"]), changed
+        state = load_state(path)
+        changed = _compare(path, self.identity, state["identity"])
         if self.divided:
             self._assign(state)
         else:
             self.trained.load_state_dict(state["weights"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.average.load(state["average"]["steps"], state["average"]["average"])
-        return int(state["step"])
+        return int(state["step"]), changed
 
     def _whole(self, step: int) -> dict[str, Any]:
         return {
@@ -131,9 +159,6 @@ class RunState:
             return
         notes = {"identity": self.identity, "step": step, "average_steps": self.average.steps}
         fsdp.save_pieces(path, self._tensors(), notes, world)
-        if world.main:
-            _remove(other for other in folder.glob("checkpoint_*") if other != path)
-            (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
 def weights_sha256(module: nn.Module) -> str:
@@ -145,52 +170,51 @@ def weights_sha256(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _remove(paths: Any) -> None:
-    for path in list(paths):
-        shutil.rmtree(path, ignore_errors=True)
-
-
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint; a run killed meanwhile keeps the one before.
 
     Raises:
         OutputError: the folder is not writable or the disk full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        torch.save(state, temporary)
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:
+        with atomic_file(path) as stream:
+            torch.save(state, stream)
+    except (OutputError, InputError, RuntimeError) as error:
         raise OutputError(f"{path}: the checkpoint cannot be written ({error}); free space, then --resume") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def load_state(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """Read a checkpoint of the same run.
-
-    Args:
-        path: written by :func:`save_state`.
-        identity: what must be equal for the continuation to be exact (stage, recipe, seed, configurations).
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of :func:`save_state`.
 
     Raises:
-        CheckpointError: damaged, or of a run with other settings; the first difference is named.
+        DamagedError: it cannot be read.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        written = state["identity"]
+        state["identity"], state["step"]
     except (OSError, RuntimeError, KeyError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path}: the checkpoint is damaged ({error}); start a new run") from error
-    _compare(path, identity, written)
+        raise DamagedError(f"{path}: the checkpoint is damaged ({error}); start a new run") from error
     return state
 
 
-def _compare(path: Path, identity: dict[str, Any], written: dict[str, Any]) -> None:
-    for key in sorted(set(identity) | set(written)):
-        if identity.get(key) != written.get(key):
-            raise CheckpointError(
-                f"{path}: this run was started with {key} = {written.get(key)!r}, now it is {identity.get(key)!r}; "
-                "repeat the first settings or choose another --out"
-            )
+def _compare(path: Path, identity: dict[str, Any], written: dict[str, Any]) -> dict[str, Any]:
+    """Refuse a checkpoint of other settings, by the name of the first one; returns changes that are allowed."""
+    now, before = _flat(identity), _flat(written)
+    changed = [name for name in sorted(now.keys() | before.keys()) if now.get(name) != before.get(name)]
+    refused = [name for name in changed if name != LEARNING_RATE]
+    if refused:
+        name = refused[0]
+        more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+        raise CheckpointError(
+            f"{path}: this run was started with {name} = {before.get(name)!r}, now it is {now.get(name)!r}{more}; "
+            "repeat the first settings or choose another --out"
+        )
+    return {name: before.get(name) for name in changed}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level: ``{"recipe": {"steps": 6}}`` -> ``{"recipe.steps": 6}``."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat

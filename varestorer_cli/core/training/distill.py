@@ -26,7 +26,7 @@ from varestorer_cli.core.training.text_features import TextFolder, Texts, condit
 from varestorer_models.lora import train_adapters_only
 from varestorer_models.losses import bit_cross_entropy, bit_kl, logit_difference, psnr, score_distance
 from varestorer_models.quantizer import Quantized, draw_flips, resample, with_latent_gradient
-from varestorer_models.restorer import OneStepRestorer, Prediction
+from varestorer_models.restorer import OneStepRestorer, Prediction, Sampling
 from varestorer_models.schedule import ScaleSchedule
 from varestorer_models.transformer import Transformer
 
@@ -62,7 +62,8 @@ class DistillTask:
         weights: loss weights by name.
         decoder: learning-rate factor of the student's decoder; 0 keeps it frozen.
         device: where the pictures go.
-        label_share: share of the pre-restored picture in the target of the picture terms.
+        label_share: share of the pre-restored image in the target of the image terms; teacher and bit terms see the
+            true image, whatever the share.
         variant: choices that research varies.
         texts: text features of the pictures; None = no text.
         adapter_rank: of the critic, where the loss has one; 0 = all of its weights are trained.
@@ -138,7 +139,8 @@ class DistillTask:
         restorer = self.restorer
         with torch.no_grad():
             prerestored = restorer.prerestore(degraded(batch, self.device))
-            reference = blended_target(batch, prerestored, self.label_share)
+            # the bits' teacher sees the true image, as in the paper; only the image terms have the blend for target
+            reference, blend = sharp(batch, self.device), blended_target(batch, prerestored, self.label_share)
             clean = self.tokenizer.encode(reference).float()
             target = self.tokenizer.quantize(clean)
         texts: Texts = self.texts.of(batch) if self.texts is not None else [None] * len(batch)
@@ -156,7 +158,7 @@ class DistillTask:
             terms |= self._score_terms(restorer.training_bits(prediction, uniforms), texts, drop)
         codes = restorer.training_codes(prediction, uniforms, self.variant.bits)
         decoded = restorer.decode(codes, prerestored, clamp=False).float()
-        return {**terms, **self.losses(decoded, reference, sharp(batch, self.device))}
+        return {**terms, **self.losses(decoded, blend, reference)}
 
     def _degraded_tokens(
         self, batch: PairBatch, prerestored_B3TT: Tensor, generator: torch.Generator
@@ -258,18 +260,45 @@ class DistillTask:
         return [*groups, *self.losses.parameter_groups()]
 
     def validate(self, batch: PairBatch) -> tuple[dict[str, float], list[Tensor]]:
-        """PSNR of the student and of the pre-restorer alone over RGB, and their feature distances where a loss."""
-        reference = sharp(batch, self.device)
-        out = self.restorer(degraded(batch, self.device), sampling=None)
-        figures = {
-            "psnr": float(psnr(out.image_B3TT * 2 - 1, reference).mean()),
-            "psnr_prerestored": float(psnr(out.prerestored_B3TT * 2 - 1, reference).mean()),
-        }
-        if self.losses.features is not None:
-            figures["features"] = float(self.losses.features(out.image_B3TT * 2 - 1, reference))
-            figures["features_prerestored"] = float(self.losses.features(out.prerestored_B3TT * 2 - 1, reference))
-        bicubic = degraded(batch, self.device)
+        """PSNR of the student and of the pre-restorer alone over RGB, and their feature distances where a loss.
+
+        What the codes do: ``psnr_over_input`` and ``psnr_over_noise`` are the student's PSNR minus that of the same
+        decoder with the codes of its input and with random ones; ``features_over_...`` are differences of the feature
+        distance, better where negative. A transformer that does nothing has 0 over noise.
+        """
+        restorer = self.restorer
+        reference, bicubic = sharp(batch, self.device), degraded(batch, self.device)
+        sampling: Sampling = "argmax" if restorer.config.sampling == "sample" else restorer.config.sampling
+        out = restorer(bicubic, sampling=sampling)
+        images = {"": out.image_B3TT * 2 - 1, "_prerestored": out.prerestored_B3TT * 2 - 1}
+        figures = {f"psnr{name}": float(psnr(image, reference).mean()) for name, image in images.items()}
+        features = self.losses.features
+        if features is not None:
+            figures |= {f"features{name}": float(features(image, reference)) for name, image in images.items()}
+        decoded = self._decoded_with_codes(bicubic, sampling)
+        predicted = decoded.pop("predicted")
+        for name, image in decoded.items():
+            gain = psnr(predicted, reference) - psnr(image, reference)
+            figures[f"psnr_over_{name}"] = float(gain.mean())
+            if features is not None:
+                figures[f"features_over_{name}"] = float(features(predicted, reference) - features(image, reference))
         return figures, [bicubic, out.prerestored_B3TT, out.image_B3TT, (reference + 1) / 2]
+
+    def _decoded_with_codes(self, bicubic_B3TT: Tensor, sampling: Sampling) -> dict[str, Tensor]:
+        """The decoder's images in [-1, 1] from predicted codes, those of the input, and random ones."""
+        restorer = self.restorer
+        schedule, quantizer = restorer.tokenizer.config.schedule, restorer.tokenizer.quantizer
+        prerestored = restorer.prerestore(bicubic_B3TT)
+        latent = restorer.tokenizer.encode(prerestored * 2 - 1).float()
+        quantized = restorer.tokenizer.quantize(latent)
+        shape = quantized.bits_BLd.shape
+        noise = torch.randint(2, shape, generator=torch.Generator().manual_seed(0)).to(quantized.bits_BLd)
+        codes = {
+            "predicted": restorer.codes(restorer.predict(quantized, latent), sampling),
+            "input": quantized.accumulated_Bdhw,
+            "noise": quantizer.accumulate(noise, schedule),
+        }
+        return {name: restorer.decode(values, prerestored).float() for name, values in codes.items()}
 
     def components(self) -> Mapping[str, nn.Module]:
         """The whole restorer."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from varestorer_cli.core.training.builder import StageBuilder
 from varestorer_cli.core.training.data.crop_cache import PairBatch
@@ -18,6 +18,8 @@ from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.presets import Preset, Recipe
 from varestorer_cli.core.training.stages import Task
 from varestorer_models.layers import Block
+
+Shape = tuple[int, ...]
 
 GPUS: dict[str, tuple[float, int]] = {
     "H200": (989.0, 141),
@@ -34,6 +36,24 @@ _FEATURE_NETWORKS = {"perceptual": 15.3e9, "features": 0.39e9}
 """Multiplications of a loss network at 224 pixels (VGG16, EfficientNet-Lite0); they are not traced."""
 _ON_FEATURES = {"balanced_features": "features", "adversarial": "features", "discriminator": "features"}
 """Terms that look at another's network."""
+
+_CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_CPU_ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def _attention(query: Shape, key: Shape, value: Shape, *_: object, **__: object) -> int:
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+
+def _attention_backward(gradient: Shape, query: Shape, key: Shape, value: Shape, *_: object, **__: object) -> int:
+    return int(sdpa_backward_flop_count(gradient, query, key, value))  # type: ignore[no-untyped-call]
+
+
+_ATTENTION_ON_CPU = {
+    _CPU_ATTENTION: _attention,
+    _CPU_ATTENTION_BACKWARD: _attention_backward,
+}
+"""Products of attention as the CPU computes them, which torch's counter knows of GPUs only."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +229,7 @@ def _trace(options: TrainOptions, preset: Preset, recipe: Recipe) -> _Traced:
     seen: set[int] = set()
     alive: list[Tensor] = []  # a freed storage's number would be given to the next one
 
-    with FakeTensorMode(), FlopCounterMode(display=False) as counter:
+    with FakeTensorMode(), FlopCounterMode(display=False, custom_mapping=_ATTENTION_ON_CPU) as counter:
         with torch.device("meta"):
             task, _ = _builder(options, preset, recipe).build()
         _fake(_task_modules(task))

@@ -30,6 +30,10 @@ from varestorer_models.transformer import Transformer
 _NOTES = "run.json"
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint cannot be read; an older one may be."""
+
+
 def shard(modules: Iterable[nn.Module]) -> None:
     """Divide every transformer among the modules; to be called before optimisers and averages are made."""
     for transformer in {m for module in modules for m in module.modules() if isinstance(m, Transformer)}:
@@ -120,12 +124,12 @@ def load_notes(folder: Path) -> dict[str, Any]:
     """The notes of a checkpoint folder.
 
     Raises:
-        CheckpointError: damaged.
+        DamagedError: it cannot be read.
     """
     try:
         notes: dict[str, Any] = json.loads((folder / _NOTES).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: the checkpoint is damaged ({error}); start a new run") from error
+        raise DamagedError(f"{folder}: the checkpoint is damaged ({error}); start a new run") from error
     return notes
 
 
@@ -133,7 +137,7 @@ def load_pieces(folder: Path, tensors: dict[str, Any]) -> None:
     """Read a checkpoint folder into tensors in place, whole ones or pieces of any division.
 
     Raises:
-        CheckpointError: damaged, or of other networks.
+        DamagedError: it cannot be read, or is of other networks.
     """
     try:
         with _quiet():
@@ -141,7 +145,7 @@ def load_pieces(folder: Path, tensors: dict[str, Any]) -> None:
     except (OSError, RuntimeError, ValueError, KeyError, CheckpointException) as error:
         reason = str(error).strip().splitlines()
         text = f"{folder}: the checkpoint is damaged or of other networks ({reason[0] if reason else error})"
-        raise CheckpointError(f"{text}; start a new run") from error
+        raise DamagedError(f"{text}; start a new run") from error
 
 
 def _flush(file: Path) -> None:

@@ -1,6 +1,7 @@
 """What a run leaves to look at: a CSV of losses, TensorBoard events, picture grids, lines on stderr."""
 
 import csv
+import io
 import sys
 import time
 from collections.abc import Mapping
@@ -14,8 +15,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from varestorer_cli.core.atomic import atomic_file
+from varestorer_cli.core.errors import OutputError
+
+_HEADER = ["kind", "step", "name", "value"]
 LEAST_USED, LEAST_ENTROPY = 0.1, 0.01
 """Share of a scale's bits that take both values, and mean entropy of one in nats, below which a run is warned of."""
+OVER_NOISE, LEAST_OVER_NOISE = "psnr_over_noise", 1.0
+"""Validation figure of a student, and the dB below which its codes count as idle."""
 _COLLAPSE = {
     "used": (LEAST_USED, f"fewer than {LEAST_USED:.0%} of the bits take both values"),
     "entropy": (LEAST_ENTROPY, f"the bits' mean entropy is below {LEAST_ENTROPY} nats"),
@@ -31,7 +38,8 @@ class RunLog:
 
     Args:
         folder: the run's folder.
-        first_step, steps: where the run begins and ends.
+        first_step, steps: where the run begins and ends. What an earlier start logged of later steps, which are done
+            again, is taken out.
         unit: what is counted per second beside steps ("tiles").
         quiet: no progress bar.
         writing: whether this process writes at all; of several, one does.
@@ -46,7 +54,10 @@ class RunLog:
         self.unit = unit
         self._csv_path = folder / "log.csv"
         self._columns: dict[str, list[str]] = {}
-        self._events = _event_writer(folder) if writing else None
+        self.quiet = quiet
+        if writing:
+            self._rewind(first_step)
+        self._events = _event_writer(folder, first_step) if writing else None
         self._bar = tqdm(
             total=steps,
             initial=first_step,
@@ -58,6 +69,7 @@ class RunLog:
         self._lines = not quiet and not sys.stderr.isatty()
         self._since = (time.monotonic(), first_step)
         self.steps = steps
+        self._idle = False
         self._warned: set[tuple[str, str]] = set()
 
     def __enter__(self) -> "RunLog":
@@ -106,13 +118,22 @@ class RunLog:
                 self._bar.write(f"warning: step {step}: {what} in scale {scales}; {_TRY}", sys.stderr)
 
     def validation(self, step: int, values: dict[str, float]) -> None:
-        """Log validation figures."""
+        """Log validation figures; warn, once, where random codes cost a student next to nothing."""
         self._append("validation", step, values)
+        gain = values.get(OVER_NOISE)
+        if step and gain is not None and gain < LEAST_OVER_NOISE and not self._idle and self.writing:
+            self._idle = True
+            self._bar.write(
+                f"warning: step {step}: random codes in place of the predicted ones cost the result {gain:.2f} dB: "
+                "the decoder hardly listens to the codes, so that the transformer does nothing; start anew with a "
+                "decoder that is trained less (--decoder), or use the pre-restorer alone",
+                sys.stderr,
+            )
         text = "  ".join(f"{k} {v:.4f}" for k, v in values.items())
         if self._lines:
             sys.stderr.write(f"step {step}  validation: {text}\n")
             sys.stderr.flush()
-        elif self.writing:
+        elif not self.quiet:
             self._bar.write(f"step {step}  validation: {text}", file=sys.stderr)
 
     def pictures(self, step: int, columns: list[Tensor]) -> None:
@@ -127,10 +148,10 @@ class RunLog:
         rows = torch.cat([torch.cat(list(c), dim=1) for c in columns], dim=2)
         image = (rows.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
         target = self.folder / "samples" / f"step_{step:06d}.png"
-        target.parent.mkdir(exist_ok=True)
         ok, data = cv2.imencode(".png", np.ascontiguousarray(image[:, :, ::-1]))
         if ok:
-            target.write_bytes(data.tobytes())
+            with atomic_file(target) as stream:
+                stream.write(data.tobytes())
         if self._events is not None:
             self._events.add_image("samples", image, step, dataformats="HWC")
 
@@ -141,18 +162,35 @@ class RunLog:
             for name, value in values.items():
                 self._events.add_scalar(f"{kind}/{name}", value, step)
         new = not self._csv_path.exists()
-        with self._csv_path.open("a", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream)
-            if new:
-                writer.writerow(["kind", "step", "name", "value"])
-            for name, value in values.items():
-                writer.writerow([kind, step, name, f"{value:.9g}"])
+        try:
+            with self._csv_path.open("a", newline="", encoding="utf-8") as stream:
+                writer = csv.writer(stream)
+                if new:
+                    writer.writerow(_HEADER)
+                for name, value in values.items():
+                    writer.writerow([kind, step, name, f"{value:.9g}"])
+        except OSError as error:
+            raise OutputError(
+                f"{self._csv_path}: cannot be written ({error.strerror or error}); free space, then --resume"
+            ) from error
+
+    def _rewind(self, first_step: int) -> None:
+        """Take rows of steps that are done again out of the CSV file, and a last row that was cut off."""
+        if not self._csv_path.exists():
+            return
+        with self._csv_path.open(newline="", encoding="utf-8") as stream:
+            rows = [row for row in csv.reader(stream) if len(row) == len(_HEADER) and row[1].isdigit()]
+        kept = [row for row in rows if int(row[1]) < first_step or (row[0] == "train" and int(row[1]) == first_step)]
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([_HEADER, *kept])
+        with atomic_file(self._csv_path) as stream:
+            stream.write(text.getvalue().encode())
 
 
-def _event_writer(folder: Path) -> Any:
+def _event_writer(folder: Path, first_step: int) -> Any:
     """TensorBoard writer, or None where the extra ``train`` is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)

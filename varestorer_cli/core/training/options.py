@@ -1,9 +1,12 @@
 """What a training run is asked to do; the commands and the library fill in the same objects."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from varestorer_cli.core.errors import UsageError
 
 STAGES = ("tokenizer", "prerestorer", "teacher", "distill")
 
@@ -37,6 +40,7 @@ class TrainOptions:
         crops: training crops cut from the photographs; the preset's number by default.
         device, precision, threads: where and how to compute.
         checkpoint_minutes: time between checkpoints.
+        keep_checkpoints: the newest so many stay.
         log_every, sample_every: steps between log lines, and between validations with sample pictures.
         metrics: comma list of ``score``'s metrics for validation; None, those that need no weights.
         stop_after: minutes after which the run pauses with a checkpoint; for machines lent by the piece.
@@ -79,6 +83,7 @@ class TrainOptions:
     precision: str = "auto"
     threads: int | None = None
     checkpoint_minutes: float = 5.0
+    keep_checkpoints: int = 2
     log_every: int = 20
     sample_every: int = 500
     metrics: str | None = None
@@ -91,3 +96,76 @@ class TrainOptions:
     dry_run: bool = False
     processes: int = 1
     quiet: bool = False
+
+    def check(self) -> None:
+        """Refuse values that mean nothing, and options that the stage has no use for.
+
+        Raises:
+            UsageError: the first one, with its name and what it may be.
+        """
+        if self.stage not in STAGES:
+            raise UsageError(f"there is no stage {self.stage!r}; choose one of {', '.join(STAGES)}")
+        for name, stages in _USED_BY.items():
+            if getattr(self, name) is not None and self.stage not in stages:
+                raise UsageError(
+                    f"{_option(name)}: stage {self.stage} has no use for it; it belongs to {' and '.join(stages)}"
+                )
+        for name in self.variant:
+            if self.stage != "distill" and (name != "text_drop" or self.stage != "teacher"):
+                raise UsageError(f"{_option(name)}: stage {self.stage} has no use for it")
+        if "text_drop" in self.variant and self.texts is None:
+            raise UsageError("--text-drop: there are no texts to drop; give --texts DIR, or leave it out")
+        if self.stage in ("prerestorer", "tokenizer") and (self.recompute or self.parallel == "fsdp"):
+            given = "--recompute" if self.recompute else "--parallel fsdp"
+            raise UsageError(f"{given}: stage {self.stage} has no transformer; leave it out")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise UsageError(f"--lr {self.learning_rate:g}: the learning rate must be a number above 0")
+        if not 0 <= self.seed < 2**31:
+            raise UsageError(f"--seed {self.seed}: a seed is a whole number from 0 to {2**31 - 1}")
+        for name, weight in self.losses.items():
+            if not 0 <= weight < math.inf:
+                raise UsageError(f"--loss {name}={weight:g}: a weight must be a number from 0 up; 0 drops the term")
+        numbers = {name: getattr(self, name) for name in _LIMITS if hasattr(self, name)} | dict(self.variant)
+        for name, (low, high) in _LIMITS.items():
+            value = numbers.get(name)
+            if value is not None and not low <= value <= high:
+                what = f"from {low:g} to {high:g}" if high < _HUGE else f"from {low:g} up"
+                raise UsageError(f"{_option(name)} {value:g}: it must be a number {what}")
+
+
+_USED_BY = {
+    "head": ("distill",),
+    "tokenizer": ("teacher",),
+    "prerestorer": ("distill",),
+    "teacher": ("distill",),
+    "texts": ("teacher", "distill"),
+    "label": ("prerestorer",),
+    "label_share": ("prerestorer", "distill"),
+    "decoder": ("distill",),
+}
+_HUGE = 1e12
+_LIMITS: dict[str, tuple[float, float]] = {
+    "steps": (0, _HUGE),
+    "batch": (1, _HUGE),
+    "crops": (1, _HUGE),
+    "threads": (1, _HUGE),
+    "accumulate": (1, _HUGE),
+    "processes": (1, _HUGE),
+    "log_every": (1, _HUGE),
+    "sample_every": (1, _HUGE),
+    "keep_checkpoints": (1, _HUGE),
+    "checkpoint_minutes": (0, _HUGE),
+    "stop_after": (0, _HUGE),
+    "label_share": (0, 1),
+    "decoder": (0, _HUGE),
+    "encoder": (0, _HUGE),
+    "flips": (0, 1),
+    "text_drop": (0, 1),
+    "guidance": (0, _HUGE),
+}
+"""Least and largest value by the name of the field; nothing is within limits that is not a number."""
+_NAMES = {"label_share": "--keep", "learning_rate": "--lr"}
+
+
+def _option(name: str) -> str:
+    return _NAMES.get(name, "--" + name.replace("_", "-"))

@@ -283,7 +283,7 @@ def _2b() -> Preset:
         recipes={
             "prerestorer": Recipe(100_000, 32, 512, 1e-4, {"mse": 1.0}),
             "tokenizer": Recipe(
-                250_000, 32, 256, 1e-4, {"l1": 4.0, "commitment": 0.25, "entropy": 0.1, "perceptual": 1.0}
+                250_000, 32, 512, 1e-4, {"l1": 4.0, "commitment": 0.25, "entropy": 0.1, "perceptual": 1.0}
             ),
             "teacher": Recipe(
                 200_000,

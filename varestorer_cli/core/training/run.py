@@ -19,14 +19,15 @@ from varestorer_cli.core.metrics.base import Metric
 from varestorer_cli.core.options import Precision
 from varestorer_cli.core.runtime import Runtime, autocast_type, choose, keep_freed_memory
 from varestorer_cli.core.training.builder import MODEL, StageBuilder
-from varestorer_cli.core.training.checkpoint import find_checkpoint
+from varestorer_cli.core.training.checkpoint import checkpoints, remove_remains
 from varestorer_cli.core.training.data.crop_cache import CropCache, CropCacheConfig, LabelOf, PairBatch, PairBatches
 from varestorer_cli.core.training.distill import DistillTask
 from varestorer_cli.core.training.distributed import World, joined, read_world
 from varestorer_cli.core.training.estimate import estimate
 from varestorer_cli.core.training.fsdp import gathered, shard
-from varestorer_cli.core.training.options import STAGES, TrainOptions
+from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.presets import Preset, Recipe, Variant, preset
+from varestorer_cli.core.training.record import hash_of_texts, write_record
 from varestorer_cli.core.training.stages import Task
 from varestorer_cli.core.training.trainer import LoopOptions, Trainer
 from varestorer_cli.core.training.validation import validation_metrics
@@ -52,13 +53,15 @@ def train(options: TrainOptions) -> Path:
         InputError: no usable photographs.
         InterruptedRunError: told to stop; a checkpoint was written.
     """
-    if options.stage not in STAGES:
-        raise UsageError(f"there is no stage {options.stage!r}; choose one of {', '.join(STAGES)}")
+    options.check()
     world = read_world()
     chosen = preset(options.preset)
     recipe = _recipe(chosen, options)
-    if options.texts is not None and options.stage not in ("teacher", "distill"):
-        raise UsageError(f"--texts: stage {options.stage} has no use for texts")
+    if options.stage != "prerestorer" and recipe.patch != chosen.tokenizer.tile:
+        raise UsageError(
+            f"preset {chosen.name}: stage {options.stage} has patches of {recipe.patch} pixels, its scales belong to "
+            f"tiles of {chosen.tokenizer.tile}; both must be the same"
+        )
     if options.dry_run:
         cost = estimate(options, chosen, recipe, options.processes)
         sys.stdout.write("\n".join(cost.lines()) + "\n")
@@ -114,8 +117,10 @@ class _Run:
             "cache": cache.path.name,
             "recipe": _plain_recipe(recipe),
         }
+        if options.texts is not None:
+            identity["texts"] = hash_of_texts(options.texts)
         if self.world.main:
-            (options.out / "run.json").write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
+            write_record(options, identity, self.runtime.describe(), self.world.size)
         trainable = sum(p.numel() for p in task.trained.parameters() if p.requires_grad)
         processes = f"{self.world.size} processes, each " if self.world.size > 1 else ""
         say(
@@ -173,6 +178,8 @@ class _Run:
             world=self.world,
             divided=self._divided,
             metrics=metrics,
+            keep=options.keep_checkpoints,
+            say=speaker(not self.world.main),  # warnings, --quiet or not
         )
 
     def _export(self, task: Task, step: int, figures: Mapping[str, float], seconds: float) -> None:
@@ -228,7 +235,7 @@ def _plain_recipe(recipe: Recipe) -> dict[str, Any]:
 
 def _claim(options: TrainOptions) -> None:
     """Make the run folder; refuse one that holds another run unless told to resume."""
-    if find_checkpoint(options.out) is not None and not options.resume:
+    if checkpoints(options.out) and not options.resume:
         raise UsageError(f"{options.out} holds a run already; give --resume to go on, or another --out")
     try:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -236,6 +243,7 @@ def _claim(options: TrainOptions) -> None:
             raise PermissionError("not writable")
     except OSError as error:
         raise OutputError(f"{options.out}: the run folder cannot be used ({error}); choose another --out") from error
+    remove_remains(options.out)
 
 
 def _merged(components: Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from varestorer_cli.core.errors import ExitCode, InterruptedRunError, VarestorerError
 from varestorer_cli.core.metrics.base import Metric
-from varestorer_cli.core.training.checkpoint import RunState, find_checkpoint
+from varestorer_cli.core.training.checkpoint import KEPT, LEARNING_RATE, RunState, checkpoints, remove
 from varestorer_cli.core.training.data.crop_cache import PairBatch
 from varestorer_cli.core.training.distributed import World, replicate, unsynchronised
 from varestorer_cli.core.training.ema import WeightAverage
-from varestorer_cli.core.training.fsdp import average_whole_gradients, whole
+from varestorer_cli.core.training.fsdp import DamagedError, average_whole_gradients, whole
 from varestorer_cli.core.training.log import RunLog
 from varestorer_cli.core.training.presets import Recipe
 from varestorer_cli.core.training.stages import Task
@@ -56,6 +56,8 @@ class LoopOptions:
         world: this process's place among those of the run.
         divided: the transformers' weights are divided among the processes.
         metrics: that score the validation pictures, see ``validation.validation_metrics``.
+        keep: checkpoints that stay.
+        say: gets a sentence on what happens.
     """
 
     folder: Path
@@ -72,6 +74,8 @@ class LoopOptions:
     world: World = field(default_factory=World)
     divided: bool = False
     metrics: tuple[Metric, ...] = ()
+    keep: int = KEPT
+    say: Callable[[str], None] = lambda text: None
 
 
 class _Losses(nn.Module):
@@ -141,7 +145,7 @@ class Trainer:
         self.average = WeightAverage(task.trained, recipe.ema)
         losses = _Losses(task, recipe.losses, self._autocast)
         self.losses = losses if options.divided else replicate(losses, options.world)
-        self.state = RunState(task.trained, self.optimizer, self.average, identity, options.divided)
+        self.state = RunState(task.trained, self.optimizer, self.average, identity, options.divided, options.keep)
         self.step = 0
         self._stop = threading.Event()
         self._signal = signal.SIGTERM
@@ -157,15 +161,14 @@ class Trainer:
             DivergedError: the loss is not finite.
         """
         options, world = self.options, self.options.world
-        checkpoint = find_checkpoint(options.folder) if options.resume else None
-        if checkpoint is not None:
-            self.step = self.state.load(checkpoint)
+        if options.resume:
+            self._resume()
         started = saved = time.monotonic()
         minutes = options.stop_after
         log = RunLog(options.folder, self.step, self.recipe.steps, self.task.unit, options.quiet, writing=world.main)
         with log, self._signals(), self._prefetched() as stream:
-            if self.step == 0 < self.recipe.steps:
-                self._validate(log)
+            if self.step % options.sample_every == 0 and self.step < self.recipe.steps:
+                self._validate(log)  # of a resumed run: those of its first step were taken out of the log
             while self.step < self.recipe.steps:
                 self._train_step(next(stream), log)
                 now = time.monotonic()
@@ -193,6 +196,27 @@ class Trainer:
                 self.export(self.step, figures)
         world.wait()
         return self.step
+
+    def _resume(self) -> None:
+        """Go on from the newest checkpoint that can be read."""
+        found = checkpoints(self.options.folder)
+        for number, checkpoint in enumerate(found):
+            try:
+                self.step, changed = self.state.load(checkpoint)
+            except DamagedError as error:
+                if number + 1 == len(found):
+                    raise
+                self.options.say(f"warning: {error}; the run goes on from the one before, {found[number + 1].name}")
+                continue
+            if self.options.world.main:
+                for damaged in found[:number]:
+                    remove(damaged)
+            if LEARNING_RATE in changed:
+                self.options.say(
+                    f"from step {self.step} on with learning rate {self.recipe.learning_rate:g} "
+                    f"(was {changed[LEARNING_RATE]:g})"
+                )
+            return
 
     def _train_step(self, batch: PairBatch, log: RunLog) -> None:
         factor = learning_rate_factor(self.step, self.recipe)

@@ -1,8 +1,11 @@
 import os
+import subprocess
+import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -376,3 +379,22 @@ def test_a_cache_without_training_crops_is_refused(tmp_path):
     built = CropCache.build(only_photos(tmp_path / "in", 2), tmp_path / "cache", config, workers=os.cpu_count())
     with pytest.raises(UsageError, match="holds no training crops"):
         PairBatches(built, 2, seed=0)
+
+
+def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        cv2.imwrite(str(photos / f"{index}.png"), rng.integers(0, 255, (96, 96, 3), dtype=np.uint8))
+    code = (
+        "import os, sys; from pathlib import Path; from varestorer_cli.core.training.data import crop_cache as module\n"
+        "module.CropBuilder.run = lambda self, photos, folder: os.kill(os.getpid(), 9)\n"
+        "config = module.CropCacheConfig(crop=64, scale=4, crops=8, recipe='moderate')\n"
+        "module.CropCache.build(Path(sys.argv[1]), Path(sys.argv[2]), config)"
+    )
+    words = [sys.executable, "-c", code, str(photos), str(tmp_path / "cache")]
+    subprocess.run(words, cwd=Path(__file__).parents[4], check=False)
+    assert len(list((tmp_path / "cache").glob(".crops-*.part"))) == 1
+    built = CropCache.build(photos, tmp_path / "cache", CropCacheConfig(crop=64, scale=4, crops=8, recipe="moderate"))
+    assert list((tmp_path / "cache").iterdir()) == [built.path]

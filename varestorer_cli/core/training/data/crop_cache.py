@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from varestorer_cli.core.atomic import part_path, remove_stale_parts
 from varestorer_cli.core.degradation.pipeline import Bytes, load_recipe
 from varestorer_cli.core.errors import InputError, OutputError, UsageError
 from varestorer_cli.core.training.data.crop_builder import CropBuilder, cache_key, named_photos
@@ -170,7 +171,10 @@ class CropCache:
         builder = CropBuilder(config, recipe, on_progress, on_warning, workers or os.cpu_count() or 1)
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=cache_dir))
+            remove_stale_parts({cache_dir})
+            name = part_path(target).name  # tells the process, so that the next run can remove what a dead one left
+            prefix = f".{target.name}"
+            scratch = Path(tempfile.mkdtemp(prefix=f"{prefix}-", suffix=name.removeprefix(prefix), dir=cache_dir))
         except OSError as error:
             raise OutputError(f"Cannot write the crop cache to {cache_dir}: {error}.") from error
         try:
