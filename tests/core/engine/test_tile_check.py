@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from conftest import photo
 
-from varestorer_cli.core.engine.tile_check import RELATIVE, fault, probe_card
+from varestorer_cli.core.engine.tile_check import BLURRED, RELATIVE, UNLIKE, fault, probe_card
 
 TILE = (photo(256, 256) / 255).astype(np.float32)
 COARSE = cv2.resize(np.random.default_rng(1).random((12, 12, 3)).astype(np.float32), (256, 256)).clip(0, 1)
@@ -47,3 +47,36 @@ def test_the_probe_card_is_a_picture_that_passes_and_whose_opposite_does_not(sha
     assert fault(card, card) is None
     if min(shape) > 64:
         assert fault(1 - card, card) in RELATIVE
+
+
+# --- the limits themselves
+
+
+@pytest.mark.parametrize(("difference", "found"), [(0.145, None), (0.155, UNLIKE), (-0.145, None), (-0.155, UNLIKE)])
+def test_limit_of_the_difference(difference: float, found: str | None) -> None:
+    degraded = np.full((64, 64, 3), 0.5, np.float32)
+    assert fault(degraded + np.float32(difference), degraded) == found
+
+
+@pytest.mark.parametrize(("kept", "found"), [(0.16, None), (0.14, BLURRED)])
+def test_limit_of_the_structure(kept: float, found: str | None) -> None:
+    blocks = np.indices((8, 8)).sum(0) % 2 * 2.0 - 1.0
+    structure = np.kron(blocks, np.ones((16, 16)))[..., None].repeat(3, 2) * 0.06
+    degraded, restored = ((0.5 + structure * share).astype(np.float32) for share in (1.0, kept))
+    assert fault(restored, degraded) == found
+    assert fault(restored[:112], degraded[:112]) is None  # too small to tell
+    weak = ((0.5 + structure * share * 0.6).astype(np.float32) for share in (kept, 1.0))
+    assert fault(*weak) is None  # 0.036 is less structure than 10 of 255 levels
+
+
+@pytest.mark.parametrize(("given", "got", "found"), [(17, 0.9, "black"), (15, 0.9, None), (17, 1.1, None)])
+def test_limits_of_black(given: float, got: float, found: str | None) -> None:
+    degraded, restored = (np.full((32, 32, 3), level / 255, np.float32) for level in (given, got))
+    assert fault(restored, degraded) == found
+
+
+@pytest.mark.parametrize(("given", "got", "found"), [(4.5, 0.4, "constant"), (3.5, 0.4, None), (4.5, 0.6, None)])
+def test_limits_of_constant(given: float, got: float, found: str | None) -> None:
+    signs = (np.indices((32, 32)).sum(0) % 2 * 2.0 - 1.0)[..., None].repeat(3, 2)
+    degraded, restored = ((0.5 + signs * level / 255).astype(np.float32) for level in (given, got))
+    assert fault(restored, degraded) == found
