@@ -29,10 +29,13 @@ JOBS ?= 2
 CASES ?= 6000
 LIMIT ?= 1200
 SEED ?= 0
+PATHS ?= varestorer_cli/core/engine/tile_check.py
+TESTS ?= tests/core/engine
+COUNT ?= 30
 # one thread per test process: small tensors gain nothing from more
 test test-slow test-long test-lowest test-newest fuzz parity: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install format lint typecheck test test-slow test-long test-lowest test-newest fuzz parity bench bench-2b bench-gpu bench-io bench-train ablate demo \
+.PHONY: help install format lint typecheck test test-slow test-long test-lowest test-newest fuzz mutate parity bench bench-2b bench-gpu bench-io bench-train ablate demo \
 	photos train-bundled check clean
 .DEFAULT_GOAL := help
 
@@ -87,6 +90,9 @@ test-newest: .venv-newest/.installed  ## The fast tests with the newest versions
 
 fuzz: $(VENV)/.installed-dev  ## Damage pictures in thousands of ways and restore them (CASES, seconds: LIMIT, SEED)
 	$(BIN)/python tests/fuzzing.py --cases $(CASES) --seconds $(LIMIT) --seed $(SEED)
+
+mutate: $(VENV)/.installed-dev  ## Do tests notice changes of the code? PATHS, TESTS, COUNT changes drawn from SEED
+	$(BIN)/python tests/mutate.py --count $(COUNT) --seed $(SEED) --tests $(TESTS) -- $(PATHS)
 
 parity: $(VENV)/.installed-dev  ## Only the comparison with vectors of the released code
 	$(BIN)/pytest -q -m "parity"
