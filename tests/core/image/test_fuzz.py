@@ -1,8 +1,46 @@
 """A seeded slice of ``make fuzz``, in this process."""
 
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
 import damage
 import fuzzing
 import pytest
+
+_CAPPED = """
+    import io, resource, sys
+    sys.path.insert(0, sys.argv[1])
+    import damage
+    import cv2, imagecodecs, tifffile, OpenImageIO
+    from varestorer_cli.core.errors import InputError
+    from varestorer_cli.core.image.reader import decode, probe
+    files = damage.valid_files()
+    pages = int(open("/proc/self/statm").read().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (768 << 20),) * 2)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for number in range(400):
+        name, data = damage.case(int(sys.argv[3]), number, files)
+        path = sys.argv[2] + "/" + name.replace("/", "_")
+        with open(path, "wb") as stream:
+            stream.write(data)
+        for how in (lambda: probe(path), lambda: decode(data)):
+            try:
+                how()
+            except InputError as error:
+                assert "enough memory" not in str(error), (number, name, str(error))
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(grown // 1024, "MB")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the cap on memory is Linux's")
+def test_damaged_files_stay_below_a_memory_cap(tmp_path: Path) -> None:
+    pytest.importorskip("OpenImageIO")
+    command = [sys.executable, "-c", textwrap.dedent(_CAPPED), str(Path(damage.__file__).parent), str(tmp_path), "3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("start", range(0, 300, 60))

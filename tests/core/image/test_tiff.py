@@ -188,13 +188,13 @@ def test_compressions_not_read_are_named(tmp_path: Any) -> None:
 _CAPPED = """
     import resource, sys
     from varestorer_cli.core.errors import InputError
-    from varestorer_cli.core.image.reader import decode, probe
+    from varestorer_cli.core.image.reader import decode, probe, read_bytes
     import cv2, imagecodecs, tifffile
     def used():
         return int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used() + (300 << 20),) * 2)
     for name in sys.argv[1:]:
-        for how in (probe, lambda path: decode(open(path, "rb").read())):
+        for how in (probe, lambda path: decode(read_bytes(path))):
             try:
                 how(name)
             except InputError as error:
@@ -226,16 +226,27 @@ def test_bombs_stay_below_a_memory_cap(tmp_path: Any) -> None:
     }
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-    with (tmp_path / "sparse.tif").open("wb") as stream:
-        stream.truncate(40 << 30)
-    names = [str(tmp_path / name) for name in files]
+    heads = {"sparse.tif": b"II*\0\x08\0\0\0", "sparse.png": b"\x89PNG\r\n\x1a\n", "sparse.webp": b"RIFF\0\0\0\0WEBP"}
+    heads |= {"sparse.jpg": b"\xff\xd8\xff\xe0", "sparse.gif": b"GIF89a", "zeros.png": b""}
+    for name, head in heads.items():
+        for size in (3 << 30, 40 << 30):
+            with (tmp_path / f"{size >> 30}-{name}").open("wb") as stream:
+                stream.write(head)
+                stream.truncate(size)
+    names = [str(tmp_path / name) for name in files] + [str(tmp_path / f"40-{name}") for name in heads]
     command = [sys.executable, "-c", textwrap.dedent(_CAPPED), *names]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    from varestorer_cli.core.image.reader import read_bytes
+    probed = [str(tmp_path / f"3-{name}") for name in heads if not name.endswith(("webp", "gif"))]
+    command = [sys.executable, "-c", textwrap.dedent(_CAPPED).replace("(probe, lambda", "(probe,) or (lambda"), *probed]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
 
-    with pytest.raises(InputError, match="zero bytes only"):
-        read_bytes(tmp_path / "sparse.tif")
+
+def test_probe_reads_tiff(tmp_path: Any) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(CARD16, photometric="rgb"))
+    assert probe(path) == (CARD16.shape[1], CARD16.shape[0])
 
 
 def test_profile_of_inks_is_used_at_both_depths() -> None:

@@ -68,6 +68,9 @@ def pixels_only(data: bytes) -> bytes:
     return b"".join([*parts, data[found.start() : end]]) if found is not None else data
 
 
+_MOST_SKIPPED = 1 << 16  # bytes between segments that are passed over when only the header is looked at
+
+
 def probe(stream: BinaryIO) -> tuple[tuple[int, int], FileMetadata]:
     """(width, height) as stored, and EXIF and XMP that stand before the pixels, without decoding.
 
@@ -76,10 +79,12 @@ def probe(stream: BinaryIO) -> tuple[tuple[int, int], FileMetadata]:
     """
     stream.seek(2)
     segments: list[tuple[int, bytes]] = []
-    while len(head := stream.read(4)) == 4:
+    skipped = 0
+    while len(head := stream.read(4)) == 4 and skipped < _MOST_SKIPPED:
         marker = head[1]
         if head[0] != 0xFF or marker == 0xFF or marker in _STANDALONE:  # fill bytes, or damage: the next byte on
             stream.seek(-3, io.SEEK_CUR)
+            skipped += 1
             continue
         if marker in (_SOS, _EOI):
             break

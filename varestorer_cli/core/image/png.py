@@ -9,6 +9,7 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 import numpy.typing as npt
+from isal import isal_zlib
 
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image.exif import build, plausible_dpi
@@ -25,7 +26,10 @@ _MOST_TEXT = 1 << 24
 _XMP_KEYWORD = b"XML:com.adobe.xmp\0"
 _XMP_APP1 = b"http://ns.adobe.com/xap/1.0/\0"
 _RAW_PROFILES = {b"Raw profile type exif": "exif", b"Raw profile type APP1": "exif", b"Raw profile type xmp": "xmp"}
-_DEFLATE_LEVEL = 4
+_DEFLATE_LEVEL = 4  # of zlib
+_ISAL_LEVEL = 2
+_FILTER_BYTES = 1 << 18  # lines that are filtered at a time stay in the processor's cache
+_SAMPLED_ROWS = 24
 _SRGB_GAMMA = 45455
 _SRGB_CHROMATICITIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 _SRGB_CODE_POINTS = (1, 13)  # H.273: primaries and transfer of sRGB
@@ -102,15 +106,18 @@ def probe(stream: BinaryIO) -> tuple[tuple[int, int], FileMetadata]:
     """
     stream.seek(8)
     chunks: list[Chunk] = []
-    size = (0, 0)
+    size, room = (0, 0), 4 * _MOST_TEXT
     while len(head := stream.read(8)) == 8:
         length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if not kind.isalpha() or (not size[0] and kind != b"IHDR"):
+            break
         if kind == b"IHDR":
             body = stream.read(length) if length == 13 else b""
             if len(body) == 13:
                 size = struct.unpack_from(">II", body)
             stream.seek(4, io.SEEK_CUR)
-        elif kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt") and length <= _MOST_TEXT:
+        elif kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt") and length <= min(room, _MOST_TEXT):
+            room -= length
             chunks.append((kind, stream.read(length)))
             stream.seek(4, io.SEEK_CUR)
         elif kind == b"IEND":
@@ -278,34 +285,63 @@ def write_png(stream: BinaryIO, output: OutputImage, software: str) -> None:
         chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + extras.xmp)
     if extras.exif:
         chunk(b"eXIf", build(extras.exif))
-    packer = zlib.compressobj(_DEFLATE_LEVEL)
-    above = np.zeros((1, output.width * output.channels * output.color.itemsize), np.uint8)
-    for strip in output.strips():
-        raw = np.ascontiguousarray(strip.astype(strip.dtype.newbyteorder(">"), copy=False))
-        lines = raw.view(np.uint8).reshape(len(strip), -1)
-        packed = packer.compress(_filtered(lines, above, output.channels * output.color.itemsize))
-        if packed:
-            chunk(b"IDAT", packed)
-        above = lines[-1:].copy()
-    chunk(b"IDAT", packer.flush())
+    for packed in _deflated(output):
+        chunk(b"IDAT", packed)
     chunk(b"IEND", b"")
 
 
+def _deflated(output: OutputImage) -> Iterator[bytes]:
+    """The zlib stream of all filtered lines, piece by piece.
+
+    ISA-L deflates photographs ten times as fast as zlib at level 4, to files 1 to 3 % larger; what has large even areas
+    (text, drawings, masks) it leaves 12 % and more larger, and zlib is fast there.
+    """
+    packer = zlib.compressobj(_DEFLATE_LEVEL) if _is_even(output) else isal_zlib.compressobj(_ISAL_LEVEL)
+    step = output.channels * output.color.itemsize
+    above = np.zeros((1, output.width * step), np.uint8)
+    for strip in output.strips():
+        lines = _lines(strip)
+        block = max(1, _FILTER_BYTES // lines.shape[1])
+        for top in range(0, len(lines), block):
+            part = lines[top : top + block]
+            if packed := packer.compress(_filtered(part, above, step)):
+                yield packed
+            above = part[-1:].copy()
+    yield packer.flush()
+
+
+def _lines(strip: Samples) -> npt.NDArray[np.uint8]:
+    """Bytes of rows as PNG stores them, (rows, bytes)."""
+    raw = np.ascontiguousarray(strip.astype(strip.dtype.newbyteorder(">"), copy=False))
+    return raw.view(np.uint8).reshape(len(strip), -1)
+
+
+def _is_even(output: OutputImage) -> bool:
+    """Whether most pixels are equal to their left neighbours, judged by a few rows."""
+    tops = sorted({round(share * (output.height - 1)) for share in np.linspace(0, 1, _SAMPLED_ROWS)})
+    same = [np.mean(row[:, 1:] == row[:, :-1]) for row in (output.rows(top, top + 1) for top in tops)]
+    return output.width > 1 and bool(np.mean(same) > 0.5)
+
+
 def _filtered(lines: npt.NDArray[np.uint8], above: npt.NDArray[np.uint8], step: int) -> bytes:
-    """Filter bytes of PNG lines: per line the one of Sub, Up and Paeth with the smallest sum of differences."""
+    """Filter bytes of PNG lines: per line the one of Sub, Up and Average with the smallest sum of differences.
+
+    Paeth would save 1 to 2 % of a photograph and takes ten times as long as these three together.
+    """
     up = np.concatenate([above, lines[:-1]])
     left = np.zeros_like(lines)
     left[:, step:] = lines[:, :-step]
-    corner = np.zeros_like(lines)
-    corner[:, step:] = up[:, :-step]
-    a, b, c = left.astype(np.int16), up.astype(np.int16), corner.astype(np.int16)
-    pa, pb, pc = np.abs(b - c), np.abs(a - c), np.abs(a + b - 2 * c)
-    paeth = np.where((pa <= pb) & (pa <= pc), left, np.where(pb <= pc, up, corner))
-    candidates = np.stack([lines - left, lines - up, lines - paeth])
+    mean = (left & up) + ((left ^ up) >> 1)  # rounded down, without a ninth bit
+    candidates = (lines - left, lines - up, lines - mean)
     # A difference of 255 is a step of 1 downwards.
-    cost = np.minimum(candidates, 0 - candidates).sum(axis=2, dtype=np.int64)
-    best = cost.argmin(axis=0)
+    costs = [cv2.reduce(np.minimum(c, 0 - c), 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0] for c in candidates]
+    best = np.argmin(costs, axis=0)
     out = np.empty((len(lines), lines.shape[1] + 1), np.uint8)
-    out[:, 0] = np.array([1, 2, 4], np.uint8)[best]
-    out[:, 1:] = candidates[best, np.arange(len(lines))]
+    out[:, 0] = best + 1
+    for number, candidate in enumerate(candidates):
+        rows = best == number
+        if rows.all():
+            out[:, 1:] = candidate
+        elif rows.any():
+            out[rows, 1:] = candidate[rows]
     return out.tobytes()

@@ -45,11 +45,16 @@ def _open(path: str | Path) -> BinaryIO:
     member = None if Path(path).exists() else archive.split(path)
     if member is not None:
         return io.BytesIO(archive.read_member(*member, _LARGEST_FILE))
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
+    stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
         raise InputError("not a regular file; write a pipe's or device's content to a file first")
-    return os.fdopen(handle, "rb")
+    return stream
+
+
+def _check_length(size: int) -> None:
+    if size > _LARGEST_FILE:
+        raise TooLargeError(f"the file has {size / 1e9:.1f} GB, the limit is {_LARGEST_FILE / 1e9:.1f}")
 
 
 def _size_of(stream: BinaryIO) -> int:
@@ -72,8 +77,7 @@ def read_bytes(path: str | Path) -> bytes:
             head = stream.read(HEAD_BYTES)
             if size > _LARGE_FILE and sniff(head) is None:
                 raise InputError(describe_unknown(head))
-            if size > _LARGEST_FILE:
-                raise TooLargeError(f"the file has {size / 1e9:.1f} GB, the limit is {_LARGEST_FILE / 1e9:.1f}")
+            _check_length(size)
             data = head + stream.read()
     except MemoryError as error:
         raise InputError("there is not enough memory to read the file") from error
@@ -101,6 +105,7 @@ def probe(path: str | Path, layer: str | None = None) -> tuple[int, int]:
             if kind is None:
                 raise InputError(describe_unknown(head))
             length = _size_of(stream)
+            _check_length(length)
             stream.seek(0)
             if kind in oiio_backend.KINDS and isinstance(stream, io.BytesIO):  # OpenImageIO reads files
                 image_in_archive = decode(stream.getvalue(), layer=layer)
@@ -121,6 +126,8 @@ def probe(path: str | Path, layer: str | None = None) -> tuple[int, int]:
                     _check_size(*size, length)  # before EXIF, for which Pillow may decode pixels
                     orientation = _orientation(image)
         _check_size(*size, length)
+        if not all(size):
+            raise InputError("the image has no pixels")
         return (size[1], size[0]) if orientation >= 5 else size
     except InputError:
         raise
