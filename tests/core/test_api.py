@@ -20,7 +20,7 @@ def restorer(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_the_package_offers_its_library_lazily() -> None:
-    assert set(varestorer_cli.__all__) == {"Restorer", "RestoreOptions", "__version__"}
+    assert set(varestorer_cli.__all__) == {"Restorer", "RestoreOptions", "Sizing", "__version__"}
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         varestorer_cli.Nothing  # noqa: B018
 

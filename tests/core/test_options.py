@@ -1,9 +1,11 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.options import ColorFix, Compat, FailureLimit, ImageFormat, RestoreOptions
+from varestorer_cli.core.inputs.plan import plan_for
+from varestorer_cli.core.options import ColorFix, Compat, FailureLimit, ImageFormat, RestoreOptions, TextOptions
 from varestorer_cli.core.sizing import Sizing
 
 
@@ -71,3 +73,30 @@ def test_the_seed_counts_only_where_noise_is_drawn() -> None:
         for seed in (0, 1)
     ]
     assert hashes[0] != hashes[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("precision", "fp33", "--precision fp33: possible are auto, fp32, bf16 and fp16"),
+        ("format", "webpp", "--format webpp: possible are png, jpg, webp, tif, bmp, exr and dpx"),
+        ("existing", "skipp", "--existing skipp: possible are skip, overwrite and error"),
+        ("color_fix", "x", "--color-fix x: possible are auto, wavelet, adain and none"),
+    ],
+)
+def test_values_from_python_are_checked_as_those_of_the_command(name: str, value: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        RestoreOptions(**{name: value})  # type: ignore[arg-type]
+
+
+def test_plain_text_becomes_the_option() -> None:
+    made = RestoreOptions(format="webp", color_fix="none")  # type: ignore[arg-type]
+    assert made.format is ImageFormat.WEBP and made.color_fix is ColorFix.NONE
+    with pytest.raises(UsageError, match="possible are none and auto"):
+        TextOptions(captioning="all")  # type: ignore[arg-type]
+
+
+def test_a_pdf_is_no_folder_of_outputs(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"out.pdf: .pdf cannot be written; possible suffixes are .png"):
+        plan_for([str(tmp_path / "a.png")], str(tmp_path / "out.pdf"), RestoreOptions())

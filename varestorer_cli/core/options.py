@@ -8,8 +8,9 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import Any
 
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.sharding import Shard
@@ -140,6 +141,20 @@ class FailureLimit:
         return failed <= (total * self.count / 100 if self.percent else self.count)
 
 
+def _choice(kind: type[StrEnum], value: str, name: str) -> StrEnum:
+    """One of the values of an option.
+
+    Raises:
+        UsageError: it is none of them; the message names them.
+    """
+    try:
+        return kind(value)
+    except ValueError:
+        *known, last = list(kind)
+        flag = "--" + name.replace("_", "-")
+        raise UsageError(f"{flag} {value}: possible are {', '.join(known)} and {last}") from None
+
+
 @dataclass(frozen=True)
 class TextOptions:
     """What a model that takes a text is told about the pictures.
@@ -161,6 +176,7 @@ class TextOptions:
     captions_file: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "captioning", _choice(Captioning, self.captioning, "caption"))
         if self.prompt is not None and not self.prompt.strip():
             raise UsageError("--prompt is empty; leave it out for the model's default, or describe the pictures")
         for flag, value in (("--captioner", self.captioner), ("--captions-file", self.captions_file)):
@@ -244,6 +260,11 @@ class RestoreOptions:
     text: TextOptions = field(default_factory=TextOptions)
 
     def __post_init__(self) -> None:
+        for one in fields(self):  # values from Python may be plain text
+            kind: Any = ImageFormat if one.name == "format" else type(one.default)
+            value = getattr(self, one.name)
+            if value is not None and issubclass(kind, StrEnum):
+                object.__setattr__(self, one.name, _choice(kind, value, one.name))
         if self.fidelity is not None and not (math.isfinite(self.fidelity) and 0 <= self.fidelity <= 1):
             raise UsageError(f"--fidelity {self.fidelity:g}: 0 (sharpest) to 1 (most faithful) is possible")
         if not 1 <= self.quality <= 100:

@@ -27,7 +27,7 @@ SUFFIXES: dict[str, ImageFormat | None] = {
     ".hif": None,
 }
 # Image types a user may name as OUTPUT and that cannot be written.
-UNWRITABLE = frozenset({".gif", ".heic", ".heif", ".jp2", ".jxl", ".dng", ".psd", ".mp4", ".mov"})
+UNWRITABLE = frozenset({".gif", ".heic", ".heif", ".jp2", ".jxl", ".dng", ".psd", ".mp4", ".mov", ".pdf"})
 
 
 _RAW = (
