@@ -12,9 +12,8 @@ FAITHFUL_STEPS ?= 300
 FAITHFUL ?= --loss l1=1 --loss balanced_features=0.05 --loss texture=0.1
 SHARP_STEPS ?= 640
 SHARP ?=
-# ends of the dial, as shares of start, faithful and sharp; DEFAULT: the point between them that is stored
-FINE_SHARP ?= 0.65,0,0.35
-FINE_FAITHFUL ?= 0,0.5,0.5
+# shares of start and sharp in the model at the default point of the dial, whose other end is the faithful one
+FINE_MIX ?= 0.5,0.5
 FINE_DEFAULT ?= 0.25
 SMALL_STEPS ?= 2400
 SMALL ?=
@@ -141,13 +140,11 @@ $(RUNS)/faithful/model.safetensors: $(RUNS)/.ready
 $(RUNS)/sharp/model.safetensors: $(RUNS)/.ready
 	$(PRERESTORER) --preset fine --out $(@D) --resume --seed 0 --steps $(SHARP_STEPS) $(SHARP)
 
-$(RUNS)/fine-sharp/model.safetensors $(RUNS)/fine-faithful/model.safetensors: \
-		$(RUNS)/start/model.safetensors $(RUNS)/faithful/model.safetensors $(RUNS)/sharp/model.safetensors
+$(RUNS)/fine-base/model.safetensors: $(RUNS)/start/model.safetensors $(RUNS)/sharp/model.safetensors
 	rm -f $@
-	$(BIN)/varestorer train average $(^D) --out $(@D) \
-		--weights $(if $(findstring fine-sharp,$@),$(FINE_SHARP),$(FINE_FAITHFUL))
+	$(BIN)/varestorer train average $(^D) --weights $(FINE_MIX) --out $(@D)
 
-$(FINE): $(RUNS)/fine-sharp/model.safetensors $(RUNS)/fine-faithful/model.safetensors
+$(FINE): $(RUNS)/fine-base/model.safetensors $(RUNS)/faithful/model.safetensors
 	rm -f $@
 	$(BIN)/varestorer train dial $(^D) --default $(FINE_DEFAULT) --out $(@D)
 

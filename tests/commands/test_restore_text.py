@@ -210,7 +210,7 @@ def test_text_files_beside_the_pictures_are_no_foreign_files(
 def test_a_model_without_text_says_so(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["restore", "in", "out", *words]) == 2
     err = capsys.readouterr().err
-    assert f"error: {' '.join(words) if words[0] == '--caption' else words[0]}: the model compact takes no text" in err
+    assert f"error: {' '.join(words) if words[0] == '--caption' else words[0]}: the model fine takes no text" in err
     assert not list(Path("out").glob("**/*.png"))
 
 

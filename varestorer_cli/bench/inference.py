@@ -68,7 +68,7 @@ def whole_pictures(model: str, rounds: int) -> dict[str, float]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="compact")
+    parser.add_argument("--model", default="fine")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

@@ -20,7 +20,7 @@ from varestorer_cli.core.options import (
 
 ModelOption = Annotated[
     str,
-    typer.Option("--model", "-m", help="auto, compact, 2b, or a model file. auto takes the best one installed."),
+    typer.Option("--model", "-m", help="auto, fine, compact, 2b, or a model file. auto takes the best one installed."),
 ]
 WeightsOption = Annotated[
     Path | None,

@@ -19,7 +19,7 @@ beside the restored images. A second run computes only what is new.
 \b
   varestorer score restored/ --reference originals/
   varestorer score restored/ --dataset realsr --protocol osediff --metrics full
-  varestorer score --dataset realsr --model compact
+  varestorer score --dataset realsr --model fine
   varestorer score --dataset div2k-synth photos/
   varestorer score --compare old/ new/ --reference originals/
 """
@@ -58,7 +58,7 @@ def score(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="Restore the data set with this model first; what is done is kept. [default: compact]"
+            "--model", "-m", help="Restore the data set with this model first; what is done is kept. [default: fine]"
         ),
     ] = None,
     weights: WeightsOption = None,

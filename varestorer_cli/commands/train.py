@@ -86,20 +86,20 @@ def average(
 
 
 def dial(
-    sharp: Annotated[Path, typer.Argument(metavar="SHARP", help="Pre-restorer at --fidelity 0: file, run or name.")],
+    base: Annotated[Path, typer.Argument(metavar="BASE", help="Pre-restorer at the default point: file, run or name.")],
     faithful: Annotated[Path, typer.Argument(metavar="FAITHFUL", help="Pre-restorer at --fidelity 1.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="File (*.safetensors), or folder that gets model.safetensors.")
     ],
-    default: Annotated[float, typer.Option("--default", help="Fidelity where restore is given none, 0 to 1.")] = 0.5,
+    default: Annotated[float, typer.Option("--default", help="Fidelity that BASE stands for.")] = 0.25,
     license_text: Annotated[
         str | None, typer.Option("--license", help="Licence to write into the file [default: the models' own].")
     ] = None,
 ) -> None:
-    """Write two pre-restorers of one layout into one file, between which restore --fidelity mixes."""
+    """Write two pre-restorers of one layout into one file: restore --fidelity moves along the line through both."""
     from varestorer_cli.core.training.average import make_dial
 
-    make_dial(sharp, faithful, out, default, license_text=license_text)
+    make_dial(base, faithful, out, default, license_text=license_text)
 
 
 def register(app: typer.Typer) -> None:

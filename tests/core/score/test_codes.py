@@ -68,9 +68,9 @@ def test_a_reference_goes_through_the_tokenizer_alone(cli: Cli, tmp_path: Path) 
     save(tmp_path / "gt/one.png", photo(side, side, seed=1))
     save(tmp_path / "gt/odd.png", photo(side + 21, 2 * side + 3, seed=2))
     ran = cli("score", "--codes", "reference", "-r", "gt", "--metrics", "psnr_rgb", model=restorer)
-    assert ran.code == 0 and "compact with codes of reference on gt: 2 pairs scored" in ran.out
+    assert ran.code == 0 and "fine with codes of reference on gt: 2 pairs scored" in ran.out
     assert "codes reference: the encoder's of the reference" in ran.out
-    made = tmp_path / "scores/gt-compact-codes-reference"
+    made = tmp_path / "scores/gt-fine-codes-reference"
     assert load(made / "odd.png").shape == (side + 21, 2 * side + 3, 3)
     with torch.inference_mode():
         expected = (restorer.tokenizer(tensor(load(tmp_path / "gt/one.png")) * 2 - 1) + 1) / 2
@@ -89,7 +89,7 @@ def test_a_guided_decoder_gets_the_pre_restored_input_and_the_references_codes(c
     with torch.inference_mode():
         codes = restorer.tokenizer.quantize(restorer.tokenizer.encode(tensor(large) * 2 - 1)).accumulated_Bdhw
         expected = (restorer.decode(codes, restorer.prerestore(degraded)) + 1) / 2
-    made = load(tmp_path / "scores/set-compact-codes-reference/a.png")
+    made = load(tmp_path / "scores/set-fine-codes-reference/a.png")
     assert int(np.abs(made.astype(int) - samples(expected)).max()) <= 1
     ran = cli("score", "--codes", "reference", "-r", "set/gt", model=restorer)
     assert ran.code == 2 and "codes of the reference need the degraded images too" in ran.err
@@ -111,8 +111,8 @@ def run(cli: Cli, one: Pair, codes: str, *words: str) -> Any:
     ran = cli("score", "--dataset", "set", "--codes", codes, "--metrics", "psnr_rgb", *words, model=one.restorer)
     assert ran.code == 0, ran.err
     if codes != "predicted":
-        assert f"compact with codes of {codes} on set: 1 pair scored" in ran.out and f"codes {codes}: " in ran.out
-    name = "set-compact" if codes == "predicted" else f"set-compact-codes-{codes}"
+        assert f"fine with codes of {codes} on set: 1 pair scored" in ran.out and f"codes {codes}: " in ran.out
+    name = "set-fine" if codes == "predicted" else f"set-fine-codes-{codes}"
     return load(Path("scores") / name / "a.png").astype(int)
 
 
@@ -192,7 +192,7 @@ def test_what_is_done_is_kept_and_what_fails_is_named(cli: Cli, tmp_path: Path) 
         save(tmp_path / f"gt/{name}.png", photo(restorer.tile, restorer.tile))
     words = ("score", "--codes", "reference", "-r", "gt", "--metrics", "psnr_rgb")
     assert cli(*words, model=restorer).code == 0
-    made = tmp_path / "scores/gt-compact-codes-reference"
+    made = tmp_path / "scores/gt-fine-codes-reference"
     for name in ("a", "b"):
         os.utime(made / f"{name}.png", (1, 1))
     save(tmp_path / "gt/b.png", photo(restorer.tile, restorer.tile, seed=5))

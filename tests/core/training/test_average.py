@@ -115,18 +115,18 @@ def first_stage(path: Path, seed: int) -> Path:
     return path
 
 
-def test_the_dial_command_writes_the_default_point_and_both_ends(tmp_path: Path) -> None:
+def test_the_dial_command_writes_the_line_through_the_default_point_and_the_faithful_end(tmp_path: Path) -> None:
     a, b = (first_stage(tmp_path / f"{n}.safetensors", n) for n in range(2))
     out = tmp_path / "dial"
     assert run(["train", "dial", str(a), str(b), "--default", "0.25", "--out", str(out)]) == 0
-    sharp, faithful = state(a), state(b)
+    base, faithful = state(a), state(b)
     for point in (0.0, 0.25, 1.0):
         bundle = load_bundle(out / "model.safetensors")
         assert bundle.dial is not None and bundle.dial.default == 0.25
         network = bundle.components["prerestorer"]
         bundle.dial.set(network, point)
         for name, tensor in network.state_dict().items():
-            wanted = torch.lerp(sharp[name], faithful[name], point)
+            wanted = torch.lerp(base[name], faithful[name], (point - 0.25) / 0.75)
             torch.testing.assert_close(tensor, wanted, atol=2e-3, rtol=2e-3)
 
 

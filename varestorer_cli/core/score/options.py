@@ -6,7 +6,7 @@ from pathlib import Path
 
 from varestorer_cli.core.sharding import Shard
 
-DEFAULT_MODEL = "compact"
+DEFAULT_MODEL = "fine"
 
 
 class Codes(StrEnum):

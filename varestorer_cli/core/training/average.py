@@ -69,46 +69,47 @@ def average_models(
 
 
 def make_dial(
-    sharp: str | Path, faithful: str | Path, out: Path, default: float, *, license_text: str | None = None
+    base: str | Path, faithful: str | Path, out: Path, default: float, *, license_text: str | None = None
 ) -> Path:
-    """Write a pre-restorer whose weights ``--fidelity`` moves between two ends.
+    """Write a pre-restorer whose weights ``--fidelity`` moves along the line through two models.
 
-    The weights at the default point are stored in float16, the difference of the ends in 8 bits.
+    The line is W(F) = base + (F - default) / (1 - default) * (faithful - base): below the default point it goes on
+    beyond the base, away from the faithful model. The base is stored in float16, the difference per unit of F in 8
+    bits.
 
     Args:
-        sharp: the model at fidelity 0: a file, run folder or name.
+        base: the model at the default point: a file, run folder or name.
         faithful: the model at fidelity 1, of the same layout.
         out: a file ``*.safetensors``, or a folder that gets ``model.safetensors``.
-        default: fidelity of the stored weights, 0 to 1.
+        default: fidelity that the base stands for, from 0 to below 1.
         license_text: of the result; the models' own by default.
 
     Returns:
         The file.
 
     Raises:
-        UsageError: a default outside 0 to 1, or a file that exists.
+        UsageError: a default outside 0 to below 1, or a file that exists.
         CheckpointError: the models are no pre-restorers alone, differ in their layout, or one is damaged.
         MissingDependencyError: there is no such model.
         OutputError: the file cannot be written.
     """
-    if not 0 <= default <= 1:
-        raise UsageError(f"--default {default:g}: 0 (the first model) to 1 (the second) is possible")
+    if not 0 <= default < 1:
+        raise UsageError(f"--default {default:g}: 0 to below 1 (the faithful model) is possible")
     target = out if out.suffix == ".safetensors" else out / MODEL
     if target.exists():
         raise UsageError(f"{target} exists already; choose another --out")
-    ends = [load_bundle(choose_model(str(model)).path) for model in (sharp, faithful)]
+    ends = [load_bundle(choose_model(str(model)).path) for model in (base, faithful)]
     _check_same_layout(*ends)
     if set(ends[0].components) != {"prerestorer"} or ends[0].restorer is None:
         raise CheckpointError(f"{ends[0].path}: a dial is made of two pre-restorers as 'train prerestorer' writes them")
     networks = [bundle.components["prerestorer"] for bundle in ends]
-    differences = packed(networks[0].state_dict(), networks[1].state_dict())
-    shares = [1 - default, default]
+    differences = packed(networks[0].state_dict(), networks[1].state_dict(), 1 - default)
     target.parent.mkdir(parents=True, exist_ok=True)
     save_bundle(
         target,
-        {"prerestorer": _mean(networks, shares)},
+        {"prerestorer": networks[0]},
         restorer=ends[0].restorer,
-        notes={**_notes(ends, shares, license_text), "stage": "dial"},
+        notes={**_notes(ends, [default, 1.0], license_text, "fidelity"), "stage": "dial"},
         dtype=torch.float16,
         dial=(default, differences),
     )
@@ -167,11 +168,13 @@ def _mean(modules: Sequence[nn.Module], shares: Sequence[float]) -> nn.Module:
     return modules[0]
 
 
-def _notes(bundles: Sequence[Bundle], shares: Sequence[float], license_text: str | None) -> dict[str, str]:
-    """What the result was made of: name, hash, weight and own notes of each model."""
+def _notes(
+    bundles: Sequence[Bundle], shares: Sequence[float], license_text: str | None, number: str = "weight"
+) -> dict[str, str]:
+    """What the result was made of: name, hash, weight (or another ``number``) and own notes of each model."""
     licences = dict.fromkeys(bundle.notes.get("licence", "") for bundle in bundles)
     parts = [
-        {"name": f"{b.path.parent.name}/{b.path.name}", "sha256": b.sha256, "weight": share, "notes": b.notes}
+        {"name": f"{b.path.parent.name}/{b.path.name}", "sha256": b.sha256, number: share, "notes": b.notes}
         for b, share in zip(bundles, shares, strict=True)
     ]
     own = "; ".join(licence for licence in licences if licence)

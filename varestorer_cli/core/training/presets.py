@@ -113,16 +113,19 @@ class Preset:
 
     @property
     def first_stage(self) -> RestorerConfig:
-        """Settings of a restorer that is this preset's pre-restorer alone; it tiles as the whole restorer does."""
+        """Settings of a restorer that is this preset's pre-restorer alone."""
+        # the zeros around a tile reach further through 23 blocks than the overlap of a small tile: on 512 x 512 images
+        # tiles of 272 pixels cost .0019 in GMSD and .0012 in VSI against a single tile
+        wide = 2 if isinstance(self.prerestorer, RRDBConfig) else 1
         return RestorerConfig(
             scale=self.restorer.scale,
-            tile=self.tokenizer.tile,
+            tile=wide * self.tokenizer.tile,
             # windows of 8 on 8 x 8 unshuffled pixels
             tile_step=64 if isinstance(self.prerestorer, SwinIRConfig) else 16,
             extra_block=False,
             sampling="argmax",
             input_color_levels=self.restorer.input_color_levels,
-            largest_tile=self.restorer.largest_tile,
+            largest_tile=wide * self.restorer.largest_tile,
             upscale_filter=self.restorer.upscale_filter,
         )
 

@@ -21,7 +21,10 @@ class BundledModel:
 
 
 BUNDLED: Mapping[str, BundledModel] = {
-    "compact": BundledModel("compact.safetensors", "comes with the program"),
+    "fine": BundledModel("fine.safetensors", "comes with the program; first stage alone, no tokens: 23 blocks"),
+    "compact": BundledModel(
+        "compact.safetensors", "comes with the program; first stage alone, no tokens: 5 blocks, fast"
+    ),
 }
 """Bundled models by name; ``auto`` takes the first. Names, files and descriptions are nowhere else."""
 DEFAULT_BUNDLED = next(iter(BUNDLED))

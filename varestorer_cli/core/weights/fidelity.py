@@ -1,8 +1,9 @@
-"""The fidelity dial of a model file: weights between a sharp and a faithful network, mixed when the model is loaded.
+"""The fidelity dial of a model file: weights on the line through two networks, mixed when the model is loaded.
 
 Two networks of one origin can be mixed weight by weight (network interpolation, ESRGAN, arXiv 1809.00219, section
-3.4). A file keeps the weights at its own default point, and the difference of the two ends in 8 bits with one scale
-per output channel: W(F) = W(default) + (F - default) * difference, exact at the default point.
+3.4), and a little beyond them. A file keeps the weights at its own default point, and the difference per unit of
+fidelity in 8 bits with one scale per output channel: W(F) = W(default) + (F - default) * difference, exact at the
+default point.
 """
 
 from collections.abc import Mapping
@@ -18,11 +19,11 @@ _LEVELS = 127
 
 @dataclass(frozen=True)
 class FidelityDial:
-    """Differences of the faithful and the sharp end of a network, and the point that its own weights stand for.
+    """Differences of a network's weights per unit of fidelity, and the point that its own weights stand for.
 
     Attributes:
         default: fidelity of the weights as stored, 0 (sharp end) to 1 (faithful end).
-        differences: faithful minus sharp, by the name of the network's tensor.
+        differences: weights at fidelity 1 minus weights at 0, by the name of the network's tensor.
     """
 
     default: float
@@ -46,19 +47,20 @@ class FidelityDial:
         network.requires_grad_(False)
 
 
-def packed(sharp: Mapping[str, Tensor], faithful: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def packed(start: Mapping[str, Tensor], end: Mapping[str, Tensor], per: float = 1.0) -> dict[str, Tensor]:
     """Difference of two networks as a file keeps it: int8 values and a float32 scale per output channel.
 
     Args:
-        sharp: tensors by name.
-        faithful: the same names and shapes.
+        start: tensors by name.
+        end: the same names and shapes.
+        per: distance of the two on the dial; the difference is divided by it.
 
     Returns:
         two tensors per name, both under ``PREFIX``: the values (same shape), the scales (first side, or one).
     """
     tensors: dict[str, Tensor] = {}
-    for name, end in faithful.items():
-        difference = end.float() - sharp[name].float()
+    for name, tensor in end.items():
+        difference = (tensor.float() - start[name].float()) / per
         rows = difference.flatten(1) if difference.ndim > 1 else difference[None]
         scale = (rows.abs().amax(dim=1) / _LEVELS).clamp_min(torch.finfo(torch.float32).tiny)
         values = (rows / scale[:, None]).round().to(torch.int8).reshape(difference.shape)
