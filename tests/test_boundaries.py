@@ -1,6 +1,6 @@
-"""The architecture as a test: who may import whom, who may do what, how long a file may be.
+"""The architecture as a test: which room may import which, who may do what, how long a file may be.
 
-Reads imports with ``ast``; a failure names the file and the rule.
+Reads imports with ``ast``, lazy ones and those under ``TYPE_CHECKING`` too; a failure names file, room and rule.
 """
 
 import ast
@@ -20,19 +20,47 @@ COMMANDS = sorted((ROOT / "varestorer_cli" / "commands").rglob("*.py"))
 APP = [ROOT / "varestorer_cli" / "app.py", ROOT / "varestorer_cli" / "__main__.py"]
 LONGEST = 600
 
+# A room may import itself, the foundation (files directly in core/ but api and doctor), and the rooms named here.
+ALLOWED: dict[str, set[str]] = {
+    "foundation": set(),
+    "image": set(),
+    "degradation": set(),
+    "metrics": set(),
+    "weights": {"models"},
+    "engine": {"image", "models"},
+    "inputs": {"image"},
+    "report": {"image"},
+    "text": {"image", "inputs", "weights", "models"},
+    "restore": {"image", "inputs", "engine", "report", "text", "weights", "models"},
+    "install": {"weights", "text", "models"},
+    "score": {"image", "metrics", "report", "degradation", "engine", "inputs", "restore", "weights", "models"},
+    "training": {"degradation", "metrics", "weights", "text", "inputs", "models"},
+    "api": {"restore", "image", "inputs", "engine", "report", "text", "weights", "models"},
+    "doctor": {"install", "weights", "text", "image", "engine", "metrics", "models"},
+    "models": set(),
+}
+# The only importers of optional packages.
+BACKENDS = {
+    "OpenImageIO": "core/image/oiio_backend.py",
+    "pyiqa": "core/metrics/pyiqa_backend.py",
+    "lpips": "core/metrics/lpips_backend.py",
+    "transformers": "core/text/transformers_backend.py",
+    "huggingface_hub": "core/install/hub_backend.py",
+}
+
 
 def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
 def imports(path: Path, *, top_only: bool = False) -> Iterator[str]:
-    """Full names of imported modules; ``from a import b`` gives both a and a.b. Type-checking blocks do not count."""
+    """Full names of imported modules; ``from a import b`` gives both a and a.b."""
     module = ast.parse(path.read_text(encoding="utf-8"))
 
     def visit(node: ast.AST) -> Iterator[str]:
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-                continue
+            if top_only and isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue  # never runs
             if top_only and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
                 continue
             if isinstance(child, ast.Import):
@@ -53,6 +81,80 @@ def packages(path: Path, *, top_only: bool = False) -> set[str]:
 
 def importers(package: str, paths: list[Path]) -> set[str]:
     return {name(path) for path in paths if package in packages(path)}
+
+
+def room(module: str) -> str | None:
+    """The room of a module of this project by its dotted name; None for other packages, commands and bench."""
+    parts = module.split(".")
+    if parts[0] == "varestorer_models":
+        return "models"
+    if parts[:2] != ["varestorer_cli", "core"] or len(parts) < 3:
+        return None
+    if parts[2] in ("api", "doctor"):
+        return parts[2]
+    return parts[2] if parts[2] in ALLOWED else "foundation"
+
+
+def dotted(path: Path) -> str:
+    relative = path.relative_to(ROOT / "models" if path in MODELS else ROOT)
+    return ".".join(relative.with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {dotted(path): path for path in [*MODELS, *CLI]}
+GRAPH = {module: {other for other in imports(path) if other in MODULES} - {module} for module, path in MODULES.items()}
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if room(module)])
+def test_a_room_imports_only_the_rooms_below_it(module: str) -> None:
+    own = room(module)
+    assert own is not None
+    for other in sorted(GRAPH[module]):
+        theirs = room(other)
+        assert not other.startswith(("varestorer_cli.commands", "varestorer_cli.app", "varestorer_cli.bench")), (
+            f"{module} imports {other}: commands and benchmarks stand above every room"
+        )
+        assert other != "varestorer_cli", f"{module} imports the package's face; take varestorer_cli.version"
+        assert theirs in (None, own, "foundation") or theirs in ALLOWED[own], (
+            f"{module} imports {other}: room {own!r} may import {', '.join(sorted(ALLOWED[own])) or 'no other room'}, "
+            f"not {theirs!r}"
+        )
+
+
+def test_no_two_modules_import_each_other() -> None:
+    """No circle of any length, lazy and type-only imports counted."""
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, f"a circle of imports: {' -> '.join([*path[path.index(module) :], module])}"
+        if module in done:
+            return
+        for other in sorted(GRAPH[module]):
+            if not path or not module.startswith(f"{other}."):  # a package's __init__ holds a sentence, no imports
+                visit(other, (*path, module))
+        done.add(module)
+
+    for module in sorted(GRAPH):
+        visit(module, ())
+
+
+def test_no_two_rooms_import_each_other() -> None:
+    for first, others in ALLOWED.items():
+        for second in others:
+            assert first not in ALLOWED[second], f"rooms {first!r} and {second!r} may import each other"
+
+
+def test_every_room_says_its_duty_in_one_sentence() -> None:
+    for folder in {path.parent for path in CORE} | {ROOT / "varestorer_cli" / "bench"}:
+        body = ast.parse((folder / "__init__.py").read_text(encoding="utf-8")).body
+        assert len(body) == 1 and isinstance(body[0], ast.Expr), f"{name(folder)}: __init__ holds its duty, no more"
+        assert len(ast.unparse(body[0])) > 20, f"{name(folder)}: says no duty"
+
+
+@pytest.mark.parametrize("package", BACKENDS)
+def test_one_module_per_optional_package(package: str) -> None:
+    # the perceptual loss calls the network itself, with a gradient; the metric's module has none
+    also = {"varestorer_cli/core/training/losses.py"} if package == "lpips" else set()
+    assert importers(package, CLI) <= {f"varestorer_cli/{BACKENDS[package]}"} | also
 
 
 def test_the_tree_is_where_this_test_looks() -> None:
@@ -106,12 +208,9 @@ def test_commands_import_no_heavy_package_at_their_top(path: Path) -> None:
 
 
 def test_single_importers() -> None:
-    assert importers("pyiqa", CLI) <= {"varestorer_cli/core/metrics/pyiqa_backend.py"}
     # Other licences apply to pyiqa: no command but score may come near it.
     near = {"varestorer_cli/core/metrics/registry.py", "varestorer_cli/core/metrics/pyiqa_backend.py"}
     assert {name(path) for path in CLI if "varestorer_cli.core.metrics.pyiqa_backend" in set(imports(path))} <= near
-    assert importers("transformers", CLI) <= {"varestorer_cli/core/text/transformers_backend.py"}
-    assert importers("huggingface_hub", CLI) <= {"varestorer_cli/core/install/hub_backend.py"}
     assert importers("typer", CLI) <= {name(path) for path in [*COMMANDS, *APP]}
 
 
