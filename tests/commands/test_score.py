@@ -164,8 +164,8 @@ def test_a_test_set_is_restored_first(cli: Cli, tmp_path: Path) -> None:
     words = ("score", "--dataset", "realsr", "--data-root", "sets", "--metrics", "psnr_rgb")
     model = fakes.FakeModel()
     ran = cli(*words, model=model)
-    assert ran.code == 0 and "compact on realsr: 2 pairs scored" in ran.out
-    folder = tmp_path / "scores/realsr-compact"
+    assert ran.code == 0 and "fine on realsr: 2 pairs scored" in ran.out
+    folder = tmp_path / "scores/realsr-fine"
     assert load(folder / "a.png").shape == (48, 48, 3)
     assert (folder / "scores.csv").exists() and (folder / "scores.json").exists()
     assert model.calls
@@ -252,7 +252,7 @@ def test_pairs_from_photographs(cli: Cli, tmp_path: Path) -> None:
         save(tmp_path / f"hq/{i}.png", photo(80, 96, seed=i))
     words = ("score", "--dataset", "div2k-synth", "hq", "--metrics", "psnr_rgb")
     ran = cli(*words)
-    assert ran.code == 0 and "compact on div2k-synth-hq-" in ran.out and "2 pairs scored" in ran.out
+    assert ran.code == 0 and "fine on div2k-synth-hq-" in ran.out and "2 pairs scored" in ran.out
     assert "stand-ins for DIV2K-Val, not its pictures" in ran.out and "OSEDiff" not in ran.out
     (folder,) = (tmp_path / "scores").glob("div2k-synth-hq-????????")
     assert (folder / "recipe.json").exists() and load(folder / "lq/0.png").shape == (20, 24, 3)

@@ -166,7 +166,7 @@ def test_the_budget_lets_one_large_picture_through_and_blocks_the_next() -> None
 
 
 def test_a_tiny_budget_only_slows_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BUDGET_PIXELS", 1)
+    monkeypatch.setattr(module, "BUDGET_PIXELS", 1)
     assert run(folder(tmp_path / "in"), tmp_path / "out").count("done") == 5
 
 

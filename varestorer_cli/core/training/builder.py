@@ -130,7 +130,7 @@ class StageBuilder:
             return LabelNetwork(self._placed(module, picture=True), weights_sha256(module), REALESRGAN)
         path = choose_model(str(given), self.options.weights).path
         bundle = load_bundle(path)
-        if bundle.restorer is not None:
+        if bundle.restorer is not None and len(bundle.components) > 1:
             module = load_restorer(path).restorer
             if self.preset.tokenizer.tile not in module.tile_sides:
                 raise CheckpointError(

@@ -1,0 +1,1 @@
+"""The training photographs of the bundled models: which packages hold them, and the script behind ``make photos``."""
