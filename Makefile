@@ -12,13 +12,16 @@ FAITHFUL_STEPS ?= 300
 FAITHFUL ?= --loss l1=1 --loss balanced_features=0.05 --loss texture=0.1
 SHARP_STEPS ?= 640
 SHARP ?=
-# shares of start and sharp in the model at the default point of the dial, whose other end is the faithful one
+# shares of start and sharp at the default point of the dial; of faithful and sharp at its other end
 FINE_MIX ?= 0.5,0.5
+FINE_FAITHFUL ?= 0.8,0.2
 FINE_DEFAULT ?= 0.25
 SMALL_STEPS ?= 2400
 SMALL ?=
 COMPACT_STEPS ?= 420
-COMPACT_DEFAULT ?= 0
+# shares of small and compact-sharp at the default point
+COMPACT_MIX ?= 0.5,0.5
+COMPACT_DEFAULT ?= 0.25
 COMPACT_FAITHFUL_STEPS ?= 150
 COMPACT_FLAGS ?= --lr 1e-4 --keep 1 --loss hints=0 --loss l1=0.5 --loss balanced_features=0.4 --loss texture=0.5
 FINE := $(RUNS)/fine/model.safetensors
@@ -144,7 +147,11 @@ $(RUNS)/fine-base/model.safetensors: $(RUNS)/start/model.safetensors $(RUNS)/sha
 	rm -f $@
 	$(BIN)/varestorer train average $(^D) --weights $(FINE_MIX) --out $(@D)
 
-$(FINE): $(RUNS)/fine-base/model.safetensors $(RUNS)/faithful/model.safetensors
+$(RUNS)/fine-faithful/model.safetensors: $(RUNS)/faithful/model.safetensors $(RUNS)/sharp/model.safetensors
+	rm -f $@
+	$(BIN)/varestorer train average $(^D) --weights $(FINE_FAITHFUL) --out $(@D)
+
+$(FINE): $(RUNS)/fine-base/model.safetensors $(RUNS)/fine-faithful/model.safetensors
 	rm -f $@
 	$(BIN)/varestorer train dial $(^D) --default $(FINE_DEFAULT) --out $(@D)
 
@@ -159,7 +166,11 @@ $(RUNS)/compact-faithful/model.safetensors: $(RUNS)/compact-sharp/model.safetens
 	$(PRERESTORER) --preset compact --init $(<D) --out $(@D) --resume --seed 4 --lr 1e-4 --loss hints=0 \
 		--steps $(COMPACT_FAITHFUL_STEPS) $(FAITHFUL)
 
-$(COMPACT): $(RUNS)/compact-sharp/model.safetensors $(RUNS)/compact-faithful/model.safetensors
+$(RUNS)/compact-base/model.safetensors: $(RUNS)/small/model.safetensors $(RUNS)/compact-sharp/model.safetensors
+	rm -f $@
+	$(BIN)/varestorer train average $(^D) --weights $(COMPACT_MIX) --out $(@D)
+
+$(COMPACT): $(RUNS)/compact-base/model.safetensors $(RUNS)/compact-faithful/model.safetensors
 	rm -f $@
 	$(BIN)/varestorer train dial $(^D) --default $(COMPACT_DEFAULT) --out $(@D)
 

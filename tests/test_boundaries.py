@@ -152,9 +152,7 @@ def test_every_room_says_its_duty_in_one_sentence() -> None:
 
 @pytest.mark.parametrize("package", BACKENDS)
 def test_one_module_per_optional_package(package: str) -> None:
-    # the perceptual loss calls the network itself, with a gradient; the metric's module has none
-    also = {"varestorer_cli/core/training/losses.py"} if package == "lpips" else set()
-    assert importers(package, CLI) <= {f"varestorer_cli/{BACKENDS[package]}"} | also
+    assert importers(package, CLI) <= {f"varestorer_cli/{BACKENDS[package]}"}
 
 
 def test_the_tree_is_where_this_test_looks() -> None:

@@ -18,7 +18,12 @@ from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.presets import preset
 from varestorer_cli.core.training.run import train
 from varestorer_cli.core.weights.model_file import load_bundle, save_bundle
+from varestorer_models.conv_restorer import ConvRestorer
+from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
+from varestorer_models.schedule import ScaleSchedule
+from varestorer_models.tokenizer import ImageTokenizer
+from varestorer_models.transformer import Transformer
 
 SMALL = RRDBConfig(width=8, growth=4, blocks=2)
 CPU = torch.device("cpu")
@@ -140,3 +145,16 @@ def test_models_that_cannot_be_learnt_from_are_refused(
     save_bundle(part, {"something": RRDBNet(SMALL)})
     with pytest.raises(CheckpointError, match="nothing that restores"):
         train(options(photos, tmp_path / "b", label=part))
+    large = preset("smoke")
+    schedule = ScaleSchedule.from_sides(1, 2, 4, 8, 16)
+    tokenizer = replace(
+        large.tokenizer, schedule=schedule, quantizer=replace(large.tokenizer.quantizer, scales=len(schedule))
+    )
+    whole = tmp_path / "whole.safetensors"
+    parts = ConvRestorer(large.prerestorer), ImageTokenizer(tokenizer)
+    student = Transformer(replace(large.teacher, levels=len(schedule) + 1))
+    save_bundle(whole, OneStepRestorer(large.restorer, *parts, student).components(), restorer=large.restorer)
+    side = tokenizer.tile
+    assert side != large.tokenizer.tile
+    with pytest.raises(CheckpointError, match=rf"tiles of {side} pixels, the crops of preset smoke have 64"):
+        train(options(photos, tmp_path / "c", label=whole))

@@ -26,9 +26,10 @@ from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.presets import preset
 from varestorer_cli.core.training.run import train
 from varestorer_cli.core.training.stages import blended_target
-from varestorer_cli.core.weights.model_file import load_bundle, load_restorer
+from varestorer_cli.core.weights.model_file import load_bundle, load_restorer, save_bundle
 from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
+from varestorer_models.tokenizer import ImageTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -266,16 +267,20 @@ def test_missing_earlier_stage_says_what_to_run(photos: Path, tmp_path: Path) ->
         train(options("teacher", photos, tmp_path, steps=1))
 
 
-@pytest.mark.parametrize(
-    ("stage", "earlier", "reason"),
-    [("distill", "teacher", "holds a student")],
-)
-def test_a_student_is_refused_as_an_earlier_stage(
-    stage: str, earlier: str, reason: str, photos: Path, chain: Path, tmp_path: Path
-) -> None:
-    given = earlier_stages(stage, chain) | {earlier: chain / "distill"}
-    with pytest.raises(CheckpointError, match=rf"model\.safetensors: .*{reason}"):
-        train(options(stage, photos, tmp_path, cache=chain / "cache", **given))
+def test_a_student_is_refused_as_a_teacher(photos: Path, chain: Path, tmp_path: Path) -> None:
+    given = earlier_stages("distill", chain) | {"teacher": chain / "distill"}
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: .*holds a student"):
+        train(options("distill", photos, tmp_path, cache=chain / "cache", **given))
+
+
+def test_a_students_guided_tokenizer_is_refused_for_a_teacher(photos: Path, chain: Path, tmp_path: Path) -> None:
+    smoke = preset("smoke").tokenizer
+    guided = ImageTokenizer(replace(smoke, autoencoder=replace(smoke.autoencoder, guided=True)))
+    path = tmp_path / "guided.safetensors"
+    save_bundle(path, {"tokenizer": guided})
+    given = earlier_stages("teacher", chain) | {"tokenizer": path}
+    with pytest.raises(CheckpointError, match=r"guided\.safetensors: .*train tokenizer made"):
+        train(options("teacher", photos, tmp_path, cache=chain / "cache", **given))
 
 
 def test_unknown_loss_is_refused_with_the_known_ones(photos: Path, tmp_path: Path) -> None:

@@ -52,6 +52,30 @@ def load(device: str) -> Metric:
     )
 
 
+def vgg16_network(device: Any) -> Any:
+    """LPIPS with the VGG16 backbone, frozen, through which gradients reach an image: a loss of training.
+
+    Raises:
+        MissingDependencyError: the package or the backbone's weights are missing; nothing is downloaded here.
+    """
+    import torch
+
+    weights = Path(torch.hub.get_dir()) / "checkpoints" / "vgg16-397923af.pth"
+    try:
+        import lpips
+    except ImportError as error:
+        raise MissingDependencyError(
+            "the loss term 'perceptual' is LPIPS (VGG16), whose package is not installed: pip install lpips, "
+            "or use the weight-free term: --loss perceptual=0 --loss texture=0.25"
+        ) from error
+    if not weights.is_file():
+        raise MissingDependencyError(
+            f"the loss term 'perceptual' needs the VGG16 weights {weights}; fetch vgg16-397923af.pth on a machine "
+            "with a network and put it there, or use --loss perceptual=0 --loss texture=0.25"
+        )
+    return lpips.LPIPS(net="vgg").to(device).eval().requires_grad_(False)
+
+
 @dataclass(frozen=True)
 class _Lpips:
     device: str

@@ -6,12 +6,12 @@ The feature networks are optional packages: each says what to install where it i
 import contextlib
 import io
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from varestorer_cli.core.errors import MissingDependencyError, UsageError
+from varestorer_cli.core.metrics import lpips_backend
 from varestorer_cli.core.phrases import install_command
 from varestorer_models.discriminator import FeatureDiscriminator
 from varestorer_models.losses import feature_distance, gradient_l1, texture_distance
@@ -83,20 +83,7 @@ def lpips_loss(device: torch.device) -> PerceptualLoss:
     Raises:
         MissingDependencyError: the package or the backbone's weights are missing; nothing is downloaded here.
     """
-    weights = Path(torch.hub.get_dir()) / "checkpoints" / "vgg16-397923af.pth"
-    try:
-        import lpips
-    except ImportError as error:
-        raise MissingDependencyError(
-            "the loss term 'perceptual' is LPIPS (VGG16), whose package is not installed: pip install lpips, "
-            "or use the weight-free term: --loss perceptual=0 --loss texture=0.25"
-        ) from error
-    if not weights.is_file():
-        raise MissingDependencyError(
-            f"the loss term 'perceptual' needs the VGG16 weights {weights}; fetch vgg16-397923af.pth on a machine "
-            "with a network and put it there, or use --loss perceptual=0 --loss texture=0.25"
-        )
-    network = lpips.LPIPS(net="vgg").to(device).eval().requires_grad_(False)
+    network = lpips_backend.vgg16_network(device)
 
     def loss(image_B3HW: Tensor, reference_B3HW: Tensor) -> Tensor:
         distance: Tensor = network(image_B3HW, reference_B3HW).mean()
