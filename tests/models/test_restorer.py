@@ -198,6 +198,17 @@ def test_the_first_stage_alone_gives_what_the_pre_restorer_of_a_whole_restorer_g
     assert list(alone.tile_sides) == [64, 80, 96] and set(alone.components()) == {"prerestorer"}
 
 
+def test_the_first_stage_takes_small_tiles_and_a_restorer_with_tokens_does_not() -> None:
+    alone = first_stage()
+    assert list(alone.small_sides) == [32, 48] and not list(build().small_sides)
+    assert alone(torch.zeros(1, 3, 32, 48)).image_B3TT.shape == (1, 3, 32, 48)
+
+
+def test_the_first_stage_of_a_preset_has_wide_tiles_where_the_network_is_deep() -> None:
+    tiles = {name: (preset(name).first_stage.tile, preset(name).first_stage.tile_step) for name in ("fine", "2b")}
+    assert tiles == {"fine": (512, 16), "2b": (preset("2b").tokenizer.tile, 64)}
+
+
 def test_input_color_levels_keep_the_colours_of_the_input() -> None:
     degraded = torch.full((1, 3, 64, 64), 0.3)
     kept, shifted = (first_stage(input_color_levels=n)(degraded).image_B3TT.mean() for n in (3, 0))
