@@ -88,6 +88,10 @@ class RestoredTiles:
 class FirstStageRestorer(nn.Module):
     """The first stage of the method alone: the pre-restorer, with the colours of its input; it has no tokens.
 
+    In and out: float32 RGB tiles (B, 3, T, T) in [0, 1], the input already upscaled to the wanted size, the output of
+    the same size. Each side is one of ``tile_sides`` or ``small_sides``, multiples of ``tile_step``. The same holds for
+    :class:`OneStepRestorer`, whose tile is its tokenizer's.
+
     Args:
         config: settings; of them ``scale``, ``tile``, ``largest_tile``, ``input_color_levels`` and ``upscale_filter``
             matter here.
