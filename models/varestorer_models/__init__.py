@@ -3,6 +3,7 @@
 Map, in reading order
     schedule       ScaleSchedule: coarse-to-fine grids, their place in the sequence, the block-causal mask
     restorer       OneStepRestorer: degraded tile -> restored tile in one pass
+    multistep      MultiStepRestorer: the same, scale after scale: what one pass is measured against
     conv_restorer  ConvRestorer: cleans the input first; swinir: the released one; rrdb: Real-ESRGAN's
     autoencoder    image <-> latent; upsampling: its doubling of a map, also that of the pre-restorers
     quantizer      latent <-> bits of all scales, the pyramid tokens between, bit flips; tokenizer: both in one

@@ -2,15 +2,14 @@
 
 degraded -> pre-restorer -> encoder -> bits of all scales -> pyramid tokens -> transformer without mask -> bits ->
 accumulated codes -> decoder -> colour fix (VARestorer, section 3). :class:`FirstStageRestorer` ends after the
-pre-restorer; :class:`OneStepRestorer` is the whole.
+pre-restorer; :class:`OneStepRestorer` is the whole. The iterative baseline is in :mod:`varestorer_models.multistep`.
 
 Shapes: B batch, T tile side in pixels, L positions of all scales, d bits per code.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +46,9 @@ class RestorerConfig:
         upscale_filter: what the model's input is upscaled with before tiles are cut, as in its training: ``lanczos``
             (released), ``bicubic`` (a = -0.5) or ``bicubic_sharp`` (a = -0.75, as OpenCV and PyTorch have it).
         takes_text: trained with text features; otherwise only the learned null condition means anything.
+        causal: the student's positions see their own and coarser scales only, and there is no extra block: what the
+            attention between all scales is measured against.
+        steps: ``all``: the transformer predicts scale after scale, see :mod:`varestorer_models.multistep`.
     """
 
     scale: int = 4
@@ -60,6 +62,8 @@ class RestorerConfig:
     largest_tile: int = 0
     upscale_filter: Literal["lanczos", "bicubic", "bicubic_sharp"] = "lanczos"
     takes_text: bool = False
+    causal: bool = False
+    steps: Literal["one", "all"] = "one"
 
 
 @dataclass(frozen=True)
@@ -163,6 +167,7 @@ class OneStepRestorer(FirstStageRestorer):
         prerestorer: image (B, 3, H, W) in [0, 1] -> the same size.
         tokenizer: autoencoder, quantiser and schedule.
         transformer: the student; its head decides how bits are predicted.
+        teacher: the multi-step transformer, where the file holds it too; :func:`varestorer_models.multistep.multistep`.
     """
 
     def __init__(
@@ -171,14 +176,17 @@ class OneStepRestorer(FirstStageRestorer):
         prerestorer: nn.Module,
         tokenizer: ImageTokenizer,
         transformer: Transformer,
+        teacher: Transformer | None = None,
     ) -> None:
         super().__init__(config, prerestorer)
         self.tokenizer = tokenizer
         self.transformer = transformer
+        self.teacher = teacher
 
     def components(self) -> dict[str, nn.Module]:
         """The parts by name, as a model file stores them."""
-        return {"prerestorer": self.prerestorer, "tokenizer": self.tokenizer, "transformer": self.transformer}
+        parts = {"prerestorer": self.prerestorer, "tokenizer": self.tokenizer, "transformer": self.transformer}
+        return parts if self.teacher is None else {**parts, "teacher": self.teacher}
 
     @property
     def tile(self) -> int:
@@ -232,8 +240,9 @@ class OneStepRestorer(FirstStageRestorer):
         schedule = self.tokenizer.schedule_for((height, width))
         if condition is None:
             condition = self.transformer.encode_condition(None, latent_Bdhw.shape[0])
-        tokens = quantized.tokens_with_extra() if self.config.extra_block else quantized.tokens_BLd
-        out = self.transformer(tokens, schedule, condition, extra_block=self.config.extra_block)
+        extra = self.config.extra_block and not self.config.causal
+        tokens = quantized.tokens_with_extra() if extra else quantized.tokens_BLd
+        out = self.transformer(tokens, schedule, condition, extra_block=extra, causal=self.config.causal)
         if self.transformer.config.head == "bits":
             return Prediction(logit_difference(out), None, schedule)
         latent = latent_Bdhw.float() + self._summed(out, schedule)
@@ -325,12 +334,22 @@ class OneStepRestorer(FirstStageRestorer):
         self._require_tile_sides(degraded_B3TT)
         prerestored = self.prerestore(degraded_B3TT)
         latent = self.tokenizer.encode(prerestored * 2 - 1).float()
-        prediction = self.predict(self.tokenizer.quantize(latent), latent, condition)
-        accumulated = self.codes(prediction, sampling or self.config.sampling, uniforms)
+        accumulated = self.restored_codes(latent, condition, sampling or self.config.sampling, uniforms)
         image = self.image_from_codes(accumulated, prerestored, color_fix)
         if fidelity:
             image = torch.lerp(image, prerestored, fidelity)
         return RestoredTiles(image.clamp(0, 1), prerestored.clamp(0, 1))
+
+    def restored_codes(
+        self, latent_Bdhw: Tensor, condition: Condition | None, sampling: Sampling, uniforms_BLd2: Tensor | None
+    ) -> Tensor:
+        """Latent of a pre-restored image -> accumulated codes of the restored one, both (B, d, h, w).
+
+        Raises:
+            ValueError: a sampling that the model does not have, or ``sample`` without noise.
+        """
+        prediction = self.predict(self.tokenizer.quantize(latent_Bdhw), latent_Bdhw, condition)
+        return self.codes(prediction, sampling, uniforms_BLd2)
 
     def training_codes(
         self, prediction: Prediction, uniforms_BLd2: Tensor, bits: Literal["sampled", "greedy", "expected"] = "sampled"
@@ -359,25 +378,3 @@ class OneStepRestorer(FirstStageRestorer):
             return torch.sigmoid(difference.float())
         logits = torch.stack([torch.zeros_like(difference), difference], dim=-1)
         return gumbel_bits(logits, uniforms_BLd2 if bits == "sampled" else None)
-
-
-def restorer_from_components(config: RestorerConfig, components: Mapping[str, nn.Module]) -> FirstStageRestorer:
-    """Build a restorer from modules by name: a pre-restorer alone, or a :class:`OneStepRestorer` from all three.
-
-    Raises:
-        ValueError: a part is missing, or ``config.tile`` is no tile of a pre-restorer alone.
-    """
-    if set(components) == {"prerestorer"}:
-        step = config.tile_step
-        if step < 1 or config.tile < step or config.tile % step:
-            raise ValueError(f"a pre-restorer alone has tiles of a multiple of {step} pixels, not {config.tile}")
-        return FirstStageRestorer(config, components["prerestorer"])
-    missing = [name for name in ("prerestorer", "tokenizer", "transformer") if name not in components]
-    if missing:
-        raise ValueError(f"a restorer needs {', '.join(missing)} too; got only {', '.join(components)}")
-    return OneStepRestorer(
-        config,
-        components["prerestorer"],
-        cast(ImageTokenizer, components["tokenizer"]),
-        cast(Transformer, components["transformer"]),
-    )

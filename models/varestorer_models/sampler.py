@@ -44,6 +44,7 @@ def sample_multistep(
     *,
     batch: int | None = None,
     prefix_Bld: Tensor | None = None,
+    degraded_BPd: Tensor | None = None,
 ) -> Tensor:
     """Sample scale by scale, each seeing its own history: as many forward passes as scales.
 
@@ -62,6 +63,8 @@ def sample_multistep(
         uniforms_BLd2: (B, L, d, 2) or (L, d, 2) numbers for :func:`draw_bits`; None = the likelier bits.
         batch: B; None = that of the prefix, the uniforms or the condition.
         prefix_Bld: Bits of the first scales that are given instead of sampled; a whole number of scales.
+        degraded_BPd: Pyramid tokens and extra block of the degraded image, (B, L - 1 + h w, d), which every scale
+            sees; for a transformer that was trained with them.
 
     Returns:
         Bits of all scales, uint8 (B, L, d), on the condition's device.
@@ -72,7 +75,7 @@ def sample_multistep(
     if transformer.config.head != "bits":
         raise ValueError('sampling needs bit scores, but this transformer\'s head is "latent"')
     if batch is None:
-        batch = _batch(condition, uniforms_BLd2, prefix_Bld)
+        batch = _batch(condition, uniforms_BLd2, prefix_Bld, degraded_BPd)
     given = 0 if prefix_Bld is None else prefix_Bld.shape[1]
     if given not in {0, *(rows.stop for rows in schedule.slices)}:
         raise ValueError(f"the prefix has {given} positions, which is no whole number of scales of {schedule.grids}")
@@ -81,7 +84,10 @@ def sample_multistep(
         null_condition = null_condition or transformer.encode_condition()
         condition = condition.expand(batch).join(null_condition.expand(batch))
     condition = transformer.with_keys_values(condition)
-    caches = transformer.new_caches(schedule)
+    caches = transformer.new_caches(schedule, degraded=degraded_BPd is not None)
+    if degraded_BPd is not None:
+        both = torch.cat([degraded_BPd, degraded_BPd]) if guided else degraded_BPd
+        transformer.read_degraded(both, schedule, condition, caches)
     device, bits_per_code = condition.vector_BC.device, transformer.config.bits
 
     accumulated = torch.zeros(batch, bits_per_code, *schedule.latent_grid, device=device)
@@ -111,11 +117,10 @@ def sample_multistep(
     return torch.cat(chosen, dim=1)
 
 
-def _batch(condition: Condition, uniforms: Tensor | None, prefix: Tensor | None) -> int:
+def _batch(condition: Condition, uniforms: Tensor | None, prefix: Tensor | None, degraded: Tensor | None) -> int:
     """The largest batch that any argument speaks of; 1 holds for all."""
     sizes = [condition.batch]
     if uniforms is not None and uniforms.dim() == 4:
         sizes.append(len(uniforms))
-    if prefix is not None:
-        sizes.append(len(prefix))
+    sizes += [len(given) for given in (prefix, degraded) if given is not None]
     return max(sizes)

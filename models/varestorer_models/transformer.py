@@ -175,6 +175,7 @@ class Transformer(nn.Module):
         *,
         extra_block: bool = False,
         causal: bool = False,
+        degraded_BPd: Tensor | None = None,
     ) -> Tensor:
         """Scores of all scales in one pass.
 
@@ -187,6 +188,8 @@ class Transformer(nn.Module):
                 to, but nothing comes out for them; the last block skips their queries, projection and
                 feed-forward.
             causal: Positions see their own and coarser scales only (teacher). Excludes ``extra_block``.
+            degraded_BPd: Of a causal pass: pyramid tokens and extra block of the degraded image, (B, L - 1 + h w, d).
+                They see each other, every scale sees them, and nothing comes out for them.
 
         Returns:
             float32. Head "bits": (B, L, d, 2), [..., b] = score of bit value b. Head "latent": (B, L, d).
@@ -204,6 +207,8 @@ class Transformer(nn.Module):
             )
         if causal and extra_block:
             raise ValueError("a causal pass has no extra block: its rows would tell every scale what follows")
+        if degraded_BPd is not None and not causal:
+            raise ValueError("only a causal pass takes the degraded image's tokens; without mask they are the sequence")
         self._check_condition(condition, batch)
         device = tokens_BLd.device
         levels = self._levels(schedule, extra_block, device)
@@ -211,6 +216,11 @@ class Transformer(nn.Module):
         hidden = torch.cat([start, float32_linear(self.token_embedding, tokens_BLd)], dim=1) + levels
         rotation = self._rotation(schedule, extra_block, device)
         mask = self._causal_mask(schedule, device) if causal else None
+        if degraded_BPd is not None:
+            hidden = torch.cat([hidden, self._degraded(degraded_BPd, schedule)], dim=1)
+            rotation = torch.cat([rotation, self._rotation(schedule, True, device)[1:]])
+            mask = self._restoring_mask(schedule, device)
+        behind = extra_block or degraded_BPd is not None
         for index, block in enumerate(self._blocks()):
             last = index == self.config.depth - 1
             hidden = block(
@@ -220,9 +230,38 @@ class Transformer(nn.Module):
                 rotation,
                 condition_mask_Bn=condition.mask_Bn,
                 mask_LL=mask,
-                queries=schedule.length if last and extra_block else None,
+                queries=schedule.length if last and behind else None,
             )
         return self._scores(hidden, condition)
+
+    def read_degraded(
+        self, tokens_BPd: Tensor, schedule: ScaleSchedule, condition: Condition, caches: list[KeyValueCache]
+    ) -> None:
+        """Put the degraded image's tokens into empty caches, for :meth:`forward_scale` to see at every scale.
+
+        Args:
+            tokens_BPd: Pyramid tokens and extra block of the degraded image, (B, L - 1 + h w, d).
+            schedule: Grids of the sequence.
+            condition: Batch B or 1.
+            caches: From :meth:`new_caches` with ``degraded``.
+
+        Raises:
+            ValueError: If the tokens do not fit, or the caches are not empty.
+        """
+        if caches[0].filled:
+            raise ValueError(f"the degraded image comes first, but {caches[0].filled} positions are cached already")
+        self._check_condition(condition, len(tokens_BPd))
+        hidden = self._degraded(tokens_BPd, schedule)
+        rotation = self._rotation(schedule, True, tokens_BPd.device)[1:]
+        for index, block in enumerate(self._blocks()):
+            hidden = block(
+                hidden,
+                condition.modulation_B16C,
+                self._text(condition, index),
+                rotation,
+                condition_mask_Bn=condition.mask_Bn,
+                cache=caches[index],
+            )
 
     def forward_scale(
         self,
@@ -250,9 +289,10 @@ class Transformer(nn.Module):
         batch, rows, _ = tokens_Bld.shape
         here = schedule.slices[scale]
         expected = 0 if scale == 0 else schedule.lengths[scale]
-        if rows != expected or caches[0].filled != here.start:
+        before = here.start + caches[0].length - schedule.length  # the degraded image's positions come first
+        if rows != expected or caches[0].filled != before:
             raise ValueError(
-                f"scale {scale} takes {expected} token rows after {here.start} cached positions, got {rows} "
+                f"scale {scale} takes {expected} token rows after {before} cached positions, got {rows} "
                 f"after {caches[0].filled}; run the scales in order, each once"
             )
         self._check_condition(condition, batch)
@@ -290,9 +330,10 @@ class Transformer(nn.Module):
         for block in self._blocks():
             block.recompute = True
 
-    def new_caches(self, schedule: ScaleSchedule) -> list[KeyValueCache]:
-        """Empty caches for :meth:`forward_scale`, one per block."""
-        return [KeyValueCache(schedule.length) for _ in self.blocks]
+    def new_caches(self, schedule: ScaleSchedule, *, degraded: bool = False) -> list[KeyValueCache]:
+        """Empty caches for :meth:`forward_scale`, one per block; ``degraded``: :meth:`read_degraded` comes first."""
+        length = schedule.length + (_degraded_length(schedule) if degraded else 0)
+        return [KeyValueCache(length) for _ in self.blocks]
 
     def _blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
@@ -325,6 +366,28 @@ class Transformer(nn.Module):
                 self._tables[key] = levels
         levels = self._tables[key]
         return F.embedding(levels, self.level_embedding.weight).float()
+
+    def _degraded(self, tokens_BPd: Tensor, schedule: ScaleSchedule) -> Tensor:
+        """Embedded tokens of the degraded image with levels of their own, behind that of the extra block.
+
+        Raises:
+            ValueError: If the tokens do not fit, or the model has too few levels.
+        """
+        expected, scales = _degraded_length(schedule), len(schedule)
+        if tokens_BPd.shape[1] != expected:
+            raise ValueError(f"expected {expected} token rows of the degraded image, got {tokens_BPd.shape[1]}")
+        if 2 * scales > self.config.levels:
+            raise ValueError(
+                f"a degraded image of {scales} scales needs {2 * scales} level embeddings, the model has "
+                f"{self.config.levels}; it was not made for one"
+            )
+        key = ("degraded", schedule, tokens_BPd.device)
+        if key not in self._tables:
+            with torch.inference_mode(False):
+                levels = schedule.scale_index(tokens_BPd.device)[1:] + scales
+                self._tables[key] = torch.cat([levels, levels.new_full((schedule.latent_length,), scales)])
+        embedded = float32_linear(self.token_embedding, tokens_BPd)
+        return embedded + F.embedding(self._tables[key], self.level_embedding.weight).float()
 
     @staticmethod
     def _text(condition: Condition, index: int) -> KeysValues | Tensor:
@@ -359,9 +422,26 @@ class Transformer(nn.Module):
                 self._tables[key] = schedule.block_causal_mask(device)
         return self._tables[key]
 
+    def _restoring_mask(self, schedule: ScaleSchedule, device: torch.device) -> Tensor:
+        """Causal over scales, the degraded image's tokens behind them: all see those, they see each other only."""
+        key = ("restoring mask", schedule, device)
+        if key not in self._tables:
+            with torch.inference_mode(False):
+                seen, whole = schedule.length, schedule.length + _degraded_length(schedule)
+                mask = torch.ones(whole, whole, dtype=torch.bool, device=device)
+                mask[:seen, :seen] = schedule.block_causal_mask(device)
+                mask[seen:, :seen] = False
+                self._tables[key] = mask
+        return self._tables[key]
+
     def _scores(self, hidden_BLC: Tensor, condition: Condition) -> Tensor:
         modulation = float32_linear(self.head_modulation, F.silu(condition.vector_BC))[:, None]
         scale, shift = modulation.chunk(2, dim=-1)
         normed = modulated_norm(hidden_BLC, scale, shift, self.config.norm_eps)
         scores = float32_linear(self.head, normed)
         return scores.view(*scores.shape[:2], -1, 2) if self.config.head == "bits" else scores
+
+
+def _degraded_length(schedule: ScaleSchedule) -> int:
+    """Positions of a degraded image: its pyramid tokens and its extra block."""
+    return schedule.length - 1 + schedule.latent_length

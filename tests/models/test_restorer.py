@@ -8,12 +8,12 @@ import torch
 
 from varestorer_cli.core.training.presets import preset
 from varestorer_models.conv_restorer import ConvRestorer
+from varestorer_models.multistep import restorer_from_components
 from varestorer_models.quantizer import straight_through
 from varestorer_models.restorer import (
     FirstStageRestorer,
     OneStepRestorer,
     RestorerConfig,
-    restorer_from_components,
 )
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
 from varestorer_models.tokenizer import ImageTokenizer

@@ -50,7 +50,7 @@ class SharedOptions:
 
     data: Annotated[Path, typer.Argument(help="Folder of photographs, or a text file with one path a line.")]
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run: checkpoints, logs, pictures, model.")]
-    preset: Annotated[str, typer.Option("--preset", help="Model size: compact, fine, smoke or 2b.")] = "compact"
+    preset: Annotated[str, typer.Option("--preset", help="Model size: compact, fine, mini, smoke or 2b.")] = "compact"
     steps: Annotated[
         int | None,
         typer.Option(min=0, help="Optimiser steps instead of the preset's; 0 writes the model that a run starts with."),

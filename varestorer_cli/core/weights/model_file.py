@@ -32,7 +32,8 @@ from varestorer_cli.core.weights.tensor_io import (
 )
 from varestorer_models.autoencoder import Autoencoder, AutoencoderConfig
 from varestorer_models.conv_restorer import ConvRestorer, ConvRestorerConfig
-from varestorer_models.restorer import FirstStageRestorer, OneStepRestorer, RestorerConfig, restorer_from_components
+from varestorer_models.multistep import restorer_from_components
+from varestorer_models.restorer import FirstStageRestorer, OneStepRestorer, RestorerConfig
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
 from varestorer_models.swinir import SwinIR, SwinIRConfig
 from varestorer_models.tokenizer import ImageTokenizer, TokenizerConfig
@@ -427,7 +428,7 @@ def load_restorer(
             f"{choice.path}: holds only {', '.join(bundle.components)}, not a whole restorer; "
             "run varestorer distill first"
         )
-    for name, kind in (("tokenizer", ImageTokenizer), ("transformer", Transformer)):
+    for name, kind in (("tokenizer", ImageTokenizer), ("transformer", Transformer), ("teacher", Transformer)):
         found = bundle.components.get(name)
         if found is not None and not isinstance(found, kind):
             raise CheckpointError(
