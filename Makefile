@@ -37,7 +37,7 @@ COUNT ?= 30
 # one thread per test process: small tensors gain nothing from more
 test test-slow test-long test-lowest test-newest fuzz parity: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install format lint typecheck test test-slow test-long test-lowest test-newest fuzz mutate parity bench bench-2b bench-gpu bench-io bench-train ablate demo \
+.PHONY: help install format lint typecheck test test-slow test-long test-lowest test-newest fuzz mutate parity bench bench-2b bench-gpu bench-io bench-train ablate demo options-page \
 	photos train-bundled check clean
 .DEFAULT_GOAL := help
 
@@ -117,6 +117,9 @@ bench-train: $(VENV)/.installed-dev  ## Training speed by stage: samples a secon
 
 ablate: $(VENV)/.installed-dev  ## Every research choice of distillation at smoke size, from photographs to a table
 	$(BIN)/python -m varestorer_cli.bench.ablation $(PHOTOS) --out runs/ablation
+
+options-page: $(VENV)/.installed-dev  ## docs/options.md from the fields that declare the options
+	$(BIN)/python -m varestorer_cli.commands._options_page > docs/options.md
 
 demo: $(VENV)/.installed  ## Install, restore the bundled sample photographs into demo-out/, say where
 	$(BIN)/varestorer restore varestorer_cli/data/samples demo-out

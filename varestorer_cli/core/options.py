@@ -1,20 +1,26 @@
 """Options of ``restore``, shared by the command and the library.
 
-Everything here is plain data checked on construction: the command line, :class:`varestorer_cli.Restorer` and the
-tests build the same object. Imports nothing beyond the standard library, so that ``--help`` stays quick.
+Each option is declared once, as a field: see :mod:`varestorer_cli.core.fields`. Everything here is plain data checked
+on construction: the command line, :class:`varestorer_cli.Restorer` and the tests build the same object. Imports nothing
+beyond the standard library, so that ``--help`` stays quick.
 """
 
 import hashlib
 import json
-import math
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field
 from enum import StrEnum
-from typing import Any
+from pathlib import Path
 
-from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.sharding import Shard
-from varestorer_cli.core.sizing import DEFAULT_SCALE, Sizing
+from varestorer_cli.core.errors import ExitCodes, UsageError
+from varestorer_cli.core.fields import Option, Range, Stale, check_fields, option, settings_of
+from varestorer_cli.core.sharding import Shard, parse_shard
+from varestorer_cli.core.sizing import SIZE, Sizing
+
+INPUT, OUTPUT, QUALITY, MODEL, TEXT = "Input", "Output", "Quality", "Model", "Text"
+COMPUTING, FARM, METADATA, MESSAGES = "Computing", "Farm", "Metadata", "Messages"
+GROUPS = (INPUT, OUTPUT, SIZE, QUALITY, MODEL, TEXT, COMPUTING, FARM, METADATA, MESSAGES)
+"""Headings of the help and of the table in the docs, in their order."""
 
 # Raised when the processing itself changes, so that finished files of older versions are redone.
 PROCESSING_VERSION = 1
@@ -113,6 +119,12 @@ class ImageFormat(StrEnum):
     EXR = "exr"
     DPX = "dpx"
 
+    @classmethod
+    def _missing_(cls, value: object) -> "ImageFormat | None":
+        """Other spellings: ``jpeg``, ``tiff``, capitals, a dot in front."""
+        name = str(value).lower().lstrip(".")
+        return next((one for one in cls if one.value == {"jpeg": "jpg", "tiff": "tif"}.get(name, name)), None)
+
 
 LOSSY = frozenset({ImageFormat.JPEG, ImageFormat.WEBP})  # their bytes depend on --quality
 
@@ -140,43 +152,71 @@ class FailureLimit:
         """Whether ``failed`` of ``total`` pictures are still a success."""
         return failed <= (total * self.count / 100 if self.percent else self.count)
 
+    def __str__(self) -> str:
+        return f"{self.count:g}{'%' if self.percent else ''}"
 
-def _choice(kind: type[StrEnum], value: str, name: str) -> StrEnum:
-    """One of the values of an option.
 
-    Raises:
-        UsageError: it is none of them; the message names them.
-    """
-    try:
-        return kind(value)
-    except ValueError:
-        *known, last = list(kind)
-        flag = "--" + name.replace("_", "-")
-        raise UsageError(f"{flag} {value}: possible are {', '.join(known)} and {last}") from None
+# Options that several commands have.
+WEIGHTS = Option(
+    "Folder of installed models; by default VARESTORER_WEIGHTS, else the user's data folder.", MODEL, metavar="DIR"
+)
+DEVICE = Option("auto, cpu, cuda, cuda:N or mps.", COMPUTING)
+THREADS = Option("CPU threads; by default OMP_NUM_THREADS, the scheduler's share, or all.", COMPUTING, range=Range(1))
+QUIET = Option("Only warnings and errors.", MESSAGES, flags=("--quiet", "-q"))
+SHARD = Option("Part I of N of the inputs, from 0; auto: array job.", FARM, metavar="I/N|auto", parse=parse_shard)
 
 
 @dataclass(frozen=True)
 class TextOptions:
-    """What a model that takes a text is told about the pictures.
+    """What a model that takes a text is told about the images.
 
-    Attributes:
-        prompt: text of all pictures without a caption; None is the model's default.
-        captions: CSV file, folder of text files, or ``beside``; see :func:`core.captions.find_captions`.
-        captioning: who describes the pictures that have no caption.
-        encoder: folder of the text encoder; None looks below the weights root.
-        captioner: folder of the captioner; None looks below the weights root.
-        captions_file: table the captioner writes; None is ``captions.csv`` in the output folder.
+    Raises:
+        UsageError: a value is impossible, or two contradict each other.
     """
 
-    prompt: str | None = None
-    captions: str | None = None
-    captioning: Captioning = Captioning.NONE
-    encoder: str | None = None
-    captioner: str | None = None
-    captions_file: str | None = None
+    prompt: str | None = option(
+        None,
+        "What the pictures show, for models that take a text (2b).",
+        TEXT,
+        metavar="TEXT",
+        stale=Stale.OTHER_HASH,
+    )
+    captions: str | None = option(
+        None,
+        "A text for each picture: a CSV file with the columns path and caption, a folder of .txt files laid out like "
+        "the inputs, or beside: a .txt file beside each picture.",
+        TEXT,
+        metavar="FILE|DIR|beside",
+        stale=Stale.OTHER_HASH,
+    )
+    captioning: Captioning = option(
+        Captioning.NONE,
+        "auto: a captioner describes the pictures that have no caption.",
+        TEXT,
+        flags=("--caption",),
+        stale=Stale.OTHER_HASH,
+    )
+    encoder: str | None = option(
+        None,
+        "Folder of the T5 encoder; below the weights root by default.",
+        TEXT,
+        flags=("--text-encoder",),
+        metavar="DIR",
+        stale=Stale.OTHER_HASH,
+    )
+    captioner: str | None = option(
+        None,
+        "Folder of the BLIP captioner; below the weights root by default.",
+        TEXT,
+        metavar="DIR",
+        stale=Stale.OTHER_HASH,
+    )
+    captions_file: str | None = option(
+        None, "Where it writes them; OUTPUT/captions.csv by default.", TEXT, metavar="FILE"
+    )
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "captioning", _choice(Captioning, self.captioning, "caption"))
+        check_fields(self)
         if self.prompt is not None and not self.prompt.strip():
             raise UsageError("--prompt is empty; leave it out for the model's default, or describe the pictures")
         for flag, value in (("--captioner", self.captioner), ("--captions-file", self.captions_file)):
@@ -195,88 +235,135 @@ class TextOptions:
 
 @dataclass(frozen=True)
 class RestoreOptions:
-    """Everything ``restore`` can be told, beside its inputs and its output.
+    """How ``restore`` works on images; :class:`RestoreRequest` says on which. Each field's help is the option's.
 
-    Attributes:
-        model: ``auto``, a model's name, or a model file.
-        sizing: output size rule.
-        tile: side of the square tile in output pixels; None is the model's.
-        overlap: pixels that neighbouring tiles share; None chooses by the model, see ``EngineOptions``.
-        batch: tiles per model call; None chooses by device.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        gpus: several devices of this host, one process each: ``all``, a number, or a list such as ``0,1``.
-        precision: arithmetic of the model.
-        color_fix: where colours come from.
-        fidelity: 0 = the sharpest image the model makes, 1 = the most faithful one; None = the model's own default.
-        sampling: the way from predicted bits to codes.
-        seed: of the noise that ``sample`` draws.
-        format: output format; None keeps each input's suffix.
-        quality: of JPEG and lossy WebP, 1 to 100.
-        transfer: what the values of OpenEXR and DPX files mean.
-        layer: name of the layer or part of OpenEXR files; None chooses the colour layer.
-        keep_hidden: colours under full transparency go to the model as they are, not filled in from the visible parts.
-        name: template of output names, see :class:`core.inputs.plan.NameTemplate`; None keeps names.
-        frames: frames of a sequence to do, such as ``1-100x2``; None does those that are there.
-        missing: what a frame means that was asked for and is not there.
-        existing: what happens to outputs that exist.
-        shard: the part of the inputs this process does.
-        max_failed: failures that still end with exit code 0.
-        strict: a named loss (depth, alpha, profile ...) makes the picture fail.
-        strip: leave out EXIF, XMP, IPTC, comments and text; profile and resolution stay.
-        threads: CPU threads; None asks the environment.
-        weights: folder of installed models; None asks the environment.
-        compat: pictures are handled as the released script does, for comparisons with its files.
-        text: prompt and captions.
+    Raises:
+        UsageError: a value is impossible, or two contradict each other.
     """
 
-    model: str = "auto"
+    model: str = option(
+        "auto",
+        "auto, fine, compact, 2b, or a model file. auto takes the best one installed.",
+        MODEL,
+        flags=("--model", "-m"),
+        stale=Stale.OTHER_HASH,
+    )
+    weights: Path | None = option(None, WEIGHTS)
     sizing: Sizing = field(default_factory=Sizing)
-    tile: int | None = None
-    overlap: int | None = None
-    batch: int | None = None
-    device: str = "auto"
-    gpus: str | None = None
-    precision: Precision = Precision.AUTO
-    color_fix: ColorFix = ColorFix.AUTO
-    fidelity: float | None = None
-    sampling: Sampling = Sampling.AUTO
-    seed: int = 0
-    format: ImageFormat | None = None
-    quality: int = 95
-    transfer: Transfer = Transfer.AUTO
-    layer: str | None = None
-    keep_hidden: bool = False
-    name: str | None = None
-    frames: str | None = None
-    missing: Missing = Missing.ERROR
-    existing: Existing = Existing.SKIP
-    shard: Shard | None = None
-    max_failed: FailureLimit = field(default_factory=FailureLimit)
-    strict: bool = False
-    strip: bool = False
-    threads: int | None = None
-    weights: str | None = None
-    compat: Compat = Compat.NONE
+    tile: int | None = option(
+        None,
+        "Tile side in output pixels; the model's by default.",
+        COMPUTING,
+        range=Range(1),
+        stale=Stale.ALWAYS,
+    )
+    overlap: int | None = option(
+        None,
+        "Pixels neighbouring tiles share; a sixteenth or an eighth of the tile by default.",
+        COMPUTING,
+        range=Range(0),
+        stale=Stale.ALWAYS,
+    )
+    batch: int | None = option(None, "Tiles per model call; chosen by device by default.", COMPUTING, range=Range(1))
+    device: str = option("auto", DEVICE)
+    gpus: str | None = option(None, "Several GPUs of this host, one process each.", COMPUTING, metavar="all|N|0,1")
+    precision: Precision = option(
+        Precision.AUTO,
+        "Arithmetic of the model; auto: what the device computes natively.",
+        COMPUTING,
+        stale=Stale.ALWAYS,
+    )
+    threads: int | None = option(None, THREADS)
+    color_fix: ColorFix = option(
+        ColorFix.AUTO, "Where colours come from; auto: the model's own choice.", QUALITY, stale=Stale.ALWAYS
+    )
+    fidelity: float | None = option(
+        None,
+        "0: the sharpest, 1: the most faithful picture; between: a mix. [default: the model's own]",
+        QUALITY,
+        range=Range(0, 1, words="0 (sharpest) to 1 (most faithful) is possible"),
+        stale=Stale.ALWAYS,
+    )
     text: TextOptions = field(default_factory=TextOptions)
+    sampling: Sampling = option(
+        Sampling.AUTO,
+        "From predicted bits to picture; auto: the model's own choice.",
+        QUALITY,
+        stale=Stale.ALWAYS,
+    )
+    seed: int = option(0, "Seed of the noise that --sampling sample draws.", QUALITY, stale=Stale.ALWAYS)
+    compat: Compat = option(
+        Compat.NONE,
+        "Handle pictures as the released script does (resizing, tiles, rounding, noise), to compare with its files: "
+        "its tiled way, or its way of squashing a picture to one square.",
+        QUALITY,
+        stale=Stale.ALWAYS,
+    )
+    format: ImageFormat | None = option(
+        None,
+        "png, jpg, webp, tif, bmp, exr or dpx; each input's own by default.",
+        OUTPUT,
+        given_as=str,
+        stale=Stale.ALWAYS,
+    )
+    quality: int = option(95, "Of JPEG and WebP, 1 to 100.", OUTPUT, range=Range(1, 100), stale=Stale.ALWAYS)
+    transfer: Transfer = option(
+        Transfer.AUTO,
+        "Values of EXR and DPX files; auto: EXR linear light, DPX encoded or as it says.",
+        INPUT,
+        stale=Stale.ALWAYS,
+    )
+    layer: str | None = option(
+        None,
+        "Layer or part of EXR files; the colour layer by default.",
+        INPUT,
+        metavar="NAME",
+        stale=Stale.WHEN_SET,
+    )
+    keep_hidden: bool = option(
+        False,
+        "Keep colours under full transparency (textures); they are filled in by default.",
+        QUALITY,
+        stale=Stale.WHEN_SET,
+    )
+    name: str | None = option(
+        None,
+        "Names of outputs, from {stem} {ext} {model} {size} {seed}: '{stem}_{size}'.",
+        OUTPUT,
+        metavar="TEMPLATE",
+    )
+    frames: str | None = option(
+        None, "Frames of plate.####.png, %04d, @@@@ or $F4: 1-100x2,205.", INPUT, metavar="RANGE"
+    )
+    missing: Missing = option(
+        Missing.ERROR, "Missing frames: stop before work, leave them out, or count as failed.", INPUT
+    )
+    existing: Existing = option(
+        Existing.SKIP,
+        "Outputs that exist: skip those up to date and foreign files and redo stale ones, overwrite all, or stop with "
+        "an error.",
+        OUTPUT,
+    )
+    shard: Shard | None = option(None, SHARD)
+    max_failed: FailureLimit = option(
+        FailureLimit(),
+        "Failed pictures that still end with exit code 0.",
+        FARM,
+        metavar="N|P%",
+        parse=FailureLimit.parse,
+    )
+    strict: bool = option(False, "Lost depth, alpha, profile or metadata makes a picture fail.", METADATA)
+    strip: bool = option(
+        False,
+        "Leave out EXIF, XMP, IPTC, comments; profile and resolution stay.",
+        METADATA,
+        stale=Stale.ALWAYS,
+    )
 
     def __post_init__(self) -> None:
-        for one in fields(self):  # values from Python may be plain text
-            kind: Any = ImageFormat if one.name == "format" else type(one.default)
-            value = getattr(self, one.name)
-            if value is not None and issubclass(kind, StrEnum):
-                object.__setattr__(self, one.name, _choice(kind, value, one.name))
-        if self.fidelity is not None and not (math.isfinite(self.fidelity) and 0 <= self.fidelity <= 1):
-            raise UsageError(f"--fidelity {self.fidelity:g}: 0 (sharpest) to 1 (most faithful) is possible")
-        if not 1 <= self.quality <= 100:
-            raise UsageError(f"--quality {self.quality}: 1 to 100 is possible")
+        check_fields(self)
         if self.gpus is not None and self.device != "auto":
             raise UsageError(f"--gpus {self.gpus} and --device {self.device} contradict each other; give only one")
-        for name in ("tile", "batch", "threads"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise UsageError(f"--{name} {number}: at least 1 is needed")
-        if self.overlap is not None and self.overlap < 0:
-            raise UsageError(f"--overlap {self.overlap}: at least 0 is needed")
 
     def target(self, width: int, height: int) -> tuple[int, int]:
         """Output (width, height) of an upright picture."""
@@ -296,33 +383,77 @@ class RestoreOptions:
             format: format of the output; only JPEG and WebP depend on the quality.
             text: fingerprint of the text encoder and text of the picture, None without a text.
         """
-        rule = self.sizing if self.sizing != Sizing() else Sizing(scale=DEFAULT_SCALE)
-        settings = {
+        settings = settings_of(self) | {
             "processing": PROCESSING_VERSION,
-            "size": [
-                rule.scale and float(rule.scale),
-                rule.size,
-                rule.long_side,
-                rule.short_side,
-                rule.megapixels,
-            ],
-            "tile": self.tile,
+            "size": self.sizing.settings(),
             "overlap": overlap,
-            "precision": self.precision.value,
-            "color_fix": self.color_fix.value,
-            "fidelity": None if self.fidelity is None else float(self.fidelity),
             "sampling": sampling,
-            "seed": self.seed if sampling == "sample" else None,
             "format": format.value,
-            "quality": self.quality if format in LOSSY else None,
-            "strip": self.strip,
-            "transfer": self.transfer.value,
-            "compat": self.compat.value,
         }
-        if self.layer is not None:
-            settings["layer"] = self.layer
-        if self.keep_hidden:
-            settings["keep_hidden"] = True
+        if sampling != "sample":
+            settings["seed"] = None
+        if format not in LOSSY:
+            settings["quality"] = None
         if text is not None:
             settings["text"] = text
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class RestoreRequest:
+    """What ``restore`` was asked to do, beside the options that decide pixels. Each field's help is the option's."""
+
+    inputs: tuple[str, ...] = option(
+        MISSING,
+        "Files, folders, 'patterns*', frames.####.png, @list.txt, or - (a list on stdin); then a folder, or a file "
+        "name for a single picture.",
+        INPUT,
+        metavar="INPUT... OUTPUT",
+        positional=True,
+    )
+    output: str = option(
+        "",
+        "Folder, or file name for a single picture; then all arguments are inputs.",
+        OUTPUT,
+        flags=("--output", "-o"),
+        metavar="OUTPUT",
+    )
+    metrics_csv: str | None = option(
+        None,
+        "Report file [default: OUTPUT/metrics.csv]; its name gets the shard and the frames.",
+        OUTPUT,
+        metavar="FILE|none",
+    )
+    nul_lists: bool = option(False, "Lists are separated by NUL, not newlines.", INPUT, flags=("--null", "-0"))
+    dry_run: bool = option(False, "Only say what would be done.", MESSAGES)
+    json: bool = option(False, "One JSON object per picture on stdout.", MESSAGES)
+    page: Path | None = option(
+        None,
+        "A page to look at: before and after, failures, settings.",
+        OUTPUT,
+        flags=("--report",),
+        metavar="FILE.html",
+    )
+    exit_codes: ExitCodes = option(ExitCodes.PLAIN, "opencue: out of memory ends with 33, which asks for more.", FARM)
+    merge: bool = option(False, "Only join the reports of all shards in OUTPUT, the one argument.", FARM)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.output:
+            return
+        if self.merge:
+            if len(self.inputs) != 1:
+                raise UsageError("--merge takes one argument, the OUTPUT of the shards")
+        elif len(self.inputs) < 2:
+            raise UsageError(f"{self.inputs[0]}: an input and an output are needed: restore INPUT... OUTPUT")
+        object.__setattr__(self, "output", self.inputs[-1])
+        object.__setattr__(self, "inputs", self.inputs[:-1])
+
+
+@dataclass(frozen=True)
+class ConsoleOptions:
+    """What a command says while it works."""
+
+    progress: Progress = option(Progress.AUTO, "auto: a bar on a terminal, percentage lines elsewhere.", MESSAGES)
+    quiet: bool = option(False, QUIET)
+    verbose: bool = option(False, "Every file, and tracebacks.", MESSAGES, flags=("--verbose", "-v"))

@@ -5,6 +5,7 @@ AWS Batch (array jobs), Kubernetes (indexed jobs), Google Cloud Run and Batch, a
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,8 +87,12 @@ SYSTEMS = (
 )
 
 
-def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
+def parse_shard(text: str, environment: Mapping[str, str] | None = None) -> Shard:
     """Read ``I/N``, ``auto`` (both from the array job's variables) or ``auto/N`` (the index from there).
+
+    Args:
+        text: what was given.
+        environment: variables, the process's by default.
 
     Raises:
         UsageError: not one of these, no array job, or its tasks are not numbered without gaps.
@@ -95,7 +100,7 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
     found = re.fullmatch(r"auto(?:/(\d+))?", text.strip())
     if found is None:
         return Shard.parse(text)
-    return _from_array(environment, int(found[1]) if found[1] else None)
+    return _from_array(os.environ if environment is None else environment, int(found[1]) if found[1] else None)
 
 
 def _from_array(environment: Mapping[str, str], wanted: int | None) -> Shard:

@@ -3,50 +3,65 @@
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.fields import Range, Stale, check_fields, declared, option, settings_of
 
 DEFAULT_SCALE = 4.0
 LARGEST_SCALE = 64.0
+SIZE = "Size"
+_PIXELS = Range(1, words="at least 1 pixel is needed")
 
 
 @dataclass(frozen=True)
 class Sizing:
-    """Output size of a picture: a factor, or one target.
+    """Output size of an image: a factor, or one target; x4 when nothing is given. The fields' help says more.
 
-    Attributes:
-        scale: factor on both sides; the default x4 when nothing else is given.
-        size: exact (width, height).
-        long_side: pixels of the longer side, the other follows.
-        short_side: pixels of the shorter side, the other follows.
-        megapixels: millions of pixels, the aspect ratio is kept.
+    Raises:
+        UsageError: two of them are given, or one is out of range.
     """
 
-    scale: float | None = None
-    size: tuple[int, int] | None = None
-    long_side: int | None = None
-    short_side: int | None = None
-    megapixels: float | None = None
+    scale: float | None = option(
+        None,
+        "Factor on both sides, 4 by default.",
+        SIZE,
+        flags=("--scale", "-s"),
+        range=Range(0, LARGEST_SCALE, above=True, words=f"a factor above 0 and up to {LARGEST_SCALE:g} is needed"),
+        stale=Stale.ALWAYS,
+    )
+    size: tuple[int, int] | None = option(
+        None,
+        "Exact output size in pixels.",
+        SIZE,
+        metavar="WxH",
+        parse=lambda text: parse_size(text),
+        stale=Stale.ALWAYS,
+    )
+    long_side: int | None = option(None, "Pixels of the output's longer side.", SIZE, range=_PIXELS, stale=Stale.ALWAYS)
+    short_side: int | None = option(None, "Pixels of its shorter side.", SIZE, range=_PIXELS, stale=Stale.ALWAYS)
+    megapixels: float | None = option(
+        None,
+        "Millions of output pixels.",
+        SIZE,
+        range=Range(0, 4000, above=True, words="a number above 0 and up to 4000 is needed"),
+        stale=Stale.ALWAYS,
+    )
 
     def __post_init__(self) -> None:
-        given = [
-            name
-            for name in ("scale", "size", "long_side", "short_side", "megapixels")
-            if getattr(self, name) is not None
-        ]
+        given = [one.flag for one in declared(type(self)) if getattr(self, one.name) is not None]
         if len(given) > 1:
-            flags = " and ".join("--" + name.replace("_", "-") for name in given)
-            raise UsageError(f"{flags} contradict each other: an output has one size; give only one of them")
-        if self.scale is not None and not (math.isfinite(self.scale) and 0 < self.scale <= LARGEST_SCALE):
-            raise UsageError(f"--scale {self.scale:g}: a factor above 0 and up to {LARGEST_SCALE:g} is needed")
+            raise UsageError(
+                f"{' and '.join(given)} contradict each other: an output has one size; give only one of them"
+            )
+        check_fields(self)
         if self.size is not None and min(self.size) < 1:
             raise UsageError(f"--size {self.size[0]}x{self.size[1]}: both sides must be at least 1 pixel")
-        for name in ("long_side", "short_side"):
-            pixels = getattr(self, name)
-            if pixels is not None and pixels < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {pixels}: at least 1 pixel is needed")
-        if self.megapixels is not None and not (math.isfinite(self.megapixels) and 0 < self.megapixels <= 4000):
-            raise UsageError(f"--megapixels {self.megapixels:g}: a number above 0 and up to 4000 is needed")
+
+    def settings(self) -> list[Any]:
+        """What of it decides pixels, for the settings hash; nothing given is the default scale."""
+        rule = self if self != Sizing() else Sizing(scale=DEFAULT_SCALE)
+        return [settings_of(rule)[one.name] for one in declared(Sizing)]
 
     def target(self, width: int, height: int, *, half_to_even: bool = False) -> tuple[int, int]:
         """Output (width, height) of an upright picture; sides are rounded to the nearest, never below 1.

@@ -12,10 +12,10 @@ from conftest import photo, rows, save, tree
 
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode, MissingDependencyError, OutOfMemoryError, UsageError
-from varestorer_cli.core.options import Progress, RestoreOptions
+from varestorer_cli.core.options import Progress, RestoreOptions, RestoreRequest
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore import session
-from varestorer_cli.core.restore.run import RestoreRequest, run_restore
+from varestorer_cli.core.restore.run import run_restore
 from varestorer_cli.core.runtime import several
 
 

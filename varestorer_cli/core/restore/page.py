@@ -380,8 +380,6 @@ def _settings(options: RestoreOptions | None) -> Section | None:
         value = getattr(options, field.name)
         changed = "" if value == getattr(default, field.name) else "set"
         text = value.describe() if field.name == "sizing" else "" if value is None else str(value)
-        if field.name == "max_failed":
-            text = f"{value.count:g}{'%' if value.percent else ''}"
         lines.append((field.name.replace("_", " "), text or "automatic", changed))
     table = Table(("Option", "Value", "Not the default"), tuple(lines))
     changed_options = sum(bool(line[2]) for line in lines)

@@ -2,15 +2,15 @@
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from varestorer_cli.core.atomic import check_writable, remove_stale_parts
 from varestorer_cli.core.console import Console
-from varestorer_cli.core.errors import ExitCode, ExitCodes, MissingDependencyError, VarestorerError, exit_code_for
+from varestorer_cli.core.errors import ExitCode, MissingDependencyError, VarestorerError, exit_code_for
 from varestorer_cli.core.image import oiio_backend
 from varestorer_cli.core.inputs.plan import RestorePlan, plan_for
-from varestorer_cli.core.options import RestoreOptions
+from varestorer_cli.core.options import RestoreOptions, RestoreRequest
 from varestorer_cli.core.phrases import install_command
 from varestorer_cli.core.report.csv_file import ReportFile, merge_reports, report_name, reports_in
 from varestorer_cli.core.report.rows import Row
@@ -22,32 +22,6 @@ from varestorer_cli.core.restore.page import page_target, write_restore_page
 from varestorer_cli.core.restore.pool import run_pool
 from varestorer_cli.core.restore.session import open_session, prepare_run_texts
 from varestorer_cli.core.signals import stop_on_signals
-
-
-@dataclass(frozen=True)
-class RestoreRequest:
-    """What ``restore`` was asked to do, beside the options that decide pixels.
-
-    Attributes:
-        inputs: files, folders, patterns, ``@list``, ``-``.
-        output: folder, or file for a single file.
-        metrics_csv: report file, None for ``metrics.csv`` in the output folder, ``none`` for no report; the name gets
-            the shard and the frames.
-        nul_lists: lists are separated by NUL.
-        dry_run: only say what would be done.
-        json: rows as JSON lines on stdout.
-        page: HTML page of the report, None for none.
-        exit_codes: table of codes that errors end the process with.
-    """
-
-    inputs: tuple[str, ...]
-    output: str
-    metrics_csv: str | None = None
-    nul_lists: bool = False
-    dry_run: bool = False
-    json: bool = False
-    page: Path | None = None
-    exit_codes: ExitCodes = ExitCodes.PLAIN
 
 
 def run_restore(request: RestoreRequest, options: RestoreOptions, console: Console) -> BatchReport:

@@ -66,7 +66,7 @@ class Session:
         )
 
 
-def load_model(model: str, device: str, weights: str | None = None) -> Any:
+def load_model(model: str, device: str, weights: str | os.PathLike[str] | None = None) -> Any:
     """Load a restorer; apart so that tests can put a fake in its place."""
     from varestorer_cli.core.weights.model_file import load_restorer
 

@@ -10,7 +10,7 @@ from varestorer_cli.core.errors import ExitCode, UsageError
 from varestorer_cli.core.metrics.base import Metric
 from varestorer_cli.core.metrics.protocols import PROTOCOLS, Protocol, metric_names
 from varestorer_cli.core.metrics.registry import load_metrics
-from varestorer_cli.core.options import ImageFormat, RestoreOptions
+from varestorer_cli.core.options import ImageFormat, RestoreOptions, RestoreRequest
 from varestorer_cli.core.phrases import named
 from varestorer_cli.core.report.rows import FAILED
 from varestorer_cli.core.score import compare, export
@@ -66,7 +66,7 @@ def run_score(options: ScoreOptions, console: Console) -> ExitCode:
 
 def _restored(options: ScoreOptions, selection: Selection, console: Console) -> Selection:
     """Restore the degraded half of the set; what is there and up to date is kept."""
-    from varestorer_cli.core.restore.run import RestoreRequest, run_restore
+    from varestorer_cli.core.restore.run import run_restore
 
     known = selection.known
     assert known is not None
@@ -76,7 +76,7 @@ def _restored(options: ScoreOptions, selection: Selection, console: Console) -> 
         format=ImageFormat.PNG,
         shard=options.shard,
         seed=options.seed,
-        weights=str(options.weights) if options.weights else None,
+        weights=options.weights,
     )
     if options.codes is not Codes.PREDICTED:
         from varestorer_cli.core.score.codes import CodesJob, restore_with_codes

@@ -1,0 +1,90 @@
+"""A command's options from declared fields: the one place where a signature is made for Typer.
+
+Typer reads a function's signature. A command here is a function that takes whole dataclasses of options;
+:func:`with_options` gives it the signature of their fields (see :mod:`varestorer_cli.core.fields`), builds the
+dataclasses from the values that Typer parsed, and calls it. Types, ranges and choices are checked by the dataclasses.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+
+from varestorer_cli.core.fields import Declared, all_declared, build
+
+
+def with_options(command: Callable[..., None], groups: Sequence[str] = ()) -> Callable[..., None]:
+    """The function to register for a command whose parameters are dataclasses of options.
+
+    Args:
+        command: each parameter's annotation is a dataclass with options.
+        groups: order of the headings in the help.
+
+    Raises:
+        TypeError: two options have one name.
+    """
+    owners = [kind for name, kind in get_type_hints(command).items() if name != "return"]
+    options = [one for owner in owners for one in all_declared(owner)]
+    if len({one.name for one in options}) != len(options):
+        raise TypeError(f"{command.__name__}: two fields have one name")
+    if groups:
+        options.sort(key=lambda one: groups.index(one.option.group))
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        given = {one.name: _from_command_line(one, values[one.name]) for one in options}
+        command(*(build(owner, given) for owner in owners))
+
+    run.__signature__ = inspect.Signature([_parameter(one) for one in options])  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: _annotation(one) for one in options}
+    return run
+
+
+def _parameter(one: Declared) -> inspect.Parameter:
+    default = one.default
+    if default is MISSING:
+        default = inspect.Parameter.empty
+    elif default == ():
+        default = None
+    elif one.option.parse is not None and default is not None:
+        default = str(default)
+    return inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=_annotation(one))
+
+
+def _annotation(one: Declared) -> Any:
+    return Annotated[_given_as(one), _typer_info(one)]
+
+
+def _given_as(one: Declared) -> Any:
+    """Type of the value on the command line; Typer knows lists, not tuples of any length."""
+    optional = one.default is None or one.default == ()
+    kind = one.option.given_as or (str if one.option.parse is not None else one.plain_kind)
+    if get_origin(kind) is tuple and get_args(kind)[-1] is Ellipsis:
+        kind = list[get_args(kind)[0]]  # type: ignore[misc]
+    return kind | None if optional else kind
+
+
+def _typer_info(one: Declared) -> Any:
+    option = one.option
+    shared: dict[str, Any] = {"help": option.help, "metavar": option.metavar, "envvar": option.environment}
+    if option.group:
+        shared["rich_help_panel"] = option.group
+    if option.default_text:
+        shared["show_default"] = option.default_text
+    if option.values:
+        values = option.values
+        shared["autocompletion"] = lambda incomplete: [
+            word for word in (values() if callable(values) else values) if word.startswith(incomplete)
+        ]
+    if option.positional:
+        return typer.Argument(**shared | {"show_default": False})
+    return typer.Option(*one.flags, **shared)
+
+
+def _from_command_line(one: Declared, value: Any) -> Any:
+    if get_origin(one.plain_kind) is tuple and get_args(one.plain_kind)[-1] is Ellipsis:
+        return tuple(value or ())
+    return value
