@@ -13,7 +13,7 @@ from typing import Any
 
 from varestorer_cli.core.training.builder import MODEL
 from varestorer_cli.core.training.options import TrainOptions
-from varestorer_cli.core.training.presets import PRESET_NAMES, Preset, preset
+from varestorer_cli.core.training.presets import Preset, preset, preset_names
 from varestorer_cli.core.training.run import train
 from varestorer_cli.core.weights.model_file import load_bundle
 
@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="photographs, as for training")
     parser.add_argument("--out", type=Path, required=True, help="a folder for each choice goes there")
-    parser.add_argument("--preset", default="smoke", choices=PRESET_NAMES)
+    parser.add_argument("--preset", default="smoke", choices=preset_names())
     parser.add_argument("--prerestorer", type=Path, default=None, help="trained run or model, in place of a new one")
     parser.add_argument("--teacher", type=Path, default=None, help="the same; it holds its tokenizer")
     parser.add_argument("--tokenizer", type=Path, default=None, help="the same, where a new teacher is trained")

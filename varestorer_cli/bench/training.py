@@ -19,7 +19,7 @@ from varestorer_cli.core.runtime import autocast_type, choose, keep_freed_memory
 from varestorer_cli.core.training.builder import StageBuilder
 from varestorer_cli.core.training.data.crop_cache import PairBatch
 from varestorer_cli.core.training.options import STAGES, TrainOptions
-from varestorer_cli.core.training.presets import PRESET_NAMES, preset
+from varestorer_cli.core.training.presets import preset, preset_names
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -61,7 +61,7 @@ def step_of(stage: str, name: str, device: torch.device, dtype: torch.dtype | No
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", default="compact", choices=PRESET_NAMES)
+    parser.add_argument("--preset", default="compact", choices=preset_names())
     parser.add_argument("--stages", nargs="*", default=list(STAGES), choices=STAGES)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")

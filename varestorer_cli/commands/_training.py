@@ -27,6 +27,14 @@ Command = Callable[..., None]
 """(shared fields of ``TrainOptions``, own arguments by name) -> None."""
 
 
+PresetOption = Annotated[
+    str | None,
+    typer.Option("--preset", help="Model size: compact, fine, mini, smoke or 2b.", show_default="compact"),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.toml", help="Other sizes and recipes; what the file leaves out is as in the preset."),
+]
 TextsOption = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Folder of text features, one file per photograph; varestorer texts makes them."),
@@ -50,7 +58,8 @@ class SharedOptions:
 
     data: Annotated[Path, typer.Argument(help="Folder of photographs, or a text file with one path a line.")]
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run: checkpoints, logs, pictures, model.")]
-    preset: Annotated[str, typer.Option("--preset", help="Model size: compact, fine, mini, smoke or 2b.")] = "compact"
+    preset: PresetOption = None
+    config: ConfigOption = None
     steps: Annotated[
         int | None,
         typer.Option(min=0, help="Optimiser steps instead of the preset's; 0 writes the model that a run starts with."),
@@ -110,6 +119,9 @@ class SharedOptions:
     half: Annotated[bool, typer.Option("--half", help="Store the model in float16, half the size.")] = False
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print weights, memory per GPU, arithmetic and hours; do nothing.")
+    ] = False
+    show_config: Annotated[
+        bool, typer.Option("--show-config", help="Print the effective sizes and recipes for --config; do nothing.")
     ] = False
     processes: Annotated[int, typer.Option(min=1, help="GPUs that --dry-run plans for.")] = 1
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False

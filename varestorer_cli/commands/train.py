@@ -5,7 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from varestorer_cli.commands._training import KeepOption, TextDropOption, TextsOption, shared_options
+from varestorer_cli.commands._training import (
+    ConfigOption,
+    KeepOption,
+    PresetOption,
+    TextDropOption,
+    TextsOption,
+    shared_options,
+)
 from varestorer_cli.core.errors import UsageError
 
 _HELP = """Train one stage on a folder of photographs, or mix models.
@@ -102,9 +109,30 @@ def dial(
     make_dial(base, faithful, out, default, license_text=license_text)
 
 
+def show_config(
+    context: typer.Context,
+    asked: Annotated[bool, typer.Option("--show-config", help="Print a preset's sizes and recipes as TOML.")] = False,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Print a preset, or what a file makes of one; without a stage."""
+    if context.invoked_subcommand is not None:
+        if asked or preset is not None or config is not None:
+            raise UsageError(
+                f"options go behind the stage: varestorer train {context.invoked_subcommand} ... --show-config"
+            )
+        return
+    if not asked:
+        raise UsageError("give a stage (varestorer train --help), or --show-config to print a preset")
+    from varestorer_cli.core.training.run import show_config as show
+
+    show(preset, config)
+
+
 def register(app: typer.Typer) -> None:
     """Add the command and its stages to the application."""
-    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=_HELP)
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+    group.callback(help=_HELP, invoke_without_command=True)(show_config)
     for name, command in (("prerestorer", prerestorer), ("tokenizer", tokenizer), ("teacher", teacher)):
         group.command(name, no_args_is_help=True)(command)
     group.command("average", no_args_is_help=True)(average)

@@ -172,14 +172,18 @@ def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 
 def test_the_record_of_a_run_tells_how_it_was_started(tmp_path: Path) -> None:
     from varestorer_cli.core.training.options import TrainOptions
+    from varestorer_cli.core.training.presets import preset
     from varestorer_cli.core.training.record import write_record
 
     options = TrainOptions("prerestorer", tmp_path, tmp_path, seed=4)
     for rate in (0.1, 0.01):
-        write_record(options, {"stage": "prerestorer", "recipe": {"learning_rate": rate}}, "cpu, fp32", 1)
+        write_record(
+            options, preset("smoke"), {"stage": "prerestorer", "recipe": {"learning_rate": rate}}, "cpu, fp32", 1
+        )
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["stage"] == "prerestorer" and record["recipe"]["learning_rate"] == 0.01
     assert [start["learning_rate"] for start in record["starts"]] == [0.1, 0.01]
+    assert record["config"]["recipes"]["distill"]["losses"] == preset("smoke").recipes["distill"].losses
     start = record["starts"][0]
     assert start["command"] == sys.argv and start["versions"]["torch"] == torch.__version__
     assert start["options"]["seed"] == 4 and start["device"] == "cpu, fp32" and "commit" in start

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from varestorer_cli.core.errors import CheckpointError, UsageError
-from varestorer_cli.core.training import builder
-from varestorer_cli.core.training import run as run_module
+from varestorer_cli.core.training import builder, presets
 from varestorer_cli.core.training.data.crop_cache import CropCache, PairBatches
 from varestorer_cli.core.training.data.crops import CropCacheConfig
 from varestorer_cli.core.training.labels import LabelNetwork, Labels
@@ -100,7 +99,7 @@ def test_a_damaged_label_is_made_again(cache: CropCache) -> None:
 def test_the_target_is_the_other_models_result(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network trained on its own result has nothing to learn; on the true image it has."""
     smoke = preset("smoke")
-    monkeypatch.setattr(run_module, "preset", lambda name: replace(smoke, prerestorer=SMALL))
+    monkeypatch.setattr(presets, "preset", lambda name: replace(smoke, prerestorer=SMALL))
     torch.manual_seed(0)
     large = RRDBNet(replace(SMALL, blocks=4, unshuffle=1)).requires_grad_(False)
     assert large.conv_last.bias is not None
@@ -126,7 +125,7 @@ def test_zero_steps_write_the_weights_a_run_starts_with(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With as many blocks as the published network, they are its weights: a file to average with."""
-    monkeypatch.setattr(run_module, "preset", lambda name: replace(preset("smoke"), prerestorer=SMALL))
+    monkeypatch.setattr(presets, "preset", lambda name: replace(preset("smoke"), prerestorer=SMALL))
     torch.manual_seed(0)
     large = RRDBNet(replace(SMALL, unshuffle=1)).requires_grad_(False)
     monkeypatch.setattr(builder, "load_realesrgan", lambda: large)

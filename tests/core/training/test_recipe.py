@@ -15,7 +15,7 @@ from varestorer_cli.core.training.data.crop_cache import PairBatch
 from varestorer_cli.core.training.distill import DistillTask
 from varestorer_cli.core.training.losses import PictureLosses
 from varestorer_cli.core.training.options import TrainOptions
-from varestorer_cli.core.training.presets import PRESET_NAMES, Recipe, preset
+from varestorer_cli.core.training.presets import Recipe, preset, preset_names
 from varestorer_cli.core.training.stages import PrerestorerTask, Task, TeacherTask, TokenizerTask
 from varestorer_cli.core.training.trainer import LoopOptions, Trainer, _Losses, learning_rate_factor
 from varestorer_models.quantizer import draw_flips
@@ -222,7 +222,7 @@ def test_the_teacher_sees_a_history_with_flipped_bits(flip: float) -> None:
     assert torch.equal(expected, plain) is (flip == 0.0)
 
 
-@pytest.mark.parametrize("name", PRESET_NAMES)
+@pytest.mark.parametrize("name", preset_names())
 def test_every_preset_flips_bits_of_its_teacher(name: str) -> None:
     assert preset(name).recipes["teacher"].flip == 0.3
 

@@ -17,8 +17,7 @@ import torch
 from varestorer_cli.app import run
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, UsageError
 from varestorer_cli.core.metrics.psnr_ssim import OUR_METRICS
-from varestorer_cli.core.training import builder
-from varestorer_cli.core.training import run as run_module
+from varestorer_cli.core.training import builder, presets
 from varestorer_cli.core.training.checkpoint import checkpoints
 from varestorer_cli.core.training.data.crop_cache import PairBatch
 from varestorer_cli.core.training.data.crops import CropCacheConfig, held_out
@@ -331,7 +330,7 @@ def test_a_pre_restorer_made_from_a_larger_network_trains_and_resumes(
     changed = replace(smoke, prerestorer=small, recipes={**smoke.recipes, "prerestorer": recipe})
     torch.manual_seed(0)
     large = RRDBNet(replace(small, blocks=4, unshuffle=1)).requires_grad_(False)
-    monkeypatch.setattr(run_module, "preset", lambda name: changed)
+    monkeypatch.setattr(presets, "preset", lambda name: changed)
     monkeypatch.setattr(builder, "load_realesrgan", lambda: large)
     whole = options("prerestorer", photos, tmp_path / "whole", steps=6, cache=chain / "cache")
     train(whole)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from varestorer_cli.core.errors import CheckpointError, OutputError
-from varestorer_cli.core.training.presets import PRESET_NAMES, preset
+from varestorer_cli.core.training.presets import preset, preset_names
 from varestorer_cli.core.weights.configs import config_from_dict, config_to_dict
 from varestorer_cli.core.weights.model_file import (
     StoredText,
@@ -75,7 +75,7 @@ def test_half_precision_storage_halves_the_file(restorer: OneStepRestorer, model
     assert weight.dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", PRESET_NAMES)
+@pytest.mark.parametrize("name", preset_names())
 def test_configurations_survive_json(name: str) -> None:
     chosen = preset(name)
     for config in (chosen.prerestorer, chosen.tokenizer, chosen.teacher, chosen.restorer):

@@ -28,6 +28,8 @@ KEPT = 2
 """Checkpoints that a run keeps by default."""
 LEARNING_RATE = "recipe.learning_rate"
 """The one setting that a resumed run may change: the way out of a run that diverged."""
+SIZES = "sizes"
+"""Sizes of all networks; checkpoints of older versions do not have them."""
 _NAME = re.compile(r"checkpoint_(\d{8})(\.pt)?")
 
 
@@ -199,6 +201,8 @@ def load_state(path: Path) -> dict[str, Any]:
 
 def _compare(path: Path, identity: dict[str, Any], written: dict[str, Any]) -> dict[str, Any]:
     """Refuse a checkpoint of other settings, by the name of the first one; returns changes that are allowed."""
+    if SIZES not in written:
+        identity = {name: value for name, value in identity.items() if name != SIZES}
     now, before = _flat(identity), _flat(written)
     changed = [name for name in sorted(now.keys() | before.keys()) if now.get(name) != before.get(name)]
     refused = [name for name in changed if name != LEARNING_RATE]

@@ -19,7 +19,9 @@ class TrainOptions:
         stage: one of ``STAGES``.
         data: folder of photographs, or a text file with one path a line.
         out: folder of the run; checkpoints, logs, pictures and the model go there.
-        preset: name of the model size.
+        preset: name of the model size; None: ``compact``, or the base that ``config`` names.
+        config: TOML file with other sizes and recipes; what it leaves out is as in the preset.
+        show_config: print the effective configuration as TOML on stdout and do nothing.
         steps, batch, learning_rate: override the preset's recipe where given.
         losses: overrides of single loss weights by name; 0 switches a term off.
         head: overrides the student's head, ``bits`` or ``latent`` (distill).
@@ -58,7 +60,9 @@ class TrainOptions:
     stage: str
     data: Path
     out: Path
-    preset: str = "compact"
+    preset: str | None = None
+    config: Path | None = None
+    show_config: bool = False
     steps: int | None = None
     batch: int | None = None
     learning_rate: float | None = None

@@ -1,22 +1,39 @@
-"""Named model sizes with the recipe that trains each of their stages."""
+"""Presets: sizes of all networks and the recipe that trains each stage, as TOML files in ``data/presets``."""
 
-from collections.abc import Mapping
+import math
+import tomllib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
 
 from varestorer_cli.core.errors import UsageError
-from varestorer_models.autoencoder import AutoencoderConfig
-from varestorer_models.conv_restorer import ConvRestorerConfig
-from varestorer_models.quantizer import QuantizerConfig
+from varestorer_cli.core.training.config import nearest, overlaid, read_toml
+from varestorer_cli.core.training.options import STAGES, TrainOptions
+from varestorer_models.autoencoder import Autoencoder, AutoencoderConfig
+from varestorer_models.conv_restorer import ConvRestorer, ConvRestorerConfig
+from varestorer_models.meta_init import on_meta_device
 from varestorer_models.restorer import RestorerConfig
-from varestorer_models.rrdb import RRDBConfig
-from varestorer_models.schedule import ScaleSchedule
-from varestorer_models.swinir import SwinIRConfig
-from varestorer_models.tokenizer import TokenizerConfig
-from varestorer_models.transformer import TransformerConfig
+from varestorer_models.rrdb import RRDBConfig, RRDBNet
+from varestorer_models.swinir import SwinIR, SwinIRConfig
+from varestorer_models.tokenizer import ImageTokenizer, TokenizerConfig
+from varestorer_models.transformer import Transformer, TransformerConfig
 
-UPSCALE: Literal["bicubic_sharp"] = "bicubic_sharp"
-"""How training upscales its degraded pictures (PyTorch's bicubic), and what a model should be given back."""
+DEFAULT = "compact"
+"""The preset of a run that names none."""
+_PACKAGE, _FOLDER, _SUFFIX = "varestorer_cli.data", "presets", ".toml"
+_BASE, _NAME = "base", "name"
+
+
+def _within(config: object, limits: Mapping[str, tuple[float, float]]) -> None:
+    for name, (low, high) in limits.items():
+        value = getattr(config, name)
+        if not low <= value <= high:
+            what = f"from {low:g} to {high:g}" if high < math.inf else f"from {low:g} up"
+            raise ValueError(f"{name} must be a number {what}, got {value:g}")
 
 
 @dataclass(frozen=True)
@@ -40,6 +57,9 @@ class Variant:
     guidance: float = 1.0
     encoder: float = 0.0
     text_drop: float = 0.0
+
+    def __post_init__(self) -> None:
+        _within(self, {"flips": (0, 1), "guidance": (0, math.inf), "encoder": (0, math.inf), "text_drop": (0, 1)})
 
 
 @dataclass(frozen=True)
@@ -79,6 +99,20 @@ class Recipe:
     label_share: float = 0.0
     variant: Variant = field(default_factory=Variant)
 
+    def __post_init__(self) -> None:
+        most = math.inf
+        _within(self, {"steps": (0, most), "batch": (1, most), "patch": (8, most), "warmup": (0, most)})
+        _within(self, {"weight_decay": (0, most), "decoder": (0, most), "flip": (0, 1), "label_share": (0, 1)})
+        for name in ("learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name):g}")
+        for name, values in (("betas", self.betas), ("ema", (self.ema,))):
+            if not all(0 <= value < 1 for value in values):
+                raise ValueError(f"{name} must be from 0 up and below 1, got {getattr(self, name)}")
+        for name, weight in self.losses.items():
+            if not 0 <= weight < most:
+                raise ValueError(f"losses.{name} must be a number from 0 up, got {weight:g}")
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -91,10 +125,10 @@ class Preset:
         teacher: multi-step transformer; the student has the same shape plus ``student_head`` and adapters.
         student_head: ``bits`` (the paper's) or ``latent``.
         adapter_rank: rank of the student's adapters; 0 = all of its weights are trained.
-        student_autoencoder: the student's, with a new decoder that is guided by the pre-restored picture; None = the
-            tokenizer's own.
         restorer: settings written into the student's file.
         recipes: by stage name.
+        student_autoencoder: the student's, with a new decoder that is guided by the pre-restored picture; None = the
+            tokenizer's own.
         crops: training crops cut from the photographs.
         large: for GPUs: several processes divide the transformers' weights, blocks are recomputed for gradients.
     """
@@ -103,13 +137,54 @@ class Preset:
     prerestorer: ConvRestorerConfig | RRDBConfig | SwinIRConfig
     tokenizer: TokenizerConfig
     teacher: TransformerConfig
-    student_head: str
+    student_head: Literal["bits", "latent"]
     adapter_rank: int
-    student_autoencoder: AutoencoderConfig | None
     restorer: RestorerConfig
     recipes: Mapping[str, Recipe]
+    student_autoencoder: AutoencoderConfig | None = None
     crops: int = 8000
     large: bool = False
+
+    def __post_init__(self) -> None:
+        _within(self, {"crops": (1, math.inf), "adapter_rank": (0, math.inf)})
+        for stage in self.recipes:
+            if stage not in STAGES:
+                raise ValueError(f"recipes: there is no stage {stage}{nearest(stage, STAGES)}")
+        missing = [stage for stage in STAGES if stage not in self.recipes]
+        if missing:
+            raise ValueError(f"recipes.{missing[0]} is missing")
+        schedule, bits = self.tokenizer.schedule, self.tokenizer.quantizer.bits
+        scales = self.tokenizer.quantizer.scales
+        if self.teacher.bits != bits:
+            raise ValueError(
+                f"teacher.bits is {self.teacher.bits}, tokenizer.quantizer.bits {bits}; they must be equal"
+            )
+        if self.tokenizer.quantizer.learned_gains and scales != len(schedule):
+            raise ValueError(f"tokenizer.quantizer.scales is {scales}, the schedule has {len(schedule)} grids")
+        own_row = self.restorer.extra_block and self.teacher.extra_block_level == "own_row"
+        if self.teacher.levels < len(schedule) + own_row:
+            raise ValueError(
+                f"teacher.levels is {self.teacher.levels}, the schedule needs {len(schedule) + own_row}: one per grid"
+                + (", one for the extra block" if own_row else "")
+            )
+        student = self.student_autoencoder
+        if student is not None and (student.stride, student.latent_channels) != (
+            self.tokenizer.autoencoder.stride,
+            self.tokenizer.autoencoder.latent_channels,
+        ):
+            raise ValueError("student_autoencoder must have the stride and latent_channels of tokenizer.autoencoder")
+        scale = self.restorer.scale
+        for stage, recipe in self.recipes.items():
+            if recipe.patch % scale or recipe.patch > self.tokenizer.tile:
+                raise ValueError(
+                    f"recipes.{stage}.patch is {recipe.patch}; it must be a multiple of restorer.scale, {scale}, "
+                    f"and at most the tile, {self.tokenizer.tile}"
+                )
+            if stage != "prerestorer" and recipe.patch != self.tokenizer.tile:
+                raise ValueError(
+                    f"recipes.{stage}.patch is {recipe.patch}, its scales belong to tiles of {self.tokenizer.tile} "
+                    "pixels; both must be the same"
+                )
 
     @property
     def first_stage(self) -> RestorerConfig:
@@ -130,244 +205,107 @@ class Preset:
         )
 
 
-def _compact() -> Preset:
-    schedule = ScaleSchedule.from_sides(1, 2, 4, 8, 16, 16)
-    autoencoder = AutoencoderConfig(
-        latent_channels=96,
-        width=64,
-        multipliers=(1, 2, 3),
-        encoder_blocks=(1, 1, 1),
-        decoder_blocks=(4, 2, 2),
-        mid_blocks=0,
-        unshuffle=4,
-        norm="none",
-        residual_scale=0.3,
-        narrow_upsample=True,
-        linear_path=True,
-    )
-    return Preset(
-        name="compact",
-        prerestorer=RRDBConfig(blocks=5),
-        tokenizer=TokenizerConfig(
-            autoencoder, QuantizerConfig(bits=96, scales=len(schedule), learned_gains=True), schedule
-        ),
-        teacher=_small_transformer(width=192, depth=4, heads=4, bits=96, levels=len(schedule) + 1),
-        student_head="latent",
-        adapter_rank=0,
-        student_autoencoder=replace(autoencoder, guided=True),
-        restorer=RestorerConfig(
-            extra_block=False,
-            sampling="argmax",
-            color_fix="none",
-            wavelet_levels=1,
-            input_color_levels=5,  # Real-ESRGAN shifts colours, by up to 14 levels of 255 on moss
-            largest_tile=320,
-            upscale_filter=UPSCALE,
-        ),
-        recipes={
-            "prerestorer": Recipe(2400, 2, 256, 2e-4, {"hints": 1.0}),
-            "tokenizer": Recipe(2500, 2, 256, 4e-4, {"l1": 1.0, "gradient": 0.5, "codebook": 1.0, "commitment": 0.1}),
-            "teacher": Recipe(
-                500,
-                4,
-                256,
-                1e-3,
-                {"cross_entropy": 1.0},
-                betas=(0.9, 0.97),
-                weight_decay=0.05,
-                clip=5.0,
-                flip=0.3,
-            ),
-            "distill": Recipe(
-                620,
-                2,
-                256,
-                4e-4,
-                {
-                    "l1": 1.0,
-                    "gradient": 0.25,
-                    "texture": 0.5,
-                    "features": 0.2,
-                    "kl": 0.005,
-                    "latent": 0.05,
-                },
-                ema=0.998,
-                decoder=0.5,
-                label_share=0.75,
-            ),
-        },
-    )
-
-
-def _small_transformer(width: int, depth: int, heads: int, bits: int, levels: int) -> TransformerConfig:
-    """Own transformers: no text encoder, so a few learned null tokens; corrected positions of the extra block."""
-    return TransformerConfig.corrected(
-        width,
-        depth,
-        heads,
-        bits=bits,
-        text_width=width,
-        text_heads=heads,
-        null_tokens=4,
-        levels=levels,
-        mlp_hidden=4 * width,
-    )
-
-
-def _fine() -> Preset:
-    """All 23 blocks of the network that ``compact`` is made from, trained on from its published weights."""
-    compact = _compact()
-    losses = {"l1": 0.5, "balanced_features": 0.4, "texture": 0.5}
-    return replace(
-        compact,
-        name="fine",
-        prerestorer=RRDBConfig(blocks=23),
-        recipes={**compact.recipes, "prerestorer": Recipe(700, 2, 192, 1e-4, losses, warmup=20)},
-    )
-
-
-def _smoke() -> Preset:
-    schedule = ScaleSchedule.from_sides(1, 2, 4, 8)
-    return Preset(
-        name="smoke",
-        prerestorer=ConvRestorerConfig(width=8, blocks=1),
-        tokenizer=TokenizerConfig(
-            AutoencoderConfig(
-                latent_channels=16,
-                width=16,
-                multipliers=(1, 2),
-                encoder_blocks=(1, 1),
-                decoder_blocks=(1, 1),
-                mid_blocks=0,
-                unshuffle=4,
-                norm="none",
-                residual_scale=0.3,
-                narrow_upsample=True,
-                linear_path=True,
-            ),
-            QuantizerConfig(bits=16, scales=len(schedule), learned_gains=True),
-            schedule,
-        ),
-        teacher=_small_transformer(width=32, depth=2, heads=2, bits=16, levels=len(schedule) + 1),
-        student_head="bits",
-        adapter_rank=4,
-        student_autoencoder=None,
-        restorer=RestorerConfig(
-            extra_block=True, sampling="argmax", color_fix="wavelet", wavelet_levels=2, upscale_filter=UPSCALE
-        ),
-        recipes={
-            "prerestorer": Recipe(30, 4, 64, 1e-3, {"l1": 1.0}, warmup=5),
-            "tokenizer": Recipe(
-                30,
-                2,
-                64,
-                1e-3,
-                {"l1": 1.0, "gradient": 0.5, "codebook": 1.0, "commitment": 0.1, "entropy": 0.01},
-                warmup=5,
-            ),
-            "teacher": Recipe(30, 2, 64, 1e-3, {"cross_entropy": 1.0}, betas=(0.9, 0.97), flip=0.3, warmup=5),
-            "distill": Recipe(30, 2, 64, 1e-3, {"kl": 0.1, "texture": 0.25, "mse": 0.5}, warmup=5),
-        },
-        crops=48,
-    )
-
-
-def _mini() -> Preset:
-    """The paper's own form at a size that one core trains in minutes: bits head, extra block, nothing past the codes.
-
-    Eight pixels per cell and a last scale that comes twice: at equal pixels seen this keeps more texture per bit than
-    sixteen pixels with more bits, and 149 positions are few enough for thousands of crops in five minutes.
-    """
-    schedule = ScaleSchedule.from_sides(1, 2, 4, 8, 8)
-    return Preset(
-        name="mini",
-        prerestorer=ConvRestorerConfig(width=48, blocks=6),
-        tokenizer=TokenizerConfig(
-            AutoencoderConfig(
-                latent_channels=32,
-                width=64,
-                multipliers=(1, 2),
-                encoder_blocks=(1, 1),
-                decoder_blocks=(4, 2),
-                mid_blocks=0,
-                unshuffle=4,
-                norm="none",
-                residual_scale=0.3,
-                narrow_upsample=True,
-                linear_path=True,
-            ),
-            QuantizerConfig(bits=32, scales=len(schedule), learned_gains=True),
-            schedule,
-        ),
-        teacher=_small_transformer(width=128, depth=4, heads=4, bits=32, levels=2 * len(schedule)),
-        student_head="bits",
-        adapter_rank=0,
-        student_autoencoder=None,
-        restorer=RestorerConfig(extra_block=True, sampling="argmax", color_fix="none", upscale_filter=UPSCALE),
-        recipes={
-            "prerestorer": Recipe(1000, 8, 64, 4e-4, {"l1": 1.0}),
-            "tokenizer": Recipe(2800, 8, 64, 4e-4, {"l1": 1.0, "gradient": 0.5, "codebook": 1.0, "commitment": 0.1}),
-            "teacher": Recipe(
-                500, 8, 64, 1e-3, {"cross_entropy": 1.0}, betas=(0.9, 0.97), weight_decay=0.05, clip=5.0, flip=0.3
-            ),
-            "distill": Recipe(500, 8, 64, 1e-3, {"kl": 0.1, "features": 0.25, "mse": 0.5}, ema=0.995),
-        },
-        crops=12000,
-    )
-
-
-def _2b() -> Preset:
-    schedule = ScaleSchedule.infinity("0.25M")
-    return Preset(
-        name="2b",
-        prerestorer=SwinIRConfig(),
-        tokenizer=TokenizerConfig(AutoencoderConfig(), QuantizerConfig(), schedule),
-        teacher=TransformerConfig(width=2048, depth=32, heads=16),
-        student_head="bits",
-        adapter_rank=32,
-        student_autoencoder=None,
-        restorer=RestorerConfig(upscale_filter=UPSCALE, takes_text=True),
-        recipes={
-            "prerestorer": Recipe(100_000, 32, 512, 1e-4, {"mse": 1.0}),
-            "tokenizer": Recipe(
-                250_000, 32, 512, 1e-4, {"l1": 4.0, "commitment": 0.25, "entropy": 0.1, "perceptual": 1.0}
-            ),
-            "teacher": Recipe(
-                200_000,
-                32,
-                512,
-                1e-4,
-                {"cross_entropy": 1.0},
-                betas=(0.9, 0.97),
-                clip=5.0,
-                flip=0.3,
-                variant=Variant(text_drop=0.1),
-            ),
-            "distill": Recipe(
-                10_000,
-                32,
-                512,
-                1e-6,
-                {"kl": 0.1, "perceptual": 0.25, "mse": 0.5},
-                weight_decay=1e-2,
-                variant=Variant(text_drop=0.1),
-            ),
-        },
-        crops=80_000,
-        large=True,
-    )
-
-
-_BUILDERS = {"compact": _compact, "fine": _fine, "mini": _mini, "smoke": _smoke, "2b": _2b}
-PRESET_NAMES = tuple(_BUILDERS)
+def preset_names() -> tuple[str, ...]:
+    """Names of the packaged presets."""
+    found = resources.files(_PACKAGE).joinpath(_FOLDER).iterdir()
+    return tuple(sorted(entry.name.removesuffix(_SUFFIX) for entry in found if entry.name.endswith(_SUFFIX)))
 
 
 def preset(name: str) -> Preset:
-    """The preset of that name.
+    """The packaged preset of that name.
 
     Raises:
         UsageError: there is none.
     """
-    if name not in _BUILDERS:
-        raise UsageError(f"there is no preset {name!r}; choose one of {', '.join(PRESET_NAMES)}")
-    return _BUILDERS[name]()
+    if name not in preset_names():
+        raise UsageError(f"there is no preset {name!r}; choose one of {', '.join(preset_names())}")
+    values = tomllib.loads(resources.files(_PACKAGE).joinpath(_FOLDER, name + _SUFFIX).read_text(encoding="utf-8"))
+    return _made(name, values, None)
+
+
+def read_preset(path: Path, name: str | None) -> Preset:
+    """A preset from a TOML file; what it leaves out is as in the preset that its key ``base`` names.
+
+    Args:
+        path: the file.
+        name: of the base, where the file names none; ``DEFAULT`` for None.
+
+    Raises:
+        UsageError: the file cannot be used, or names another base than ``name``; the key is named.
+    """
+    values = read_toml(path)
+    base = values.get(_BASE, name or DEFAULT)
+    if name is not None and base != name:
+        raise UsageError(f"{path}: its base is {base!r}, --preset says {name}; leave one of them out")
+    made = _made(path, {_NAME: path.stem, **values}, str(base))
+    _check_networks(path, made)
+    return made
+
+
+def configured(name: str | None, config: Path | None) -> Preset:
+    """The preset of that name, ``DEFAULT`` for None, or what a TOML file makes of it.
+
+    Raises:
+        UsageError: there is none, or the file cannot be used.
+    """
+    return preset(name or DEFAULT) if config is None else read_preset(config, name)
+
+
+def effective(options: TrainOptions) -> Preset:
+    """The configuration of a run: its preset, its file, and on top of both what single options change.
+
+    Raises:
+        UsageError: no such preset, a file that cannot be used, or values that do not fit each other.
+    """
+    chosen = configured(options.preset, options.config)
+    recipe = chosen.recipes[options.stage]
+    if options.label is not None and options.label_share is None and not recipe.label_share:
+        recipe = replace(recipe, label_share=1.0)
+    recipe = replace(
+        recipe,
+        variant=replace(recipe.variant, **options.variant),
+        label_share=recipe.label_share if options.label_share is None else options.label_share,
+        decoder=recipe.decoder if options.decoder is None else options.decoder,
+        steps=recipe.steps if options.steps is None else options.steps,
+        batch=options.batch or recipe.batch,
+        learning_rate=options.learning_rate or recipe.learning_rate,
+        losses={**recipe.losses, **options.losses},
+    )
+    changes: dict[str, Any] = {} if options.head is None else {"student_head": options.head}
+    recipes = {**chosen.recipes, options.stage: recipe}
+    return replace(chosen, recipes=recipes, crops=options.crops or chosen.crops, **changes)
+
+
+def _made(source: object, values: Mapping[str, Any], base: str | None) -> Preset:
+    """The preset that values describe.
+
+    Args:
+        source: of the values, for messages.
+        values: of TOML.
+        base: preset for what they leave out, unless they name one themselves.
+    """
+    own = {key: value for key, value in values.items() if key != _BASE}
+    start = values.get(_BASE, base)
+    made: Preset = overlaid(source, Preset, None if start is None else preset(str(start)), own)
+    return made
+
+
+def _check_networks(source: object, made: Preset) -> None:
+    """Refuse sizes of which no network can be built; without storage, so that it costs little."""
+    classes: dict[type[Any], type[nn.Module]] = {
+        ConvRestorerConfig: ConvRestorer,
+        RRDBConfig: RRDBNet,
+        SwinIRConfig: SwinIR,
+    }
+    student = made.student_autoencoder or made.tokenizer.autoencoder
+    parts: dict[str, Callable[[], nn.Module]] = {
+        "prerestorer": lambda: classes[type(made.prerestorer)](made.prerestorer),
+        "tokenizer": lambda: ImageTokenizer(made.tokenizer),
+        "student_autoencoder": lambda: Autoencoder(student),
+        "teacher": lambda: Transformer(made.teacher),
+    }
+    for name, build in parts.items():
+        try:
+            on_meta_device(build)
+        except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError, AssertionError) as error:
+            raise UsageError(f"{source}: no network can be built from {name} ({error}); change its sizes") from error

@@ -13,17 +13,23 @@ from typing import Any
 import torch
 
 from varestorer_cli.core.atomic import atomic_file
+from varestorer_cli.core.training.checkpoint import SIZES
+from varestorer_cli.core.training.config import to_plain
 from varestorer_cli.core.training.options import TrainOptions
+from varestorer_cli.core.training.presets import Preset
 from varestorer_cli.version import __version__
 
 RECORD = "run.json"
 
 
-def write_record(options: TrainOptions, identity: Mapping[str, Any], device: str, processes: int) -> None:
+def write_record(
+    options: TrainOptions, config: Preset, identity: Mapping[str, Any], device: str, processes: int
+) -> None:
     """Write the settings of a run, and add this start to those before.
 
     Args:
         options: of the run.
+        config: its effective configuration.
         identity: settings that a resumed run must share, the hash of the data and of frozen weights among them.
         device: where it computes, in words.
         processes: that share the work.
@@ -43,7 +49,8 @@ def write_record(options: TrainOptions, identity: Mapping[str, Any], device: str
         "resume": options.resume,
         "options": {name: value for name, value in vars(options).items() if value not in (None, {})},
     }
-    record = {**identity, "starts": [*_earlier_starts(path), start]}
+    settings = {name: value for name, value in identity.items() if name != SIZES}
+    record = {**settings, "config": to_plain(config), "starts": [*_earlier_starts(path), start]}
     with atomic_file(path) as stream:
         stream.write((json.dumps(record, indent=1, default=str) + "\n").encode())
 

@@ -19,14 +19,15 @@ from varestorer_cli.core.metrics.base import Metric
 from varestorer_cli.core.options import Precision
 from varestorer_cli.core.runtime import Runtime, autocast_type, choose, keep_freed_memory
 from varestorer_cli.core.training.builder import MODEL, StageBuilder
-from varestorer_cli.core.training.checkpoint import checkpoints, remove_remains
+from varestorer_cli.core.training.checkpoint import SIZES, checkpoints, remove_remains
+from varestorer_cli.core.training.config import to_plain, to_toml
 from varestorer_cli.core.training.data.crop_cache import CropCache, CropCacheConfig, LabelOf, PairBatch, PairBatches
 from varestorer_cli.core.training.distill import DistillTask
 from varestorer_cli.core.training.distributed import World, joined, read_world
 from varestorer_cli.core.training.estimate import estimate
 from varestorer_cli.core.training.fsdp import gathered, shard
 from varestorer_cli.core.training.options import TrainOptions
-from varestorer_cli.core.training.presets import Preset, Recipe, Variant, preset
+from varestorer_cli.core.training.presets import Preset, Recipe, Variant, configured, effective
 from varestorer_cli.core.training.record import hash_of_texts, write_record
 from varestorer_cli.core.training.stages import Task
 from varestorer_cli.core.training.trainer import LoopOptions, Trainer
@@ -35,6 +36,8 @@ from varestorer_cli.core.weights.model_file import save_bundle
 from varestorer_models.transformer import Transformer
 
 VALIDATION_TILES = 12
+NO_SIZES = ("name", "crops", "large", "recipes")
+"""Fields of a preset that a resumed run may change, or that other settings hold already."""
 
 
 def train(options: TrainOptions) -> Path:
@@ -55,13 +58,11 @@ def train(options: TrainOptions) -> Path:
     """
     options.check()
     world = read_world()
-    chosen = preset(options.preset)
-    recipe = _recipe(chosen, options)
-    if options.stage != "prerestorer" and recipe.patch != chosen.tokenizer.tile:
-        raise UsageError(
-            f"preset {chosen.name}: stage {options.stage} has patches of {recipe.patch} pixels, its scales belong to "
-            f"tiles of {chosen.tokenizer.tile}; both must be the same"
-        )
+    chosen = effective(options)
+    recipe = chosen.recipes[options.stage]
+    if options.show_config:
+        _print_config(chosen)
+        return options.out / MODEL
     if options.dry_run:
         cost = estimate(options, chosen, recipe, options.processes)
         sys.stdout.write("\n".join(cost.lines()) + "\n")
@@ -84,6 +85,19 @@ def train(options: TrainOptions) -> Path:
             _claim(options)
         _Run(options, chosen, recipe, runtime, world).run()
     return options.out / MODEL
+
+
+def show_config(preset: str | None, config: Path | None) -> None:
+    """Print a preset, or what a file makes of one, as TOML on stdout.
+
+    Raises:
+        UsageError: there is none, or the file cannot be used.
+    """
+    _print_config(configured(preset, config))
+
+
+def _print_config(config: Preset) -> None:
+    sys.stdout.write(to_toml(config))
 
 
 @dataclass(frozen=True)
@@ -112,19 +126,20 @@ class _Run:
         labels = None if maker is None else maker.of
         identity |= {
             "stage": options.stage,
-            "preset": options.preset,
+            "preset": self.preset.name,
             "seed": options.seed,
             "cache": cache.path.name,
             "recipe": _plain_recipe(recipe),
         }
+        identity[SIZES] = {name: value for name, value in to_plain(self.preset).items() if name not in NO_SIZES}
         if options.texts is not None:
             identity["texts"] = hash_of_texts(options.texts)
         if self.world.main:
-            write_record(options, identity, self.runtime.describe(), self.world.size)
+            write_record(options, self.preset, identity, self.runtime.describe(), self.world.size)
         trainable = sum(p.numel() for p in task.trained.parameters() if p.requires_grad)
         processes = f"{self.world.size} processes, each " if self.world.size > 1 else ""
         say(
-            f"{options.stage} ({options.preset}): {trainable / 1e6:.2f} M trainable weights, "
+            f"{options.stage} ({self.preset.name}): {trainable / 1e6:.2f} M trainable weights, "
             f"{recipe.steps} steps of {recipe.batch} on {processes}{self.runtime.describe()}"
         )
         self._prepare(task)
@@ -190,7 +205,7 @@ class _Run:
             return
         notes = {
             "stage": options.stage,
-            "preset": options.preset,
+            "preset": self.preset.name,
             "steps": str(step),
             "seed": str(options.seed),
             "seconds": f"{seconds:.0f}",
@@ -200,29 +215,13 @@ class _Run:
         }
         restorer, text = None, None
         if options.stage == "prerestorer":
-            restorer = preset(options.preset).first_stage
+            restorer = self.preset.first_stage
         elif isinstance(task, DistillTask):
             restorer = task.restorer.config
             if task.texts is not None:
                 restorer, text = replace(restorer, takes_text=True), task.texts.default
         dtype = torch.float16 if options.half else None
         save_bundle(options.out / MODEL, _merged(components), restorer=restorer, notes=notes, dtype=dtype, text=text)
-
-
-def _recipe(chosen: Preset, options: TrainOptions) -> Recipe:
-    recipe = chosen.recipes[options.stage]
-    if options.label is not None and options.label_share is None and not recipe.label_share:
-        recipe = replace(recipe, label_share=1.0)
-    return replace(
-        recipe,
-        variant=replace(recipe.variant, **options.variant),
-        label_share=recipe.label_share if options.label_share is None else options.label_share,
-        decoder=recipe.decoder if options.decoder is None else options.decoder,
-        steps=recipe.steps if options.steps is None else options.steps,
-        batch=options.batch or recipe.batch,
-        learning_rate=options.learning_rate or recipe.learning_rate,
-        losses={**recipe.losses, **options.losses},
-    )
 
 
 def _plain_recipe(recipe: Recipe) -> dict[str, Any]:
@@ -272,7 +271,7 @@ def crop_cache(options: TrainOptions, chosen: Preset, recipe: Recipe, say: Calla
     config = CropCacheConfig(
         crop=chosen.tokenizer.tile,
         scale=chosen.restorer.scale,
-        crops=options.crops or chosen.crops,
+        crops=chosen.crops,
         recipe=options.recipe,
     )
     if recipe.patch > config.crop:
