@@ -4,14 +4,41 @@ Shapes: B batch, L queries, l new positions, n positions attended to, N heads, K
 batch 1; they then hold for every item.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 TextAttention = Literal["exact", "bfloat16"]
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values, (B, n, N, K) each."""
+
+
+@dataclass(frozen=True)
+class GroupedKeysValues:
+    """Keys and values of several texts, each of its own length, without padding.
+
+    Attributes:
+        counts: items of each text, one text after another.
+        parts: keys and values of each text, batch 1.
+    """
+
+    counts: tuple[int, ...]
+    parts: tuple[KeysValues, ...]
+
+    @classmethod
+    def of(cls, counts: Sequence[int], parts: Sequence["KeysValues | GroupedKeysValues"]) -> "GroupedKeysValues":
+        """Join keys and values of single texts.
+
+        Raises:
+            ValueError: a part holds several texts.
+        """
+        if any(isinstance(part, GroupedKeysValues) or len(part[0]) != 1 for part in parts):
+            raise ValueError("only keys and values of single texts can be grouped")
+        return cls(tuple(counts), tuple(part for part in parts if not isinstance(part, GroupedKeysValues)))
 
 
 def attend(
@@ -45,7 +72,7 @@ def attend(
 
 def attend_text(
     queries_BLNK: Tensor,
-    keys_values: KeysValues,
+    keys_values: KeysValues | GroupedKeysValues,
     *,
     mask_Bn: Tensor | None,
     precision: TextAttention,
@@ -53,14 +80,22 @@ def attend_text(
     """Attention to text tokens, (B, L, N * K).
 
     ``precision`` "bfloat16" rounds queries, keys, values and result to bfloat16, as the released script does
-    around every attention to text even where all else is float32; "exact" leaves them alone.
+    around every attention to text even where all else is float32; "exact" leaves them alone. Grouped keys and values
+    need no mask: each text is attended to by its own items.
     """
+    if isinstance(keys_values, GroupedKeysValues):
+        queries = queries_BLNK.split(list(keys_values.counts))
+        mixed = [
+            attend_text(query, part, mask_Bn=None, precision=precision)
+            for query, part in zip(queries, keys_values.parts, strict=True)
+        ]
+        return torch.cat(mixed)
     keys, values = keys_values
     mask = None if mask_Bn is None else mask_Bn[:, None, None, :]
     if precision == "exact":
         return attend(queries_BLNK, keys, values, mask=mask)
-    queries, keys, values = (part.bfloat16().float() for part in (queries_BLNK, keys, values))
-    return attend(queries, keys, values, mask=mask).bfloat16().to(queries_BLNK.dtype)
+    rounded, keys, values = (part.bfloat16().float() for part in (queries_BLNK, keys, values))
+    return attend(rounded, keys, values, mask=mask).bfloat16().to(queries_BLNK.dtype)
 
 
 class KeyValueCache:

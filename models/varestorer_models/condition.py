@@ -3,6 +3,7 @@
 Shapes: B batch, n tokens of the longest text, T width of the text features, C width of the transformer.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils.rnn import pad_sequence
 
-from varestorer_models.attention import KeysValues
+from varestorer_models.attention import GroupedKeysValues, KeysValues
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Condition:
 
     Attributes:
         vector_BC: Condition vector, float32 (B, C).
-        tokens_BnC: Condition tokens, float32 (B, n, C), zeros where an item is shorter.
+        tokens_BnC: Condition tokens, float32 (B, n, C), zeros where an item is shorter; of several prompts with cached
+            keys and values (see :meth:`grouped`) none.
         modulation_B16C: Shared modulation, float32 (B, 1, 6, C).
         mask_Bn: bool (B, n), False at padding; None = no padding.
         keys_values: Of every block's cross-attention, or empty; see ``Transformer.with_keys_values``.
@@ -52,7 +54,7 @@ class Condition:
     tokens_BnC: Tensor
     modulation_B16C: Tensor
     mask_Bn: Tensor | None = None
-    keys_values: tuple[KeysValues, ...] = ()
+    keys_values: tuple[KeysValues | GroupedKeysValues, ...] = ()
 
     @property
     def batch(self) -> int:
@@ -67,8 +69,35 @@ class Condition:
             self.modulation_B16C.expand(batch, -1, -1, -1),
             None if self.mask_Bn is None else self.mask_Bn.expand(batch, -1),
             tuple(
-                (keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1)) for keys, values in self.keys_values
+                (pair[0].expand(batch, -1, -1, -1), pair[1].expand(batch, -1, -1, -1))
+                for pair in self.keys_values
+                if not isinstance(pair, GroupedKeysValues)
             ),
+        )
+
+    @classmethod
+    def grouped(cls, conditions: Sequence["Condition"], counts: Sequence[int]) -> "Condition":
+        """Several single prompts for the items of one batch, with their cached keys and values and without a mask.
+
+        Args:
+            conditions: One per prompt, batch 1, all with keys and values.
+            counts: Items of each prompt, one prompt after another.
+
+        Raises:
+            ValueError: A condition has no keys and values, a mask, or several items.
+        """
+        if any(not one.keys_values or one.mask_Bn is not None or one.batch != 1 for one in conditions):
+            raise ValueError("only conditions of one prompt with keys and values can be grouped")
+        vector = torch.cat([one.vector_BC.expand(count, -1) for one, count in zip(conditions, counts, strict=True)])
+        modulation = torch.cat(
+            [one.modulation_B16C.expand(count, -1, -1, -1) for one, count in zip(conditions, counts, strict=True)]
+        )
+        pairs = zip(*(one.keys_values for one in conditions), strict=True)
+        return cls(
+            vector,
+            vector.new_zeros(len(vector), 0, conditions[0].tokens_BnC.shape[-1]),
+            modulation,
+            keys_values=tuple(GroupedKeysValues.of(counts, parts) for parts in pairs),
         )
 
     def join(self, other: "Condition") -> "Condition":

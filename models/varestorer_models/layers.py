@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
-from varestorer_models.attention import KeysValues, KeyValueCache, TextAttention, attend, attend_text
+from varestorer_models.attention import GroupedKeysValues, KeysValues, KeyValueCache, TextAttention, attend, attend_text
 from varestorer_models.rope import rotate
 
 
@@ -166,12 +166,14 @@ class CrossAttention(nn.Module):
         key_value = self.key_value(tokens_BnC, bias).unflatten(-1, (2, self.heads, -1))
         return key_value[:, :, 0], key_value[:, :, 1]
 
-    def forward(self, input_BLC: Tensor, keys_values: KeysValues, mask_Bn: Tensor | None = None) -> Tensor:
+    def forward(
+        self, input_BLC: Tensor, keys_values: KeysValues | GroupedKeysValues, mask_Bn: Tensor | None = None
+    ) -> Tensor:
         """Attend.
 
         Args:
             input_BLC: (B, L, C).
-            keys_values: From :meth:`keys_values`, batch B or 1.
+            keys_values: From :meth:`keys_values`, batch B or 1; or of several texts.
             mask_Bn: bool (B, n), False at padding; None = no padding.
 
         Returns:
@@ -266,7 +268,7 @@ class Block(nn.Module):
         self,
         hidden_BLC: Tensor,
         modulation_B16C: Tensor,
-        text: KeysValues | Tensor,
+        text: KeysValues | GroupedKeysValues | Tensor,
         rotation_Lk2: Tensor,
         *,
         condition_mask_Bn: Tensor | None = None,
@@ -301,7 +303,7 @@ class Block(nn.Module):
         self,
         hidden_BLC: Tensor,
         modulation_B16C: Tensor,
-        text: KeysValues | Tensor,
+        text: KeysValues | GroupedKeysValues | Tensor,
         rotation_Lk2: Tensor,
         condition_mask_Bn: Tensor | None,
         mask_LL: Tensor | None,

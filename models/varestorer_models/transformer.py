@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from varestorer_models.attention import KeysValues, KeyValueCache
+from varestorer_models.attention import GroupedKeysValues, KeysValues, KeyValueCache
 from varestorer_models.condition import Condition, TextFeatures, padded
 from varestorer_models.layers import Block, TextPool, float32_linear, modulated_norm
 from varestorer_models.lora import add_adapters, merge_adapters
@@ -390,7 +390,7 @@ class Transformer(nn.Module):
         return embedded + F.embedding(self._tables[key], self.level_embedding.weight).float()
 
     @staticmethod
-    def _text(condition: Condition, index: int) -> KeysValues | Tensor:
+    def _text(condition: Condition, index: int) -> KeysValues | GroupedKeysValues | Tensor:
         """Keys and values of a block where they were made before, else what the block makes them from."""
         return condition.keys_values[index] if condition.keys_values else condition.tokens_BnC
 

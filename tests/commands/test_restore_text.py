@@ -346,7 +346,7 @@ def test_one_condition_a_text_and_batches_that_mix_them(encoder: Path) -> None:
     for number in range(20):  # only the last few are kept
         fresh.conditions.add({str(number): torch.randn(3, 32)})
         fresh.conditions.of([str(number)], "fp32")
-    assert len(fresh.conditions._kept) == 8
+    assert len(fresh.conditions._kept) == 16
 
 
 def test_the_library(model: Path, encoder: Path) -> None:

@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from varestorer_models.attention import GroupedKeysValues
+from varestorer_models.condition import Condition
 from varestorer_models.layers import Projection
 from varestorer_models.schedule import ScaleSchedule
 from varestorer_models.transformer import TextFeatures, Transformer, TransformerConfig
@@ -154,6 +156,26 @@ def test_joined_conditions_keep_their_items():
     joined = model(tokens, SCHEDULE, short.join(long))
     torch.testing.assert_close(joined[:1], model(tokens[:1], SCHEDULE, short))
     torch.testing.assert_close(joined[1:], model(tokens[1:], SCHEDULE, long))
+
+
+def test_grouped_conditions_keep_their_keys_and_values_and_need_no_mask(monkeypatch):
+    model = make()
+    texts = [model.with_keys_values(model.encode_condition(random_text(n, seed=n))) for n in (2, 4, 3)]
+    tokens = random_tokens(4)
+    grouped = Condition.grouped(texts, [1, 2, 1])
+    assert grouped.mask_Bn is None and grouped.batch == 4
+    projected = []
+    for block in model.blocks:
+        monkeypatch.setattr(block.cross_attention, "keys_values", lambda tokens: projected.append(tokens))
+    scores = model(tokens, SCHEDULE, grouped)
+    assert not projected
+    for item, text in enumerate((texts[0], texts[1], texts[1], texts[2])):
+        alone = model(tokens[item : item + 1], SCHEDULE, text)
+        torch.testing.assert_close(scores[item : item + 1], alone, atol=5e-5, rtol=1.3e-6)
+    with pytest.raises(ValueError, match="only conditions of one prompt with keys and values"):
+        Condition.grouped([texts[0], model.encode_condition(random_text(2))], [1, 1])
+    with pytest.raises(ValueError, match="only keys and values of single texts"):
+        GroupedKeysValues.of([1, 1], [texts[0].keys_values[0], grouped.keys_values[0]])
 
 
 def test_no_text_means_the_learned_rows():

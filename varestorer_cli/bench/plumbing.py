@@ -46,11 +46,16 @@ class CostlessEngine:
     def __init__(self, results: dict[tuple[int, int], Any]) -> None:
         self.results = results
 
-    def restore(self, image: Any, size: tuple[int, int], **settings: Any) -> Any:
+    def queue(self, more: Any, should_stop: Any) -> "CostlessEngine":
+        """Itself: nothing is shared."""
+        return self
+
+    def add(self, image: Any, size: tuple[int, int], **settings: Any) -> Any:
         """The prepared result of this size."""
-        return SimpleNamespace(
-            image=self.results[size], tile=1, tiles=1, retries=0, split="", precision="none", unverified=False
+        result = SimpleNamespace(
+            image=self.results[size], tile=1, tiles=1, retries=0, split="", precision="none", unverified=False, calls=""
         )
+        return SimpleNamespace(result=lambda: result)
 
 
 def prepare(folder: Path, count: int, format: ImageFormat, side: int) -> dict[tuple[int, int], Any]:

@@ -55,7 +55,7 @@ CONTRACT = [
 
 def test_the_columns_are_a_stable_interface() -> None:
     assert list(COLUMNS[: len(CONTRACT)]) == CONTRACT
-    assert COLUMNS[len(CONTRACT) :] == ("warnings", "oom_split", "transfer", "model", "caption")
+    assert COLUMNS[len(CONTRACT) :] == ("warnings", "oom_split", "transfer", "model", "caption", "calls")
 
 
 def test_not_measured_is_empty_never_zero_or_nan() -> None:

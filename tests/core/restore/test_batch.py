@@ -45,7 +45,7 @@ def run(source: Path, out: Path, model: Any = None, **settings: Any) -> BatchRep
     """Restore a folder in this process; returns the report."""
     options = settings.pop("options", RestoreOptions())
     plan = make_plan([str(source)], str(out), format=options.format, shard=options.shard)
-    engine = RestoreEngine(model or fakes.FakeModel(), EngineOptions())
+    engine = settings.pop("engine", None) or RestoreEngine(model or fakes.FakeModel(), EngineOptions())
     file = ReportFile(out / "metrics.csv")
     file.open()
     try:
@@ -383,3 +383,34 @@ def test_noise_is_the_same_whatever_the_order_and_the_company(tmp_path: Path) ->
     assert together == noisy("b", *names, reverse=True)
     assert {"02.png": together["02.png"]} == noisy("c", "02.png")
     assert len({np.asarray(load(tmp_path / "a" / n)).mean() for n in names}) == 4
+
+
+def test_images_share_calls_and_fail_alone(tmp_path: Path) -> None:
+    """Eleven images of one tile, four tiles per call; the sixth file is broken."""
+    source = tmp_path / "in"
+    for number in range(11):
+        save(source / f"{number:02}.png", photo(8, 8, seed=number))
+    (source / "05.png").write_bytes(b"no image")
+    model = fakes.FakeModel()
+    report = run(source, tmp_path / "out", model, engine=RestoreEngine(model, EngineOptions(batch=4)))
+    assert [call["shape"][0] for call in model.calls] == [4, 4, 1, 1]
+    found = {row.output: row for row in report.rows}
+    assert found["05.png"].status == "failed" and report.count("done") == 10
+    assert [found[f"{n:02}.png"].calls for n in (0, 8, 9, 10)] == ["4", "4", "1", "1"]
+    for number in (0, 6, 10):
+        expected = RestoreEngine(fakes.FakeModel(), EngineOptions()).restore(
+            photo(8, 8, seed=number), (32, 32), dtype=np.uint8
+        )
+        np.testing.assert_array_equal(load(tmp_path / f"out/{number:02}.png"), expected.image)
+
+
+def test_looking_ahead_never_waits_for_room_that_only_the_image_at_work_gives_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BUDGET_PIXELS", 2000)  # one image of 8x8 -> 32x32 is 1088
+    source = tmp_path / "in"
+    for number in range(6):
+        save(source / f"{number}.png", photo(8, 8, seed=number))
+    model = fakes.FakeModel()
+    report = run(source, tmp_path / "out", model, engine=RestoreEngine(model, EngineOptions(batch=4)))
+    assert report.count("done") == 6

@@ -4,7 +4,7 @@ A tiler belongs to one image. :class:`BlendedTiler` is this project's; :mod:`.re
 script. The engine asks for tiles, restores them, and writes the finished blocks, whatever the tiler.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Protocol
 
@@ -15,8 +15,8 @@ from varestorer_cli.core.engine.tiling import Tile, TileGrid
 from varestorer_cli.core.image.resample import Pixels, Resampler
 
 Floats = npt.NDArray[np.float32]
-RestoreTiles = Callable[[Sequence[Tile]], Iterable[tuple[Tile, Floats]]]
-"""Tiles -> each, in this order, with its restored pixels in [0, 1], cut to the tile's window; called once per image."""
+RestoredTiles = Iterator[tuple[Tile, Floats]]
+"""Tiles in the order of :attr:`Tiler.tiles`, each with its restored pixels in [0, 1], cut to the tile's window."""
 
 
 class Tiler(Protocol):
@@ -26,10 +26,14 @@ class Tiler(Protocol):
     def grid(self) -> TileGrid:
         """The tiles of the image."""
 
+    @property
+    def tiles(self) -> Sequence[Tile]:
+        """The tiles in the order in which :meth:`blocks` takes them."""
+
     def cut(self, tile: Tile) -> Floats:
         """Pixels of one tile for the model: (T, T, 3) in [0, 1]; the two sides may differ."""
 
-    def blocks(self, restore: RestoreTiles) -> Iterator[tuple[int, int, Floats]]:
+    def blocks(self, restored: RestoredTiles) -> Iterator[tuple[int, int, Floats]]:
         """Finished parts of the result: (top, left, block in [0, 1]); together they cover each pixel once."""
 
 
@@ -47,6 +51,7 @@ class BlendedTiler:
 
     def __init__(self, image: Pixels, grid: TileGrid, filter: str) -> None:
         self.grid = grid
+        self.tiles = [tile for tiles in grid.bands() for tile in tiles]
         self._image = image
         target = (grid.vertical.length, grid.horizontal.length)
         self._resampler = Resampler((image.shape[0], image.shape[1]), target, filter)
@@ -58,7 +63,7 @@ class BlendedTiler:
         pixels = self._resampler.window(self._image, tile.top, tile.left, tile.bottom, tile.right).clip(0, 1)
         return reflected(pixels, self.grid.sides)
 
-    def blocks(self, restore: RestoreTiles) -> Iterator[tuple[int, int, Floats]]:
+    def blocks(self, restored: RestoredTiles) -> Iterator[tuple[int, int, Floats]]:
         """See :class:`Tiler`."""
         grid, by_rows = self.grid, self.grid.by_rows
         along = grid.vertical if by_rows else grid.horizontal
@@ -66,11 +71,7 @@ class BlendedTiler:
         depth = min(along.side, along.length)
         # The band holds the sum of weighted tiles from the first pixel that is not final yet.
         band = np.zeros((depth, across.length, 3) if by_rows else (across.length, depth, 3), np.float32)
-        bands = grid.bands()
-        restored = iter(
-            restore([tile for tiles in bands for tile in tiles])
-        )  # in one go: calls cross from band to band
-        for number, tiles in enumerate(bands):
+        for number, tiles in enumerate(grid.bands()):
             start = along.starts[number]
             for tile, pixels in islice(restored, len(tiles)):
                 weights = self._rows[tile.row][:, None, None] * self._columns[tile.column][None, :, None]

@@ -1,26 +1,25 @@
-"""Image array in, restored array out: batches of tiles through the model, again where a tile fails its check.
+"""Image array in, restored array out: tiles through the model, blended into the result.
 
-How an image becomes tiles, and tiles an image, is the business of its tiler (:mod:`.blending`, :mod:`.released`); one
-call of the model that of :class:`TileInference`. No path and no file is known here: the result array belongs to the
-caller, who may keep it on disk.
+How an image becomes tiles, and tiles an image, is the business of its tiler (:mod:`.blending`, :mod:`.released`);
+which tiles share a call that of :class:`SharedCalls`; one call of the model that of :class:`TileInference`. No path and
+no file is known here: the result array belongs to the caller, who may keep it on disk.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from varestorer_cli.core.engine.blending import BlendedTiler, Floats, Tiler
-from varestorer_cli.core.engine.inference import Conditions, EngineOptions, TileInference, TileModel, is_out_of_memory
+from varestorer_cli.core.engine.blending import BlendedTiler, Tiler
+from varestorer_cli.core.engine.inference import Conditions, EngineOptions, TileInference, TileModel
 from varestorer_cli.core.engine.released import COMPAT_MODES, OneSequence
+from varestorer_cli.core.engine.shared_calls import SharedCalls, TileRun, TileTooLargeError
 from varestorer_cli.core.engine.tile_check import fault
-from varestorer_cli.core.engine.tiling import Axis, Tile, TileGrid, fewest_tiles
-from varestorer_cli.core.errors import InputError, InterruptedRunError, OutOfMemoryError, UsageError
+from varestorer_cli.core.engine.tiling import Axis, TileGrid, fewest_tiles
+from varestorer_cli.core.errors import OutOfMemoryError, UsageError
 from varestorer_cli.core.image.resample import Pixels, to_depth
 
 Call = tuple[int, tuple[int, int]]
@@ -40,6 +39,7 @@ class Restored:
         batch: tiles per call at the end.
         split: what an out-of-memory error changed for this image, "" if nothing.
         precision: arithmetic that was used; "bf16+fp32" where tiles were computed again in fp32.
+        calls: tiles per call of the calls that its tiles went through, such as "8" or "8+1".
         unverified: the model's tiles cannot be compared with their inputs: it spoils even a plain test image.
     """
 
@@ -51,6 +51,7 @@ class Restored:
     split: str
     precision: str
     unverified: bool = False
+    calls: str = ""
 
 
 class RestoreEngine:
@@ -212,28 +213,34 @@ class RestoreEngine:
             OutOfMemoryError: one tile of the smallest size does not fit.
             InterruptedRunError: ``should_stop`` said so.
         """
-        result = allocate((size[1], size[0], 3), dtype)
-        first: tuple[TileGrid, int] | None = None
-        while True:
-            tiler = self.tiler(image, size)
-            grid = tiler.grid
-            first = first or (grid, self.batch_for(grid.sides))
-            run = TileRun(self.inference, tiler, key, text, self._sequence(), on_tiles, should_stop)
-            try:
-                for top, left, block in tiler.blocks(run.restored):
-                    height, width = block.shape[:2]
-                    result[top : top + height, left : left + width] = to_depth(block, dtype)
-            except TileTooLargeError as error:
-                self._shrink(grid.sides, str(error))
-                continue
-            batch = self.batch_for(grid.sides)
-            changes = (("batch", first[1], batch), ("tile", max(first[0].sides), max(grid.sides)))
-            split = ", ".join(f"{name} {a}->{b}" for name, a, b in changes if a != b)
-            precision = self.options.precision
-            if run.retries and precision != "fp32":
-                precision += "+fp32"
-            unverified = self.inference.model_passes_probe is False
-            return Restored(result, len(grid), run.retries, max(grid.sides), batch, split, precision, unverified)
+        queue = ImageQueue(self, None, should_stop)
+        return queue.add(image, size, key=key, text=text, dtype=dtype, allocate=allocate, on_tiles=on_tiles).result()
+
+    def queue(
+        self, more: Callable[[], bool] | None = None, should_stop: Callable[[], bool] | None = None
+    ) -> "ImageQueue":
+        """A queue of images that share calls; arguments as of :class:`ImageQueue`."""
+        return ImageQueue(self, more, should_stop)
+
+    def finished(self, result: Any, run: TileRun, first: tuple[int, int]) -> Restored:
+        """What became of an image.
+
+        Args:
+            result: its array.
+            run: the pass that made it.
+            first: tile and batch when it was begun.
+        """
+        tile, batch = max(run.sides), self.batch_for(run.sides)
+        changes = (("batch", first[1], batch), ("tile", first[0], tile))
+        split = ", ".join(f"{name} {a}->{b}" for name, a, b in changes if a != b)
+        precision = self.options.precision
+        if run.retries and precision != "fp32":
+            precision += "+fp32"
+        unverified = self.inference.model_passes_probe is False
+        calls = "+".join(str(size) for size in sorted(run.sizes, reverse=True))
+        return Restored(
+            result, len(run.tiler.tiles), run.retries, tile, batch, split, precision, unverified, calls=calls
+        )
 
     def tiler(self, image: Pixels, size: tuple[int, int]) -> Tiler:
         """How this image, restored to (width, height), becomes tiles and is put together again."""
@@ -241,13 +248,13 @@ class RestoreEngine:
             return self._compat.tiler(image, size, self.tile, self._overlap)
         return BlendedTiler(image, self.grid(*size), self._filter)
 
-    def _sequence(self) -> OneSequence | None:
+    def new_sequence(self) -> OneSequence | None:
         """Noise of one image as the released evaluation draws it; None where tiles draw their own."""
         if self._compat is None:
             return None
         return OneSequence(self.options.seed, self.inference.uniforms_shape)
 
-    def _shrink(self, sides: tuple[int, int], reason: str) -> None:
+    def shrink(self, sides: tuple[int, int], reason: str) -> None:
         """Go on with smaller tiles: three quarters of the side or less, or the next smaller one there is.
 
         Raises:
@@ -264,110 +271,94 @@ class RestoreEngine:
         self.inference.limit_call(self._largest_side**2)
 
 
-class TileTooLargeError(Exception):
-    """Even one tile does not fit in memory."""
+class QueuedImage:
+    """An image in an :class:`ImageQueue`, whose result is there when it is asked for."""
+
+    def __init__(
+        self,
+        queue: "ImageQueue",
+        image: Pixels,
+        size: tuple[int, int],
+        key: str,
+        text: str | None,
+        dtype: npt.DTypeLike,
+        allocate: Allocate,
+        on_tiles: Callable[[int, int], None] | None,
+    ) -> None:
+        self._queue = queue
+        self._image, self._size = image, size
+        self._key, self._text = key, text
+        self._dtype, self._allocate = dtype, allocate
+        self._on_tiles = on_tiles
+        self._run = self._begun()
+
+    def result(self) -> Restored:
+        """The restored image; to be asked for once, in the order of the queue.
+
+        Raises:
+            InputError: a tile stays unusable (see :mod:`.tile_check`) in fp32 too.
+            OutOfMemoryError: one tile of the smallest size does not fit.
+            InterruptedRunError: told to stop.
+        """
+        engine, calls = self._queue.engine, self._queue.calls
+        try:
+            result = self._allocate((self._size[1], self._size[0], 3), self._dtype)
+            first = (max(self._run.sides), engine.batch_for(self._run.sides))
+            while True:
+                run = self._run
+                try:
+                    for top, left, block in run.tiler.blocks(calls.tiles_of(run, self._on_tiles)):
+                        height, width = block.shape[:2]
+                        result[top : top + height, left : left + width] = to_depth(block, self._dtype)
+                except TileTooLargeError as error:
+                    engine.shrink(run.sides, str(error))
+                    calls.remove(run)
+                    self._run = self._begun()
+                    continue
+                return engine.finished(result, run, first)
+        finally:
+            calls.remove(self._run)
+            self._image = None
+
+    def _begun(self) -> TileRun:
+        engine = self._queue.engine
+        run = TileRun(engine.tiler(self._image, self._size), self._key, self._text, engine.new_sequence())
+        self._queue.calls.add(run)
+        return run
 
 
-class TileRun:
-    """One pass over the tiles of one image: batches, the check of each tile, and what is computed again.
+class ImageQueue:
+    """Images that are restored one after another, and share calls of the model.
 
     Args:
-        inference: calls the model.
-        tiler: of the image.
-        key: seeds the noise.
-        text: of the image, or None.
-        sequence: noise of the first attempt, None draws it per tile.
-        on_tiles: called with (done, all) tiles as they are finished.
-        should_stop: asked between batches.
-
-    Attributes:
-        retries: tiles that were computed again.
-        done: tiles that are finished.
+        engine: restores them.
+        more: adds the next image to this queue; False where there is none now. None: no call is shared.
+        should_stop: asked before each call.
     """
 
     def __init__(
         self,
-        inference: TileInference,
-        tiler: Tiler,
-        key: str,
-        text: str | None,
-        sequence: OneSequence | None,
-        on_tiles: Callable[[int, int], None] | None,
-        should_stop: Callable[[], bool] | None,
+        engine: RestoreEngine,
+        more: Callable[[], bool] | None = None,
+        should_stop: Callable[[], bool] | None = None,
     ) -> None:
-        self.inference = inference
-        self.tiler = tiler
-        self.grid = tiler.grid
-        self.key = key
-        self.text = text
-        self.on_tiles = on_tiles
-        self.should_stop = should_stop
-        self.retries = 0
-        self.done = 0
-        self._sequence = sequence
+        self.engine = engine
+        # the released script's tilers hold the whole upscaled image, and its noise is one sequence per image
+        self.calls = SharedCalls(engine.inference, None if engine.compatible else more, should_stop)
 
-    def restored(self, tiles: Sequence[Tile]) -> Iterator[tuple[Tile, Floats]]:
-        """Tiles with their restored pixels, cut to the image.
-
-        Raises:
-            InputError: a tile stays unusable in fp32 too.
-            InterruptedRunError: ``should_stop`` said so.
-            TileTooLargeError: one tile does not fit in memory.
-        """
-        at = 0
-        while at < len(tiles):
-            if self.should_stop is not None and self.should_stop():
-                raise InterruptedRunError("stopped")
-            chunk = tiles[at : at + self.inference.call_size(len(tiles) - at, self.grid.sides)]
-            degraded = np.stack([self.tiler.cut(tile) for tile in chunk])
-            restored, shortage = None, ""
-            try:
-                restored = self._checked(chunk, degraded)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                shortage = str(error).partition("\n")[0]
-            if restored is None:  # outside the except block, whose traceback would keep the tensors alive
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-                if not self.inference.halve(self.grid.sides):
-                    raise TileTooLargeError(shortage)
-                continue
-            at += len(chunk)
-            self.done += len(chunk)
-            if self.on_tiles is not None:
-                self.on_tiles(self.done, len(self.grid))
-            for tile, pixels in zip(chunk, restored, strict=True):
-                yield tile, pixels[: tile.bottom - tile.top, : tile.right - tile.left]
-
-    def _checked(self, tiles: Sequence[Tile], degraded: Floats) -> list[Floats]:
-        """Restored tiles; unusable ones are computed again in fp32 with fresh noise."""
-        inference = self.inference
-        precision = inference.options.precision
-        texts = [self.text] * len(tiles)
-        restored = list(inference.infer(degraded, self._noise(tiles, 0), precision=precision, texts=texts))
-        for i, tile in enumerate(tiles):
-            first = inference.fault(restored[i], degraded[i])
-            if first is None or inference.model_always_fails(first):
-                continue
-            self.retries += 1
-            one, noise = degraded[i : i + 1], self._noise([tile], 1)
-            again = inference.infer(one, noise, precision="fp32", texts=[self.text])[0]
-            wrong = inference.fault(again, degraded[i])
-            if wrong is not None and not inference.model_always_fails(wrong):
-                raise InputError(
-                    f"the model's result for tile {tile.index + 1} of {len(self.grid)} is {wrong}, in fp32 too; "
-                    "nothing was written; try another --tile or --model"
-                )
-            restored[i] = again
-        return restored
-
-    def _noise(self, tiles: Sequence[Tile], attempt: int) -> list[Tensor] | None:
-        if self.inference.sampling != "sample":
-            return None
-        if self._sequence is not None and attempt == 0:
-            return [self._sequence.draw(tile.index) for tile in tiles]
-        return [self.inference.draw(self.key, tile.index, attempt) for tile in tiles]
+    def add(
+        self,
+        image: Pixels,
+        size: tuple[int, int],
+        *,
+        key: str = "",
+        text: str | None = None,
+        dtype: npt.DTypeLike = np.float32,
+        allocate: Allocate = np.zeros,
+        on_tiles: Callable[[int, int], None] | None = None,
+    ) -> QueuedImage:
+        """Put an image at the end; arguments as of :meth:`RestoreEngine.restore`."""
+        return QueuedImage(self, image, size, key, text, dtype, allocate, on_tiles)
 
 
 def _listed(sides: Sequence[int]) -> str:

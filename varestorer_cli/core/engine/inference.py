@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,7 +19,7 @@ from varestorer_cli.core.engine.blending import Floats
 from varestorer_cli.core.engine.tile_check import RELATIVE, probe_card
 from varestorer_cli.core.runtime import autocast_type
 
-_CONDITIONS_KEPT = 8
+_CONDITIONS_KEPT = 16  # as many as the largest call has tiles
 _GPU_BATCH_PIXELS = 1024 * 1024
 _GPU_LARGEST_BATCH = 16
 
@@ -99,7 +100,7 @@ class EngineOptions:
 
 
 class Conditions:
-    """Text conditions of one model: computed once per text, reused for all tiles, joined where a batch mixes texts.
+    """Text conditions of one model: computed once per text, reused for all tiles, grouped where a call mixes texts.
 
     Args:
         model: one with a text condition has ``condition(rows)``, which makes it from the features (n, T) of a text, or
@@ -118,7 +119,7 @@ class Conditions:
         self._rows.update(rows)
 
     def of(self, texts: Sequence[str | None], precision: str) -> Any:
-        """Condition of the tiles of one call: one for all where they share a text, else one for each.
+        """Condition of the tiles of one call: one for all where they share a text, else the kept ones side by side.
 
         To be called inside the autocast block of the model, which decides the type of the kept keys and values.
 
@@ -132,10 +133,9 @@ class Conditions:
         if self._make is None:
             return None
         if len(set(texts)) > 1:
-            joined, *rest = [self.of([text], precision) for text in texts]
-            for other in rest:
-                joined = joined.join(other)
-            return joined
+            groups = [(text, len(list(tiles))) for text, tiles in groupby(texts)]
+            conditions = [self.of([text], precision) for text, _ in groups]
+            return conditions[0].grouped(conditions, [count for _, count in groups])
         key = (texts[0], precision)
         condition = self._kept.pop(key, None)
         if condition is None:
@@ -186,11 +186,11 @@ class TileInference:
         return batch if self._most_pixels is None else max(1, min(batch, self._most_pixels // pixels))
 
     def call_size(self, left: int, sides: tuple[int, int]) -> int:
-        """Tiles of the next call where so many are left: a full batch, or a single one.
+        """Tiles of the next call where so many are waiting: a full batch, or a single one.
 
-        A call that is not full is not filled with copies: what is left of an image is computed tile by tile. So two
-        shapes occur, no tile is computed twice, and the shape of a tile's call depends on its image and the batch size
-        only, never on other images.
+        A call that is not full is not filled with copies, so no tile is computed twice and two shapes occur. With one
+        tile per call (the default of a CPU) a tile's result depends on nothing else. Which tiles of several share a
+        call depends on the images before and after, and the shape of a call decides how the arithmetic rounds.
         """
         batch = self.batch_for(sides)
         return batch if left >= batch else 1

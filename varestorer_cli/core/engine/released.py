@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from varestorer_cli.core.engine.blending import Floats, RestoreTiles, Tiler
+from varestorer_cli.core.engine.blending import Floats, RestoredTiles, Tiler
 from varestorer_cli.core.engine.tile_check import not_finite
 from varestorer_cli.core.engine.tiling import Axis, Tile, TileGrid
 from varestorer_cli.core.image.resample import Pixels, to_depth, to_float
@@ -39,6 +39,7 @@ class ReleasedTiler:
         self._padded: Bytes = np.pad(upscaled, ((overlap, overlap), (overlap, overlap), (0, 0)), mode="reflect")
         height, width = self._padded.shape[:2]
         self.grid = TileGrid(_axis(height, tile, overlap), _axis(width, tile, overlap))
+        self.tiles = [tile for tiles in self.grid.rows() for tile in tiles]
         self._window = _gaussian(tile)
 
     def cut(self, tile: Tile) -> Floats:
@@ -47,14 +48,12 @@ class ReleasedTiler:
         missing = (self.grid.vertical.side - part.shape[0], self.grid.horizontal.side - part.shape[1])
         return _network_input(np.pad(part, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect"))
 
-    def blocks(self, restore: RestoreTiles) -> Iterator[tuple[int, int, Floats]]:
+    def blocks(self, restored: RestoredTiles) -> Iterator[tuple[int, int, Floats]]:
         """See :class:`Tiler`; rows of tiles from top to bottom, each from left to right."""
         axis, width = self.grid.vertical, self.grid.horizontal.length
         depth = min(axis.side, axis.length)
         weighted, weights = np.zeros((depth, width, 3), np.float32), np.zeros((depth, width, 1), np.float32)
-        bands = self.grid.rows()
-        restored = iter(restore([tile for tiles in bands for tile in tiles]))
-        for number, tiles in enumerate(bands):
+        for number, tiles in enumerate(self.grid.rows()):
             top = axis.starts[number]
             for tile, pixels in islice(restored, len(tiles)):
                 rows, columns = slice(0, tile.bottom - tile.top), slice(tile.left, tile.right)
@@ -91,14 +90,15 @@ class SquareTiler:
         self._size = size
         self._square = _resized(_resized(_eight_bit(image), size), (tile, tile))
         self.grid = TileGrid.cover(tile, tile, (tile, tile), 0)
+        self.tiles = self.grid.rows()[0]
 
     def cut(self, tile: Tile) -> Floats:
         """The squashed image."""
         return _network_input(self._square)
 
-    def blocks(self, restore: RestoreTiles) -> Iterator[tuple[int, int, Floats]]:
+    def blocks(self, restored: RestoredTiles) -> Iterator[tuple[int, int, Floats]]:
         """See :class:`Tiler`: one block."""
-        for _, pixels in restore(self.grid.rows()[0]):
+        for _, pixels in restored:
             yield 0, 0, to_float(_resized(_truncated(pixels), self._size))
 
 

@@ -27,7 +27,8 @@ class Row:
     a channel's mean in 8-bit steps; ``consistency_psnr`` compares the output, reduced to the input's size, with the
     input, in dB and at most 100; ``oom_split`` says what an out-of-memory error changed; ``transfer`` how the
     values of an OpenEXR or DPX file met the model; ``caption`` is the text
-    that the model was given.
+    that the model was given; ``calls`` says how many tiles shared a call of the model ("8", or "8+1" where the rest
+    came one by one).
     """
 
     input: str = ""
@@ -64,6 +65,7 @@ class Row:
     transfer: str = ""
     model: str = ""
     caption: str = ""
+    calls: str = ""
 
     @property
     def key(self) -> str:

@@ -8,7 +8,8 @@ decide, decode), the engine runs in the caller's thread, ``EncodeStage`` works i
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -47,19 +48,8 @@ class Engine(Protocol):
     def overlap(self) -> int:
         """Least overlap of tiles."""
 
-    def restore(
-        self,
-        image: Samples,
-        size: tuple[int, int],
-        *,
-        key: str,
-        text: str | None,
-        dtype: Any,
-        allocate: Callable[[tuple[int, ...], Any], Any],
-        on_tiles: Callable[[int, int], None] | None,
-        should_stop: Callable[[], bool] | None,
-    ) -> Any:
-        """A :class:`core.engine.Restored`."""
+    def queue(self, more: Callable[[], bool] | None, should_stop: Callable[[], bool] | None) -> Any:
+        """A :class:`core.engine.ImageQueue`."""
 
 
 def run_batch(
@@ -140,10 +130,10 @@ class _Batch:
         encoder = ThreadPoolExecutor(self.context.encoders, "encode")
         behind: deque[Future[RestoreItem]] = deque()
         try:
-            for item in self._prepared(decoder):
+            for item, queued in self._queued(decoder, lambda: len(behind)):
                 if self.stop.requested():
                     break
-                behind.append(self._restored(item, len(behind), encoder))
+                behind.append(self._restored(item, queued, encoder))
                 waited = time.monotonic()
                 while behind and (behind[0].done() or len(behind) > self.context.encoders + 1):
                     self._record(behind.popleft().result())
@@ -208,43 +198,77 @@ class _Batch:
 
     # --- ahead of the engine
 
-    def _prepared(self, pool: ThreadPoolExecutor) -> Iterator[RestoreItem]:
-        waiting: deque[Future[RestoreItem]] = deque()
+    def _queued(
+        self, pool: ThreadPoolExecutor, behind: Callable[[], int]
+    ) -> Iterator[tuple[RestoreItem, "QueuedImage | None"]]:
+        """Items in the order of the jobs, decoded, with their place in the engine's queue where they need one.
+
+        Args:
+            pool: decodes.
+            behind: images that are being encoded.
+        """
+        decoding: deque[Future[RestoreItem]] = deque()
+        ready: deque[tuple[RestoreItem, QueuedImage | None]] = deque()
         jobs = iter(self.jobs)
-        while True:
-            while len(waiting) < _AHEAD and (job := next(jobs, None)) is not None:
-                waiting.append(pool.submit(self.decode_stage.prepare, job))
-            if not waiting:
-                return
+
+        def next_item(*, ahead: bool) -> bool:
+            """Move one image from the decoder to the engine's queue."""
+            while len(decoding) < _AHEAD and (job := next(jobs, None)) is not None:
+                decoding.append(pool.submit(self.decode_stage.prepare, job))
+            if not decoding:
+                return False
             waited = time.monotonic()
-            item = waiting.popleft().result()
+            # The decoder may wait for room that only the image at work can give back.
+            while ahead and not decoding[0].done():
+                if self.budget.is_short() or self.stop.requested():
+                    return False
+                wait(list(decoding)[:1], timeout=0.02)
+            item = decoding.popleft().result()
             self.report.times.decode += time.monotonic() - waited
-            yield item
+            ready.append((item, self._enqueue(queue, item, behind)))
+            return True
+
+        queue = self.engine.queue(lambda: next_item(ahead=True), self.stop.requested)
+        while ready or next_item(ahead=False):
+            yield ready.popleft()
 
     # --- the engine
 
-    def _restored(self, item: RestoreItem, behind: int, pool: ThreadPoolExecutor) -> "Future[RestoreItem]":
-        """Restore one picture and hand it to the encoders; what needs neither is done at once."""
-        finished: Future[RestoreItem] = Future()
-        if item.picture is None:
-            finished.set_result(item)
-            return finished
-        picture, row = item.picture, item.row
-        started = time.monotonic()
+    def _enqueue(self, queue: Any, item: RestoreItem, behind: Callable[[], int]) -> "QueuedImage | None":
+        """Put a decoded image into the engine's queue; None where there is nothing to restore."""
+        picture = item.picture
+        if picture is None:
+            return None
         try:
             source = picture.model_input()
-            result = self.engine.restore(
+            image = queue.add(
                 source,
                 item.size,
                 key=item.job.key,
                 text=self.context.texts.of(item.job.key),
                 dtype=_samples(picture, item.format),
                 allocate=lambda shape, dtype: allocate(shape, dtype, item.job.output.parent),
-                on_tiles=lambda done, all_: self.console.update(self._done(behind, done / all_)),
-                should_stop=self.stop.requested,
+                on_tiles=lambda done, all_: self.console.update(self._done(behind(), done / all_)),
             )
-        except MemoryError:
-            item.error = InputError(f"there is not enough memory for a result of {item.size[0]}x{item.size[1]}")
+        except Exception as error:
+            item.error = _without_memory(error, item)
+            return None
+        return QueuedImage(source, image)
+
+    def _restored(
+        self, item: RestoreItem, queued: "QueuedImage | None", pool: ThreadPoolExecutor
+    ) -> "Future[RestoreItem]":
+        """Restore one image and hand it to the encoders; what needs neither is done at once."""
+        finished: Future[RestoreItem] = Future()
+        if queued is None:
+            if item.picture is not None:
+                self.budget.give(item.pixels)
+            finished.set_result(item)
+            return finished
+        row = item.row
+        started = time.monotonic()
+        try:
+            result = queued.image.result()
         except (VarestorerError, KeyboardInterrupt) as error:
             if not isinstance(error, InputError):
                 self.budget.give(item.pixels)
@@ -253,18 +277,14 @@ class _Batch:
                 raise
             item.error = error
         except Exception as error:
-            item.error = error
+            item.error = _without_memory(error, item)
         row.seconds = (row.seconds or 0) + time.monotonic() - started
         if item.error is not None:
             self.budget.give(item.pixels)
             finished.set_result(item)
             return finished
-        row.tile, row.tiles, row.retries, row.oom_split = (
-            result.tile,
-            result.tiles,
-            result.retries,
-            result.split,
-        )
+        row.tile, row.tiles, row.retries, row.oom_split = result.tile, result.tiles, result.retries, result.split
+        row.calls = result.calls
         if result.unverified:
             text = (
                 "the model spoils even a plain test picture (is it trained?): its tiles were not held against the input"
@@ -272,7 +292,7 @@ class _Batch:
             item.warnings.append(text)
             row.warnings = "; ".join(filter(None, (row.warnings, f"unchecked: {text}")))
         row.device, row.precision, row.peak_mb = self.context.device, result.precision, self.context.peak_mb()
-        return pool.submit(self.encode_stage.finish, item, source, result.image)
+        return pool.submit(self.encode_stage.finish, item, queued.source, result.image)
 
     # --- the report
 
@@ -309,6 +329,20 @@ class _Batch:
         self.report_file.add(row)
         if self.on_row is not None:
             self.on_row(row)
+
+
+@dataclass(frozen=True)
+class QueuedImage:
+    """An image in the engine's queue: the samples that the model gets, and the place in the queue."""
+
+    source: Samples
+    image: Any
+
+
+def _without_memory(error: Exception, item: RestoreItem) -> Exception:
+    if isinstance(error, MemoryError):
+        return InputError(f"there is not enough memory for a result of {item.size[0]}x{item.size[1]}")
+    return error
 
 
 def _samples(picture: DecodedImage, format: ImageFormat) -> Any:

@@ -74,6 +74,7 @@ class PixelBudget:
         self._cancelled = cancelled
         self._used = 0
         self._closed = False
+        self._waiting = 0
         self._change = threading.Condition()
 
     def take(self, pixels: int) -> int:
@@ -83,8 +84,10 @@ class PixelBudget:
             What is to be given back.
         """
         with self._change:
+            self._waiting += 1
             while self._used and self._used + pixels > self._limit and not (self._closed or self._cancelled()):
                 self._change.wait(0.2)
+            self._waiting -= 1
             self._used += pixels
         return pixels
 
@@ -93,6 +96,11 @@ class PixelBudget:
         with self._change:
             self._used -= pixels
             self._change.notify_all()
+
+    def is_short(self) -> bool:
+        """Whether someone waits for room."""
+        with self._change:
+            return self._waiting > 0
 
     def close(self) -> None:
         """Let everyone through: the run is over."""

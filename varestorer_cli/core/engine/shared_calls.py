@@ -1,0 +1,200 @@
+"""Calls of the model that take tiles of several images: full calls across images, each image's tiles in their order.
+
+Images wait in a line. A call takes the first tile that the image at work still needs, then the next tiles of the same
+sides in the line, whatever image they belong to. Where they do not fill a call, further images are asked for. A call
+that stays short is made tile by tile: no tile is computed twice, and two shapes occur for tiles of the same sides.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from varestorer_cli.core.engine.blending import Floats, Tiler
+from varestorer_cli.core.engine.inference import TileInference, is_out_of_memory
+from varestorer_cli.core.engine.released import OneSequence
+from varestorer_cli.core.engine.tiling import Tile
+from varestorer_cli.core.errors import InputError, InterruptedRunError
+
+
+class TileTooLargeError(Exception):
+    """Even one tile does not fit in memory."""
+
+
+class TileRun:
+    """One pass over the tiles of one image.
+
+    Args:
+        tiler: of the image.
+        key: seeds the noise.
+        text: of the image, or None.
+        sequence: noise of the first attempt, None draws it per tile.
+
+    Attributes:
+        retries: tiles that were computed again.
+        sizes: tiles per call of the calls that its tiles went through.
+        restored: tiles that are computed and not taken yet, with their pixels.
+        failure: what ended the pass.
+    """
+
+    def __init__(self, tiler: Tiler, key: str, text: str | None, sequence: OneSequence | None) -> None:
+        self.tiler = tiler
+        self.sides = tiler.grid.sides
+        self.key = key
+        self.text = text
+        self.sequence = sequence
+        self.retries = 0
+        self.sizes: set[int] = set()
+        self.restored: deque[tuple[Tile, Floats]] = deque()
+        self.failure: Exception | None = None
+        self._begun = 0
+
+    def next_tiles(self, count: int) -> Sequence[Tile]:
+        """The next tiles to compute, ``count`` at most."""
+        return [] if self.failure else self.tiler.tiles[self._begun : self._begun + count]
+
+    def take(self, tile: Tile, pixels: Floats, size: int) -> None:
+        """Keep the result of the next tile, which came from a call of ``size`` tiles."""
+        self._begun += 1
+        self.sizes.add(size)
+        self.restored.append((tile, pixels[: tile.bottom - tile.top, : tile.right - tile.left]))
+
+
+Call = list[tuple[TileRun, Tile]]
+
+
+class SharedCalls:
+    """Computes the tiles of the images in its line.
+
+    Args:
+        inference: calls the model.
+        more: puts the next image into the line; False where there is none now. None: no call is shared.
+        should_stop: asked before each call.
+    """
+
+    def __init__(
+        self,
+        inference: TileInference,
+        more: Callable[[], bool] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> None:
+        self.inference = inference
+        self._more = more
+        self._should_stop = should_stop
+        self._line: list[TileRun] = []
+
+    def add(self, run: TileRun) -> None:
+        """Put an image at the end of the line."""
+        self._line.append(run)
+
+    def remove(self, run: TileRun) -> None:
+        """Take an image out of the line."""
+        self._line = [other for other in self._line if other is not run]
+
+    def tiles_of(self, run: TileRun, on_tiles: Callable[[int, int], None] | None) -> Iterator[tuple[Tile, Floats]]:
+        """All tiles of an image in the line, in the order of its tiler, with their pixels, cut to the image.
+
+        Args:
+            run: the image.
+            on_tiles: called with (done, all) tiles as they are finished.
+
+        Raises:
+            InputError: a tile stays unusable in fp32 too.
+            InterruptedRunError: ``should_stop`` said so.
+            TileTooLargeError: one tile does not fit in memory.
+        """
+        count = len(run.tiler.tiles)
+        for done in range(count):
+            while not run.restored:
+                if run.failure is not None:
+                    raise run.failure
+                self._make_call(run)
+                if on_tiles is not None and run.restored:
+                    on_tiles(done + len(run.restored), count)
+            yield run.restored.popleft()
+
+    def _make_call(self, run: TileRun) -> None:
+        if self._should_stop is not None and self._should_stop():
+            raise InterruptedRunError("stopped")
+        batch = self.inference.batch_for(run.sides)
+        call = self._gather(run, batch)
+        while self._more is not None and len(call) < batch and len(self._line) <= batch and self._more():
+            call = self._gather(run, batch)
+        self._compute(call[: self.inference.call_size(len(call), run.sides)])
+
+    def _gather(self, run: TileRun, batch: int) -> Call:
+        """The next tiles of an image, and of others of the same sides."""
+        call: Call = []
+        for one in (run, *(other for other in self._line if other is not run and other.sides == run.sides)):
+            call += [(one, tile) for tile in one.next_tiles(batch - len(call))]
+        return call
+
+    def _compute(self, call: Call) -> None:
+        """Make one call; what goes wrong is the failure of the images it belongs to."""
+        runs = list(dict.fromkeys(run for run, _ in call))
+        degraded = []
+        for run, tile in call:
+            try:
+                degraded.append(run.tiler.cut(tile))
+            except Exception as error:
+                run.failure = error
+        if len(degraded) < len(call):
+            return
+        shortage = ""
+        try:
+            self._checked(call, np.stack(degraded))
+            return
+        except Exception as error:
+            if is_out_of_memory(error):
+                shortage = str(error).partition("\n")[0]
+            elif len(runs) == 1:
+                runs[0].failure = error
+                return
+        # outside the except block, whose traceback would keep the tensors alive
+        if shortage:
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if not self.inference.halve(runs[0].sides):
+                runs[0].failure = TileTooLargeError(shortage)
+            return
+        for run, tile in call:  # one of the images is to blame
+            if run.failure is None:
+                self._compute([(run, tile)])
+
+    def _checked(self, call: Call, degraded: Floats) -> None:
+        """Compute tiles; unusable ones are computed again in fp32 with fresh noise."""
+        inference = self.inference
+        restored = inference.infer(
+            degraded,
+            self._noise(call, 0),
+            precision=inference.options.precision,
+            texts=[run.text for run, _ in call],
+        )
+        for (run, tile), given, got in zip(call, degraded, restored, strict=True):
+            if run.failure is not None:
+                continue
+            found = inference.fault(got, given)
+            if found is not None and not inference.model_always_fails(found):
+                run.retries += 1
+                noise = self._noise([(run, tile)], 1)
+                got = inference.infer(given[None], noise, precision="fp32", texts=[run.text])[0]
+                found = inference.fault(got, given)
+                if found is not None and not inference.model_always_fails(found):
+                    run.failure = InputError(
+                        f"the model's result for tile {tile.index + 1} of {len(run.tiler.tiles)} is {found}, in fp32 "
+                        "too; nothing was written; try another --tile or --model"
+                    )
+                    continue
+            run.take(tile, got, len(call))
+
+    def _noise(self, call: Call, attempt: int) -> list[Tensor] | None:
+        if self.inference.sampling != "sample":
+            return None
+        return [
+            self.inference.draw(run.key, tile.index, attempt)
+            if run.sequence is None or attempt
+            else run.sequence.draw(tile.index)
+            for run, tile in call
+        ]
