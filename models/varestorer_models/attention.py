@@ -84,7 +84,7 @@ def attend_text(
     need no mask: each text is attended to by its own items.
     """
     if isinstance(keys_values, GroupedKeysValues):
-        queries = queries_BLNK.split(list(keys_values.counts))
+        queries = torch.split(queries_BLNK, list(keys_values.counts))
         mixed = [
             attend_text(query, part, mask_Bn=None, precision=precision)
             for query, part in zip(queries, keys_values.parts, strict=True)

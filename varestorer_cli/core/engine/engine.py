@@ -318,7 +318,7 @@ class QueuedImage:
                 return engine.finished(result, run, first)
         finally:
             calls.remove(self._run)
-            self._image = None
+            del self._image
 
     def _begun(self) -> TileRun:
         engine = self._queue.engine
