@@ -35,9 +35,9 @@ PATHS ?= varestorer_cli/core/engine/tile_check.py
 TESTS ?= tests/core/engine
 COUNT ?= 30
 # one thread per test process: small tensors gain nothing from more
-test test-slow test-long test-lowest test-newest fuzz parity: export OMP_NUM_THREADS ?= 1
+test test-slow test-long test-farm test-lowest test-newest fuzz parity: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install format lint typecheck test test-slow test-long test-lowest test-newest fuzz mutate parity bench bench-2b bench-gpu bench-io bench-train ablate demo options-page \
+.PHONY: help install format lint typecheck test test-slow test-long test-farm test-lowest test-newest fuzz mutate parity bench bench-2b bench-gpu bench-io bench-train ablate demo options-page \
 	photos train-bundled check clean
 .DEFAULT_GOAL := help
 
@@ -89,6 +89,10 @@ test-newest: .venv-newest/.installed  ## The fast tests with the newest versions
 	.venv-$*/bin/uv pip install -q --python .venv-$*/bin/python -e ".[dev,score,text,hub,vfx]" \
 		--resolution $(if $(filter lowest,$*),lowest-direct,highest)
 	@touch $@
+
+test-farm: $(VENV)/.installed-dev  ## The farm examples under Slurm, Ray and OpenJD, where they are installed
+	-$(BIN)/python -m pip install -q -e ".[farm]"
+	$(BIN)/pytest -q -rs -m "slurm or ray or openjd"
 
 fuzz: $(VENV)/.installed-dev  ## Damage pictures in thousands of ways and restore them (CASES, seconds: LIMIT, SEED)
 	$(BIN)/python tests/fuzzing.py --cases $(CASES) --seconds $(LIMIT) --seed $(SEED)

@@ -12,6 +12,7 @@
 #SBATCH --open-mode=append
 set -u
 parts=${PARTS:-32} # as many as the array has, also when only some of its tasks are submitted again
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # srun does not take it over since Slurm 22.05
 task=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 
 srun ${VARESTORER:-varestorer} restore "$1" "$2" --shard "auto/$parts" --quiet
