@@ -24,8 +24,10 @@ from varestorer_cli.core.options import (
     RestoreRequest,
     TextOptions,
 )
+from varestorer_cli.core.score.options import ScoreOptions
 from varestorer_cli.core.sharding import Shard
 from varestorer_cli.core.sizing import Sizing
+from varestorer_cli.core.training.options import TrainOptions, VariantOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMISED = json.loads((ROOT / "tests" / "data" / "options.json").read_text())
@@ -42,7 +44,9 @@ def test_the_page_of_options_is_what_the_fields_say() -> None:
     assert (ROOT / "docs" / "options.md").read_text(encoding="utf-8") == render(), "run: make options-page"
 
 
-@pytest.mark.parametrize("owner", [RestoreRequest, RestoreOptions, ConsoleOptions])
+@pytest.mark.parametrize(
+    "owner", [RestoreRequest, RestoreOptions, ConsoleOptions, ScoreOptions, TrainOptions, VariantOptions]
+)
 def test_every_option_stands_under_a_heading_and_says_what_it_is(owner: type) -> None:
     for one in all_declared(owner):
         assert one.option.group in GROUPS and len(one.option.help) > 5, one.name

@@ -16,18 +16,22 @@ import typer
 from varestorer_cli.core.fields import Declared, all_declared, build
 
 
-def with_options(command: Callable[..., None], groups: Sequence[str] = ()) -> Callable[..., None]:
+def with_options(
+    command: Callable[..., None], groups: Sequence[str] = (), *, name: str = "", **fixed: Any
+) -> Callable[..., None]:
     """The function to register for a command whose parameters are dataclasses of options.
 
     Args:
         command: each parameter's annotation is a dataclass with options.
         groups: order of the headings in the help.
+        name: leaves out options that belong to commands of other names only.
+        fixed: values of fields that are no options.
 
     Raises:
         TypeError: two options have one name.
     """
-    owners = [kind for name, kind in get_type_hints(command).items() if name != "return"]
-    options = [one for owner in owners for one in all_declared(owner)]
+    owners = [kind for parameter, kind in get_type_hints(command).items() if parameter != "return"]
+    options = [one for owner in owners for one in all_declared(owner) if name in (one.option.only or (name,))]
     if len({one.name for one in options}) != len(options):
         raise TypeError(f"{command.__name__}: two fields have one name")
     if groups:
@@ -35,7 +39,7 @@ def with_options(command: Callable[..., None], groups: Sequence[str] = ()) -> Ca
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
-        given = {one.name: _from_command_line(one, values[one.name]) for one in options}
+        given = fixed | {one.name: _from_command_line(one, values[one.name]) for one in options}
         command(*(build(owner, given) for owner in owners))
 
     run.__signature__ = inspect.Signature([_parameter(one) for one in options])  # type: ignore[attr-defined]
@@ -47,11 +51,18 @@ def _parameter(one: Declared) -> inspect.Parameter:
     default = one.default
     if default is MISSING:
         default = inspect.Parameter.empty
-    elif default == ():
+    elif _is_optional(one):
         default = None
-    elif one.option.parse is not None and default is not None:
+    elif one.option.given_as is not None:
+        default = one.option.given_as(default)
+    elif one.option.parse is not None:
         default = str(default)
     return inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=_annotation(one))
+
+
+def _is_optional(one: Declared) -> bool:
+    """Whether None stands for the default on the command line: nothing, or an empty collection."""
+    return one.default is None or one.default == () or one.default == {}
 
 
 def _annotation(one: Declared) -> Any:
@@ -60,11 +71,10 @@ def _annotation(one: Declared) -> Any:
 
 def _given_as(one: Declared) -> Any:
     """Type of the value on the command line; Typer knows lists, not tuples of any length."""
-    optional = one.default is None or one.default == ()
     kind = one.option.given_as or (str if one.option.parse is not None else one.plain_kind)
     if get_origin(kind) is tuple and get_args(kind)[-1] is Ellipsis:
         kind = list[get_args(kind)[0]]  # type: ignore[misc]
-    return kind | None if optional else kind
+    return kind | None if _is_optional(one) else kind
 
 
 def _typer_info(one: Declared) -> Any:
@@ -85,6 +95,8 @@ def _typer_info(one: Declared) -> Any:
 
 
 def _from_command_line(one: Declared, value: Any) -> Any:
+    if value is None:
+        return one.default
     if get_origin(one.plain_kind) is tuple and get_args(one.plain_kind)[-1] is Ellipsis:
-        return tuple(value or ())
+        return tuple(value)
     return value

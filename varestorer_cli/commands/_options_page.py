@@ -1,5 +1,6 @@
 """The page ``docs/options.md``: every option of the commands that declare theirs as fields (``make options-page``)."""
 
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING
@@ -8,14 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from varestorer_cli.core.fields import Declared, Stale, all_declared
-from varestorer_cli.core.options import GROUPS, ConsoleOptions, RestoreOptions, RestoreRequest
+from varestorer_cli.core.options import GROUPS, ConsoleOptions, QuietOptions, RestoreOptions, RestoreRequest
+from varestorer_cli.core.score.options import ScoreOptions
+from varestorer_cli.core.training.options import TrainOptions, VariantOptions
 
-_COMMANDS: Mapping[str, tuple[type, ...]] = {"restore": (RestoreRequest, RestoreOptions, ConsoleOptions)}
+_COMMANDS: Mapping[str, tuple[type, ...]] = {
+    "restore": (RestoreRequest, RestoreOptions, ConsoleOptions),
+    "score": (ScoreOptions, QuietOptions),
+    "train STAGE, distill": (TrainOptions, VariantOptions),
+}
 _HEAD = """# Options
 This page is made from the fields that declare the options (`make options-page`); a test holds it to them.
 
-"Redone" says whether outputs that exist count as stale and are redone when the option's value changes. The same
-options are fields of `RestoreOptions`, `Sizing` and `TextOptions` in Python, with the same checks.
+"Redone" says whether outputs that exist count as stale and are redone when the option's value changes. In Python the
+options of `restore` are fields of `RestoreOptions`, `Sizing` and `TextOptions`, with the same checks.
 """
 
 
@@ -24,30 +31,38 @@ def render() -> str:
     lines = [_HEAD]
     for command, owners in _COMMANDS.items():
         options = [one for owner in owners for one in all_declared(owner)]
-        lines.append(f"## {command}")
+        lines += [f"## {command}", ""]
         for group in GROUPS:
             of_group = [one for one in options if one.option.group == group]
             if of_group:
-                lines += [f"### {group}", *_table(of_group), ""]
+                lines += [f"### {group}", "", *_table(of_group, redone=command == "restore"), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _table(options: Iterable[Declared]) -> list[str]:
-    lines = ["| option | values | default | redone | |", "|---|---|---|---|---|"]
+def _table(options: Iterable[Declared], *, redone: bool) -> list[str]:
+    head = ["option", "values", "default", *(["redone"] if redone else []), "help"]
+    lines = [_line(head), _line("---" for _ in head).replace(" ", "")]
     for one in options:
-        names = one.option.metavar if one.option.positional else ", ".join(one.flags)
-        redone = "" if one.option.stale is Stale.NEVER else "yes"
-        cells = (f"`{names}`", _values(one), _default(one), redone, one.option.help)
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        names = one.option.metavar or one.name.upper() if one.option.positional else ", ".join(one.flags)
+        stale = [] if not redone else ["" if one.option.stale is Stale.NEVER else "yes"]
+        only = f" ({', '.join(one.option.only)})" if one.option.only else ""
+        lines.append(_line([f"`{names}`", _values(one), _default(one), *stale, one.option.help + only]))
     return lines
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _values(one: Declared) -> str:
     kind = one.plain_kind
+    kind = one.option.given_as if isinstance(one.option.given_as, type) else kind
     if isinstance(kind, type) and issubclass(kind, Enum):
         return ", ".join(str(value.value) for value in kind)
     if one.option.range is not None:
-        return str(one.option.range).removesuffix(" is needed").removesuffix(" is possible")
+        return re.sub(
+            r"^(it must be|a seed is|the learning rate must be) | is (needed|possible)$", "", str(one.option.range)
+        )
     if one.option.metavar and not one.option.positional:
         return f"`{one.option.metavar}`"
     return {bool: "", int: "whole number", float: "number", Path: "path"}.get(kind, "")
@@ -57,7 +72,7 @@ def _default(one: Declared) -> str:
     if one.option.default_text:
         return one.option.default_text
     value: Any = one.default
-    return "" if value in (MISSING, None, False, "", ()) else str(value)
+    return "" if value is MISSING or (not value and value != 0) or value is False else str(value)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,15 @@
 """``varestorer train``: make a pre-restorer, a tokenizer or a teacher from photographs; mix models."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from varestorer_cli.commands._training import (
-    ConfigOption,
-    KeepOption,
-    PresetOption,
-    TextDropOption,
-    TextsOption,
-    shared_options,
-)
+from varestorer_cli.commands._from_fields import with_options
 from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.options import GROUPS
+from varestorer_cli.core.training.options import CONFIG, PRESET, TrainOptions, VariantOptions
 
 _HELP = """Train one stage on a folder of photographs, or mix models.
 
@@ -22,49 +18,20 @@ versions of the photographs are made from a seed; a killed run goes on exactly w
 """
 
 
-@shared_options()
-def prerestorer(
-    fields: dict[str, Any],
-    keep: KeepOption = None,
-    label: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="MODEL",
-            help="Model, run or file to learn from: its result is the target (or --keep's share of it), and a smaller "
-            "network starts from its weights [default: Real-ESRGAN x4plus].",
-        ),
-    ] = None,
-) -> None:
-    """Train the first clean-up of a degraded image. --steps 0 writes the weights that it starts from."""
-    _run("prerestorer", fields, label=label, label_share=keep)
+_Preset = Annotated[str | None, typer.Option("--preset", help=PRESET.help, show_default=PRESET.default_text)]
+_Config = Annotated[Path | None, typer.Option("--config", metavar=CONFIG.metavar, help=CONFIG.help)]
+_STAGES = {
+    "prerestorer": "Train the first clean-up of a degraded image. --steps 0 writes the weights that it starts from.",
+    "tokenizer": "Train the autoencoder whose latents become bits.",
+    "teacher": "Train the multi-step transformer that predicts the bits of sharp images, scale after scale.",
+}
 
 
-@shared_options()
-def tokenizer(fields: dict[str, Any]) -> None:
-    """Train the autoencoder whose latents become bits."""
-    _run("tokenizer", fields)
-
-
-@shared_options()
-def teacher(
-    fields: dict[str, Any],
-    tokenizer: Annotated[
-        Path | None,
-        typer.Option(help="Tokenizer run, file or model name [default: 'tokenizer' beside --out]."),
-    ] = None,
-    texts: TextsOption = None,
-    text_drop: TextDropOption = None,
-) -> None:
-    """Train the multi-step transformer that predicts the bits of sharp images, scale after scale."""
-    variant = {} if text_drop is None else {"text_drop": text_drop}
-    _run("teacher", fields, tokenizer=tokenizer, texts=texts, variant=variant)
-
-
-def _run(stage: str, fields: dict[str, Any], **own: Any) -> None:
-    from varestorer_cli.core.training.options import TrainOptions
+def train(options: TrainOptions, variant: VariantOptions) -> None:
+    """Train one stage."""
     from varestorer_cli.core.training.run import train as run
 
-    run(TrainOptions(stage=stage, **own, **fields))
+    run(replace(options, variant=variant.given()))
 
 
 def average(
@@ -112,8 +79,8 @@ def dial(
 def show_config(
     context: typer.Context,
     asked: Annotated[bool, typer.Option("--show-config", help="Print a preset's sizes and recipes as TOML.")] = False,
-    preset: PresetOption = None,
-    config: ConfigOption = None,
+    preset: _Preset = None,
+    config: _Config = None,
 ) -> None:
     """Print a preset, or what a file makes of one; without a stage."""
     if context.invoked_subcommand is not None:
@@ -133,8 +100,8 @@ def register(app: typer.Typer) -> None:
     """Add the command and its stages to the application."""
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
     group.callback(help=_HELP, invoke_without_command=True)(show_config)
-    for name, command in (("prerestorer", prerestorer), ("tokenizer", tokenizer), ("teacher", teacher)):
-        group.command(name, no_args_is_help=True)(command)
+    for name, text in _STAGES.items():
+        group.command(name, help=text, no_args_is_help=True)(with_options(train, GROUPS, name=name, stage=name))
     group.command("average", no_args_is_help=True)(average)
     group.command("dial", no_args_is_help=True)(dial)
     app.add_typer(group, name="train")

@@ -69,12 +69,14 @@ class Option:
         metavar: what its value is called in the help.
         range: numbers it accepts.
         parse: makes the value of text (or of ``given_as``); raises ``UsageError``.
-        given_as: type of its value on the command line, where that is neither the field's nor text for ``parse``.
+        given_as: type of its value on the command line, where that is neither the field's nor text for ``parse``; a
+            class of choices limits a field of plain text to their values.
         stale: whether outputs are redone when it changes.
         values: suggestions for completion, or a function that finds them.
         default_text: the default in words, where the value tells nothing.
         environment: variable that sets it.
         positional: an argument, not an option.
+        only: names of the commands that have it, where several share a dataclass; all by default.
     """
 
     help: str
@@ -89,18 +91,21 @@ class Option:
     default_text: str = ""
     environment: str | None = None
     positional: bool = False
+    only: tuple[str, ...] = ()
 
 
-def option(default: Any, help: str | Option, *more: Any, **rest: Any) -> Any:
+def option(default: Any, about: str | Option, *more: Any, **rest: Any) -> Any:
     """A dataclass field that is an option.
 
     Args:
-        default: its default; ``dataclasses.MISSING`` makes it required.
-        help: its help text, or an :class:`Option` that several dataclasses share, changed by ``rest``.
+        default: its default; ``dataclasses.MISSING`` makes it required, a type such as ``dict`` makes an empty one.
+        about: its help text, or an :class:`Option` that several dataclasses share, changed by ``rest``.
         more: further attributes of :class:`Option` in order: the group.
         rest: further attributes of :class:`Option` by name.
     """
-    made = dataclasses.replace(help, **rest) if isinstance(help, Option) else Option(help, *more, **rest)
+    made = dataclasses.replace(about, **rest) if isinstance(about, Option) else Option(about, *more, **rest)
+    if isinstance(default, type):
+        return dataclasses.field(default_factory=default, metadata={_KEY: made})
     return dataclasses.field(default=default, metadata={_KEY: made})
 
 
@@ -142,10 +147,14 @@ def declared(owner: type) -> tuple[Declared, ...]:
     """The options among a dataclass's own fields."""
     hints = get_type_hints(owner)
     return tuple(
-        Declared(field.name, hints[field.name], field.default, field.metadata[_KEY])
+        Declared(field.name, hints[field.name], _default(field), field.metadata[_KEY])
         for field in dataclasses.fields(owner)
         if _KEY in field.metadata
     )
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def parts(owner: type) -> Mapping[str, type]:
@@ -165,12 +174,12 @@ def build(owner: type[Any], values: Mapping[str, Any]) -> Any:
 
     Args:
         owner: the dataclass.
-        values: by name of the field, those of its parts among them; others are left alone.
+        values: by name of the field, those of its parts among them.
 
     Raises:
         UsageError: a value is impossible.
     """
-    given = {one.name: values[one.name] for one in declared(owner) if one.name in values}
+    given = {field.name: values[field.name] for field in dataclasses.fields(owner) if field.name in values}
     return owner(**given, **{name: build(part, values) for name, part in parts(owner).items()})
 
 
@@ -187,9 +196,11 @@ def check_fields(instance: Any) -> None:
 
 
 def _checked(one: Declared, value: Any) -> Any:
-    kind = one.plain_kind
+    kind, given_as = one.plain_kind, one.option.given_as
     if one.option.parse is not None and isinstance(value, str | list):
         value = one.option.parse(value)
+    elif kind is str and isinstance(given_as, type) and issubclass(given_as, StrEnum):
+        value = choice(given_as, value, one.flag).value
     elif isinstance(kind, type) and issubclass(kind, StrEnum):
         value = choice(kind, value, one.flag)
     elif isinstance(value, str | os.PathLike) and kind in (Path, str):

@@ -19,7 +19,8 @@ from varestorer_cli.core.sizing import SIZE, Sizing
 
 INPUT, OUTPUT, QUALITY, MODEL, TEXT = "Input", "Output", "Quality", "Model", "Text"
 COMPUTING, FARM, METADATA, MESSAGES = "Computing", "Farm", "Metadata", "Messages"
-GROUPS = (INPUT, OUTPUT, SIZE, QUALITY, MODEL, TEXT, COMPUTING, FARM, METADATA, MESSAGES)
+SCORES, RECIPE, RUN = "Scores", "Recipe", "Run"
+GROUPS = (INPUT, OUTPUT, SIZE, QUALITY, SCORES, RECIPE, MODEL, TEXT, RUN, COMPUTING, FARM, METADATA, MESSAGES)
 """Headings of the help and of the table in the docs, in their order."""
 
 # Raised when the processing itself changes, so that finished files of older versions are redone.
@@ -451,9 +452,15 @@ class RestoreRequest:
 
 
 @dataclass(frozen=True)
-class ConsoleOptions:
+class QuietOptions:
+    """Whether a command speaks."""
+
+    quiet: bool = option(False, QUIET)
+
+
+@dataclass(frozen=True)
+class ConsoleOptions(QuietOptions):
     """What a command says while it works."""
 
     progress: Progress = option(Progress.AUTO, "auto: a bar on a terminal, percentage lines elsewhere.", MESSAGES)
-    quiet: bool = option(False, QUIET)
     verbose: bool = option(False, "Every file, and tracebacks.", MESSAGES, flags=("--verbose", "-v"))

@@ -4,9 +4,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.fields import Range, check_fields, option
+from varestorer_cli.core.options import COMPUTING, FARM, INPUT, MODEL, OUTPUT, SCORES, SHARD, WEIGHTS
 from varestorer_cli.core.sharding import Shard
 
 DEFAULT_MODEL = "fine"
+SYNTHETIC = "div2k-synth"
+"""Name of the test set whose degraded images are made from given photographs."""
 
 
 class Codes(StrEnum):
@@ -38,58 +43,114 @@ class TableStyle(StrEnum):
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """Options of ``score``.
+    """Options of ``score``. Each field's help is the option's.
 
     Attributes:
-        restored: folder or file to judge; with ``model`` or ``codes`` it is restored to first.
-        reference: folder or file it should look like.
-        dataset: name, folder or manifest; brings degraded images and references.
+        target: the command's argument: becomes ``restored``, or ``photos`` with div2k-synth.
         photos: photographs that div2k-synth makes its pairs from.
-        data_root: where the known sets lie.
-        model: restores the set's degraded images before scoring.
-        weights: folder of the released files, for models that need them.
-        codes: what the model's decoder gets while the set is restored.
-        compare: two restored folders.
-        merge: join the scores of shards in this folder.
-        shard: score (and restore) this part only.
-        protocol: name of the protocol.
-        metrics: comma list, None for the protocol's.
-        crop_border: pixels cut off each side.
-        partial: go on although files have no partner, or shards are missing.
-        csv: file for one line per pair; None beside the restored files.
-        json: file for the whole report; None beside the restored files.
-        sheet: contact sheet to write.
-        degraded: inputs to show on it, and on the page.
-        page: HTML page to write.
-        also: further folders to show on the page.
-        table: how the table is printed.
-        device: where model and pyiqa compute.
-        seed: of the bootstrap, of div2k-synth, of the model's noise and of ``Codes.NOISE``.
-        cache: folder of kept scores, ``none``, or None for the user's.
+
+    Raises:
+        UsageError: a value is impossible, or two contradict each other.
     """
 
-    restored: Path | None = None
-    reference: Path | None = None
-    dataset: str | None = None
+    target: Path | None = option(
+        None, "Folder of restored images, or one image.", INPUT, metavar="RESTORED", positional=True
+    )
+    restored: Path | None = option(
+        None,
+        "The same as an option; with --model it is restored to. [default: scores/DATASET-MODEL]",
+        INPUT,
+        metavar="DIR",
+    )
+    reference: Path | None = option(
+        None,
+        "What they should look like: a folder, or one image.",
+        INPUT,
+        flags=("--reference", "-r"),
+        metavar="GT",
+    )
+    dataset: str | None = option(
+        None,
+        "div2k, realsr, drealsr, dped; a folder with gt and lq (or test_HR and test_LR); a CSV of lq,gt; div2k-synth: "
+        "pairs made from the folder of photographs given as argument.",
+        INPUT,
+        metavar="NAME|PATH",
+    )
     photos: Path | None = None
-    data_root: Path | None = None
-    model: str | None = None
-    weights: Path | None = None
-    codes: Codes = Codes.PREDICTED
-    compare: tuple[Path, Path] | None = None
-    merge: Path | None = None
-    shard: Shard | None = None
-    protocol: ProtocolName = ProtocolName.BOTH
-    metrics: str | None = None
-    crop_border: int = 0
-    partial: bool = False
-    csv: Path | None = None
-    json: Path | None = None
-    sheet: Path | None = None
-    degraded: Path | None = None
-    page: Path | None = None
-    also: tuple[Path, ...] = ()
-    table: TableStyle = TableStyle.TEXT
-    device: str = "auto"
-    seed: int = 0
-    cache: str | None = None
+    data_root: Path | None = option(
+        None, "Where the known test sets lie.", INPUT, metavar="DIR", environment="VARESTORER_DATA"
+    )
+    model: str | None = option(
+        None,
+        "Restore the data set with this model first; what is done is kept. [default: fine]",
+        MODEL,
+        flags=("--model", "-m"),
+    )
+    weights: Path | None = option(None, WEIGHTS)
+    codes: Codes = option(
+        Codes.PREDICTED,
+        "What the model's decoder gets while the set is restored, to see what the codes do: those predicted; the "
+        "encoder's own of the input or of the reference; noise (coin flips); zeros.",
+        MODEL,
+    )
+    compare: tuple[Path, Path] | None = option(
+        None, "Two restored folders: paired differences and sign test.", INPUT, metavar="A B"
+    )
+    protocol: ProtocolName = option(
+        ProtocolName.BOTH,
+        "osediff: PSNR and SSIM on Y, MANIQA of PIPAL. paper: PSNR on RGB, SSIM on Y of YIQ, MANIQA of KonIQ. rgb: "
+        "PSNR and SSIM on RGB.",
+        SCORES,
+    )
+    metrics: str | None = option(
+        None,
+        "Comma list: psnr, ssim, psnr_y, ...; full: all of the protocol's tables; other names are pyiqa's (extra "
+        "'score').",
+        SCORES,
+        metavar="LIST",
+    )
+    crop_border: int = option(0, "Pixels to cut off each side first.", SCORES, range=Range(0))
+    partial: bool = option(False, "Go on with the pairs there are although files have no partner.", SCORES)
+    shard: Shard | None = option(None, SHARD, help="Restore and score this part only, from 0; auto: array job.")
+    merge: bool = option(False, "Join the scores that shards left in RESTORED; computes nothing.", FARM)
+    csv: Path | None = option(None, "One line per pair. [default: RESTORED/scores.csv]", OUTPUT, metavar="FILE")
+    json: Path | None = option(None, "The whole report. [default: RESTORED/scores.json]", OUTPUT, metavar="FILE")
+    sheet: Path | None = option(
+        None, "Contact sheet to look at, a .jpg or .png: restored, reference.", OUTPUT, metavar="FILE"
+    )
+    degraded: Path | None = option(
+        None, "Degraded inputs, shown first on the sheet and on the page.", OUTPUT, metavar="DIR"
+    )
+    page: Path | None = option(
+        None,
+        "A page to look at: sliders, scores to sort by, how they spread.",
+        OUTPUT,
+        flags=("--report",),
+        metavar="FILE.html",
+    )
+    also: tuple[Path, ...] = option(
+        (), "A further folder to show on the page; up to four times.", OUTPUT, metavar="DIR"
+    )
+    table: TableStyle = option(TableStyle.TEXT, "How the table is printed.", OUTPUT)
+    device: str = option("auto", "Where model and pyiqa compute: auto, cpu, cuda, cuda:N.", COMPUTING)
+    seed: int = option(0, "Seed of the intervals, of div2k-synth and of the model's noise.", SCORES, range=Range(0))
+    cache: str | None = option(
+        None,
+        "Where scores are kept for the next run, or none. [default: the user's cache folder]",
+        SCORES,
+        metavar="DIR",
+        environment="VARESTORER_CACHE",
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.target is not None:
+            synthetic = self.dataset is not None and self.dataset.lower() == SYNTHETIC
+            if self.restored is not None and not synthetic:
+                raise UsageError(
+                    f"{self.target} and --restored {self.restored} both name the restored images: leave one out"
+                )
+            object.__setattr__(self, "photos" if synthetic else "restored", self.target)
+            object.__setattr__(self, "target", None)
+        if self.merge and self.restored is None:
+            raise UsageError("--merge joins the scores of shards: name their folder, as in: score RESTORED --merge")

@@ -37,10 +37,11 @@ def run_score(options: ScoreOptions, console: Console) -> ExitCode:
     """
     if options.also and options.page is None:
         raise UsageError("--also shows further folders on a page: add --report FILE.html")
-    if options.merge is not None:
+    if options.merge:
+        assert options.restored is not None
         page = _page(replace(options, shard=None), None)
-        report = merge_shards(options.merge, partial=options.partial)
-        return _finish(replace(options, shard=None), report, options.merge, console, page)
+        report = merge_shards(options.restored, partial=options.partial)
+        return _finish(replace(options, shard=None), report, options.restored, console, page)
     protocol = PROTOCOLS[options.protocol]
     names = metric_names(protocol, options.metrics)
     if options.compare is not None:

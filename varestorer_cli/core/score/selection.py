@@ -6,7 +6,7 @@ from pathlib import Path
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.score.datasets import Dataset, open_dataset
-from varestorer_cli.core.score.options import DEFAULT_MODEL, Codes, ScoreOptions
+from varestorer_cli.core.score.options import DEFAULT_MODEL, SYNTHETIC, Codes, ScoreOptions
 from varestorer_cli.core.score.pairing import PairPlan, find_images, plan_pairs
 
 WORK_FOLDER = Path("scores")  # where sets and restored files of --dataset runs go unless told otherwise
@@ -106,10 +106,10 @@ def _dataset(options: ScoreOptions, console: Console) -> Dataset:
     assert options.dataset is not None
     from varestorer_cli.core.score import synthetic
 
-    if options.dataset.lower() != synthetic.NAME:
+    if options.dataset.lower() != SYNTHETIC:
         return open_dataset(options.dataset, options.data_root, partial=options.partial)
     if options.photos is None:
-        raise UsageError(f"--dataset {synthetic.NAME} needs a folder of photographs: score --dataset div2k-synth HQDIR")
+        raise UsageError(f"--dataset {SYNTHETIC} needs a folder of photographs: score --dataset div2k-synth HQDIR")
     started = False
 
     def on_done(done: int, count: int) -> None:

@@ -22,11 +22,11 @@ from varestorer_cli.core.errors import InputError, UsageError
 from varestorer_cli.core.metrics.base import Image8
 from varestorer_cli.core.phrases import named
 from varestorer_cli.core.score.datasets import Dataset, open_folder
+from varestorer_cli.core.score.options import SYNTHETIC
 from varestorer_cli.core.score.pairing import find_images
 from varestorer_cli.core.score.scorer import read_rgb8
 from varestorer_cli.version import __version__
 
-NAME = "div2k-synth"
 CROP, SCALE, SMALLEST = 512, 4, 64
 RECIPE = "realesrgan"
 RECIPE_FILE = "recipe.json"
@@ -63,7 +63,7 @@ def make_set(
         OutputError: the set cannot be written.
     """
     if not photos.is_dir():
-        raise UsageError(f"--dataset {NAME} makes pairs from a folder of photographs, and {photos} is none")
+        raise UsageError(f"--dataset {SYNTHETIC} makes pairs from a folder of photographs, and {photos} is none")
     sources = find_images(photos)
     digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sources.items()}
     settings = {
@@ -75,7 +75,7 @@ def make_set(
         "parameters": asdict(RECIPES[RECIPE]),
     }
     identity = hashlib.sha256(json.dumps([settings, digests], sort_keys=True).encode()).hexdigest()
-    name = f"{NAME}-{photos.resolve().name}-{identity[:8]}"
+    name = f"{SYNTHETIC}-{photos.resolve().name}-{identity[:8]}"
     folder = parent / name
     if not (folder / RECIPE_FILE).is_file():
         check_writable(folder)

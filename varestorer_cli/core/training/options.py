@@ -1,175 +1,284 @@
 """What a training run is asked to do; the commands and the library fill in the same objects."""
 
-import math
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.fields import Option, Range, check_fields, declared, option
+from varestorer_cli.core.options import COMPUTING, INPUT, MODEL, OUTPUT, QUIET, RECIPE, RUN, WEIGHTS
 
 STAGES = ("tokenizer", "prerestorer", "teacher", "distill")
+_LARGEST = sys.float_info.max
+PRESET = Option("Model size: compact, fine, mini, smoke or 2b.", RECIPE, default_text="compact")
+CONFIG = Option("Other sizes and recipes; what the file leaves out is as in the preset.", RECIPE, metavar="FILE.toml")
+
+
+class Parallel(StrEnum):
+    """How several processes share a run; ``auto`` is what the preset's size wants."""
+
+    AUTO = "auto"
+    DDP = "ddp"
+    FSDP = "fsdp"
+
+
+class Head(StrEnum):
+    """How the student says its bits."""
+
+    BITS = "bits"
+    LATENT = "latent"
+
+
+class Bits(StrEnum):
+    """What image losses see of a bits head."""
+
+    SAMPLED = "sampled"
+    GREEDY = "greedy"
+    EXPECTED = "expected"
+
+
+class Positions(StrEnum):
+    """Where the extra block lies for the student."""
+
+    NEXT_SCALE = "next_scale"
+    LAST_SCALE = "last_scale"
+
+
+def loss_weights(entries: list[str]) -> dict[str, float]:
+    """``["l1=1", "kl=0.1"]`` -> ``{"l1": 1.0, "kl": 0.1}``.
+
+    Raises:
+        UsageError: an entry of another form.
+    """
+    weights = {}
+    for entry in entries:
+        name, _, number = entry.partition("=")
+        try:
+            weights[name.strip()] = float(number)
+        except ValueError:
+            raise UsageError(f"--loss {entry!r}: write NAME=WEIGHT, for example --loss l1=1.0") from None
+    return weights
+
+
+def _from(least: float, most: float = _LARGEST) -> Range:
+    words = f"from {least:g} to {most:g}" if most < _LARGEST else f"from {least:g} up"
+    return Range(least, most, words=f"it must be a number {words}")
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """One training run.
+    """One training run. Each field's help is the option's; ``only`` names the stages that have a use for it.
 
     Attributes:
         stage: one of ``STAGES``.
-        data: folder of photographs, or a text file with one path a line.
-        out: folder of the run; checkpoints, logs, pictures and the model go there.
-        preset: name of the model size; None: ``compact``, or the base that ``config`` names.
-        config: TOML file with other sizes and recipes; what it leaves out is as in the preset.
-        show_config: print the effective configuration as TOML on stdout and do nothing.
-        steps, batch, learning_rate: override the preset's recipe where given.
-        losses: overrides of single loss weights by name; 0 switches a term off.
-        head: overrides the student's head, ``bits`` or ``latent`` (distill).
-        seed: of initialisation, data order, augmentation and noise.
-        resume: go on from the run's last checkpoint; starts anew where there is none.
-        init: model file or run whose weights the stage starts from instead of random ones.
-        weights: folder of installed models; None asks the environment.
-        tokenizer, prerestorer, teacher: earlier stages: run folders, files or model names; by default the folders of
-            that name beside ``out``.
-        texts: folder of text features, one file a photograph (teacher, distill); see ``core.training.texts``.
-        variant: changes of the recipe's ``Variant`` by field name.
-        label: model whose result is the sharper image, and whose weights and features a smaller network starts from;
-            Real-ESRGAN x4plus by default (prerestorer).
-        label_share: overrides the share of a sharper image in the target (prerestorer, distill).
-        decoder: overrides the recipe's learning-rate factor of the decoder (distill).
-        cache: folder for crop caches, by default ``out``'s parent / ``cache``.
-        recipe: degradation recipe, by name or file.
-        crops: training crops cut from the photographs; the preset's number by default.
-        device, precision, threads: where and how to compute.
-        checkpoint_minutes: time between checkpoints.
-        keep_checkpoints: the newest so many stay.
-        log_every, sample_every: steps between log lines, and between validations with sample pictures.
-        metrics: comma list of ``score``'s metrics for validation; None, those that need no weights.
-        stop_after: minutes after which the run pauses with a checkpoint; for machines lent by the piece.
-        license_text: licence written into the model file.
-        accumulate: parts in which each process computes its share of a batch, to save memory.
-        parallel: how several processes share the work: ``ddp`` all hold all weights, ``fsdp`` the transformers' are
-            divided among them, ``auto`` what the preset's size wants.
-        recompute: keep only the inputs of transformer blocks for the backward pass; None, where the preset is large.
-        half: store the model file in float16, half the size.
-        dry_run: print weights, memory, arithmetic and hours on stdout and do nothing.
-        processes: that ``dry_run`` plans for.
-        quiet: no progress on stderr.
+        variant: changes of the recipe's ``Variant`` by field name, see :class:`VariantOptions`.
+
+    Raises:
+        UsageError: a value is impossible.
     """
 
     stage: str
-    data: Path
-    out: Path
-    preset: str | None = None
-    config: Path | None = None
-    show_config: bool = False
-    steps: int | None = None
-    batch: int | None = None
-    learning_rate: float | None = None
-    losses: Mapping[str, float] = field(default_factory=dict)
-    head: str | None = None
-    seed: int = 0
-    resume: bool = False
-    init: Path | None = None
-    weights: Path | None = None
-    tokenizer: Path | None = None
-    prerestorer: Path | None = None
-    teacher: Path | None = None
-    texts: Path | None = None
+    data: Path = option(MISSING, "Folder of photographs, or a text file with one path a line.", INPUT, positional=True)
+    out: Path = option(MISSING, "Folder of the run: checkpoints, logs, pictures, model.", OUTPUT, flags=("--out", "-o"))
+    preset: str | None = option(None, PRESET)
+    config: Path | None = option(None, CONFIG)
+    steps: int | None = option(
+        None,
+        "Optimiser steps instead of the preset's; 0 writes the model that a run starts with.",
+        RECIPE,
+        range=_from(0),
+    )
+    batch: int | None = option(None, "Images per step, of all processes together.", RECIPE, range=_from(1))
+    learning_rate: float | None = option(
+        None,
+        "Peak learning rate instead of the preset's.",
+        RECIPE,
+        flags=("--lr",),
+        range=Range(0, _LARGEST, above=True, words="the learning rate must be a number above 0"),
+    )
+    losses: Mapping[str, float] = option(
+        dict,
+        "Weight of a loss term; repeat for several, 0 drops one.",
+        RECIPE,
+        flags=("--loss",),
+        metavar="NAME=WEIGHT",
+        given_as=list[str],
+        parse=loss_weights,
+    )
+    head: str | None = option(
+        None, "bits (the paper's) or latent, instead of the preset's.", RECIPE, given_as=Head, only=("distill",)
+    )
+    seed: int = option(
+        0,
+        "Seed of initialisation, data order and noise.",
+        RECIPE,
+        range=Range(0, 2**31 - 1, words=f"a seed is a whole number from 0 to {2**31 - 1}"),
+    )
+    resume: bool = option(False, "Go on exactly from the run's last checkpoint.", RUN)
+    init: Path | None = option(None, "Run folder or model file whose weights to start from.", MODEL)
+    weights: Path | None = option(None, WEIGHTS)
+    tokenizer: Path | None = option(
+        None, "Tokenizer run, file or model name [default: 'tokenizer' beside --out].", MODEL, only=("teacher",)
+    )
+    prerestorer: Path | None = option(
+        None, "Pre-restorer run, file or model name [default: 'prerestorer' beside --out].", MODEL, only=("distill",)
+    )
+    teacher: Path | None = option(
+        None, "Teacher run, file or model name [default: 'teacher' beside --out].", MODEL, only=("distill",)
+    )
+    texts: Path | None = option(
+        None,
+        "Folder of text features, one file per photograph; varestorer texts makes them.",
+        INPUT,
+        metavar="DIR",
+        only=("teacher", "distill"),
+    )
     variant: Mapping[str, Any] = field(default_factory=dict)
-    label: Path | None = None
-    label_share: float | None = None
-    decoder: float | None = None
-    cache: Path | None = None
-    recipe: str = "moderate"
-    crops: int | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    threads: int | None = None
-    checkpoint_minutes: float = 5.0
-    keep_checkpoints: int = 2
-    log_every: int = 20
-    sample_every: int = 500
-    metrics: str | None = None
-    stop_after: float | None = None
-    license_text: str = ""
-    accumulate: int = 1
-    parallel: str = "auto"
-    recompute: bool | None = None
-    half: bool = False
-    dry_run: bool = False
-    processes: int = 1
-    quiet: bool = False
+    label: Path | None = option(
+        None,
+        "Model, run or file to learn from: its result is the target (or --keep's share of it), and a smaller network "
+        "starts from its weights [default: Real-ESRGAN x4plus].",
+        MODEL,
+        metavar="MODEL",
+        only=("prerestorer",),
+    )
+    label_share: float | None = option(
+        None,
+        "Share of a sharper image in the target: the --label model's (prerestorer), the pre-restored (distill).",
+        RECIPE,
+        flags=("--keep",),
+        range=_from(0, 1),
+        default_text="the preset's",
+        only=("prerestorer", "distill"),
+    )
+    decoder: float | None = option(
+        None,
+        "Train the decoder at this fraction of the learning rate; 0 keeps it.",
+        RECIPE,
+        range=_from(0),
+        only=("distill",),
+    )
+    cache: Path | None = option(None, "Folder for crop caches [default: 'cache' beside the run].", INPUT)
+    recipe: str = option(
+        "moderate",
+        "moderate, realesrgan, mild, released, or a file with the known keys.",
+        RECIPE,
+        flags=("--degradation",),
+    )
+    crops: int | None = option(None, "Training crops to cut instead of the preset's number.", INPUT, range=_from(1))
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps.", COMPUTING)
+    precision: str = option("auto", "auto, fp32 or bf16.", COMPUTING)
+    threads: int | None = option(None, "CPU threads [default: what the machine gives].", COMPUTING, range=_from(1))
+    checkpoint_minutes: float = option(5.0, "Minutes between checkpoints.", RUN, range=_from(0))
+    keep_checkpoints: int = option(2, "Checkpoints that stay, the newest ones.", RUN, range=_from(1))
+    log_every: int = option(20, "Steps between log lines.", RUN, range=_from(1))
+    sample_every: int = option(500, "Steps between validations with sample pictures.", RUN, range=_from(1))
+    metrics: str | None = option(
+        None, "Metrics of validation, as of score [default: those that need no weights].", RUN, metavar="LIST"
+    )
+    stop_after: float | None = option(None, "Pause with a checkpoint after so many minutes.", RUN, range=_from(0))
+    license_text: str = option("", "Licence to write into the model file.", OUTPUT, flags=("--license",))
+    accumulate: int = option(
+        1, "Parts in which a process computes its share of a batch, to save memory.", COMPUTING, range=_from(1)
+    )
+    parallel: str = option(
+        "auto",
+        "Under torchrun: ddp, each process holds all weights; fsdp, transformers are divided.",
+        COMPUTING,
+        given_as=Parallel,
+    )
+    recompute: bool | None = option(
+        None,
+        "Compute transformer blocks twice to save memory [default: with --preset 2b].",
+        COMPUTING,
+        flags=("--recompute/--no-recompute",),
+    )
+    half: bool = option(False, "Store the model in float16, half the size.", OUTPUT)
+    dry_run: bool = option(False, "Print weights, memory per GPU, arithmetic and hours; do nothing.", RUN)
+    show_config: bool = option(False, "Print the effective sizes and recipes for --config; do nothing.", RUN)
+    processes: int = option(1, "GPUs that --dry-run plans for.", RUN, range=_from(1))
+    quiet: bool = option(False, QUIET, help="No progress on stderr.")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name, weight in self.losses.items():
+            if not 0 <= weight <= _LARGEST:
+                raise UsageError(f"--loss {name}={weight:g}: a weight must be a number from 0 up; 0 drops the term")
+        VariantOptions(**self.variant)
 
     def check(self) -> None:
-        """Refuse values that mean nothing, and options that the stage has no use for.
+        """Refuse options that the stage has no use for.
 
         Raises:
             UsageError: the first one, with its name and what it may be.
         """
         if self.stage not in STAGES:
             raise UsageError(f"there is no stage {self.stage!r}; choose one of {', '.join(STAGES)}")
-        for name, stages in _USED_BY.items():
-            if getattr(self, name) is not None and self.stage not in stages:
+        for one in declared(TrainOptions):
+            stages = one.option.only or STAGES
+            if getattr(self, one.name) is not None and self.stage not in stages:
                 raise UsageError(
-                    f"{_option(name)}: stage {self.stage} has no use for it; it belongs to {' and '.join(stages)}"
+                    f"{one.flag}: stage {self.stage} has no use for it; it belongs to {' and '.join(stages)}"
                 )
-        for name in self.variant:
-            if self.stage != "distill" and (name != "text_drop" or self.stage != "teacher"):
-                raise UsageError(f"{_option(name)}: stage {self.stage} has no use for it")
+        for one in declared(VariantOptions):
+            if one.name in self.variant and self.stage not in one.option.only:
+                raise UsageError(f"{one.flag}: stage {self.stage} has no use for it")
         if "text_drop" in self.variant and self.texts is None:
             raise UsageError("--text-drop: there are no texts to drop; give --texts DIR, or leave it out")
         if self.stage in ("prerestorer", "tokenizer") and (self.recompute or self.parallel == "fsdp"):
             given = "--recompute" if self.recompute else "--parallel fsdp"
             raise UsageError(f"{given}: stage {self.stage} has no transformer; leave it out")
-        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
-            raise UsageError(f"--lr {self.learning_rate:g}: the learning rate must be a number above 0")
-        if not 0 <= self.seed < 2**31:
-            raise UsageError(f"--seed {self.seed}: a seed is a whole number from 0 to {2**31 - 1}")
-        for name, weight in self.losses.items():
-            if not 0 <= weight < math.inf:
-                raise UsageError(f"--loss {name}={weight:g}: a weight must be a number from 0 up; 0 drops the term")
-        numbers = {name: getattr(self, name) for name in _LIMITS if hasattr(self, name)} | dict(self.variant)
-        for name, (low, high) in _LIMITS.items():
-            value = numbers.get(name)
-            if value is not None and not low <= value <= high:
-                what = f"from {low:g} to {high:g}" if high < _HUGE else f"from {low:g} up"
-                raise UsageError(f"{_option(name)} {value:g}: it must be a number {what}")
 
 
-_USED_BY = {
-    "head": ("distill",),
-    "tokenizer": ("teacher",),
-    "prerestorer": ("distill",),
-    "teacher": ("distill",),
-    "texts": ("teacher", "distill"),
-    "label": ("prerestorer",),
-    "label_share": ("prerestorer", "distill"),
-    "decoder": ("distill",),
-}
-_HUGE = 1e12
-_LIMITS: dict[str, tuple[float, float]] = {
-    "steps": (0, _HUGE),
-    "batch": (1, _HUGE),
-    "crops": (1, _HUGE),
-    "threads": (1, _HUGE),
-    "accumulate": (1, _HUGE),
-    "processes": (1, _HUGE),
-    "log_every": (1, _HUGE),
-    "sample_every": (1, _HUGE),
-    "keep_checkpoints": (1, _HUGE),
-    "checkpoint_minutes": (0, _HUGE),
-    "stop_after": (0, _HUGE),
-    "label_share": (0, 1),
-    "decoder": (0, _HUGE),
-    "encoder": (0, _HUGE),
-    "flips": (0, 1),
-    "text_drop": (0, 1),
-    "guidance": (0, _HUGE),
-}
-"""Least and largest value by the name of the field; nothing is within limits that is not a number."""
-_NAMES = {"label_share": "--keep", "learning_rate": "--lr"}
+@dataclass(frozen=True)
+class VariantOptions:
+    """Research options: changes of the recipe's ``Variant``, by field name; None leaves the recipe's own.
 
+    Raises:
+        UsageError: a value is impossible.
+    """
 
-def _option(name: str) -> str:
-    return _NAMES.get(name, "--" + name.replace("_", "-"))
+    encoder: float | None = option(
+        None,
+        "Train the encoder on degraded pictures, at this fraction of the rate.",
+        RECIPE,
+        range=_from(0),
+        only=("distill",),
+    )
+    bits: str | None = option(
+        None, "Bits that picture losses see; sampled is the paper's.", RECIPE, given_as=Bits, only=("distill",)
+    )
+    extra_positions: str | None = option(
+        None,
+        "Place of the extra block; last_scale is where it belongs.",
+        RECIPE,
+        given_as=Positions,
+        only=("distill",),
+    )
+    flips: float | None = option(
+        None,
+        "Largest probability of flipped bits in the student's input.",
+        RECIPE,
+        range=_from(0, 1),
+        only=("distill",),
+    )
+    guidance: float | None = option(
+        None, "Guidance of the teacher by --texts; 1 is none.", RECIPE, range=_from(0), only=("distill",)
+    )
+    text_drop: float | None = option(
+        None,
+        "Probability of training a picture without its text.",
+        RECIPE,
+        range=_from(0, 1),
+        only=("teacher", "distill"),
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def given(self) -> dict[str, Any]:
+        """What is set, by field name."""
+        return {one.name: value for one in fields(self) if (value := getattr(self, one.name)) is not None}
