@@ -166,3 +166,10 @@ def test_the_wheel_works_alone(built: Path, foreign: Path) -> None:
         )
         assert ran.returncode == 0, ran.stderr
     assert all(name.startswith(str(site)) for name in ran.stdout.split())
+
+
+def test_the_data_of_the_tests_stay_small() -> None:
+    files = [
+        path for path in (ROOT / "tests" / "data").rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    ]
+    assert sum(path.stat().st_size for path in files) < 6_000_000

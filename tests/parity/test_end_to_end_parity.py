@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from reference_data import assert_same_picture, max_error, reference, thinned
+from reference_data import Reference, reference, thinned
 from released_pipeline import Picture, ReleasedModels, restore_picture, to_bgr
 from released_states import from_released
 
@@ -35,29 +35,34 @@ def condition_of(networks: ReleasedModels, case: str) -> Condition:
     return networks.transformer.encode_condition(TextFeatures(text, (len(text),)))
 
 
+def tiles_of(stored: Reference, case: str) -> list[Picture]:
+    """The tiles that the command makes of a case's picture, in order; it enlarges a picture to one tile first."""
+    tiles: list[Picture] = []
+    picture, notes = stored.get(f"{case}/in/picture_rgb").numpy(), stored.notes[case]
+    restore_picture(picture, notes["sr_scale"], tiled=notes["tiled"], restore=lambda tile: tiles.append(tile) or tile)
+    return tiles
+
+
 def test_every_step_of_a_tile_equals_released(networks: ReleasedModels) -> None:
     stored = reference("end_to_end")
-    tile: list[Picture] = []
-    # the command enlarges the picture to one tile first
-    picture = stored.get("square/in/picture_rgb").numpy()
-    restore_picture(picture, 4.0, tiled=False, restore=lambda square: tile.append(square) or square)
+    (tile,) = tiles_of(stored, "square")
     with torch.inference_mode():
         condition = condition_of(networks, "square")
-    steps = networks.restore_tile(tile[0], condition, stored.get("square/in/uniforms"))
+    steps = networks.restore_tile(tile, condition, stored.get("square/in/uniforms"))
 
-    assert max_error(thinned(steps.clean), stored.get("square/out/clean_thinned")) <= 1e-5
+    assert stored.max_error("square/out/clean_thinned", thinned(steps.clean)) <= 1e-5
     # the encoder makes forty times more of the 1e-6 by which the pictures before it differ
-    assert max_error(steps.latent, stored.get("square/out/features")) <= 1e-4
+    assert stored.max_error("square/out/features", steps.latent) <= 1e-4
     assert torch.equal(steps.bits_in, stored.get("square/out/bits_in"))
-    assert max_error(steps.tokens, stored.get("square/out/tokens")) <= 5e-6
+    assert stored.max_error("square/out/tokens", steps.tokens) <= 5e-6
     logits = steps.logits[:, ::4].flatten(2)
-    error = logits - stored.get("square/out/logits_fp32_every_4th")
+    error = stored.error("square/out/logits_fp32_every_4th", logits)
     assert error.abs().max() <= 1e-4
     assert error.square().mean().sqrt() <= 1e-5
     assert torch.equal(steps.bits, stored.get("square/out/bits"))
-    assert max_error(steps.codes, stored.get("square/out/codes")) <= 5e-6
-    assert max_error(thinned(steps.image), stored.get("square/out/image_thinned")) <= 5e-5
-    assert_same_picture(to_bgr(steps.image), stored.get("square/out/picture_bgr"))
+    assert stored.max_error("square/out/codes", steps.codes) <= 5e-6
+    assert stored.max_error("square/out/image_thinned", thinned(steps.image)) <= 5e-5
+    stored.assert_same_picture("square/out/picture_bgr", to_bgr(steps.image))
 
 
 @pytest.mark.parametrize("case", ["stretched", "tiled"])
@@ -80,7 +85,7 @@ def test_picture_equals_released(networks: ReleasedModels, case: str) -> None:
     )
     assert len(bits) == notes["tiles"] == len(uniforms)
     assert torch.equal(torch.cat(bits, dim=1), stored.get(f"{case}/out/bits"))
-    assert_same_picture(picture, stored.get(f"{case}/out/picture_bgr"))
+    stored.assert_same_picture(f"{case}/out/picture_bgr", picture)
 
 
 def test_restorer_module_equals_released(networks: ReleasedModels) -> None:
@@ -101,4 +106,4 @@ def test_restorer_module_equals_released(networks: ReleasedModels) -> None:
     picture = restore_picture(
         stored.get("square/in/picture_rgb").numpy(), stored.notes["square"]["sr_scale"], tiled=False, restore=restore
     )
-    assert_same_picture(picture, stored.get("square/out/picture_bgr"))
+    stored.assert_same_picture("square/out/picture_bgr", picture)

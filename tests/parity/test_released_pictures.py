@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import load, rows, save
 from PIL import Image
-from reference_data import assert_same_picture, reference
+from reference_data import reference
 from released_pipeline import Picture, ReleasedModels, evaluation_noise, restore_picture, to_bgr
 from released_states import from_released
 
@@ -141,7 +141,7 @@ def test_engine_equals_released_pictures(monkeypatch: pytest.MonkeyPatch, case: 
     size = tuple(round(side * stored.notes[case]["sr_scale"]) for side in picture.shape[1::-1])
     result = engine.restore(picture, size, dtype=np.uint8)
     assert result.tiles == stored.notes[case]["tiles"]
-    assert_same_picture(result.image[..., ::-1].copy(), stored.get(f"{case}/out/picture_bgr"))
+    stored.assert_same_picture(f"{case}/out/picture_bgr", result.image[..., ::-1].copy())
 
 
 @pytest.mark.slow

@@ -1,22 +1,19 @@
 """Rotary coordinates against the table of the released code, equal to the last cell."""
 
-from pathlib import Path
-
 import pytest
+import reference_data
 import torch
-from safetensors.torch import load_file
 
 from varestorer_models.rope import rotary_coordinates, rotary_table
 from varestorer_models.schedule import ScaleSchedule
 
 pytestmark = pytest.mark.parity
-REFERENCE = Path(__file__).parents[1] / "data" / "rotary.safetensors"
 RATIOS = (0.4, 0.75, 1.0, 1.333)
 
 
 @pytest.fixture(scope="module")
-def reference() -> dict[str, torch.Tensor]:
-    return load_file(REFERENCE)
+def reference():
+    return reference_data.reference("rotary").tensors
 
 
 @pytest.mark.parametrize("ratio", RATIOS)

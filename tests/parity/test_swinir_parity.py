@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from reference_data import max_error, reference
+from reference_data import reference
 from released_states import from_released
 
 from varestorer_models.swinir import SwinIR, WindowGeometry
@@ -20,12 +20,11 @@ def test_picture_equals_released(network: SwinIR, case: str) -> None:
     stored = reference("swinir")
     with torch.inference_mode():
         restored = network(stored.get(f"{case}/in/image"))
-    assert max_error(restored, stored.get(f"{case}/out/image")) <= 1e-5
+    assert stored.max_error(f"{case}/out/image", restored) <= 1e-5
 
 
 def test_tables_equal_the_stored_buffers() -> None:
-    state = reference("swinir").state("prerestorer")
-    stack = "layers.0.residual_group.blocks.1"
+    stored, block = reference("swinir"), "layers.0.residual_group.blocks.1"
     geometry = WindowGeometry.of(8, 64, 64, torch.device("cpu"))
-    assert torch.equal(geometry.bias_index, state[f"{stack}.attn.relative_position_index"])
-    assert torch.equal(geometry.shift_mask, state[f"{stack}.attn_mask"].float())
+    assert torch.equal(geometry.bias_index, stored.table(f"{block}.attn.relative_position_index"))
+    assert torch.equal(geometry.shift_mask, stored.table(f"{block}.attn_mask").float())

@@ -3,21 +3,18 @@
 Limits are those stated with the vectors: each known quirk left out moves logits by far more.
 """
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from reference_data import Reference, reference
 from released_states import from_released
-from safetensors import safe_open
 from torch import Tensor
 
 from varestorer_models.schedule import ScaleSchedule
 from varestorer_models.transformer import TextFeatures, Transformer
 
 pytestmark = pytest.mark.parity
-DATA = Path(__file__).parents[1] / "data"
 CASES = [
     ("transformer_plain", "long_0.06M"),
     ("transformer_plain", "teacher_0.06M"),
@@ -27,40 +24,27 @@ CASES = [
     ("transformer_lora", "short_0.06M"),
     ("transformer_lora", "teacher_0.06M"),
 ]
-_files: dict[str, dict[str, Tensor]] = {}
-
-
-def tensors(file: str) -> dict[str, Tensor]:
-    """All tensors of a reference file as float32 (float16 ones are exact float32 values stored small)."""
-    if file not in _files:
-        with safe_open(DATA / f"{file}.safetensors", "pt") as stored:
-            loaded = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-            assert set(json.loads(stored.metadata()["cases"])) == {case for name, case in CASES if name == file}
-        _files[file] = {key: value.float() if value.is_floating_point() else value for key, value in loaded.items()}
-    return _files[file]
 
 
 def build(file: str, text_attention: str = "exact") -> Transformer:
-    prefix = "state/transformer/"
-    state = {key.removeprefix(prefix): value for key, value in tensors(file).items() if key.startswith(prefix)}
-    model = from_released("transformer", state, text_attention=text_attention)
+    model = from_released("transformer", reference(file).state("transformer"), text_attention=text_attention)
     assert isinstance(model, Transformer)
     return model.eval()
 
 
 @torch.no_grad()
-def run(model: Transformer, file: str, case: str) -> dict[str, Tensor]:
+def run(model: Transformer, stored: Reference, case: str, tokens: Tensor | None = None) -> dict[str, Tensor]:
     """Condition vector, hidden states after each block at the stored positions, logits in the stored layout."""
-    data = {key.removeprefix(f"{case}/"): value for key, value in tensors(file).items() if key.startswith(case)}
-    schedule = ScaleSchedule(tuple((h, w) for _, h, w in data["in/schedule"].tolist()))
-    text = TextFeatures(data["in/text"], tuple(data["in/text_lengths"].tolist()))
+    tokens = stored.get(f"{case}/in/tokens") if tokens is None else tokens
+    schedule = ScaleSchedule(tuple((h, w) for _, h, w in stored.get(f"{case}/in/schedule").tolist()))
+    text = TextFeatures(stored.get(f"{case}/in/text"), tuple(stored.get(f"{case}/in/text_lengths").tolist()))
     if case.startswith("dropped"):
         text = model.null_features(text.lengths)
     hidden: list[Tensor] = []
     hooks = [block.register_forward_hook(lambda _m, _i, out: hidden.append(out)) for block in model.blocks]
-    condition = model.encode_condition(text, len(data["in/tokens"]))
+    condition = model.encode_condition(text, len(tokens))
     logits = model(
-        data["in/tokens"],
+        tokens,
         schedule,
         condition,
         extra_block=case.startswith("long"),
@@ -79,15 +63,22 @@ def root_mean_square(difference: Tensor) -> float:
     return difference.double().square().mean().sqrt().item()
 
 
+def error_of_values(stored: Reference, key: str, found: dict[str, Tensor]) -> float:
+    """Root mean square of the differences of the stored values, means left out."""
+    return root_mean_square(stored.error(key, found["logits_every_4th"])[: len(stored.sample(key))])
+
+
 @pytest.mark.parametrize(("file", "case"), CASES)
 def test_float32(file, case):
-    found, data = run(build(file), file, case), tensors(file)
-    difference = found["logits_every_4th"] - data[f"{case}/out/logits_fp32_every_4th"]
+    stored = reference(file)
+    assert case in stored.cases
+    found = run(build(file), stored, case)
+    difference = stored.error(f"{case}/out/logits_fp32_every_4th", found["logits_every_4th"])
     assert difference.abs().max() < 1e-4
     assert root_mean_square(difference) < 1e-5
-    torch.testing.assert_close(found["condition"], data[f"{case}/out/condition_fp32"], atol=1e-5, rtol=0)
-    positions = data[f"{case}/out/hidden_positions"]
-    for index, expected in enumerate(data[f"{case}/out/hidden_fp32"]):
+    assert stored.max_error(f"{case}/out/condition_fp32", found["condition"]) <= 1e-5
+    positions = stored.get(f"{case}/out/hidden_positions")
+    for index, expected in enumerate(stored.get(f"{case}/out/hidden_fp32")):
         state = found[f"hidden_{index}"]
         kept = positions < state.shape[1]  # the last block leaves out the extra block's rows
         assert kept.sum() >= 5
@@ -96,14 +87,14 @@ def test_float32(file, case):
 
 @pytest.mark.parametrize(("file", "case"), CASES)
 def test_released_rounding_around_text(file, case):
-    found, data = run(build(file, "bfloat16"), file, case), tensors(file)
-    wanted = data[f"{case}/out/logits_bf16_every_4th"]
-    difference = root_mean_square(found["logits_every_4th"] - wanted)
+    stored, key = reference(file), f"{case}/out/logits_bf16_every_4th"
+    found = run(build(file, "bfloat16"), stored, case)
+    difference = error_of_values(stored, key, found)
     # a sum in another order rounds some values to the other side, so processors differ by 1.5e-3; what counts is that
     # the rounding explains most of the distance
-    without = root_mean_square(run(build(file), file, case)["logits_every_4th"] - wanted)
+    without = error_of_values(stored, key, run(build(file), stored, case))
     assert difference < without / 3 and without < 6e-3
-    torch.testing.assert_close(found["condition"], data[f"{case}/out/condition_bf16"], atol=1e-2, rtol=0)
+    assert stored.max_error(f"{case}/out/condition_bf16", found["condition"]) <= 1e-2
 
 
 @pytest.mark.parametrize("case", ["long_0.06M", "short_0.06M"])
@@ -112,7 +103,9 @@ def test_merged_adapters_behave_the_same(case):
     model = build(file)
     model.merge_adapters()
     assert not any("adapter" in key for key in model.state_dict())
-    difference = run(model, file, case)["logits_every_4th"] - tensors(file)[f"{case}/out/logits_fp32_every_4th"]
+    stored = reference(file)
+    logits = run(model, stored, case)["logits_every_4th"]
+    difference = stored.error(f"{case}/out/logits_fp32_every_4th", logits)
     assert difference.abs().max() < 1e-4
     assert root_mean_square(difference) < 1e-5
 
@@ -134,6 +127,7 @@ def test_vectors_see_each_quirk(quirk, least):
     model = build(file)
     changed = Transformer(replace(model.config, **quirk))
     changed.load_state_dict(model.state_dict())
-    difference = run(changed.eval(), file, case)["logits_every_4th"]
-    difference = difference - tensors(file)[f"{case}/out/logits_fp32_every_4th"]
+    stored = reference(file)
+    logits = run(changed.eval(), stored, case)["logits_every_4th"]
+    difference = stored.error(f"{case}/out/logits_fp32_every_4th", logits)
     assert difference.abs().max() > least
