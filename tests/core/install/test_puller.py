@@ -18,7 +18,8 @@ from varestorer_cli.core.install.inventory import list_models, verify_models
 from varestorer_cli.core.install.puller import pull
 from varestorer_cli.core.text import transformers_backend
 from varestorer_cli.core.weights.catalog import CAPTIONER, FOLDERS, RELEASED, TEXT_ENCODER
-from varestorer_cli.core.weights.model_file import file_sha256, read_text
+from varestorer_cli.core.weights.file_hash import file_sha256
+from varestorer_cli.core.weights.model_file import read_text
 from varestorer_cli.core.weights.root import Record, find_folder
 
 constants = pytest.importorskip("huggingface_hub.constants")

@@ -8,9 +8,9 @@ from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, 
 from varestorer_cli.core.install.inventory import check_file
 from varestorer_cli.core.text.transformers_backend import DEFAULT_PROMPT, folder_fingerprint, stored_text
 from varestorer_cli.core.weights.catalog import TEXT_ENCODER
+from varestorer_cli.core.weights.file_hash import remembered_sha256
 from varestorer_cli.core.weights.model_file import (
     StoredText,
-    file_sha256,
     read_metadata,
     read_text,
     text_width,
@@ -151,5 +151,5 @@ def _store(model: TextModel, text: StoredText, root: Path, say: Callable[[str], 
         raise CheckpointError(f"{model.path}: {problem}")
     write_text(model.path, text)
     if installed:
-        replace(record, models={**record.models, model.name: file_sha256(model.path)}).write(root)
+        replace(record, models={**record.models, model.name: remembered_sha256(model.path)}).write(root)
     say(f"{model.name}: {text.prompt!r} is stored in {model.path}; restore needs no text encoder for it")

@@ -29,10 +29,10 @@ from varestorer_cli.core.weights.catalog import (
     PublishedFile,
 )
 from varestorer_cli.core.weights.configs import config_to_dict
+from varestorer_cli.core.weights.file_hash import file_sha256, remembered_sha256
 from varestorer_cli.core.weights.model_file import (
     StoredText,
     bundle_metadata,
-    file_sha256,
     read_header,
     read_metadata,
     read_text,
@@ -388,7 +388,7 @@ def _require_whole(path: Path, root: Path) -> None:
 
 def _remember(name: str, path: Path, root: Path) -> None:
     record = Record.read(root)
-    replace(record, models={**record.models, name: file_sha256(path)}).write(root)
+    replace(record, models={**record.models, name: remembered_sha256(path)}).write(root)
 
 
 def _copied(path: Path, root: Path, say: Callable[[str], None]) -> Imported:

@@ -18,7 +18,7 @@ from torch import Tensor
 from varestorer_cli.core.atomic import atomic_file
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, OutputError
 from varestorer_cli.core.weights.catalog import CAPTIONER, FOLDERS, TEXT_ENCODER, Kind
-from varestorer_cli.core.weights.model_file import file_sha256
+from varestorer_cli.core.weights.file_hash import file_sha256
 from varestorer_cli.core.weights.root import PublishedSource, Record
 from varestorer_cli.core.weights.tensor_io import (
     DATA_HASH,

@@ -5,7 +5,6 @@ under its name as a prefix, and in the metadata one JSON text with the class and
 Settings that shapes do not determine are read from it, none is guessed, and loading is strict.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
 from varestorer_cli.core.weights import fidelity
 from varestorer_cli.core.weights.configs import build, config_from_dict, config_to_dict
 from varestorer_cli.core.weights.fidelity import FidelityDial
+from varestorer_cli.core.weights.file_hash import file_sha256, remembered_sha256
 from varestorer_cli.core.weights.root import choose_model
 from varestorer_cli.core.weights.tensor_io import (
     DATA_HASH,
@@ -347,7 +347,9 @@ def _verified(path: Path, metadata: Mapping[str, str]) -> str:
         CheckpointError: the hashes differ.
     """
     expected = metadata.get(DATA_HASH)
-    if expected is None or path.stat().st_size > VERIFIED_SIZE:
+    if path.stat().st_size > VERIFIED_SIZE:
+        return remembered_sha256(path)
+    if expected is None:
         return file_sha256(path)
     with path.open("rb") as stream:
         whole, found = hash_data(stream)
@@ -442,9 +444,3 @@ def load_restorer(
     if not released_layout:  # with norms the encoder keeps the released layout
         restorer = restorer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return LoadedModel(restorer.eval(), bundle.sha256, choice.name, bundle.notes, bundle.text, choice.why, bundle.dial)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
