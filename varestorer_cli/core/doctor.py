@@ -20,6 +20,7 @@ _EXTRAS = {
     "score": (("pyiqa", "scipy"), "the learned metrics of score"),
     "text": (("transformers",), "--prompt, --captions and --caption of restore"),
     "vfx": (("OpenImageIO",), "OpenEXR and DPX files"),
+    "heif": (("pillow_heif",), "HEIC and HEIF images"),
     "train": (("tensorboard",), "event logs of train and distill"),
 }
 _PACKAGES = ("torch", "numpy", "Pillow", "opencv-python-headless", "tifffile", "safetensors", "typer", "rich")
@@ -136,7 +137,7 @@ def _threads() -> Iterator[Check]:
 def _weights(weights: str | os.PathLike[str] | None) -> Iterator[Check]:
     from varestorer_cli.core.install.inventory import list_models
     from varestorer_cli.core.weights.catalog import FOLDERS, RELEASED
-    from varestorer_cli.core.weights.model_file import file_sha256
+    from varestorer_cli.core.weights.file_hash import file_sha256
     from varestorer_cli.core.weights.root import BUNDLED_MODELS, ENVIRONMENT, weights_root
 
     root = weights_root(weights)

@@ -148,7 +148,7 @@ def needed_shards(index: Path, config: Mapping[str, Any]) -> dict[str, list[str]
 
 
 def _is_needed(name: str, config: Mapping[str, Any]) -> bool:
-    """Of a T5 model only the encoder is."""
+    """True for a tensor that is used: of a T5 model the encoder's alone, of other networks all."""
     return config.get("model_type") not in TEXT_ENCODER.types or not name.startswith(("decoder.", "lm_head."))
 
 
