@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from varestorer_cli.commands._help import help_width
 from varestorer_cli.core.errors import ExitCode, InterruptedRunError, VarestorerError
 from varestorer_cli.core.phrases import visible
 from varestorer_cli.version import __version__
@@ -35,7 +36,7 @@ def build_app() -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": help_width()},
     )
     app.callback()(_root)
     for name in COMMANDS:

@@ -98,11 +98,12 @@ def test_the_command_writes_those_very_pixels(small: tuple[ReleasedModels, OneSt
     picture = photograph(90, 25)
     source, target = save(tmp_path / "in" / "photo.png", picture), tmp_path / "out" / "photo.png"
     words = ["restore", source, target, "--model", tmp_path / "tiny.safetensors", "--compat", "released"]
+    words += ["--metrics-csv", tmp_path / "metrics.csv"]
     assert app.run([str(word) for word in [*words, "--scale", 2.5, "--seed", 3, "-q"]]) == 0
     expected, count = script(small[0], picture, 2.5, tiled=True, side=256, seed=3)
     assert count == 2
     np.testing.assert_array_equal(load(target), expected)
-    report = rows(target.with_name("metrics.csv"))[0]
+    report = rows(tmp_path / "metrics.csv")[0]
     assert (report["precision"], report["tiles"], report["out_width"]) == ("fp32", "2", "62")
 
 

@@ -7,8 +7,10 @@ dataclasses from the values that Typer parsed, and calls it. Types, ranges and c
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
@@ -85,10 +87,9 @@ def _typer_info(one: Declared) -> Any:
     if option.default_text:
         shared["show_default"] = option.default_text
     if option.values:
-        values = option.values
-        shared["autocompletion"] = lambda incomplete: [
-            word for word in (values() if callable(values) else values) if word.startswith(incomplete)
-        ]
+        shared["autocompletion"] = lambda incomplete: [word for word in option.values if word.startswith(incomplete)]
+    elif one.flag == "--model":
+        shared["autocompletion"] = _models
     if option.positional:
         return typer.Argument(**shared | {"show_default": False})
     return typer.Option(*one.flags, **shared)
@@ -100,3 +101,15 @@ def _from_command_line(one: Declared, value: Any) -> Any:
     if get_origin(one.plain_kind) is tuple and get_args(one.plain_kind)[-1] is Ellipsis:
         return tuple(value)
     return value
+
+
+def _models(incomplete: str) -> list[str]:
+    """What the shell completes --model to: names of models, else paths."""
+    from varestorer_cli.core.weights.root import BUNDLED_MODELS, installed_names, weights_root
+
+    names = dict.fromkeys(["auto", *BUNDLED_MODELS, *installed_names(weights_root())])
+    found = [name for name in names if name.startswith(incomplete)]
+    head, slash, start = incomplete.rpartition(os.sep)
+    parent = Path(head + slash)
+    paths = sorted(path for path in parent.glob("*") if path.name.startswith(start)) if parent.is_dir() else []
+    return found or [f"{path}{os.sep if path.is_dir() else ''}" for path in paths]

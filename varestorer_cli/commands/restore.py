@@ -5,9 +5,10 @@ from pathlib import Path
 import typer
 
 from varestorer_cli.commands._from_fields import with_options
+from varestorer_cli.commands._help import GroupedCommand
 from varestorer_cli.core.options import GROUPS, ConsoleOptions, RestoreOptions, RestoreRequest
 
-_HELP = """Restore pictures: files, folders (with their structure), patterns, lists.
+_HELP = """Restore images: files, folders (with their structure), patterns, lists.
 
 \b
   varestorer restore scans/ restored/
@@ -15,14 +16,14 @@ _HELP = """Restore pictures: files, folders (with their structure), patterns, li
   varestorer restore in/ out/ --shard 3/16 -q
   find scans -name '*.tif' -print0 | varestorer restore -0 - restored/
 
-The same command again does what is missing, failed or stale. OUTPUT/metrics.csv tells what happened to each input,
-OUTPUT/failed.txt names the failed ones.
+The same command again does what is missing, failed or stale. OUTPUT/metrics.csv tells what happened to each input.
+Of several words, the first is the default.
 """
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("restore", help=_HELP, no_args_is_help=True)(with_options(restore, GROUPS))
+    app.command("restore", cls=GroupedCommand, help=_HELP, no_args_is_help=True)(with_options(restore, GROUPS))
 
 
 def restore(request: RestoreRequest, options: RestoreOptions, shown: ConsoleOptions) -> None:

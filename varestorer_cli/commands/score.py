@@ -3,6 +3,7 @@
 import typer
 
 from varestorer_cli.commands._from_fields import with_options
+from varestorer_cli.commands._help import GroupedCommand
 from varestorer_cli.core.errors import ExitCode
 from varestorer_cli.core.options import GROUPS, QuietOptions
 from varestorer_cli.core.score.options import ScoreOptions
@@ -23,7 +24,7 @@ beside the restored images. A second run computes only what is new.
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command("score", help=_HELP, no_args_is_help=True)(with_options(score, GROUPS))
+    app.command("score", cls=GroupedCommand, help=_HELP, no_args_is_help=True)(with_options(score, GROUPS))
 
 
 def score(options: ScoreOptions, shown: QuietOptions) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from varestorer_cli.commands._from_fields import with_options
+from varestorer_cli.commands._help import GroupedCommand
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.options import GROUPS
 from varestorer_cli.core.training.options import CONFIG, PRESET, TrainOptions, VariantOptions
@@ -101,7 +102,9 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
     group.callback(help=_HELP, invoke_without_command=True)(show_config)
     for name, text in _STAGES.items():
-        group.command(name, help=text, no_args_is_help=True)(with_options(train, GROUPS, name=name, stage=name))
+        group.command(name, cls=GroupedCommand, help=text, no_args_is_help=True)(
+            with_options(train, GROUPS, name=name, stage=name)
+        )
     group.command("average", no_args_is_help=True)(average)
     group.command("dial", no_args_is_help=True)(dial)
     app.add_typer(group, name="train")

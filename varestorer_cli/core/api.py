@@ -13,12 +13,12 @@ from varestorer_cli.core.atomic import check_writable
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.image.image_data import Samples
-from varestorer_cli.core.inputs.plan import RestorePlan, plan_for
+from varestorer_cli.core.inputs.plan import NameTemplate, RestorePlan, plan_for
 from varestorer_cli.core.options import Progress, RestoreOptions
-from varestorer_cli.core.report.csv_file import ReportFile, report_name, reports_in
+from varestorer_cli.core.report.csv_file import ReportFile, free_report_path, reports_in
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore.batch import run_batch
-from varestorer_cli.core.restore.session import open_session, prepare_run_texts
+from varestorer_cli.core.restore.session import automatic_model, open_session, prepare_run_texts
 
 
 class Restorer:
@@ -62,7 +62,8 @@ class Restorer:
         Args:
             inputs: one or several files, folders or patterns.
             output: folder, or a file name for a single file.
-            report: write ``metrics.csv``; processes that share an output folder must leave it out or use shards.
+            report: write ``metrics.csv`` into an output folder; processes that share one must leave it out or use
+                shards.
 
         Returns:
             What happened to each input.
@@ -71,10 +72,11 @@ class Restorer:
             VarestorerError: the run as a whole is impossible.
         """
         names = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
-        plan = plan_for([os.fspath(name) for name in names], os.fspath(output), self.options)
+        model = automatic_model(self.options) if NameTemplate.has_model(self.options.name) else None
+        plan = plan_for([os.fspath(name) for name in names], os.fspath(output), self.options, model=model)
         check_writable(plan.folder)
-        name = report_name(self.options.shard, frames=self.options.frames)
-        report_file = ReportFile(plan.folder / name if report else None, reports_in(plan.folder))
+        path = free_report_path(plan.folder, self.options.shard, self.options.frames) if report else None
+        report_file = ReportFile(None if plan.single else path, reports_in(plan.folder))
         report_file.open()
         silent, session = _silent(), self._session
         try:

@@ -72,7 +72,7 @@ class Option:
         given_as: type of its value on the command line, where that is neither the field's nor text for ``parse``; a
             class of choices limits a field of plain text to their values.
         stale: whether outputs are redone when it changes.
-        values: suggestions for completion, or a function that finds them.
+        values: suggestions for completion by the shell.
         default_text: the default in words, where the value tells nothing.
         environment: variable that sets it.
         positional: an argument, not an option.
@@ -87,7 +87,7 @@ class Option:
     parse: Callable[[Any], Any] | None = None
     given_as: Any = None
     stale: Stale = Stale.NEVER
-    values: tuple[str, ...] | Callable[[], list[str]] = ()
+    values: tuple[str, ...] = ()
     default_text: str = ""
     environment: str | None = None
     positional: bool = False

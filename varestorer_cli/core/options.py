@@ -158,11 +158,9 @@ class FailureLimit:
 
 
 # Options that several commands have.
-WEIGHTS = Option(
-    "Folder of installed models; by default VARESTORER_WEIGHTS, else the user's data folder.", MODEL, metavar="DIR"
-)
-DEVICE = Option("auto, cpu, cuda, cuda:N or mps.", COMPUTING)
-THREADS = Option("CPU threads; by default OMP_NUM_THREADS, the scheduler's share, or all.", COMPUTING, range=Range(1))
+WEIGHTS = Option("Installed models [default: VARESTORER_WEIGHTS or the user's].", MODEL, metavar="DIR")
+DEVICE = Option("auto, cpu, cuda, cuda:N or mps.", COMPUTING, values=("auto", "cpu", "cuda", "cuda:0", "mps"))
+THREADS = Option("CPU threads [default: OMP_NUM_THREADS, scheduler's share, all].", COMPUTING, range=Range(1))
 QUIET = Option("Only warnings and errors.", MESSAGES, flags=("--quiet", "-q"))
 SHARD = Option("Part I of N of the inputs, from 0; auto: array job.", FARM, metavar="I/N|auto", parse=parse_shard)
 
@@ -177,29 +175,29 @@ class TextOptions:
 
     prompt: str | None = option(
         None,
-        "What the pictures show, for models that take a text (2b).",
+        "What the images show, for models that take a text (2b).",
         TEXT,
         metavar="TEXT",
         stale=Stale.OTHER_HASH,
     )
     captions: str | None = option(
         None,
-        "A text for each picture: a CSV file with the columns path and caption, a folder of .txt files laid out like "
-        "the inputs, or beside: a .txt file beside each picture.",
+        "Texts: a CSV file with path and caption, a folder of .txt files laid out like the inputs, or beside: a .txt "
+        "file beside each image.",
         TEXT,
         metavar="FILE|DIR|beside",
         stale=Stale.OTHER_HASH,
     )
     captioning: Captioning = option(
         Captioning.NONE,
-        "auto: a captioner describes the pictures that have no caption.",
+        "auto: a captioner describes the images without a caption.",
         TEXT,
         flags=("--caption",),
         stale=Stale.OTHER_HASH,
     )
     encoder: str | None = option(
         None,
-        "Folder of the T5 encoder; below the weights root by default.",
+        "Folder of the T5 encoder [default: below the weights root].",
         TEXT,
         flags=("--text-encoder",),
         metavar="DIR",
@@ -207,13 +205,13 @@ class TextOptions:
     )
     captioner: str | None = option(
         None,
-        "Folder of the BLIP captioner; below the weights root by default.",
+        "Folder of the BLIP captioner [default: below the weights root].",
         TEXT,
         metavar="DIR",
         stale=Stale.OTHER_HASH,
     )
     captions_file: str | None = option(
-        None, "Where it writes them; OUTPUT/captions.csv by default.", TEXT, metavar="FILE"
+        None, "Where it writes them [default: OUTPUT/captions.csv].", TEXT, metavar="FILE"
     )
 
     def __post_init__(self) -> None:
@@ -244,7 +242,7 @@ class RestoreOptions:
 
     model: str = option(
         "auto",
-        "auto, fine, compact, 2b, or a model file. auto takes the best one installed.",
+        "auto (the best installed), fine, compact, 2b, or a model file.",
         MODEL,
         flags=("--model", "-m"),
         stale=Stale.OTHER_HASH,
@@ -253,34 +251,34 @@ class RestoreOptions:
     sizing: Sizing = field(default_factory=Sizing)
     tile: int | None = option(
         None,
-        "Tile side in output pixels; the model's by default.",
+        "Tile side in output pixels [default: the model's].",
         COMPUTING,
         range=Range(1),
         stale=Stale.ALWAYS,
     )
     overlap: int | None = option(
         None,
-        "Pixels neighbouring tiles share; a sixteenth or an eighth of the tile by default.",
+        "Pixels that tiles share [default: 1/16 or 1/8 of the tile].",
         COMPUTING,
         range=Range(0),
         stale=Stale.ALWAYS,
     )
-    batch: int | None = option(None, "Tiles per model call; chosen by device by default.", COMPUTING, range=Range(1))
+    batch: int | None = option(None, "Tiles per model call [default: by the device].", COMPUTING, range=Range(1))
     device: str = option("auto", DEVICE)
     gpus: str | None = option(None, "Several GPUs of this host, one process each.", COMPUTING, metavar="all|N|0,1")
     precision: Precision = option(
         Precision.AUTO,
-        "Arithmetic of the model; auto: what the device computes natively.",
+        "Arithmetic; auto: what the device computes natively.",
         COMPUTING,
         stale=Stale.ALWAYS,
     )
     threads: int | None = option(None, THREADS)
     color_fix: ColorFix = option(
-        ColorFix.AUTO, "Where colours come from; auto: the model's own choice.", QUALITY, stale=Stale.ALWAYS
+        ColorFix.AUTO, "Source of colours, auto is the model's own.", QUALITY, stale=Stale.ALWAYS
     )
     fidelity: float | None = option(
         None,
-        "0: the sharpest, 1: the most faithful picture; between: a mix. [default: the model's own]",
+        "0 the sharpest, 1 the most faithful [default: the model's own].",
         QUALITY,
         range=Range(0, 1, words="0 (sharpest) to 1 (most faithful) is possible"),
         stale=Stale.ALWAYS,
@@ -288,75 +286,73 @@ class RestoreOptions:
     text: TextOptions = field(default_factory=TextOptions)
     sampling: Sampling = option(
         Sampling.AUTO,
-        "From predicted bits to picture; auto: the model's own choice.",
+        "From bits to image, auto is the model's own.",
         QUALITY,
         stale=Stale.ALWAYS,
     )
     seed: int = option(0, "Seed of the noise that --sampling sample draws.", QUALITY, stale=Stale.ALWAYS)
     compat: Compat = option(
         Compat.NONE,
-        "Handle pictures as the released script does (resizing, tiles, rounding, noise), to compare with its files: "
-        "its tiled way, or its way of squashing a picture to one square.",
+        "Handle images as the released script does, tiled or squashed to a square, to compare with its files.",
         QUALITY,
         stale=Stale.ALWAYS,
     )
     format: ImageFormat | None = option(
         None,
-        "png, jpg, webp, tif, bmp, exr or dpx; each input's own by default.",
+        "png, jpg, webp, tif, bmp, exr, dpx [default: each input's own].",
         OUTPUT,
         given_as=str,
+        values=tuple(one.value for one in ImageFormat),
         stale=Stale.ALWAYS,
     )
     quality: int = option(95, "Of JPEG and WebP, 1 to 100.", OUTPUT, range=Range(1, 100), stale=Stale.ALWAYS)
     transfer: Transfer = option(
         Transfer.AUTO,
-        "Values of EXR and DPX files; auto: EXR linear light, DPX encoded or as it says.",
+        "Values of EXR and DPX; auto: EXR linear light, DPX as it says.",
         INPUT,
         stale=Stale.ALWAYS,
     )
     layer: str | None = option(
         None,
-        "Layer or part of EXR files; the colour layer by default.",
+        "Layer or part of EXR files [default: the colour layer].",
         INPUT,
         metavar="NAME",
         stale=Stale.WHEN_SET,
     )
     keep_hidden: bool = option(
         False,
-        "Keep colours under full transparency (textures); they are filled in by default.",
+        "Keep colours under full transparency, do not fill them in.",
         QUALITY,
         stale=Stale.WHEN_SET,
     )
     name: str | None = option(
         None,
-        "Names of outputs, from {stem} {ext} {model} {size} {seed}: '{stem}_{size}'.",
+        "From {stem} {ext} {model} {size} {seed}, as '{stem}_{size}'.",
         OUTPUT,
         metavar="TEMPLATE",
     )
     frames: str | None = option(
         None, "Frames of plate.####.png, %04d, @@@@ or $F4: 1-100x2,205.", INPUT, metavar="RANGE"
     )
-    missing: Missing = option(
-        Missing.ERROR, "Missing frames: stop before work, leave them out, or count as failed.", INPUT
-    )
+    missing: Missing = option(Missing.ERROR, "Missing frames: stop before work, leave out, count as failed.", INPUT)
     existing: Existing = option(
         Existing.SKIP,
-        "Outputs that exist: skip those up to date and foreign files and redo stale ones, overwrite all, or stop with "
+        "Outputs that exist: skip those up to date and foreign ones and redo stale ones, overwrite all, or stop with "
         "an error.",
         OUTPUT,
     )
     shard: Shard | None = option(None, SHARD)
     max_failed: FailureLimit = option(
         FailureLimit(),
-        "Failed pictures that still end with exit code 0.",
+        "Failed images that still end with exit code 0.",
         FARM,
         metavar="N|P%",
         parse=FailureLimit.parse,
     )
-    strict: bool = option(False, "Lost depth, alpha, profile or metadata makes a picture fail.", METADATA)
+    strict: bool = option(False, "Lost depth, alpha, profile or metadata makes an image fail.", METADATA)
     strip: bool = option(
         False,
-        "Leave out EXIF, XMP, IPTC, comments; profile and resolution stay.",
+        "Leave out EXIF, XMP, IPTC, comments; not profile, resolution.",
         METADATA,
         stale=Stale.ALWAYS,
     )
@@ -407,27 +403,27 @@ class RestoreRequest:
     inputs: tuple[str, ...] = option(
         MISSING,
         "Files, folders, 'patterns*', frames.####.png, @list.txt, or - (a list on stdin); then a folder, or a file "
-        "name for a single picture.",
+        "name for a single image.",
         INPUT,
         metavar="INPUT... OUTPUT",
         positional=True,
     )
     output: str = option(
         "",
-        "Folder, or file name for a single picture; then all arguments are inputs.",
+        "Folder, or file for a single image; all arguments are inputs.",
         OUTPUT,
         flags=("--output", "-o"),
         metavar="OUTPUT",
     )
     metrics_csv: str | None = option(
         None,
-        "Report file [default: OUTPUT/metrics.csv]; its name gets the shard and the frames.",
+        "Report [default: OUTPUT/metrics.csv, none for a single image].",
         OUTPUT,
         metavar="FILE|none",
     )
     nul_lists: bool = option(False, "Lists are separated by NUL, not newlines.", INPUT, flags=("--null", "-0"))
     dry_run: bool = option(False, "Only say what would be done.", MESSAGES)
-    json: bool = option(False, "One JSON object per picture on stdout.", MESSAGES)
+    json: bool = option(False, "One JSON object per image on stdout.", MESSAGES)
     page: Path | None = option(
         None,
         "A page to look at: before and after, failures, settings.",
@@ -435,8 +431,8 @@ class RestoreRequest:
         flags=("--report",),
         metavar="FILE.html",
     )
-    exit_codes: ExitCodes = option(ExitCodes.PLAIN, "opencue: out of memory ends with 33, which asks for more.", FARM)
-    merge: bool = option(False, "Only join the reports of all shards in OUTPUT, the one argument.", FARM)
+    exit_codes: ExitCodes = option(ExitCodes.PLAIN, "opencue: out of memory ends with 33 (asks for more).", FARM)
+    merge: bool = option(False, "Only join the reports of all shards in OUTPUT, the argument.", FARM)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -462,5 +458,7 @@ class QuietOptions:
 class ConsoleOptions(QuietOptions):
     """What a command says while it works."""
 
-    progress: Progress = option(Progress.AUTO, "auto: a bar on a terminal, percentage lines elsewhere.", MESSAGES)
+    progress: Progress = option(
+        Progress.AUTO, "A bar on a terminal and lines elsewhere, or what a farm reads.", MESSAGES
+    )
     verbose: bool = option(False, "Every file, and tracebacks.", MESSAGES, flags=("--verbose", "-v"))

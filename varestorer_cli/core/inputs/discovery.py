@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -102,7 +103,7 @@ def read_entries(inputs: Sequence[str], options: InputOptions, skipped: SkippedP
     """
     entries: list[NamedInput] = []
     several = len(inputs) > 1
-    for text in inputs:
+    for place, text in enumerate(inputs):
         if text == "-":
             if options.read_stdin is None:
                 raise UsageError("-: there is no list to read on stdin")
@@ -115,7 +116,7 @@ def read_entries(inputs: Sequence[str], options: InputOptions, skipped: SkippedP
         elif (pattern := FramePattern.parse(text)) is not None and not os.path.lexists(text):
             entries += _sequence(text, pattern, options, skipped)
         else:
-            entries += _named(text, several)
+            entries += _named(text, several, _hint(inputs, place))
     if options.frames is not None and not any(entry.frame is not None for entry in entries) and not skipped.notes:
         raise UsageError(
             f"--frames {options.frames}: no input is a frame sequence; name one such as plate.####.png, plate.%04d.png"
@@ -145,7 +146,21 @@ def _sequence(text: str, pattern: FramePattern, options: InputOptions, skipped: 
     return [NamedInput(path, Path(path).name, frame=frame) for frame, path in chosen.paths.items()]
 
 
-def _named(text: str, several: bool) -> list[NamedInput]:
+def _hint(inputs: Sequence[str], place: int) -> str:
+    """Why an argument may not exist: a name with spaces without quotes, or backslashes that are no separators here."""
+    words, text = [inputs[place]], inputs[place]
+    for word in inputs[place + 1 :]:
+        words.append(word)
+        if Path(" ".join(words)).exists():
+            return f"; a name with spaces needs quotes: '{' '.join(words)}'"
+    if "\\" in text and os.sep == "/":
+        return f"; write / for \\ here: {text.replace(chr(92), '/')}"
+    if re.match(r"[A-Za-z]:[^\\/]", text):
+        return "; a path with backslashes needs quotes, or / in their place"
+    return "; check the spelling and the current folder"
+
+
+def _named(text: str, several: bool, hint: str) -> list[NamedInput]:
     """An argument: an existing path, or a pattern that the shell left to us."""
     _, dot, rest = text.replace(os.sep, "/").partition("/./")
     if dot and rest:
@@ -159,7 +174,7 @@ def _named(text: str, several: bool) -> list[NamedInput]:
     if path.exists() or path.is_symlink() or archive.split(path) is not None:
         return [NamedInput(text, path.name)]
     if not glob.has_magic(text):
-        raise UsageError(f"{text}: no such file or folder; check the spelling and the current folder")
+        raise UsageError(f"{text}: no such file or folder{hint}")
     fixed = []
     for part in Path(text).parts:
         if glob.has_magic(part):
@@ -167,7 +182,7 @@ def _named(text: str, several: bool) -> list[NamedInput]:
         fixed.append(part)
     base = Path(*fixed) if fixed else Path()
     if not base.is_dir():
-        raise UsageError(f"{text}: there is no folder {base}; check the spelling and the current folder")
+        raise UsageError(f"{text}: there is no folder {base}{hint}")
     found = sorted(glob.glob(text, recursive=True))  # noqa: PTH207  (Path.glob finds hidden files)
     if "**" in text:
         found = [f for f in found if not Path(f).is_dir()]

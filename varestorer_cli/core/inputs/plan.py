@@ -28,9 +28,9 @@ _FIELDS = ("stem", "ext", "model", "size", "seed")
 class NameTemplate:
     """A file name template with fields whose values are known before work starts.
 
-    ``{stem}`` and ``{ext}`` are the output's usual name without and with its suffix, ``{model}`` the model as it was
-    named, ``{size}`` the size rule (``x4``, ``long2048``), ``{seed}`` the seed. A slash makes folders below the
-    mirrored one. A template that does not end with ``.{ext}`` gets the suffix.
+    ``{stem}`` is the output's usual name without its suffix, ``{ext}`` the input's suffix (at the end, behind a dot,
+    the output's), ``{model}`` the name of the model, ``{size}`` the size rule (``x4``, ``long2048``), ``{seed}`` the
+    seed. A slash makes folders below the mirrored one. A template that does not end with ``.{ext}`` gets the suffix.
 
     Attributes:
         text: the template.
@@ -56,18 +56,28 @@ class NameTemplate:
             raise UsageError(f"--name {self.text}: a name below the output folder is needed, for example {{stem}}_x4")
 
     @classmethod
-    def of(cls, text: str, options: RestoreOptions) -> "NameTemplate":
-        """The template with the values of a run."""
-        model = PurePosixPath(options.model.replace("\\", "/")).stem or "model"
-        return cls(text, model, options.sizing.label(), options.seed)
+    def of(cls, text: str, options: RestoreOptions, model: str | None = None) -> "NameTemplate":
+        """The template with the values of a run; ``model`` is the name of the one that ``auto`` took."""
+        given = PurePosixPath(options.model.replace("\\", "/")).stem or "model"
+        return cls(text, model or given, options.sizing.label(), options.seed)
 
-    def apply(self, name: str) -> str:
-        """New name for an output's usual name."""
+    @classmethod
+    def has_model(cls, text: str | None) -> bool:
+        """Whether a template has the model's name in it."""
+        return text is not None and "{model}" in text.replace("{{", "").replace("}}", "")
+
+    def apply(self, name: str, input_name: str = "") -> str:
+        """New name for an output's usual name.
+
+        Args:
+            name: the usual name.
+            input_name: the input's, the same by default.
+        """
         path = PurePosixPath(name)
         ext = path.suffix.lstrip(".")
-        values = {"stem": path.stem, "ext": ext, "model": self.model, "size": self.size, "seed": self.seed}
-        new = self.text.format(**values)
-        return new if self.text.endswith(".{ext}") else f"{new}.{ext}"
+        own = PurePosixPath(input_name or name).suffix.lstrip(".")
+        values = {"stem": path.stem, "ext": own, "model": self.model, "size": self.size, "seed": self.seed}
+        return f"{self.text.removesuffix('.{ext}').format(**values)}.{ext}"
 
 
 @dataclass(frozen=True)
@@ -95,11 +105,13 @@ class RestorePlan(SkippedPaths):
         folder: output folder; reports go there.
         jobs: in the order they are done.
         elsewhere: number of jobs that belong to other shards.
+        single: one image goes to one file.
     """
 
     folder: Path = field(kw_only=True)
     jobs: list[Job] = field(default_factory=list)
     elsewhere: int = 0
+    single: bool = False
 
     def refuse_existing(self) -> None:
         """Stop before any work where outputs exist.
@@ -119,8 +131,9 @@ def plan_for(
     *,
     nul_lists: bool = False,
     read_stdin: Callable[[], bytes] | None = None,
+    model: str | None = None,
 ) -> RestorePlan:
-    """The plan of a run with these options, see :func:`make_plan`.
+    """The plan of a run with these options, see :func:`make_plan`; ``model`` is the name of the one ``auto`` took.
 
     Raises:
         UsageError: the inputs, the outputs or the options do not go together.
@@ -130,7 +143,7 @@ def plan_for(
         output,
         format=options.format,
         shard=options.shard,
-        template=NameTemplate.of(options.name, options) if options.name is not None else None,
+        template=NameTemplate.of(options.name, options, model) if options.name is not None else None,
         nul_lists=nul_lists,
         read_stdin=read_stdin,
         frames=options.frames,
@@ -180,7 +193,7 @@ def make_plan(
     if template is not None and (target or sequence):
         raise UsageError(f"{output} is a file name and --name names files too; name a folder, or leave --name out")
     folder = target.parent if target else Path(sequence.folder or ".") if sequence else Path(output)
-    plan = RestorePlan(skipped.ignored, skipped.unreadable, skipped.notes, folder=folder)
+    plan = RestorePlan(skipped.ignored, skipped.unreadable, skipped.notes, folder=folder, single=target is not None)
     if not target and plan.folder.exists() and not plan.folder.is_dir():
         raise UsageError(f"{output}: is a file, and a folder is needed for these inputs; name another output")
     found = list(find(entries, plan.folder, lone, plan))
@@ -207,7 +220,7 @@ def _renamed(key: str, format: ImageFormat | None, template: NameTemplate | None
     """Relative path of an output for the relative path of an input."""
     path = PurePosixPath(key)
     name = output_name(path.name, format)
-    return str(path.with_name(name) if template is None else path.parent / template.apply(name))
+    return str(path.with_name(name) if template is None else path.parent / template.apply(name, path.name))
 
 
 def _feed(found: FoundFile) -> str:
@@ -279,8 +292,8 @@ def _without_clashes(jobs: list[Job], entries: Sequence[NamedInput], folder: Pat
     if clashes:
         more = f" (and {len(clashes) - _NAMED_AT_MOST} more)" if len(clashes) > _NAMED_AT_MOST else ""
         raise UsageError(
-            "; ".join(clashes[:_NAMED_AT_MOST]) + more + "; nothing was done: leave out --format to keep the suffixes, "
-            "rename one, or restore their folders apart"
+            "; ".join(clashes[:_NAMED_AT_MOST]) + more + "; nothing was done: add --name '{stem}_{ext}', leave out "
+            "--format to keep the suffixes, or restore their folders apart"
         )
     for where, job in kept.items():
         if where in inputs:

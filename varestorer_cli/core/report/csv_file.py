@@ -35,6 +35,16 @@ def report_name(shard: Shard | None, name: str = "metrics", suffix: str = ".csv"
     return f"{name}{part}{suffix}"
 
 
+def free_report_path(folder: Path, shard: Shard | None = None, frames: str | None = None) -> Path:
+    """The report's usual place in an output folder, or one beside it where a file of another kind has the name."""
+    usual = folder / report_name(shard, frames=frames)
+    try:
+        read_rows(usual)
+    except UsageError:
+        return folder / report_name(shard, "metrics.varestorer", frames=frames)
+    return usual
+
+
 def failed_list_path(report: Path) -> Path:
     """The list of failures that belongs to a report: ``failed.txt`` for ``metrics.csv``."""
     stem = report.stem
@@ -224,27 +234,28 @@ def merge_reports(folder: Path) -> Merged:
     of shards, the newest set counts. Reports of ranges of frames are joined where there is none of a shard.
 
     Raises:
-        UsageError: there is no report of a part, or ``metrics.csv`` is a file of another kind.
+        UsageError: there is no report of a part.
         OutputError: the report cannot be written.
     """
     count, shards = _newest_set(folder)
-    parts = [path for _, path in sorted(shards.items())] or sorted(folder.glob("metrics*.frames-*.csv"))
+    parts = [part for _, part in sorted(shards.items())] or sorted(folder.glob("metrics*.frames-*.csv"))
     if not parts:
         raise UsageError(f"{folder}: holds no report of a shard (metrics.I-of-N.csv); name the OUTPUT of the shards")
     report = BatchReport()
-    merged = ReportFile(folder / report_name(None))
+    path = free_report_path(folder)
+    merged = ReportFile(path)
     merged.open()
-    for path in parts:
-        for row in read_rows(path):
+    for part in parts:
+        for row in read_rows(part):
             if row.status != WRITING:
                 report.rows.append(row)
                 merged.add(row)
-        report.failed_inputs += read_failed_list(failed_list_path(path))
+        report.failed_inputs += read_failed_list(failed_list_path(part))
     merged.close()
     with suppress(OSError):
         write_failed_list(folder / "failed.txt", report.failed_inputs)
     missing = sorted(set(range(count)) - set(shards)) if shards else []
-    return Merged(report, folder / report_name(None), count if shards else len(parts), missing)
+    return Merged(report, path, count if shards else len(parts), missing)
 
 
 def _newest_set(folder: Path) -> tuple[int, dict[int, Path]]:

@@ -48,9 +48,10 @@ def say_end(
     """Write the list of failures; say the summary."""
     failed = report.failed_inputs
     listed = None
-    with suppress(OSError):
-        report_path = report_file.path or plan.folder / report_name(options.shard, frames=options.frames)
-        listed = write_failed_list(failed_list_path(report_path), failed)
+    if report_file.path is not None or not plan.single:  # nothing is left beside a single image
+        with suppress(OSError):
+            report_path = report_file.path or plan.folder / report_name(options.shard, frames=options.frames)
+            listed = write_failed_list(failed_list_path(report_path), failed)
     text = report.summary()
     if report_file.path is not None:
         text += f"; report: {report_file.path}"

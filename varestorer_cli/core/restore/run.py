@@ -9,10 +9,10 @@ from varestorer_cli.core.atomic import check_writable, remove_stale_parts
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode, MissingDependencyError, VarestorerError, exit_code_for
 from varestorer_cli.core.image import oiio_backend
-from varestorer_cli.core.inputs.plan import RestorePlan, plan_for
+from varestorer_cli.core.inputs.plan import NameTemplate, RestorePlan, plan_for
 from varestorer_cli.core.options import RestoreOptions, RestoreRequest
 from varestorer_cli.core.phrases import install_command
-from varestorer_cli.core.report.csv_file import ReportFile, merge_reports, report_name, reports_in
+from varestorer_cli.core.report.csv_file import ReportFile, free_report_path, merge_reports, report_name, reports_in
 from varestorer_cli.core.report.rows import Row
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore.batch import run_batch
@@ -20,7 +20,7 @@ from varestorer_cli.core.restore.dry_run import dry_run
 from varestorer_cli.core.restore.messages import nothing_to_do, plan_line, say_end, say_ignored, say_merged
 from varestorer_cli.core.restore.page import page_target, write_restore_page
 from varestorer_cli.core.restore.pool import run_pool
-from varestorer_cli.core.restore.session import open_session, prepare_run_texts
+from varestorer_cli.core.restore.session import automatic_model, open_session, prepare_run_texts
 from varestorer_cli.core.signals import stop_on_signals
 
 
@@ -67,11 +67,19 @@ def run_merge(folder: Path, page: Path | None, options: RestoreOptions, console:
 
 
 def _run(request: RestoreRequest, options: RestoreOptions, console: Console) -> BatchReport:
-    plan = plan_for(
-        request.inputs, request.output, options, nul_lists=request.nul_lists, read_stdin=lambda: sys.stdin.buffer.read()
-    )
-    report_file = ReportFile(_report_path(request, options, plan), reports_in(plan.folder))
     devices = _devices(options)
+    plan = plan_for(
+        request.inputs,
+        request.output,
+        options,
+        nul_lists=request.nul_lists,
+        read_stdin=lambda: sys.stdin.buffer.read(),
+        model=automatic_model(options, devices) if NameTemplate.has_model(options.name) else None,
+    )
+    report_path = _report_path(request, options, plan)
+    report_file = ReportFile(report_path, reports_in(plan.folder))
+    if request.metrics_csv is None and report_path is not None and "metrics.varestorer" in report_path.name:
+        console.info(f"{plan.folder / 'metrics.csv'} is no report of varestorer and stays; the report is {report_path}")
     if len(devices) == 1:
         options = replace(options, gpus=None, device=devices[0])
     page = page_target(request.page, options.shard, options.frames)
@@ -150,7 +158,8 @@ def _report_path(request: RestoreRequest, options: RestoreOptions, plan: Restore
     if request.metrics_csv == "none":
         return None
     if request.metrics_csv is None:
-        return plan.folder / report_name(options.shard, frames=options.frames)
+        alone = plan.single and options.shard is None
+        return None if alone else free_report_path(plan.folder, options.shard, options.frames)
     path = Path(request.metrics_csv)
     return path.with_name(report_name(options.shard, path.stem, path.suffix, options.frames))
 

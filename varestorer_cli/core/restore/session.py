@@ -1,7 +1,7 @@
 """A model loaded and ready to run, and the texts of a run's images."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -173,6 +173,23 @@ def prepare_run_texts(
     prepared = prepare_texts(plan.jobs, options, file, console, device=device, stop=stop)
     plan.ignored = [aside for aside in plan.ignored if os.path.realpath(aside.path) not in prepared.files]
     return prepared
+
+
+def automatic_model(options: RestoreOptions, devices: Sequence[str] = ()) -> str | None:
+    """Name of the model that ``auto`` takes; None where another one was asked for.
+
+    Args:
+        options: as given by the user.
+        devices: of the run, where they are known already.
+
+    Raises:
+        MissingDependencyError: torch or the device is missing.
+    """
+    if options.model != "auto":
+        return None
+    from varestorer_cli.core.weights.root import choose_model
+
+    return choose_model("auto", options.weights, devices[0] if devices else _runtime(options).device).name
 
 
 def _runtime(options: RestoreOptions) -> "Runtime":

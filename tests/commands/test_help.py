@@ -1,0 +1,73 @@
+"""The help as it is read, and what the shell completes."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from varestorer_cli import app
+from varestorer_cli.core.options import GROUPS
+
+
+def helped(words: list[str], columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert app.run([*words, "--help"]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["restore", "score", "distill", "train teacher"])
+@pytest.mark.parametrize("columns", [60, 80, 100, 120])
+def test_no_line_is_wider_than_the_terminal(
+    command: str, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = helped(command.split(), columns, monkeypatch, capsys)
+    options = text[text.index("\nInput\n") :]
+    assert max(map(len, options.splitlines())) <= columns
+    assert "\x1b" not in text, "no colours in a pipe"
+    if columns == 100:
+        assert max(map(len, options.splitlines())) > 90, "the width is used"
+
+
+def test_restore_takes_two_screens_with_its_headings_in_order(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = helped(["restore"], 100, monkeypatch, capsys)
+    assert len(text.splitlines()) <= 100
+    headings = re.findall(r"^\n(\w+)\n(?=  )", text, flags=re.MULTILINE)
+    assert headings == [group for group in GROUPS if group in headings]
+    assert {"Input", "Output", "Size", "Quality", "Model", "Farm", "Metadata"} <= set(headings)
+
+
+def test_no_word_is_broken_and_no_default_is_said_twice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = helped(["restore"], 100, monkeypatch, capsys)
+    assert "released-square" in text
+    assert "-m, --model TEXT " in text and "[default: auto]" not in text and "[default: 95]" in text
+    assert "--existing skip|overwrite|error" in text and "auto, bar, lines," in text
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("restore --model ", {"auto", "fine", "compact"}),
+        ("restore --model co", {"compact"}),
+        ("restore --model mine/", {"mine/a.safetensors"}),
+        ("restore --format ", {"png", "jpg", "webp", "tif", "bmp", "exr", "dpx"}),
+        ("restore --device c", {"cpu", "cuda", "cuda:0"}),
+        ("restore --existing o", {"overwrite"}),
+        ("score --model f", {"fine"}),
+    ],
+)
+def test_the_shell_completes_values(
+    words: str, expected: set[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    Path("mine/a.safetensors").write_bytes(b"")
+    monkeypatch.setenv("VARESTORER_WEIGHTS", str(tmp_path / "none"))
+    monkeypatch.setenv("_VARESTORER_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"varestorer {words}")
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split(" "))))
+    app.run([])
+    assert set(capsys.readouterr().out.split()) == expected
