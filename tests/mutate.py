@@ -9,6 +9,7 @@ or makes no difference. Tests run in a fork of this process, which has imported 
 """
 
 import argparse
+import difflib
 import os
 import random
 import shutil
@@ -128,9 +129,9 @@ def _noticed(number: int, change: Any, tests: list[str], timeout: float) -> bool
     took = time.monotonic() - started
     sys.stdout.write(f"{number} {outcome} {where} ({took:.0f} s)\n")
     if outcome == "SURVIVED":
-        for old, new in zip(before, after, strict=False):
-            if old != new:
-                sys.stdout.write(f"    - {old.strip()}\n    + {new.strip()}\n")
+        for line in difflib.unified_diff(before, after, lineterm="", n=0):
+            if line[0] in "+-" and line[:3] not in ("+++", "---"):
+                sys.stdout.write(f"    {line[0]} {line[1:].strip()}\n")
     sys.stdout.flush()
     return outcome != "SURVIVED"
 

@@ -37,9 +37,10 @@ class AutoencoderConfig:
             a third of the decoder's cost saved; the released decoder keeps the width.
         linear_path: adds a stride-f convolution beside the encoder and its transpose beside the decoder, which
             can be initialised with principal components of patches (:meth:`Autoencoder.set_linear_basis`).
-        guided: the decoder also reads the pre-restored image and predicts a residual to it (controllable
-            feature wrapping as in StableSR, section 3.2, reduced to the finest level); it has no linear path
-            then. Used by one-step students whose codes are predicted; a plain tokenizer leaves it off.
+        guided: the decoder turns a difference of codes into a difference of images, added to a guide (the pre-restored
+            image), whose features gate it at the finest level. It has neither biases nor a linear path then, so that no
+            difference changes nothing; needs ``norm="none"``. Used by one-step students whose codes are predicted; a
+            plain tokenizer leaves it off.
     """
 
     latent_channels: int = 32
@@ -62,6 +63,8 @@ class AutoencoderConfig:
                 f"multipliers ({levels}), encoder_blocks ({len(self.encoder_blocks)}) and decoder_blocks "
                 f"({len(self.decoder_blocks)}) must have one entry per level"
             )
+        if self.guided and self.norm != "none":
+            raise ValueError('a guided decoder needs norm="none": a normalisation makes something of no difference')
 
     @property
     def stride(self) -> int:
@@ -85,14 +88,15 @@ def _norm(channels: int, kind: str) -> nn.Module:
 class ResidualBlock(nn.Module):
     """x + scale * conv2(silu(norm2(conv1(silu(norm1 x))))), 1x1 shortcut where the width changes."""
 
-    def __init__(self, channels_in: int, channels_out: int, norm: str, scale: float) -> None:
+    def __init__(self, channels_in: int, channels_out: int, norm: str, scale: float, *, bias: bool = True) -> None:
         super().__init__()
         self.scale = scale
         self.norm1 = _norm(channels_in, norm)
-        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=bias)
         self.norm2 = _norm(channels_out, norm)
-        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
-        self.shortcut = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=bias)
+        widens = channels_in != channels_out
+        self.shortcut = nn.Conv2d(channels_in, channels_out, 1, bias=bias) if widens else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels_in, h, w) -> (B, channels_out, h, w)."""
@@ -102,10 +106,12 @@ class ResidualBlock(nn.Module):
         return torch.add(skip, y, alpha=self.scale)
 
 
-def _blocks(count: int, channels_in: int, width: int, config: AutoencoderConfig) -> tuple[list[ResidualBlock], int]:
+def _blocks(
+    count: int, channels_in: int, width: int, config: AutoencoderConfig, *, bias: bool = True
+) -> tuple[list[ResidualBlock], int]:
     """Residual blocks of one level and the channels that leave them."""
     blocks = [
-        ResidualBlock(width if index else channels_in, width, config.norm, config.residual_scale)
+        ResidualBlock(width if index else channels_in, width, config.norm, config.residual_scale, bias=bias)
         for index in range(count)
     ]
     return blocks, width if count else channels_in
@@ -127,9 +133,9 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Doubles the grid: nearest neighbour, then a 3x3 convolution."""
 
-    def __init__(self, channels_in: int, channels_out: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, *, bias: bool = True) -> None:
         super().__init__()
-        self.conv = UpsamplingConv(channels_in, channels_out)
+        self.conv = UpsamplingConv(channels_in, channels_out, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels_in, h, w) -> (B, channels_out, 2h, 2w)."""
@@ -171,11 +177,11 @@ class _UpStage(_Stage):
 
 
 class _Mid(nn.Module):
-    def __init__(self, blocks: int, channels: int, norm: str, scale: float) -> None:
+    def __init__(self, blocks: int, channels: int, norm: str, scale: float, *, bias: bool = True) -> None:
         super().__init__()
         self.count = blocks
         for i in range(blocks):
-            self.add_module(f"block_{i + 1}", ResidualBlock(channels, channels, norm, scale))
+            self.add_module(f"block_{i + 1}", ResidualBlock(channels, channels, norm, scale, bias=bias))
 
     def forward(self, x: Tensor) -> Tensor:
         for i in range(self.count):
@@ -215,28 +221,28 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent -> image, not clamped; with a guide: guide + predicted residual."""
+    """Latent -> image, not clamped; guided: difference of latents and guide -> guide + difference of images."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         c, widths = config, config.widths
         self.unshuffle = c.unshuffle
-        channels = widths[-1]
-        self.conv_in = nn.Conv2d(c.latent_channels, channels, 3, padding=1)
-        self.mid = _Mid(c.mid_blocks, channels, c.norm, c.residual_scale)
+        channels, bias = widths[-1], not c.guided
+        self.conv_in = nn.Conv2d(c.latent_channels, channels, 3, padding=1, bias=bias)
+        self.mid = _Mid(c.mid_blocks, channels, c.norm, c.residual_scale, bias=bias)
         stages: list[nn.Module] = []
         for level in reversed(range(len(widths))):
             entry = channels
-            stage, channels = _blocks(c.decoder_blocks[level], channels, widths[level], c)
+            stage, channels = _blocks(c.decoder_blocks[level], channels, widths[level], c, bias=bias)
             upsample = None
             if level:
-                upsample = Upsample(channels, widths[level - 1] if c.narrow_upsample else channels)
+                upsample = Upsample(channels, widths[level - 1] if c.narrow_upsample else channels, bias=bias)
                 channels = widths[level - 1] if c.narrow_upsample else channels
             stages.append(_UpStage(stage, upsample))
         self.up = nn.ModuleList(reversed(stages))  # stored finest first, as in the released files
         self.norm_out = _norm(channels, c.norm)
         pixels = 3 * c.unshuffle**2
-        self.conv_out = nn.Conv2d(channels, pixels, 3, padding=1)
+        self.conv_out = nn.Conv2d(channels, pixels, 3, padding=1, bias=bias)
         linear_path = c.linear_path and not c.guided  # the guide takes its place
         self.linear = nn.ConvTranspose2d(c.latent_channels, 3, c.stride, stride=c.stride) if linear_path else None
         if c.guided:
@@ -249,8 +255,9 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(latent_Bdhw))
         for level in reversed(range(len(self.up))):
             if level == 0 and guide_B3HW is not None:
-                # bounded: norm-free features of the coarse levels can drift without limit, and would silence this level
-                x = torch.tanh(x) + self.guide_in(self._unshuffled(guide_B3HW))
+                # The guide says where and how strongly the codes change the image; it adds nothing of its own, and the
+                # codes pass linearly: what saturates them would silence them.
+                x = x * (2 * torch.sigmoid(self.guide_in(self._unshuffled(guide_B3HW))))
             x = self.up[level](x)
         x = F.silu(self.norm_out(x))
         image = self._shuffled(self.conv_out(x))
@@ -302,7 +309,8 @@ class Autoencoder(nn.Module):
         """Decode a latent, or the accumulated codes that stand for it.
 
         Args:
-            latent_Bdhw: (B, d, h, w).
+            latent_Bdhw: (B, d, h, w); of a guided decoder the difference from the guide's: 0 gives the guide bit for
+                bit.
             guide_B3HW: pre-restored image (B, 3, f h, f w) in [-1, 1]; needs ``config.guided``.
             clamp: False leaves values outside [-1, 1], which losses need.
 
@@ -315,7 +323,7 @@ class Autoencoder(nn.Module):
         if guide_B3HW is not None and not self.config.guided:
             raise ValueError("this decoder takes no guide: its configuration has guided=False")
         if guide_B3HW is None and self.config.guided:
-            raise ValueError("this decoder needs a guide: it predicts a residual to the pre-restored image")
+            raise ValueError("this decoder needs a guide: it predicts a difference from the pre-restored image")
         image: Tensor = self.decoder(latent_Bdhw, guide_B3HW)
         return image.clamp(-1, 1) if clamp else image
 
@@ -328,7 +336,7 @@ class Autoencoder(nn.Module):
         | convolutions behind an activation | normal, variance 2 / fan-in: ~20 layers keep the signal's size |
         | the others (first ones, changes of resolution, shortcuts) | normal, variance 1 / fan-in, for the same reason |
         | last convolution of encoder and decoder | x0.02 beside a linear path, where training then starts |
-        | last convolution of a guided decoder | 0: it starts at its guide |
+        | last convolution of a guided decoder | x0.1: it starts near its guide, and hears codes from the first step |
         | biases | 0 |
         """
         activated = {id(c) for m in self.modules() if isinstance(m, ResidualBlock) for c in (m.conv1, m.conv2)}
@@ -341,9 +349,8 @@ class Autoencoder(nn.Module):
                     module.bias.zero_()
         if self.config.linear_path:
             self.encoder.conv_out.weight.mul_(0.02)
-            self.decoder.conv_out.weight.mul_(0.02)
-        if self.config.guided:
-            self.decoder.conv_out.weight.zero_()
+        if self.config.guided or self.config.linear_path:
+            self.decoder.conv_out.weight.mul_(0.1 if self.config.guided else 0.02)
 
     @torch.no_grad()
     def set_linear_basis(self, basis: Tensor, mean: Tensor) -> None:

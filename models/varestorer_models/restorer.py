@@ -292,16 +292,49 @@ class OneStepRestorer(FirstStageRestorer):
         bits = draw_bits(logits, uniforms_BLd2 if sampling == "sample" else None)
         return quantizer.accumulate(bits, schedule)
 
-    def decode(self, accumulated_Bdhw: Tensor, prerestored_B3TT: Tensor, *, clamp: bool = True) -> Tensor:
-        """Accumulated codes -> image in [-1, 1], guided by the pre-restored one where the decoder takes a guide."""
-        guide = prerestored_B3TT * 2 - 1 if self.tokenizer.config.autoencoder.guided else None
-        return self.tokenizer.decode(accumulated_Bdhw, guide, clamp=clamp)
+    def decode(
+        self,
+        accumulated_Bdhw: Tensor,
+        prerestored_B3TT: Tensor,
+        *,
+        latent_Bdhw: Tensor | None = None,
+        clamp: bool = True,
+    ) -> Tensor:
+        """Accumulated codes -> image in [-1, 1].
+
+        Args:
+            accumulated_Bdhw: codes.
+            prerestored_B3TT: pre-restored image in [0, 1], which a guided decoder changes by what the codes differ from
+                its own; equal codes give it back bit for bit.
+            latent_Bdhw: latent of the pre-restored image, where it is known; else it is computed where it is needed.
+            clamp: False leaves values outside [-1, 1], which losses need.
+        """
+        if not self.tokenizer.config.autoencoder.guided:
+            return self.tokenizer.decode(accumulated_Bdhw, clamp=clamp)
+        guide = prerestored_B3TT * 2 - 1
+        with torch.no_grad():
+            latent = self.tokenizer.encode(guide).float() if latent_Bdhw is None else latent_Bdhw
+            own = self.tokenizer.quantize(latent).accumulated_Bdhw
+        return self.tokenizer.decode(accumulated_Bdhw - own, guide, clamp=clamp)
 
     def image_from_codes(
-        self, accumulated_Bdhw: Tensor, prerestored_B3TT: Tensor, color_fix: ColorFix | None = None
+        self,
+        accumulated_Bdhw: Tensor,
+        prerestored_B3TT: Tensor,
+        color_fix: ColorFix | None = None,
+        *,
+        latent_Bdhw: Tensor | None = None,
     ) -> Tensor:
-        """Accumulated codes and pre-restored image -> image (B, 3, T, T), about [0, 1], its colours fixed."""
-        image = (self.decode(accumulated_Bdhw, prerestored_B3TT).float() + 1) / 2
+        """Accumulated codes and pre-restored image -> image (B, 3, T, T), about [0, 1], its colours fixed.
+
+        Arguments as of :meth:`decode`.
+        """
+        if self.tokenizer.config.autoencoder.guided:
+            decoded = self.decode(accumulated_Bdhw, prerestored_B3TT, latent_Bdhw=latent_Bdhw, clamp=False).float()
+            # not (decoded + 1) / 2, whose rounding would change the guide
+            image = prerestored_B3TT + (decoded - (prerestored_B3TT * 2 - 1)) / 2
+        else:
+            image = (self.decode(accumulated_Bdhw, prerestored_B3TT).float() + 1) / 2
         fix = color_fix or self.config.color_fix
         if fix == "wavelet":
             return wavelet_fix(image, prerestored_B3TT, self.config.wavelet_levels)
@@ -335,7 +368,7 @@ class OneStepRestorer(FirstStageRestorer):
         prerestored = self.prerestore(degraded_B3TT)
         latent = self.tokenizer.encode(prerestored * 2 - 1).float()
         accumulated = self.restored_codes(latent, condition, sampling or self.config.sampling, uniforms)
-        image = self.image_from_codes(accumulated, prerestored, color_fix)
+        image = self.image_from_codes(accumulated, prerestored, color_fix, latent_Bdhw=latent)
         if fidelity:
             image = torch.lerp(image, prerestored, fidelity)
         return RestoredTiles(image.clamp(0, 1), prerestored.clamp(0, 1))

@@ -64,7 +64,7 @@ class ImageTokenizer(nn.Module):
         return self.quantizer(latent_Bdhw, self.schedule_for((height, width)))  # type: ignore[no-any-return]
 
     def decode(self, accumulated_Bdhw: Tensor, guide_B3HW: Tensor | None = None, *, clamp: bool = True) -> Tensor:
-        """Accumulated codes -> image (B, 3, H, W) in [-1, 1]."""
+        """Accumulated codes -> image (B, 3, H, W) in [-1, 1]; with a guide, its codes are to be subtracted before."""
         return self.autoencoder.decode(accumulated_Bdhw, guide_B3HW, clamp=clamp)
 
     def forward(self, image_B3HW: Tensor) -> Tensor:

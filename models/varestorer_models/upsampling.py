@@ -22,10 +22,11 @@ class UpsamplingConv(nn.Conv2d):
     Args:
         channels_in: I.
         channels_out: O.
+        bias: whether there is one.
     """
 
-    def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__(channels_in, channels_out, kernel_size=3, padding=1)
+    def __init__(self, channels_in: int, channels_out: int, *, bias: bool = True) -> None:
+        super().__init__(channels_in, channels_out, kernel_size=3, padding=1, bias=bias)
         self.folded = True
 
     def forward(self, input: Tensor) -> Tensor:

@@ -109,10 +109,18 @@ def test_wavelet_fix_keeps_the_pre_restored_colours() -> None:
     assert (out.image_B3TT.mean((2, 3)) - target).abs().max() < (raw.image_B3TT.mean((2, 3)) - target).abs().max()
 
 
-def test_guided_decoder_starts_at_the_pre_restored_picture() -> None:
+def test_equal_codes_give_the_pre_restored_image_and_noise_another() -> None:
     restorer = build(guided=True)
-    out = restorer(tiles(restorer))
-    torch.testing.assert_close(out.image_B3TT, out.prerestored_B3TT)
+    prerestored = restorer.prerestore(tiles(restorer)).clamp(0, 1)
+    codes = restorer.tokenizer.quantize(restorer.tokenizer.encode(prerestored * 2 - 1).float()).accumulated_Bdhw
+    assert torch.equal(restorer.image_from_codes(codes, prerestored), prerestored)
+    noise = codes * (torch.randint(2, codes.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1)
+    difference = restorer.image_from_codes(noise, prerestored) - prerestored
+    assert difference.abs().mean() > 1e-3
+    known = restorer.tokenizer.encode(prerestored * 2 - 1).float()
+    torch.testing.assert_close(
+        restorer.image_from_codes(noise, prerestored, latent_Bdhw=known), prerestored + difference
+    )
 
 
 def test_items_of_a_batch_do_not_mix() -> None:
