@@ -127,6 +127,15 @@ class SelfAttention(nn.Module):
         output: Tensor = self.proj(mixed)
         return output
 
+    def weights(self, input_BLC: Tensor, rotation_Lk2: Tensor, queries: int | None = None) -> Tensor:
+        """Where an attention without mask looks: (B, N, L or ``queries``, L), rows sum to 1; for pictures of it."""
+        bias = torch.cat([self.query_bias, torch.zeros_like(self.query_bias)])
+        scale = self.log_scale.float().clamp_max(self.log_scale_limit).exp().view(1, self.heads, 1)
+        qk = self._heads(self.qkv(input_BLC, bias, slice(2 * self.width)))
+        asked = _directions(qk, rotation_Lk2, torch.cat([scale, torch.ones_like(scale)]))
+        query, key = asked[:, :queries, 0], asked[:, :, 1]
+        return torch.einsum("blnk,bmnk->bnlm", query, key).softmax(-1)
+
     def _heads(self, projected_BLx: Tensor) -> Tensor:
         """(B, L, parts * C) -> (B, L, parts, N, K)."""
         return torch.unflatten(projected_BLx, -1, (-1, self.heads, self.width // self.heads))

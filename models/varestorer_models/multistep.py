@@ -1,8 +1,8 @@
 """The iterative restorer, one pass for each scale: the baseline that one step is measured against.
 
-degraded -> pre-restorer -> encoder -> bits of all scales -> pyramid tokens and extra block, read once into the
+degraded -> pre-restorer -> encoder -> bits of all scales, summed up in the extra block, which is read once into the
 key/value cache; then the bits of scale after scale, each seeing all of the degraded image and the restored scales
-before it.
+before it. The weights are laid out like the one-step student's, which starts from them.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from varestorer_models.transformer import Condition, Transformer
 
 
 class MultiStepRestorer(OneStepRestorer):
-    """Scale after scale, each seeing the degraded image's pyramid and the scales before it.
+    """Scale after scale, each seeing the sum of the degraded image's pyramid and the scales before it.
 
     As many passes as scales, and one more for the degraded image; slow.
 
@@ -26,21 +26,17 @@ class MultiStepRestorer(OneStepRestorer):
         config: settings; of the samplings there are ``argmax`` (default) and ``sample``.
         prerestorer: image (B, 3, H, W) in [0, 1] -> the same size.
         tokenizer: autoencoder, quantiser and schedule.
-        transformer: trained with the degraded image's tokens; it has a bits head and levels for them.
+        transformer: trained to see degraded images; its head says bits.
 
     Raises:
-        ValueError: the transformer was not made for it.
+        ValueError: the transformer has another head.
     """
 
     def __init__(
         self, config: RestorerConfig, prerestorer: nn.Module, tokenizer: ImageTokenizer, transformer: Transformer
     ) -> None:
-        needed = 2 * len(tokenizer.config.schedule)
-        if transformer.config.head != "bits" or transformer.config.levels < needed:
-            raise ValueError(
-                f"restoring scale after scale needs a bits head and {needed} levels; this transformer has the head "
-                f"{transformer.config.head!r} and {transformer.config.levels} levels"
-            )
+        if transformer.config.head != "bits":
+            raise ValueError(f"restoring scale after scale needs a bits head, not {transformer.config.head!r}")
         sampling: Sampling = "sample" if config.sampling == "sample" else "argmax"
         super().__init__(replace(config, sampling=sampling, steps="all"), prerestorer, tokenizer, transformer)
 
@@ -59,7 +55,7 @@ class MultiStepRestorer(OneStepRestorer):
             schedule,
             self.transformer.encode_condition() if condition is None else condition,
             uniforms_BLd2=uniforms_BLd2 if sampling == "sample" else None,
-            degraded_BPd=self.tokenizer.quantize(latent_Bdhw).tokens_with_extra(),
+            degraded_Bld=self.tokenizer.quantize(latent_Bdhw).extra_tokens(),
         )
         return self.tokenizer.quantizer.accumulate(bits, schedule)
 
@@ -68,7 +64,7 @@ def multistep(restorer: FirstStageRestorer) -> MultiStepRestorer:
     """The iterative restorer of the same parts, the transformer that predicts scale after scale in the student's place.
 
     Raises:
-        ValueError: there is no such transformer, or it was not trained to see a degraded image.
+        ValueError: there is no such transformer, or it has another head.
     """
     if isinstance(restorer, MultiStepRestorer):
         return restorer

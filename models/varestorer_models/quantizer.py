@@ -52,9 +52,12 @@ class Quantized:
     residuals: tuple[Tensor, ...]
 
     def tokens_with_extra(self) -> Tensor:
-        """Pyramid tokens followed by the extra block, the codes accumulated over all scales: (B, L - 1 + h w, d)."""
-        extra = self.accumulated_Bdhw.flatten(2).transpose(1, 2)
-        return torch.cat([self.tokens_BLd, extra], dim=1)
+        """Pyramid tokens followed by the extra block: (B, L - 1 + h w, d)."""
+        return torch.cat([self.tokens_BLd, self.extra_tokens()], dim=1)
+
+    def extra_tokens(self) -> Tensor:
+        """The extra block, the codes accumulated over all scales: (B, h w, d)."""
+        return _rows(self.accumulated_Bdhw)
 
 
 def _rows(map_Bdhw: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def sample_multistep(
     *,
     batch: int | None = None,
     prefix_Bld: Tensor | None = None,
-    degraded_BPd: Tensor | None = None,
+    degraded_Bld: Tensor | None = None,
 ) -> Tensor:
     """Sample scale by scale, each seeing its own history: as many forward passes as scales.
 
@@ -63,8 +63,8 @@ def sample_multistep(
         uniforms_BLd2: (B, L, d, 2) or (L, d, 2) numbers for :func:`draw_bits`; None = the likelier bits.
         batch: B; None = that of the prefix, the uniforms or the condition.
         prefix_Bld: Bits of the first scales that are given instead of sampled; a whole number of scales.
-        degraded_BPd: Pyramid tokens and extra block of the degraded image, (B, L - 1 + h w, d), which every scale
-            sees; for a transformer that was trained with them.
+        degraded_Bld: The degraded image's accumulated codes at full resolution (B, h w, d), which every scale sees;
+            for a transformer that was trained with them.
 
     Returns:
         Bits of all scales, uint8 (B, L, d), on the condition's device.
@@ -75,7 +75,7 @@ def sample_multistep(
     if transformer.config.head != "bits":
         raise ValueError('sampling needs bit scores, but this transformer\'s head is "latent"')
     if batch is None:
-        batch = _batch(condition, uniforms_BLd2, prefix_Bld, degraded_BPd)
+        batch = _batch(condition, uniforms_BLd2, prefix_Bld, degraded_Bld)
     given = 0 if prefix_Bld is None else prefix_Bld.shape[1]
     if given not in {0, *(rows.stop for rows in schedule.slices)}:
         raise ValueError(f"the prefix has {given} positions, which is no whole number of scales of {schedule.grids}")
@@ -84,9 +84,9 @@ def sample_multistep(
         null_condition = null_condition or transformer.encode_condition()
         condition = condition.expand(batch).join(null_condition.expand(batch))
     condition = transformer.with_keys_values(condition)
-    caches = transformer.new_caches(schedule, degraded=degraded_BPd is not None)
-    if degraded_BPd is not None:
-        both = torch.cat([degraded_BPd, degraded_BPd]) if guided else degraded_BPd
+    caches = transformer.new_caches(schedule, degraded=degraded_Bld is not None)
+    if degraded_Bld is not None:
+        both = torch.cat([degraded_Bld, degraded_Bld]) if guided else degraded_Bld
         transformer.read_degraded(both, schedule, condition, caches)
     device, bits_per_code = condition.vector_BC.device, transformer.config.bits
 

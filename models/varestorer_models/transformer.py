@@ -175,7 +175,7 @@ class Transformer(nn.Module):
         *,
         extra_block: bool = False,
         causal: bool = False,
-        degraded_BPd: Tensor | None = None,
+        degraded_Bld: Tensor | None = None,
     ) -> Tensor:
         """Scores of all scales in one pass.
 
@@ -188,8 +188,8 @@ class Transformer(nn.Module):
                 to, but nothing comes out for them; the last block skips their queries, projection and
                 feed-forward.
             causal: Positions see their own and coarser scales only (teacher). Excludes ``extra_block``.
-            degraded_BPd: Of a causal pass: pyramid tokens and extra block of the degraded image, (B, L - 1 + h w, d).
-                They see each other, every scale sees them, and nothing comes out for them.
+            degraded_Bld: Of a causal pass: the degraded image's accumulated codes at full resolution (B, h w, d), in
+                the place of the extra block. They see each other, every scale sees them, nothing comes out for them.
 
         Returns:
             float32. Head "bits": (B, L, d, 2), [..., b] = score of bit value b. Head "latent": (B, L, d).
@@ -207,20 +207,19 @@ class Transformer(nn.Module):
             )
         if causal and extra_block:
             raise ValueError("a causal pass has no extra block: its rows would tell every scale what follows")
-        if degraded_BPd is not None and not causal:
-            raise ValueError("only a causal pass takes the degraded image's tokens; without mask they are the sequence")
+        if degraded_Bld is not None and not causal:
+            raise ValueError("only a causal pass takes the degraded image's codes; without mask it is the sequence")
         self._check_condition(condition, batch)
         device = tokens_BLd.device
-        levels = self._levels(schedule, extra_block, device)
+        behind = extra_block or degraded_Bld is not None
+        if degraded_Bld is not None:
+            self._check_degraded(degraded_Bld, schedule)
+            tokens_BLd = torch.cat([tokens_BLd, degraded_Bld], dim=1)
+        levels = self._levels(schedule, behind, device)
         start = self._start(condition, batch)
         hidden = torch.cat([start, float32_linear(self.token_embedding, tokens_BLd)], dim=1) + levels
-        rotation = self._rotation(schedule, extra_block, device)
-        mask = self._causal_mask(schedule, device) if causal else None
-        if degraded_BPd is not None:
-            hidden = torch.cat([hidden, self._degraded(degraded_BPd, schedule)], dim=1)
-            rotation = torch.cat([rotation, self._rotation(schedule, True, device)[1:]])
-            mask = self._restoring_mask(schedule, device)
-        behind = extra_block or degraded_BPd is not None
+        rotation = self._rotation(schedule, behind, device)
+        mask = self._causal_mask(schedule, behind, device) if causal else None
         for index, block in enumerate(self._blocks()):
             last = index == self.config.depth - 1
             hidden = block(
@@ -235,12 +234,12 @@ class Transformer(nn.Module):
         return self._scores(hidden, condition)
 
     def read_degraded(
-        self, tokens_BPd: Tensor, schedule: ScaleSchedule, condition: Condition, caches: list[KeyValueCache]
+        self, tokens_Bld: Tensor, schedule: ScaleSchedule, condition: Condition, caches: list[KeyValueCache]
     ) -> None:
-        """Put the degraded image's tokens into empty caches, for :meth:`forward_scale` to see at every scale.
+        """Put the degraded image into empty caches, for :meth:`forward_scale` to see at every scale.
 
         Args:
-            tokens_BPd: Pyramid tokens and extra block of the degraded image, (B, L - 1 + h w, d).
+            tokens_Bld: Its accumulated codes at full resolution, (B, h w, d).
             schedule: Grids of the sequence.
             condition: Batch B or 1.
             caches: From :meth:`new_caches` with ``degraded``.
@@ -250,9 +249,11 @@ class Transformer(nn.Module):
         """
         if caches[0].filled:
             raise ValueError(f"the degraded image comes first, but {caches[0].filled} positions are cached already")
-        self._check_condition(condition, len(tokens_BPd))
-        hidden = self._degraded(tokens_BPd, schedule)
-        rotation = self._rotation(schedule, True, tokens_BPd.device)[1:]
+        self._check_condition(condition, len(tokens_Bld))
+        self._check_degraded(tokens_Bld, schedule)
+        device, behind = tokens_Bld.device, slice(schedule.length, None)
+        hidden = float32_linear(self.token_embedding, tokens_Bld) + self._levels(schedule, True, device)[behind]
+        rotation = self._rotation(schedule, True, device)[behind]
         for index, block in enumerate(self._blocks()):
             hidden = block(
                 hidden,
@@ -332,7 +333,7 @@ class Transformer(nn.Module):
 
     def new_caches(self, schedule: ScaleSchedule, *, degraded: bool = False) -> list[KeyValueCache]:
         """Empty caches for :meth:`forward_scale`, one per block; ``degraded``: :meth:`read_degraded` comes first."""
-        length = schedule.length + (_degraded_length(schedule) if degraded else 0)
+        length = schedule.length + (schedule.latent_length if degraded else 0)
         return [KeyValueCache(length) for _ in self.blocks]
 
     def _blocks(self) -> list[Block]:
@@ -367,27 +368,12 @@ class Transformer(nn.Module):
         levels = self._tables[key]
         return F.embedding(levels, self.level_embedding.weight).float()
 
-    def _degraded(self, tokens_BPd: Tensor, schedule: ScaleSchedule) -> Tensor:
-        """Embedded tokens of the degraded image with levels of their own, behind that of the extra block.
-
-        Raises:
-            ValueError: If the tokens do not fit, or the model has too few levels.
-        """
-        expected, scales = _degraded_length(schedule), len(schedule)
-        if tokens_BPd.shape[1] != expected:
-            raise ValueError(f"expected {expected} token rows of the degraded image, got {tokens_BPd.shape[1]}")
-        if 2 * scales > self.config.levels:
+    @staticmethod
+    def _check_degraded(tokens_Bld: Tensor, schedule: ScaleSchedule) -> None:
+        if tokens_Bld.shape[1] != schedule.latent_length:
             raise ValueError(
-                f"a degraded image of {scales} scales needs {2 * scales} level embeddings, the model has "
-                f"{self.config.levels}; it was not made for one"
+                f"expected {schedule.latent_length} token rows of the degraded image, got {tokens_Bld.shape[1]}"
             )
-        key = ("degraded", schedule, tokens_BPd.device)
-        if key not in self._tables:
-            with torch.inference_mode(False):
-                levels = schedule.scale_index(tokens_BPd.device)[1:] + scales
-                self._tables[key] = torch.cat([levels, levels.new_full((schedule.latent_length,), scales)])
-        embedded = float32_linear(self.token_embedding, tokens_BPd)
-        return embedded + F.embedding(self._tables[key], self.level_embedding.weight).float()
 
     @staticmethod
     def _text(condition: Condition, index: int) -> KeysValues | GroupedKeysValues | Tensor:
@@ -415,22 +401,16 @@ class Transformer(nn.Module):
                 self._tables[key] = table.to(device)
         return self._tables[key]
 
-    def _causal_mask(self, schedule: ScaleSchedule, device: torch.device) -> Tensor:
-        key = ("mask", schedule, device)
+    def _causal_mask(self, schedule: ScaleSchedule, behind: bool, device: torch.device) -> Tensor:
+        """Causal over scales; a degraded image behind them is seen by all and sees itself only."""
+        key = ("mask", schedule, behind, device)
         if key not in self._tables:
             with torch.inference_mode(False):
-                self._tables[key] = schedule.block_causal_mask(device)
-        return self._tables[key]
-
-    def _restoring_mask(self, schedule: ScaleSchedule, device: torch.device) -> Tensor:
-        """Causal over scales, the degraded image's tokens behind them: all see those, they see each other only."""
-        key = ("restoring mask", schedule, device)
-        if key not in self._tables:
-            with torch.inference_mode(False):
-                seen, whole = schedule.length, schedule.length + _degraded_length(schedule)
-                mask = torch.ones(whole, whole, dtype=torch.bool, device=device)
-                mask[:seen, :seen] = schedule.block_causal_mask(device)
-                mask[seen:, :seen] = False
+                mask = schedule.block_causal_mask(device)
+                if behind:
+                    seen = schedule.latent_length
+                    mask = F.pad(F.pad(mask, (0, seen), value=True), (0, 0, 0, seen), value=False)
+                    mask[-seen:, -seen:] = True
                 self._tables[key] = mask
         return self._tables[key]
 
@@ -440,8 +420,3 @@ class Transformer(nn.Module):
         normed = modulated_norm(hidden_BLC, scale, shift, self.config.norm_eps)
         scores = float32_linear(self.head, normed)
         return scores.view(*scores.shape[:2], -1, 2) if self.config.head == "bits" else scores
-
-
-def _degraded_length(schedule: ScaleSchedule) -> int:
-    """Positions of a degraded image: its pyramid tokens and its extra block."""
-    return schedule.length - 1 + schedule.latent_length

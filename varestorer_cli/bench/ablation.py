@@ -35,6 +35,7 @@ def choices(chosen: Preset, *, texts: bool = False) -> dict[str, dict[str, Any]]
         "bit flips": {"variant": {"flips": 0.1}},
         "encoder trained": {"variant": {"encoder": 0.5}, "losses": {"alignment": 0.1}},
         "learned score": {"losses": {"score": 0.1, "critic": 1.0}},
+        "causal attention": {"variant": {"attention": "causal"}},
         "no KL": {"losses": {"kl": 0.0}},
     }
     rate = chosen.recipes["distill"].decoder

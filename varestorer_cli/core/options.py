@@ -55,6 +55,14 @@ class Sampling(StrEnum):
     CONSISTENT = "consistent"
 
 
+class Steps(StrEnum):
+    """Passes of the transformer: one, or one for each scale; ``auto`` is the model's own way."""
+
+    AUTO = "auto"
+    ONE = "one"
+    ALL = "all"
+
+
 class Existing(StrEnum):
     """What happens to an output that exists already."""
 
@@ -289,6 +297,12 @@ class RestoreOptions:
         "From bits to image, auto is the model's own.",
         QUALITY,
         stale=Stale.ALWAYS,
+    )
+    steps: Steps = option(
+        Steps.AUTO,
+        "all: scale after scale, for models that can (mini, runs of train teacher --degraded); a slow reference.",
+        QUALITY,
+        stale=Stale.WHEN_SET,
     )
     seed: int = option(0, "Seed of the noise that --sampling sample draws.", QUALITY, stale=Stale.ALWAYS)
     compat: Compat = option(

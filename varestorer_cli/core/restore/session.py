@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import MissingDependencyError, UsageError
 from varestorer_cli.core.inputs.plan import RestorePlan
-from varestorer_cli.core.options import Compat, Precision, RestoreOptions
+from varestorer_cli.core.options import Compat, Precision, RestoreOptions, Sampling, Steps
 from varestorer_cli.core.report.csv_file import report_name
 from varestorer_cli.core.restore.item import BatchContext
 from varestorer_cli.core.signals import StopFlag
@@ -100,8 +100,15 @@ def open_session(
     require_fitting(options, loaded.name, has_tokens=has_tokens, has_dial=dial is not None)
     if dial is not None and options.fidelity is not None:
         dial.set(loaded.restorer.prerestorer, options.fidelity)
+    restorer = loaded.restorer if options.steps is Steps.AUTO else with_steps(loaded.restorer, options, loaded.name)
+    expected = options.sampling in (Sampling.EXPECTED, Sampling.CONSISTENT)
+    if expected and getattr(restorer.config, "steps", "one") == "all":
+        raise UsageError(
+            f"--sampling {options.sampling}: scale after scale, each bit is drawn or the likelier one; take sample or "
+            "argmax"
+        )
     engine = RestoreEngine(
-        loaded.restorer,
+        restorer,
         EngineOptions(
             device=runtime.device,
             precision=runtime.precision,
@@ -119,11 +126,32 @@ def open_session(
     if prepared is None:
         from varestorer_cli.core.text.prepare import model_text
 
-        takes_text = bool(getattr(loaded.restorer.config, "takes_text", False))
+        takes_text = bool(getattr(restorer.config, "takes_text", False))
         prepared = model_text(getattr(loaded, "text", None), takes_text=takes_text)
     engine.conditions.add(prepared.rows)
     name = f"{loaded.name}{why}"
     return Session(engine, runtime, name, str(loaded.sha256), prepared.texts, prepared.warning)
+
+
+def with_steps(restorer: Any, options: RestoreOptions, name: str) -> Any:
+    """The restorer that takes the steps asked for: itself, or the same parts with its teacher in the student's place.
+
+    Raises:
+        UsageError: this model has no such way, or a sampling that it does not have there.
+    """
+    from varestorer_models.multistep import MultiStepRestorer, multistep
+
+    if options.steps is Steps.ONE:
+        if isinstance(restorer, MultiStepRestorer):
+            raise UsageError(f"--steps one: {name} predicts scale after scale only; distil it first, or leave it out")
+        return restorer
+    try:
+        return multistep(restorer)
+    except ValueError as error:
+        raise UsageError(
+            f"--steps all: {name} cannot restore scale after scale ({error}); take mini, or train one with varestorer "
+            "train teacher --degraded"
+        ) from error
 
 
 def require_fitting(options: RestoreOptions, name: str, *, has_tokens: bool, has_dial: bool) -> None:

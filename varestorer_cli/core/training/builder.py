@@ -209,12 +209,29 @@ class StageBuilder:
         transformer.reset_parameters(self.generator)
         if self.options.init is not None:
             _start_from(transformer, self.options.init, "transformer")
-        task = TeacherTask(tokenizer, self._placed(transformer), self.recipe, self.device, self._texts())
+        prerestorer = self._seen_through()
+        frozen = {"tokenizer": tokenizer} | ({} if prerestorer is None else {"prerestorer": prerestorer})
+        placed = None if prerestorer is None else self._placed(prerestorer, picture=True)
+        task = TeacherTask(tokenizer, self._placed(transformer), self.recipe, self.device, self._texts(), placed)
         return task, {
             "model": _plain(self.preset.teacher),
             "tokenizer": _plain(tokenizer.config),
-            "frozen": self._hashes(tokenizer=tokenizer),
+            "frozen": self._hashes(**frozen),
         }
+
+    def _seen_through(self) -> nn.Module | None:
+        """The pre-restorer of a teacher that sees degraded images.
+
+        Raises:
+            UsageError: a pre-restorer nobody needs.
+        """
+        if not self.recipe.variant.degraded:
+            if self.options.prerestorer is not None:
+                raise UsageError("--prerestorer: a teacher needs it only with --degraded above 0; leave it out")
+            return None
+        if self.fresh:
+            return self._new_prerestorer()
+        return _earlier(self.options, "prerestorer", self.options.prerestorer)
 
     def _distill(self) -> tuple[Task, dict[str, Any]]:
         prerestorer, tokenizer, teacher = self._before_distillation()
@@ -227,7 +244,8 @@ class StageBuilder:
         student.reset_parameters(self.generator)
         same = {k: v for k, v in teacher.state_dict().items() if head == "bits" or not k.startswith("head.")}
         student.load_state_dict({**student.state_dict(), **same})
-        restorer = OneStepRestorer(self.preset.restorer, prerestorer, tokenizer, student)
+        causal = self.recipe.variant.attention == "causal"
+        restorer = OneStepRestorer(replace(self.preset.restorer, causal=causal), prerestorer, tokenizer, student)
         if self.options.init is not None:
             for name, module in restorer.components().items():
                 if name != "prerestorer" or self.options.prerestorer is None:  # one that is asked for stays
@@ -266,10 +284,13 @@ class StageBuilder:
         prerestorer = _earlier(self.options, "prerestorer", self.options.prerestorer)
         path = _folder(self.options, "teacher", self.options.teacher)
         bundle = load_bundle(_model_file(path))
-        teacher, tokenizer = bundle.components.get("transformer"), bundle.components.get("tokenizer")
+        both = "teacher" in bundle.components  # a file of student and teacher
+        teacher = bundle.components.get("teacher" if both else "transformer")
+        tokenizer = bundle.components.get("tokenizer")
         if not isinstance(teacher, Transformer) or not isinstance(tokenizer, ImageTokenizer):
             raise CheckpointError(f"{path}: holds no teacher and tokenizer; train one with varestorer train teacher")
-        if bundle.restorer is not None or teacher.config.head != "bits":
+        restores = bundle.restorer is not None and bundle.restorer.steps == "one" and not both
+        if restores or teacher.config.head != "bits":
             raise CheckpointError(
                 f"{path}: holds a student, which says all bits at once where a teacher says them scale after scale; "
                 "train a teacher with varestorer train teacher"

@@ -40,6 +40,13 @@ class Bits(StrEnum):
     EXPECTED = "expected"
 
 
+class Attention(StrEnum):
+    """What the student's positions see."""
+
+    ALL = "all"
+    CAUSAL = "causal"
+
+
 class Positions(StrEnum):
     """Where the extra block lies for the student."""
 
@@ -124,7 +131,10 @@ class TrainOptions:
         None, "Tokenizer run, file or model name [default: 'tokenizer' beside --out].", MODEL, only=("teacher",)
     )
     prerestorer: Path | None = option(
-        None, "Pre-restorer run, file or model name [default: 'prerestorer' beside --out].", MODEL, only=("distill",)
+        None,
+        "Pre-restorer run, file or model name [default: 'prerestorer' beside --out].",
+        MODEL,
+        only=("teacher", "distill"),
     )
     teacher: Path | None = option(
         None, "Teacher run, file or model name [default: 'teacher' beside --out].", MODEL, only=("distill",)
@@ -264,6 +274,21 @@ class VariantOptions:
         RECIPE,
         range=_from(0, 1),
         only=("distill",),
+    )
+    attention: str | None = option(
+        None,
+        "causal: positions see coarser scales only, no extra block.",
+        RECIPE,
+        given_as=Attention,
+        only=("distill",),
+    )
+    degraded: float | None = option(
+        None,
+        "Share of the batches in which the teacher sees the degraded image too; above 0 it restores scale after scale "
+        "(restore --steps all). mini: 0.75.",
+        RECIPE,
+        range=_from(0, 1),
+        only=("teacher",),
     )
     guidance: float | None = option(
         None, "Guidance of the teacher by --texts; 1 is none.", RECIPE, range=_from(0), only=("distill",)

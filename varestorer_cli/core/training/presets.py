@@ -49,6 +49,9 @@ class Variant:
         guidance: classifier-free guidance of the teacher's scores; 1 = none. Needs texts.
         encoder: train the student's encoder on degraded pictures, at this fraction of the learning rate; 0 = frozen.
         text_drop: probability of training on the null condition instead of a picture's text.
+        degraded: share of the batches in which the teacher sees the degraded image's tokens too; with 1 it is a
+            multi-step restorer alone, between 0 and 1 teacher and restorer in one.
+        attention: ``all``: the student's positions see all others; ``causal``: their own and coarser scales only.
     """
 
     bits: Literal["sampled", "greedy", "expected"] = "sampled"
@@ -57,9 +60,12 @@ class Variant:
     guidance: float = 1.0
     encoder: float = 0.0
     text_drop: float = 0.0
+    degraded: float = 0.0
+    attention: Literal["all", "causal"] = "all"
 
     def __post_init__(self) -> None:
-        _within(self, {"flips": (0, 1), "guidance": (0, math.inf), "encoder": (0, math.inf), "text_drop": (0, 1)})
+        shares = dict.fromkeys(("flips", "text_drop", "degraded"), (0.0, 1.0))
+        _within(self, {**shares, "guidance": (0, math.inf), "encoder": (0, math.inf)})
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from varestorer_cli.core.training.fsdp import gathered, shard
 from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.presets import Preset, Recipe, Variant, configured, effective
 from varestorer_cli.core.training.record import hash_of_texts, write_record
-from varestorer_cli.core.training.stages import Task
+from varestorer_cli.core.training.stages import Task, TeacherTask
 from varestorer_cli.core.training.trainer import LoopOptions, Trainer
 from varestorer_cli.core.training.validation import validation_metrics
 from varestorer_cli.core.weights.model_file import save_bundle
@@ -216,6 +216,8 @@ class _Run:
         restorer, text = None, None
         if options.stage == "prerestorer":
             restorer = self.preset.first_stage
+        elif isinstance(task, TeacherTask) and task.prerestorer is not None:
+            restorer = task.restorer(self.preset.restorer).config
         elif isinstance(task, DistillTask):
             restorer = task.restorer.config
             if task.texts is not None:

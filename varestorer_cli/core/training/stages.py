@@ -28,7 +28,9 @@ from varestorer_models.losses import (
     logit_difference,
     psnr,
 )
+from varestorer_models.multistep import MultiStepRestorer
 from varestorer_models.quantizer import draw_flips, straight_through
+from varestorer_models.restorer import RestorerConfig
 from varestorer_models.rrdb import RRDBNet
 from varestorer_models.tokenizer import ImageTokenizer
 from varestorer_models.transformer import Transformer
@@ -278,7 +280,16 @@ class TokenizerTask:
 
 
 class TeacherTask:
-    """Multi-step transformer on sharp pictures: bit cross-entropy with bitwise self-correction."""
+    """Multi-step transformer on sharp pictures: bit cross-entropy with bitwise self-correction.
+
+    Args:
+        tokenizer: frozen.
+        transformer: is trained.
+        recipe: loss, flips, and the share of batches in which the degraded image's tokens are seen.
+        device: where the pictures go.
+        texts: text features of the pictures; None = no text.
+        prerestorer: frozen first clean-up of the degraded image, where a share is above 0.
+    """
 
     unit = "tiles"
 
@@ -289,8 +300,11 @@ class TeacherTask:
         recipe: Recipe,
         device: torch.device,
         texts: TextFolder | None = None,
+        prerestorer: nn.Module | None = None,
     ) -> None:
         check_terms(recipe.losses, ("cross_entropy",), "teacher")
+        self.share = recipe.variant.degraded
+        self.prerestorer = None if prerestorer is None else prerestorer.requires_grad_(False).eval()
         self.texts, self.text_drop = texts, recipe.variant.text_drop
         self.tokenizer = tokenizer.requires_grad_(False)
         self.trained = self.transformer = transformer
@@ -308,16 +322,33 @@ class TeacherTask:
             quantized = self.tokenizer.quantizer(latent, config.schedule, flips.to(self.device))
         texts: Texts = self.texts.of(batch) if self.texts is not None else [None] * size
         drop = dropped(texts, batch, self.text_drop if self.texts is not None else 0.0, generator)
-        difference = self._difference(quantized.tokens_BLd, texts, drop)
+        seen = self._degraded(batch) if self._sees_degraded(generator) else None
+        difference = self._difference(quantized.tokens_BLd, texts, drop, seen)
         sides = [float(h * w) ** 0.5 for h, w in config.schedule.grids]
         loss = bit_cross_entropy(difference, quantized.bits_BLd, config.schedule.slices, sides)
         accuracy = ((difference > 0) == quantized.bits_BLd.bool()).float().mean()
         usage = usage_terms(difference, config.schedule.slices, size)
         return {"cross_entropy": loss, "bit_accuracy": accuracy, **usage}
 
-    def _difference(self, tokens_BLd: Tensor, texts: Texts, drop: list[bool]) -> Tensor:
-        condition = condition_on(self.transformer, texts, drop)
-        return logit_difference(self.transformer(tokens_BLd, self.tokenizer.config.schedule, condition, causal=True))
+    def _difference(
+        self, tokens_BLd: Tensor, texts: Texts, drop: list[bool], degraded_Bld: Tensor | None = None
+    ) -> Tensor:
+        condition, schedule = condition_on(self.transformer, texts, drop), self.tokenizer.config.schedule
+        scores = self.transformer(tokens_BLd, schedule, condition, causal=True, degraded_Bld=degraded_Bld)
+        return logit_difference(scores)
+
+    def _sees_degraded(self, generator: torch.Generator) -> bool:
+        """For the whole batch, so that no position is computed for nothing; numbers are drawn only for a share."""
+        if not 0 < self.share < 1:
+            return self.share >= 1
+        return float(torch.rand((), generator=generator)) < self.share
+
+    @torch.no_grad()
+    def _degraded(self, batch: PairBatch) -> Tensor:
+        """Accumulated codes of the pre-restored degraded image as tokens, (B, h w, d)."""
+        assert self.prerestorer is not None
+        prerestored = self.prerestorer(degraded(batch, self.device)).float()
+        return self.tokenizer.quantize(self.tokenizer.encode(prerestored * 2 - 1).float()).extra_tokens()
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """One group."""
@@ -335,8 +366,18 @@ class TeacherTask:
         accuracy = ((difference > 0) == quantized.bits_BLd.bool()).float().mean()
         decoded = self.tokenizer.decode(self.tokenizer.quantizer.accumulate(difference > 0, config.schedule))
         figures = {"cross_entropy": float(loss), "bit_accuracy": float(accuracy)}
-        return figures, [(decoded + 1) / 2, (reference + 1) / 2]
+        if self.prerestorer is None:
+            return figures, [(decoded + 1) / 2, (reference + 1) / 2]
+        restored = self.restorer(RestorerConfig(sampling="argmax"))(degraded(batch, self.device)).image_B3TT
+        figures["psnr_restored"] = float(psnr(restored, (reference + 1) / 2, 1.0).mean())
+        return figures, [degraded(batch, self.device), (decoded + 1) / 2, restored, (reference + 1) / 2]
+
+    def restorer(self, config: RestorerConfig) -> MultiStepRestorer:
+        """What a teacher that sees degraded images restores with."""
+        assert self.prerestorer is not None
+        return MultiStepRestorer(config, self.prerestorer, self.tokenizer, self.transformer)
 
     def components(self) -> Mapping[str, nn.Module]:
-        """Teacher and its tokenizer."""
-        return {"tokenizer": self.tokenizer, "transformer": self.transformer}
+        """Teacher and its tokenizer, and the pre-restorer where it restores."""
+        parts = {"tokenizer": self.tokenizer, "transformer": self.transformer}
+        return parts if self.prerestorer is None else {"prerestorer": self.prerestorer, **parts}

@@ -1,0 +1,96 @@
+"""``--steps``: a student in one pass, its teacher scale after scale; refused where a model cannot."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from varestorer_cli.app import run
+from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.options import RestoreOptions, Sampling, Steps
+from varestorer_cli.core.restore.session import open_session
+from varestorer_cli.core.training.presets import preset
+from varestorer_cli.core.weights.model_file import save_bundle
+from varestorer_models.conv_restorer import ConvRestorer
+from varestorer_models.multistep import MultiStepRestorer
+from varestorer_models.tokenizer import ImageTokenizer
+from varestorer_models.transformer import Transformer
+
+MINI = preset("mini")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Random weights as ``both`` (student and teacher), ``student`` and ``iterative`` (a teacher's run)."""
+    torch.manual_seed(0)
+    tokenizer = ImageTokenizer(MINI.tokenizer)
+    tokenizer.autoencoder.reset_parameters()
+    parts: dict[str, Any] = {"prerestorer": ConvRestorer(MINI.prerestorer), "tokenizer": tokenizer}  # type: ignore[arg-type]
+    student, teacher = Transformer(MINI.teacher), Transformer(MINI.teacher)
+    made = {
+        "both": ({**parts, "transformer": student, "teacher": teacher}, MINI.restorer),
+        "student": ({**parts, "transformer": student}, MINI.restorer),
+        "iterative": ({**parts, "transformer": teacher}, replace(MINI.restorer, steps="all")),
+    }
+    folder = tmp_path_factory.mktemp("models")
+    for name, (components, config) in made.items():
+        save_bundle(folder / f"{name}.safetensors", components, restorer=config)
+    return {name: folder / f"{name}.safetensors" for name in made}
+
+
+def restored(model: Path, **options: Any) -> Any:
+    session = open_session(RestoreOptions(model=str(model), threads=1, device="cpu", **options))
+    image = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    return session.engine.restore(image, (64, 64), key="one", dtype=np.uint8).image
+
+
+def test_all_steps_of_a_file_with_both_are_the_teachers(files: dict[str, Path]) -> None:
+    one, slow = restored(files["both"]), restored(files["both"], steps=Steps.ALL)
+    assert not np.array_equal(one, slow)
+    assert np.array_equal(one, restored(files["both"], steps=Steps.ONE))
+    assert np.array_equal(one, restored(files["student"]))
+    assert np.array_equal(slow, restored(files["iterative"]))
+    assert np.array_equal(slow, restored(files["iterative"], steps=Steps.ALL))
+
+
+def test_all_steps_can_be_drawn_from_a_seed(files: dict[str, Path]) -> None:
+    drawn = [restored(files["both"], steps=Steps.ALL, sampling=Sampling.SAMPLE, seed=seed) for seed in (1, 1, 2)]
+    assert np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+    assert not np.array_equal(drawn[0], restored(files["both"], steps=Steps.ALL))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("student", {"steps": Steps.ALL}, "--steps all: .* cannot restore scale after scale"),
+        ("iterative", {"steps": Steps.ONE}, "--steps one: .* scale after scale only"),
+        ("both", {"steps": Steps.ALL, "sampling": Sampling.EXPECTED}, "--sampling expected: scale after scale"),
+        ("iterative", {"sampling": Sampling.CONSISTENT}, "--sampling consistent: scale after scale"),
+    ],
+)
+def test_what_a_model_cannot_do_is_refused(
+    files: dict[str, Path], name: str, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        open_session(RestoreOptions(model=str(files[name]), threads=1, device="cpu", **options))
+
+
+def test_a_model_without_tokens_has_no_steps() -> None:
+    with pytest.raises(UsageError, match="--steps all: compact"):
+        open_session(RestoreOptions(model="compact", steps=Steps.ALL, threads=1, device="cpu"))
+    assert not isinstance(open_session(RestoreOptions(model="compact", threads=1)).engine.model, MultiStepRestorer)
+
+
+def test_outputs_of_other_steps_are_made_again(files: dict[str, Path], tmp_path: Path) -> None:
+    photo, out = tmp_path / "photo.png", tmp_path / "out"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(photo)
+    command = ["restore", str(photo), str(out), "-m", str(files["both"]), "--threads", "1", "-q"]
+    assert run(command) == 0
+    first = (out / "photo.png").read_bytes()
+    assert run([*command, "--steps", "all"]) == 0
+    assert (out / "photo.png").read_bytes() != first

@@ -1,0 +1,141 @@
+"""Teachers that see the degraded image: one network that teaches, and restores scale after scale."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from varestorer_cli.core.errors import CheckpointError, UsageError
+from varestorer_cli.core.training.builder import StageBuilder
+from varestorer_cli.core.training.data.crop_cache import PairBatch
+from varestorer_cli.core.training.data.crops import CropCacheConfig, held_out
+from varestorer_cli.core.training.options import TrainOptions
+from varestorer_cli.core.training.presets import Variant, preset
+from varestorer_cli.core.training.run import train
+from varestorer_cli.core.training.stages import TeacherTask
+from varestorer_cli.core.weights.model_file import load_bundle, load_restorer, save_bundle
+from varestorer_models.multistep import MultiStepRestorer, multistep
+from varestorer_models.restorer import OneStepRestorer
+
+MINI = preset("mini")
+
+
+def batch(seed: int) -> PairBatch:
+    """The same sharp images, whatever the seed; it is the degraded ones'."""
+    generator = torch.Generator().manual_seed(3)
+    sharp = torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8, generator=generator)
+    degraded = torch.randint(0, 255, (2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return PairBatch(sharp, degraded, torch.arange(2))
+
+
+def task(share: float) -> TeacherTask:
+    torch.manual_seed(0)
+    recipe = replace(MINI.recipes["teacher"], variant=Variant(degraded=share))
+    options = TrainOptions(stage="teacher", data=Path(), out=Path(), preset="mini")
+    builder = StageBuilder(
+        options, MINI, recipe, torch.device("cpu"), None, torch.Generator().manual_seed(0), fresh=True
+    )
+    made, _ = builder.build()
+    assert isinstance(made, TeacherTask)
+    made.tokenizer.autoencoder.reset_parameters(torch.Generator().manual_seed(0))
+    return made
+
+
+def loss(made: TeacherTask, seed: int, draws: int = 0) -> float:
+    return float(made.terms(batch(seed), torch.Generator().manual_seed(draws))["cross_entropy"].detach())
+
+
+def test_the_share_decides_how_often_the_degraded_image_is_seen() -> None:
+    seen, blind, both = task(1.0), task(0.0), task(0.5)
+    assert loss(seen, 1) != loss(seen, 2)
+    assert loss(blind, 1) == loss(blind, 2)
+    assert blind.prerestorer is None
+    differs = [loss(both, 1, draws) != loss(both, 2, draws) for draws in range(12)]
+    assert 2 <= sum(differs) <= 10
+
+
+def test_the_prerestorer_stays_as_it_is() -> None:
+    made = task(1.0)
+    made.terms(batch(1), torch.Generator().manual_seed(0))["cross_entropy"].backward()
+    assert made.prerestorer is not None
+    assert all(p.grad is None for module in (made.prerestorer, made.tokenizer) for p in module.parameters())
+    level = made.transformer.level_embedding.weight.grad
+    assert level is not None and bool((level.abs().sum(1) > 0).all())
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All four stages of the preset, two steps each."""
+    folder = tmp_path_factory.mktemp("mini")
+    photos, rng = folder / "photos", np.random.default_rng(0)
+    photos.mkdir()
+    names = [name for name in (f"photo_{n}.png" for n in range(200)) if held_out(name, CropCacheConfig())][:1]
+    for name in [*names, *(f"training_{n}.png" for n in range(3))]:
+        small = rng.integers(0, 255, (24, 30, 3), dtype=np.uint8)
+        cv2.imwrite(str(photos / name), cv2.resize(small, (200, 160), interpolation=cv2.INTER_CUBIC))
+    for stage in ("prerestorer", "tokenizer", "teacher", "distill"):
+        train(options(stage, folder))
+    return folder
+
+
+def options(stage: str, folder: Path) -> TrainOptions:
+    return TrainOptions(
+        stage=stage,
+        data=folder / "photos",
+        out=folder / stage,
+        preset="mini",
+        steps=2,
+        batch=2,
+        crops=12,
+        threads=1,
+        device="cpu",
+        quiet=True,
+        losses={"features": 0.0, "texture": 0.1} if stage == "distill" else {},
+    )
+
+
+def test_a_teachers_run_restores_scale_after_scale(chain: Path) -> None:
+    restorer = load_restorer(chain / "teacher").restorer
+    assert isinstance(restorer, MultiStepRestorer)
+    assert restorer(torch.rand(1, 3, 64, 64)).image_B3TT.shape == (1, 3, 64, 64)
+    assert "psnr_restored" in load_bundle(chain / "teacher" / "model.safetensors").notes["validation"]
+
+
+def test_a_student_and_its_teacher_in_one_file_teach_again(chain: Path, tmp_path: Path) -> None:
+    student = load_restorer(chain / "distill").restorer
+    assert isinstance(student, OneStepRestorer) and not isinstance(student, MultiStepRestorer)
+    teacher = load_bundle(chain / "teacher" / "model.safetensors").components["transformer"]
+    file = tmp_path / "both.safetensors"
+    save_bundle(file, {**student.components(), "teacher": teacher}, restorer=student.config)
+    both = load_restorer(file).restorer
+    tile = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(both(tile).image_B3TT, student(tile).image_B3TT)
+    whole = multistep(both)
+    assert torch.equal(whole(tile).image_B3TT, load_restorer(chain / "teacher").restorer(tile).image_B3TT)
+    again = options("distill", chain)
+    train(replace(again, out=tmp_path / "a", teacher=file, prerestorer=chain / "prerestorer", cache=chain / "cache"))
+    train(replace(again, out=tmp_path / "b", teacher=file, prerestorer=file, cache=chain / "cache"))
+    with pytest.raises(CheckpointError, match="holds a student"):
+        train(replace(again, out=tmp_path / "c", teacher=chain / "distill", prerestorer=file, cache=chain / "cache"))
+
+
+def test_a_causal_student_says_so_in_its_file(chain: Path, tmp_path: Path) -> None:
+    wanted = replace(options("distill", chain), out=tmp_path / "causal", variant={"attention": "causal"})
+    earlier = {name: chain / name for name in ("teacher", "prerestorer", "cache")}
+    train(replace(wanted, **earlier))  # type: ignore[arg-type]
+    restorer = load_restorer(tmp_path / "causal").restorer
+    assert restorer.config.causal
+    assert restorer(torch.rand(1, 3, 64, 64)).image_B3TT.shape == (1, 3, 64, 64)
+
+
+def test_what_has_no_use_is_refused(tmp_path: Path) -> None:
+    given = TrainOptions(stage="teacher", data=tmp_path, out=tmp_path, preset="smoke", dry_run=True)
+    with pytest.raises(UsageError, match="--prerestorer"):
+        train(replace(given, prerestorer=tmp_path))
+    with pytest.raises(UsageError, match="--degraded"):
+        train(replace(given, stage="tokenizer", variant={"degraded": 0.5}))
+    with pytest.raises(UsageError, match="--degraded"):
+        train(replace(given, variant={"degraded": 1.5}))
