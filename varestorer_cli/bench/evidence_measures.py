@@ -150,6 +150,33 @@ def measure(restorer: OneStepRestorer, variant: Variant, crops: HeldOut, judge: 
     return columns
 
 
+@torch.no_grad()
+def images(restorer: OneStepRestorer, variant: Variant, crops: HeldOut) -> Tensor:
+    """Restored crops (B, 3, T, T), about [0, 1], with the codes of one variant."""
+    latent, quantized = _tokens(restorer, crops.bicubic_B3TT)
+    return (restorer.decode(variant(latent, quantized).accumulated_Bdhw, crops.bicubic_B3TT).float() + 1) / 2
+
+
+@torch.no_grad()
+def ceiling(restorer: OneStepRestorer, crops: HeldOut, judge: Judge) -> dict[str, list[float]]:
+    """Scores of the tokenizer's round trip of the reference: what perfect bits would give."""
+    return _of_images(lambda batch: (restorer.tokenizer(batch.reference_B3TT * 2 - 1) + 1) / 2, crops, judge)
+
+
+@torch.no_grad()
+def prerestored(restorer: OneStepRestorer, crops: HeldOut, judge: Judge) -> dict[str, list[float]]:
+    """Scores of the pre-restored crops, which no codes have touched."""
+    return _of_images(lambda batch: restorer.prerestore(batch.bicubic_B3TT), crops, judge)
+
+
+def _of_images(made: Callable[[HeldOut], Tensor], crops: HeldOut, judge: Judge) -> dict[str, list[float]]:
+    columns: dict[str, list[float]] = {}
+    for batch in crops.batches():
+        for name, values in judge.scores(made(batch), batch.reference_B3TT).items():
+            columns.setdefault(name, []).extend(values)
+    return columns
+
+
 def bit_accuracy(tokenizer: ImageTokenizer, bits_BLd: Tensor, reference_B3TT: Tensor) -> dict[str, list[float]]:
     """Share of bits that equal the reference's, per crop: ``bits_K`` of scale K from 1, and ``bits`` over all."""
     right = bits_BLd == tokenizer.quantize(tokenizer.encode(reference_B3TT * 2 - 1).float()).bits_BLd

@@ -100,7 +100,11 @@ def open_session(
     require_fitting(options, loaded.name, has_tokens=has_tokens, has_dial=dial is not None)
     if dial is not None and options.fidelity is not None:
         dial.set(loaded.restorer.prerestorer, options.fidelity)
-    restorer = loaded.restorer if options.steps is Steps.AUTO else with_steps(loaded.restorer, options, loaded.name)
+    restorer = loaded.restorer
+    if options.steps is not Steps.AUTO:
+        from varestorer_cli.core.weights.steps import with_steps
+
+        restorer = with_steps(restorer, options.steps, loaded.name)
     expected = options.sampling in (Sampling.EXPECTED, Sampling.CONSISTENT)
     if expected and getattr(restorer.config, "steps", "one") == "all":
         raise UsageError(
@@ -131,27 +135,6 @@ def open_session(
     engine.conditions.add(prepared.rows)
     name = f"{loaded.name}{why}"
     return Session(engine, runtime, name, str(loaded.sha256), prepared.texts, prepared.warning)
-
-
-def with_steps(restorer: Any, options: RestoreOptions, name: str) -> Any:
-    """The restorer that takes the steps asked for: itself, or the same parts with its teacher in the student's place.
-
-    Raises:
-        UsageError: this model has no such way, or a sampling that it does not have there.
-    """
-    from varestorer_models.multistep import MultiStepRestorer, multistep
-
-    if options.steps is Steps.ONE:
-        if isinstance(restorer, MultiStepRestorer):
-            raise UsageError(f"--steps one: {name} predicts scale after scale only; distil it first, or leave it out")
-        return restorer
-    try:
-        return multistep(restorer)
-    except ValueError as error:
-        raise UsageError(
-            f"--steps all: {name} cannot restore scale after scale ({error}); take mini, or train one with varestorer "
-            "train teacher --degraded"
-        ) from error
 
 
 def require_fitting(options: RestoreOptions, name: str, *, has_tokens: bool, has_dial: bool) -> None:
