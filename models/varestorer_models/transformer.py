@@ -78,7 +78,7 @@ class Transformer(nn.Module):
         | linear layers | normal, variance 1 / inputs: activations keep their size |
         | last projection of a residual branch | that / (3 depth): so does the sum of all branches |
         | shared and head modulation | 0; the blocks' own: gates 1, scales and shifts 0 |
-        | attention scale | 4, stored as log 4 |
+        | attention scale | ``attention_scale_start``, stored as its logarithm |
         | token embedding | normal, variance 1 / d |
         | null text, pool query | normal, std 1 |
         | level embedding, start position | normal, std 0.1: visible beside tokens of size 1 |
@@ -100,7 +100,7 @@ class Transformer(nn.Module):
         for block in self._blocks():
             block.modulation[:, :, :2] = 1.0
             block.modulation[:, :, 2:] = 0.0
-            block.self_attention.log_scale.fill_(4.0).log_()
+            block.self_attention.log_scale.fill_(self.config.attention_scale_start).log_()
             block.cross_norm.weight.fill_(1.0)
         for zero in (self.shared_modulation.weight, self.head_modulation.weight):
             zero.zero_()
@@ -393,7 +393,7 @@ class Transformer(nn.Module):
                         f"no released schedule begins with {schedule.grids}, so it has no released rotary "
                         'coordinates; set rotary_reference to "schedule"'
                     )
-            layout = RotaryLayout(config.rotary_rounding, config.extra_block_positions)
+            layout = RotaryLayout(config.rotary_rounding, config.extra_block_positions, config.rotary_base)
             # A table made under inference_mode could not be used in training later.
             with torch.inference_mode(False):
                 coordinates = rotary_coordinates(schedule, reference=reference, extra_block=extra_block, layout=layout)

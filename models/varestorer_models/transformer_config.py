@@ -48,6 +48,9 @@ class TransformerConfig:
             "1M" schedule of the same aspect ratio, whatever the size in use. "schedule": that of the schedule
             in use.
         rotary_rounding: "nearest" whole cell (quirk: coarse cells sit at their corner) or "cell_centre".
+        rotary_base: Longest wavelength of the rotary positions / 2 pi. Grids of few cells want it short: with 16, not
+            10000, and a start of 16, not 4, a teacher of 8x8 cells finds the place it looks for in far fewer steps.
+        attention_scale_start: Learned scale of normalised attention before training.
         extra_block_positions: Rotary coordinates of the extra block. "next_scale" (quirk): first cells of the
             scale after the last, sheared against their true place. "last_scale": true positions.
         extra_block_level: Level embedding of the extra block. "own_row": the row after the last scale's.
@@ -77,6 +80,8 @@ class TransformerConfig:
     attention_scale_limit: float = 100.0
     rotary_reference: Literal["infinity_1m", "schedule"] = "infinity_1m"
     rotary_rounding: Rounding = "nearest"
+    rotary_base: float = 10000.0
+    attention_scale_start: float = 4.0
     extra_block_positions: ExtraPositions = "next_scale"
     extra_block_level: Literal["own_row", "last_scale"] = "own_row"
     cross_value_bias: bool = True
@@ -93,6 +98,9 @@ class TransformerConfig:
             )
         if self.width % self.pool_heads:
             raise ValueError(f"width {self.width} is not divisible by text_heads {self.pool_heads}; set text_heads")
+        for name in ("rotary_base", "attention_scale_start"):
+            if not getattr(self, name) >= 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.adapter_rank < 0:
             raise ValueError(f"adapter_rank must not be negative, got {self.adapter_rank}; 0 means no adapters")
         for name, known in _CHOICES.items():

@@ -1,10 +1,12 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from varestorer_models.rope import RotaryLayout, rotary_coordinates, rotary_table, rotate
 from varestorer_models.schedule import ScaleSchedule
+from varestorer_models.transformer import Transformer, TransformerConfig
 
 SMALL = ScaleSchedule.from_sides(1, 2, 4, 4)
 
@@ -86,3 +88,18 @@ def test_real_and_complex_arithmetic_agree():
     table = rotary_table(rotary_coordinates(ScaleSchedule.from_sides(1, 2, 4, 4)), 16)
     torch.testing.assert_close(rotate(heads, table, real=True), rotate(heads, table, real=False), atol=1e-6, rtol=0)
     assert torch.equal(rotate(heads, table), rotate(heads, table, real=False))  # a CPU without a compiler
+
+
+def test_the_base_is_the_models_choice() -> None:
+    config = TransformerConfig.corrected(32, 1, 2, bits=4, text_width=8, null_tokens=1)
+    schedule = ScaleSchedule.from_sides(1, 2, 4)
+    tables = [
+        Transformer(replace(config, rotary_base=base))._rotation(schedule, False, torch.device("cpu"))
+        for base in (10000.0, 16.0)
+    ]
+    assert torch.equal(tables[0], rotary_table(_coordinates(schedule), 16))
+    assert torch.equal(tables[1], rotary_table(_coordinates(schedule), 16, 16.0))
+
+
+def _coordinates(schedule: ScaleSchedule) -> torch.Tensor:
+    return rotary_coordinates(schedule, layout=RotaryLayout("cell_centre"))
