@@ -202,6 +202,7 @@ def test_dry_run_on_a_machine_that_lacks_the_device(cli: Cli) -> None:
     ran = cli("restore", "in", "out", "--dry-run", "--device", "cuda:7", "--json")
     assert ran.code == 0
     assert "warning: tiles and time are not estimated: --device cuda" in ran.err
+    assert "memory: up to 43.4 kB for 8-bit pixels, beside the model" in ran.err
     assert [json.loads(line)["tiles"] for line in ran.out.splitlines()] == [None, None]
 
 

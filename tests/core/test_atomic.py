@@ -15,6 +15,7 @@ from varestorer_cli.core.atomic import (
     atomic_file,
     check_writable,
     part_path,
+    release,
     remove_open_parts,
     remove_stale_parts,
 )
@@ -130,6 +131,21 @@ def test_large_results_live_in_an_unnamed_file(tmp_path: Path) -> None:
     array[:] = 7
     assert int(array.sum()) == 7 * 3600
     assert not isinstance(allocate((4, 4, 3), np.uint8, tmp_path), np.memmap)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is given back under Linux only")
+def test_what_lives_in_a_file_leaves_the_memory_and_stays_what_it_is(tmp_path: Path) -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    array = allocate((48, 1 << 20), np.uint8, tmp_path, limit=1)
+    array[:] = np.arange(48, dtype=np.uint8)[:, None]
+    full = resident()
+    release(array)
+    assert full - resident() > 40 << 20
+    assert (array == np.arange(48, dtype=np.uint8)[:, None]).all()
+    release(array[3:5])  # a part stands for the whole
+    release(np.zeros(3))  # in memory anyway
 
 
 def test_no_room_is_said_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

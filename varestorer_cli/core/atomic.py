@@ -6,10 +6,12 @@ run can remove what a dead one left.
 """
 
 import hashlib
+import mmap
 import os
 import re
 import shutil
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +25,7 @@ from varestorer_cli.core.errors import InputError, OutputError
 # A temporary file that nothing was written to for so long belongs to no living process, on whatever host it was made.
 STALE_SECONDS = 7 * 24 * 3600.0
 _FIRST_PID_NAMESPACE = 4026531836  # of every Linux kernel; another one is a container's
+MOST_IN_MEMORY = 1 << 27  # bytes of a result; a larger one lives in a file
 _PART_NAME = re.compile(r"\..+-(\d+)\.part", re.DOTALL)
 
 _open_parts: set[str] = set()
@@ -178,8 +181,12 @@ def check_writable(folder: Path) -> None:
             trial.unlink(missing_ok=True)
 
 
-def allocate(shape: tuple[int, ...], dtype: npt.DTypeLike, folder: Path, limit: int = 1 << 29) -> npt.NDArray[Any]:
+def allocate(
+    shape: tuple[int, ...], dtype: npt.DTypeLike, folder: Path, limit: int = MOST_IN_MEMORY
+) -> npt.NDArray[Any]:
     """An array for a result; above ``limit`` bytes it lives in an unnamed file on the output's disk.
+
+    Whoever fills or reads such an array calls :func:`release` from time to time, so that little of it is in memory.
 
     Raises:
         OutputError: the disk is full.
@@ -203,3 +210,10 @@ def allocate(shape: tuple[int, ...], dtype: npt.DTypeLike, folder: Path, limit: 
         raise OutputError(
             f"{folder}: no room for {size / 1e9:.1f} GB of pixels ({error.strerror or error}); free some space"
         ) from error
+
+
+def release(array: npt.NDArray[Any]) -> None:
+    """Give back the memory of an array that lives in a file (its values stay); does nothing for any other array."""
+    mapped = getattr(array, "_mmap", None)
+    if isinstance(mapped, mmap.mmap) and sys.platform == "linux":  # elsewhere the system may drop what was written
+        mapped.madvise(mmap.MADV_DONTNEED)

@@ -129,6 +129,15 @@ def test_dpx_goes_through_as_encoded(cli: Cli, tmp_path: Path, bits: int) -> Non
     assert (row["depth"], row["transfer"]) == (str(bits), "as encoded")
 
 
+@pytest.mark.parametrize("suffix", ["exr", "dpx"])
+def test_a_file_without_its_report_is_known(cli: Cli, tmp_path: Path, suffix: str) -> None:
+    save(tmp_path / "in/a.png", photo(8, 9))
+    words = ("restore", tmp_path / "in", tmp_path / "out", "--format", suffix)
+    assert cli(*words).code == 0
+    (tmp_path / "out/metrics.csv").unlink()
+    assert "1 already up to date" in cli(*words).err
+
+
 def test_what_is_lost_is_named_and_strict_refuses_it(cli: Cli, tmp_path: Path) -> None:
     odd = np.concatenate([plate(), np.ones((12, 18, 2), np.float32)], axis=2)
     odd[0, 0, 0], odd[0, 1, 1] = np.nan, -0.5

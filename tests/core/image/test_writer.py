@@ -13,9 +13,10 @@ import tifffile
 from conftest import photo
 from PIL import Image, ImageCms
 
-from varestorer_cli.core.atomic import atomic_file
+from varestorer_cli.core.atomic import allocate, atomic_file
 from varestorer_cli.core.errors import InputError, OutputError
 from varestorer_cli.core.image import oiio_backend as vfx
+from varestorer_cli.core.image import writer
 from varestorer_cli.core.image.exif import Exif, ExifTag
 from varestorer_cli.core.image.image_data import Extras, OutputImage
 from varestorer_cli.core.image.png import write_png
@@ -149,6 +150,22 @@ def test_every_loss_has_a_name(format: ImageFormat, names: list[str]) -> None:
     losses = losses_of(format, depth=16, alpha=True, source="PNG", extras=extras)
     assert [loss.name for loss in losses] == names
     assert losses_of(format, depth=8, alpha=False, source="PNG", extras=Extras()) == []
+
+
+@pytest.mark.parametrize("gray", [False, True])
+def test_a_jpeg_from_pixels_in_a_file_is_the_same(gray: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = photo(200, 300)
+    output = OutputImage(pixels, gray, None, Extras())
+    in_memory, released = io.BytesIO(), []
+    write_picture(in_memory, output, ImageFormat.JPEG, 100, "varestorer")
+    monkeypatch.setattr(writer, "allocate", lambda *what: allocate(*what, limit=1))
+    monkeypatch.setattr(writer, "_WRITES_PER_RELEASE", 1)
+    monkeypatch.setattr(writer, "release", lambda array: released.append(type(array)))
+    with (tmp_path / "a.jpg").open("wb+") as stream:
+        write_picture(stream, output, ImageFormat.JPEG, 100, "varestorer")
+    assert (tmp_path / "a.jpg").read_bytes() == in_memory.getvalue()
+    assert len(released) > 1 and set(released) == {np.memmap}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
 
 
 def test_metadata_too_large_for_jpeg_is_dropped_and_said() -> None:

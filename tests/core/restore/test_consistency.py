@@ -4,6 +4,7 @@ from conftest import photo
 
 from varestorer_cli.core.image.resample import Resampler, to_depth
 from varestorer_cli.core.report.rows import Row
+from varestorer_cli.core.restore import consistency
 from varestorer_cli.core.restore.consistency import compare, outliers
 
 
@@ -28,6 +29,14 @@ def test_a_colour_shift_is_measured_in_steps_of_eight_bits() -> None:
     shift, psnr = compare(picture, shifted)
     assert shift == pytest.approx(5, abs=1e-3)
     assert psnr == pytest.approx(10 * np.log10(255**2 / (25 / 3)), abs=1e-3)
+
+
+@pytest.mark.parametrize("size", [(400, 520), (200, 260), (150, 195), (100, 97), (601, 260)])
+def test_strips_say_what_the_whole_says(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    image, result = photo(100, 130), photo(*size, seed=1)
+    whole = compare(image, result)
+    monkeypatch.setattr(consistency, "_ROWS", 7)
+    assert compare(image, result) == pytest.approx(whole, rel=1e-5)
 
 
 def made(psnr: list[float | None], shift: list[float | None] | None = None) -> list[Row]:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from varestorer_cli.core.atomic import release
 from varestorer_cli.core.image.exif import Exif
 from varestorer_cli.core.image.resample import to_depth
 
@@ -187,29 +188,33 @@ def bleed(color: Samples, alpha: Samples) -> Samples:
     hidden = np.equal(alpha, 0)
     if not hidden.any() or hidden.all():
         return color
+    out: Samples = color.copy()
+    for channel in range(color.shape[2]):  # one after another: the pyramid takes six times a channel's floats
+        found = _filled(color[..., channel], hidden)[hidden]
+        if color.dtype.kind == "u":
+            found = np.clip(np.floor(found + 0.5), 0, np.iinfo(color.dtype).max)
+        out[..., channel][hidden] = found.astype(color.dtype)
+    return out
+
+
+def _filled(channel: Samples, hidden: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    """(H, W) float32: one channel, its hidden places filled from the visible ones."""
     weight: npt.NDArray[Any] = (~hidden).astype(np.float32)
-    total: npt.NDArray[Any] = color.astype(np.float32) * weight[..., None]
+    total: npt.NDArray[Any] = channel.astype(np.float32) * weight
     levels = [(total, weight)]
-    while min(levels[-1][1].shape) > 1 or max(levels[-1][1].shape) > 1:
+    while max(levels[-1][1].shape) > 1:
         total, weight = levels[-1]
         size = (max(1, (weight.shape[1] + 1) // 2), max(1, (weight.shape[0] + 1) // 2))
-        total = cv2.resize(total, size, interpolation=cv2.INTER_AREA)
-        levels.append((total.reshape(size[1], size[0], -1), cv2.resize(weight, size, interpolation=cv2.INTER_AREA)))
+        half = [cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in (total, weight)]
+        levels.append((half[0].reshape(size[1], size[0]), half[1].reshape(size[1], size[0])))
     total, weight = levels.pop()
-    fill: npt.NDArray[Any] = total / np.maximum(weight, 1e-12)[..., None]
+    fill: npt.NDArray[Any] = total / np.maximum(weight, 1e-12)
     while levels:
         total, weight = levels.pop()
         shape = weight.shape
-        fill = cv2.resize(fill, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR).reshape(*shape, -1)
-        known = weight > 1e-6
-        mean = total / np.maximum(weight, 1e-6)[..., None]
-        fill = np.where(known[..., None], mean, fill)
-    out: Samples = color.copy()
-    found = fill[hidden]
-    if color.dtype.kind == "u":
-        found = np.clip(np.floor(found + 0.5), 0, np.iinfo(color.dtype).max)
-    out[hidden] = found.astype(color.dtype)
-    return out
+        fill = cv2.resize(fill, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR).reshape(shape)
+        fill = np.where(weight > 1e-6, total / np.maximum(weight, 1e-6), fill)
+    return fill
 
 
 @dataclass(frozen=True)
@@ -253,6 +258,7 @@ class OutputImage(Sized):
         """All rows, strip by strip."""
         for top in range(0, self.height, self.strip):
             yield self.rows(top, min(top + self.strip, self.height))
+            release(self.color)
 
 
 def _luma(color: Samples) -> Samples:

@@ -30,6 +30,7 @@ KINDS = {"OpenEXR": ".exr", "DPX": ".dpx"}  # by content: suffix
 _CHECKED_ROWS = 256
 _FULL = "is the folder of temporary files (TMPDIR) full?"
 _DPX_NAME, _DPX_TIME = 36, 136
+_DPX_ROOM = 100  # bytes of the field for the program's name, its end included (SMPTE 268M)
 # Said anew by the writer, or of the file and not of the picture.
 _NOT_COPIED = frozenset(
     {"oiio:subimages", "oiio:ConstantColor", "oiio:AverageColor", "oiio:SHA-1", "Software", "Orientation"}
@@ -311,7 +312,7 @@ def write(stream: BinaryIO, output: OutputImage, format: ImageFormat, software: 
         spec.attribute(name, type_, value)
     if not exr:
         spec.attribute("oiio:BitsPerSample", scene.bits if not scene.floating else 10)
-    spec.attribute("Software", software)
+    spec.attribute("Software", software if exr else _shortened(software))
     if exr:
         _scale_windows(spec, output, scene)
     with tempfile.TemporaryDirectory() as folder:
@@ -336,6 +337,12 @@ def write(stream: BinaryIO, output: OutputImage, format: ImageFormat, software: 
             stream.seek(place)
             stream.write(bytes(size))
         stream.seek(0, 2)
+
+
+def _shortened(software: str) -> str:
+    """Program and fingerprint alone: DPX has room for 99 characters, and cuts off the rest."""
+    parts = software.split("; ")
+    return software if len(software) < _DPX_ROOM else f"{parts[0]}; {parts[-1]}"
 
 
 def _scale_windows(spec: Any, output: OutputImage, scene: Scene) -> None:

@@ -7,6 +7,7 @@ never silent. Memory is bounded before pixels are decoded: the header's size is 
 import io
 import os
 import stat
+import struct
 import threading
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +20,7 @@ from varestorer_cli.core.image import archive, exif, heif_backend, isobmff, jpeg
 from varestorer_cli.core.image.formats import HEAD_BYTES, describe_unknown, sniff
 from varestorer_cli.core.image.image_data import DecodedImage, Extras, FileMetadata, Loss, Samples
 from varestorer_cli.core.options import Transfer
+from varestorer_cli.core.phrases import byte_size
 
 # 10000 x 10000 must pass; above this a header is more likely damage, or an attack, than a photograph.
 MOST_PIXELS = 1 << 28
@@ -26,7 +28,10 @@ MOST_PIXELS = 1 << 28
 _MOST_PIXELS_PER_BYTE = 20_000
 _PLAUSIBLE_PIXELS = 50_000_000
 _LARGE_FILE = 1 << 26  # bytes; a larger file is read only if its first bytes are those of a picture
+_MOST_SPARSE = 20  # times the bytes that were written; no file system packs photographs so well
+_MOST_SKIPPED = 1 << 16  # bytes
 _LARGEST_FILE = 20 * MOST_PIXELS  # bytes: four 32-bit channels and their metadata
+_ROWS = 256  # copied at a time
 _PILLOW_LOCK = threading.Lock()
 _PIXELS_ONLY = {"PNG": png.pixels_only, "JPEG": jpeg.pixels_only}
 
@@ -52,16 +57,24 @@ def _open(path: str | Path) -> BinaryIO:
     return stream
 
 
-def _check_length(size: int) -> None:
-    if size > _LARGEST_FILE:
-        raise TooLargeError(f"the file has {size / 1e9:.1f} GB, the limit is {_LARGEST_FILE / 1e9:.1f}")
+def _checked_length(stream: BinaryIO) -> int:
+    """Bytes of an open file, which stays where it is.
 
-
-def _size_of(stream: BinaryIO) -> int:
-    """Bytes of an open file, which stays where it is."""
+    Raises:
+        InputError: they are too many to be read, or most of them were never written.
+    """
     place = stream.tell()
     size = stream.seek(0, io.SEEK_END)
     stream.seek(place)
+    if size > _LARGEST_FILE:
+        raise TooLargeError(f"the file has {size / 1e9:.1f} GB, the limit is {_LARGEST_FILE / 1e9:.1f}")
+    if size > _LARGE_FILE and not isinstance(stream, io.BytesIO):
+        written = 512 * getattr(os.fstat(stream.fileno()), "st_blocks", 0)  # 0 where the file system does not say
+        if 0 < written < size // _MOST_SPARSE:
+            raise InputError(
+                f"only {byte_size(written)} of its {byte_size(size)} were ever written (a sparse file): was its copy "
+                "or download broken off?"
+            )
     return size
 
 
@@ -73,11 +86,10 @@ def read_bytes(path: str | Path) -> bytes:
     """
     try:
         with _open(path) as stream:
-            size = _size_of(stream)
+            size = _checked_length(stream)
             head = stream.read(HEAD_BYTES)
             if size > _LARGE_FILE and sniff(head) is None:
                 raise InputError(describe_unknown(head))
-            _check_length(size)
             data = head + stream.read()
     except MemoryError as error:
         raise InputError("there is not enough memory to read the file") from error
@@ -104,8 +116,7 @@ def probe(path: str | Path, layer: str | None = None) -> tuple[int, int]:
             kind = sniff(head)
             if kind is None:
                 raise InputError(describe_unknown(head))
-            length = _size_of(stream)
-            _check_length(length)
+            length = _checked_length(stream)
             stream.seek(0)
             if kind in oiio_backend.KINDS and isinstance(stream, io.BytesIO):  # OpenImageIO reads files
                 image_in_archive = decode(stream.getvalue(), layer=layer)
@@ -120,6 +131,8 @@ def probe(path: str | Path, layer: str | None = None) -> tuple[int, int]:
             elif kind in ("PNG", "JPEG"):
                 size, found = png.probe(stream) if kind == "PNG" else jpeg.probe(stream)
                 orientation = metadata.orientation_of(metadata.extras_of(found, []))
+            elif kind == "GIF":  # whose first image Pillow would look for through the whole file
+                size, orientation = (struct.unpack_from("<H", head, 6)[0], struct.unpack_from("<H", head, 8)[0]), 1
             else:
                 with open_image(stream, kind) as image:
                     size = image.size
@@ -181,6 +194,8 @@ def _decode(data: bytes, kind: str, transfer: Transfer, layer: str | None) -> De
         _check_size(tags.width, tags.height, len(data))
         if tags.own:
             return _tiff(data, tags, losses)
+    if kind == "GIF":
+        _check_gif(data)
     pixels = _PIXELS_ONLY[kind](data) if kind in _PIXELS_ONLY else data
     with open_image(io.BytesIO(pixels), kind) as image:
         _check_size(*image.size, len(data))
@@ -275,6 +290,13 @@ def _check_size(width: int, height: int, size: int) -> None:
         )
 
 
+def _check_gif(data: bytes) -> None:
+    """Refuse a GIF file whose blocks do not follow its header: Pillow would look for them byte by byte."""
+    start = 13 + (3 << ((data[10] & 7) + 1) if data[10] & 0x80 else 0)  # GIF89a, sections 18 and 19
+    if not any(mark in data[start : start + _MOST_SKIPPED] for mark in b"!,;"):
+        raise InputError("the GIF data is damaged or cut off (no image follows its header)")
+
+
 def _orientation(image: Image.Image) -> int:
     try:
         value = int(image.getexif().get(exif.ORIENTATION, 1))
@@ -351,12 +373,22 @@ def _pillow_pixels(image: Image.Image, extras: Extras, losses: list[Loss]) -> tu
         image = ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), srgb, outputMode="RGB") or image
     elif mode not in ("L", "LA", "RGB", "RGBA"):
         raise InputError(f"pictures of kind {mode!r} are not supported; convert it to 8 or 16-bit gray or RGB first")
-    pixels: Samples = np.asarray(image)
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    if pixels.shape[2] in (2, 4):
-        return pixels[..., :-1], np.ascontiguousarray(pixels[..., -1])
-    return pixels, None
+    return _channels(image)
+
+
+def _channels(image: Image.Image) -> tuple[Samples, Samples | None]:
+    """Colour (H, W, 1 or 3) and alpha of an 8-bit image, strip by strip: Pillow would copy the whole of it twice."""
+    width, height = image.size
+    bands = len(image.getbands())
+    color = np.empty((height, width, bands if bands % 2 else bands - 1), np.uint8)
+    alpha = None if bands % 2 else np.empty((height, width), np.uint8)
+    for top in range(0, height, _ROWS):
+        part = np.asarray(image.crop((0, top, width, min(top + _ROWS, height))))
+        part = part.reshape(*part.shape[:2], bands)
+        color[top : top + _ROWS] = part[..., : color.shape[2]]
+        if alpha is not None:
+            alpha[top : top + _ROWS] = part[..., -1]
+    return color, alpha
 
 
 def _gray_palette(image: Image.Image) -> bool:

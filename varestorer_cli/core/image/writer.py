@@ -1,6 +1,7 @@
 """Encodes restored images with their metadata, and names what a format cannot hold."""
 
 import io
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -8,6 +9,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from PIL import Image
 
+from varestorer_cli.core.atomic import allocate, release
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image import jpeg, oiio_backend
 from varestorer_cli.core.image.exif import (
@@ -20,7 +22,7 @@ from varestorer_cli.core.image.exif import (
     note_stays,
 )
 from varestorer_cli.core.image.formats import HEAD_BYTES, sniff
-from varestorer_cli.core.image.image_data import Extras, Loss, OutputImage, Scene, is_text
+from varestorer_cli.core.image.image_data import Extras, Loss, OutputImage, Samples, Scene, is_text
 from varestorer_cli.core.image.png import is_unusual_colour, write_png
 from varestorer_cli.core.image.reader import open_image
 from varestorer_cli.core.image.tiff import write_tiff
@@ -29,6 +31,7 @@ from varestorer_cli.core.options import ImageFormat
 SCENE = frozenset({ImageFormat.EXR, ImageFormat.DPX})
 DEEP = SCENE | {ImageFormat.PNG, ImageFormat.TIFF}  # hold more than 8 bits
 _EXIF_BLOCK = (ImageFormat.PNG, ImageFormat.JPEG, ImageFormat.WEBP)
+_WRITES_PER_RELEASE = 16  # of 64 kB
 _LARGEST_SIDE = {ImageFormat.JPEG: 65500, ImageFormat.WEBP: 16383}
 _LABEL = {ImageFormat.JPEG: "JPEG", ImageFormat.WEBP: "WebP", ImageFormat.TIFF: "TIFF", ImageFormat.EXR: "OpenEXR"}
 
@@ -123,14 +126,19 @@ def write_picture(stream: BinaryIO, output: OutputImage, format: ImageFormat, qu
         software: provenance text, written into the file's Software field.
     """
     output = replace(output, extras=replace(output.extras, exif=_written_exif(output.extras, format, software)))
+    name = getattr(stream, "name", None)
+    folder = Path(name).parent if isinstance(name, str) else Path(tempfile.gettempdir())
+    plain = _WithoutDescriptor(stream)
     if format not in SCENE:
-        stream = cast(BinaryIO, _WithoutDescriptor(stream))
+        stream = cast(BinaryIO, plain)
     if format in SCENE:
         oiio_backend.write(stream, output, format, software)
     elif format == ImageFormat.PNG:
         write_png(stream, output, software)
     elif format == ImageFormat.TIFF:
         write_tiff(stream, output, software)
+    elif format == ImageFormat.JPEG:
+        _write_jpeg(plain, output, quality, folder)
     else:
         _write_pillow(stream, output, format, quality)
 
@@ -140,10 +148,15 @@ class _WithoutDescriptor(io.BufferedIOBase):
 
     libjpeg through Pillow, and numpy's ``tofile`` in tifffile, write to a descriptor where there is one and can miss
     that the last write was short: the file is cut off and nothing is raised.
+
+    Attributes:
+        source: pixels that are being encoded; what was read of them leaves the memory where they live in a file.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
+        self._writes = 0
+        self.source: Samples | None = None
 
     def readable(self) -> bool:
         return True
@@ -158,6 +171,9 @@ class _WithoutDescriptor(io.BufferedIOBase):
         return self._stream.read(-1 if size is None else size)
 
     def write(self, data: Any, /) -> int:
+        self._writes += 1
+        if self.source is not None and self._writes % _WRITES_PER_RELEASE == 0:
+            release(self.source)
         return self._stream.write(data)
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
@@ -177,16 +193,15 @@ class _WithoutDescriptor(io.BufferedIOBase):
 
 
 def _write_pillow(stream: BinaryIO, output: OutputImage, format: ImageFormat, quality: int) -> None:
-    """Write JPEG, WebP or BMP through Pillow, which takes a whole image of 8 bits at once."""
+    """Write WebP or BMP through Pillow, which takes a whole image of 8 bits at once."""
     extras = output.extras
-    if format in (ImageFormat.JPEG, ImageFormat.BMP):
+    if format == ImageFormat.BMP:
         output = replace(output, alpha_rows=None)
     mode = {1: "L", 2: "RGBA", 3: "RGB", 4: "RGBA"}[output.channels]
     image = Image.new(mode, (output.width, output.height))
     top = 0
     for strip in output.strips():
-        if strip.dtype == np.uint16:
-            strip = ((strip.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+        strip = _eight_bits(strip)
         if strip.shape[2] == 2:  # WebP has no gray
             strip = strip[..., [0, 0, 0, 1]]
         image.paste(Image.fromarray(strip[..., 0] if strip.shape[2] == 1 else strip), (0, top))
@@ -194,18 +209,38 @@ def _write_pillow(stream: BinaryIO, output: OutputImage, format: ImageFormat, qu
     if format == ImageFormat.BMP:
         image.save(stream, "BMP", dpi=extras.dpi or (96, 96))
         return
+    settings: dict[str, Any] = {"quality": quality, "exif": build(extras.exif or Exif())}
+    if extras.icc and icc_space(extras.icc) != "GRAY":
+        settings["icc_profile"] = extras.icc
+    if extras.xmp:
+        settings["xmp"] = extras.xmp
+    image.save(stream, "WEBP", method=4, exact=True, **settings)
+
+
+def _eight_bits(strip: Samples) -> Samples:
+    """Samples of 8 bits."""
+    if strip.dtype == np.uint16:
+        return ((strip.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    return strip
+
+
+def _write_jpeg(stream: _WithoutDescriptor, output: OutputImage, quality: int, folder: Path) -> None:
+    """Write JPEG through Pillow, from pixels that live in a file in ``folder`` where they are many."""
+    extras = output.extras
+    output = replace(output, alpha_rows=None)
+    size = (output.width, output.height)
+    mode = "L" if output.gray else "RGBX"  # the modes whose memory may be that of an array
+    pixels = allocate((*size[::-1], 1 if output.gray else 4), np.uint8, folder)
+    top = 0
+    for strip in output.strips():
+        pixels[top : top + len(strip), :, : strip.shape[2]] = _eight_bits(strip)
+        release(pixels)
+        top += len(strip)
+    image = Image.frombuffer(mode, size, pixels, "raw", mode, 0, 1)
     exif = extras.exif or Exif()
     settings: dict[str, Any] = {"quality": quality}
     if extras.icc:
         settings["icc_profile"] = extras.icc
-    if format == ImageFormat.WEBP:
-        if extras.xmp:
-            settings["xmp"] = extras.xmp
-        if icc_space(extras.icc) == "GRAY":
-            settings.pop("icc_profile")
-        settings["exif"] = build(exif)
-        image.save(stream, "WEBP", method=4, exact=True, **settings)
-        return
     block = build(exif)
     if len(block) > LARGEST_BLOCK:
         software = {t: e for t, e in exif.main.items() if t == SOFTWARE}
@@ -217,7 +252,8 @@ def _write_pillow(stream: BinaryIO, output: OutputImage, format: ImageFormat, qu
         settings["dpi"] = (max(1, round(extras.dpi[0])), max(1, round(extras.dpi[1])))
     comments = (jpeg.segment(0xFE, comment) for comment in extras.jpeg_comments)
     settings["extra"] = b"".join([*jpeg.resource_segments(extras.photoshop), *comments])
-    image.save(stream, "JPEG", subsampling=0, **settings)
+    stream.source = pixels
+    image.save(cast(BinaryIO, stream), "JPEG", subsampling=0, **settings)
 
 
 def _written_exif(extras: Extras, format: ImageFormat, software: str) -> Exif:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from varestorer_cli.core.atomic import allocate
+from varestorer_cli.core.atomic import allocate, release
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import InputError, InterruptedRunError, VarestorerError
 from varestorer_cli.core.image.image_data import DecodedImage, Samples
@@ -239,6 +239,16 @@ class _Batch:
         picture = item.picture
         if picture is None:
             return None
+        results: list[Any] = []
+
+        def new_result(shape: tuple[int, ...], dtype: Any) -> Any:
+            results.append(allocate(shape, dtype, item.job.output.parent))
+            return results[-1]
+
+        def on_tiles(done: int, all_: int) -> None:
+            release(results[-1])
+            self.console.update(self._done(behind(), done / all_))
+
         try:
             source = picture.model_input()
             image = queue.add(
@@ -247,8 +257,8 @@ class _Batch:
                 key=item.job.key,
                 text=self.context.texts.of(item.job.key),
                 dtype=_samples(picture, item.format),
-                allocate=lambda shape, dtype: allocate(shape, dtype, item.job.output.parent),
-                on_tiles=lambda done, all_: self.console.update(self._done(behind(), done / all_)),
+                allocate=new_result,
+                on_tiles=on_tiles,
             )
         except Exception as error:
             item.error = _without_memory(error, item)

@@ -14,6 +14,7 @@ from statistics import median
 import cv2
 import numpy as np
 
+from varestorer_cli.core.atomic import release
 from varestorer_cli.core.image.resample import Pixels, to_float
 from varestorer_cli.core.report.rows import Row
 
@@ -40,14 +41,22 @@ def compare(source: Pixels, result: Pixels) -> tuple[float, float]:
     """
     small, large = (source, result) if source.shape[0] <= result.shape[0] else (result, source)
     height, width = small.shape[:2]
-    reduced = large
-    if large.shape != small.shape:
-        reduced = cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA)
+    # Rows of both where a whole number of the one is a whole number of the other: between them the means are the same
+    # as those of the whole image, which may be in a file.
+    common = math.gcd(height, large.shape[0])
+    low, high = height // common, large.shape[0] // common
+    step = max(1, _ROWS // low)
     squares, shift = 0.0, np.zeros(3)
-    for top in range(0, height, _ROWS):
-        difference = to_float(reduced[top : top + _ROWS]) - to_float(small[top : top + _ROWS])
+    for first in range(0, common, step):
+        last = min(first + step, common)
+        part, reduced = small[first * low : last * low], large[first * high : last * high]
+        if large.shape != small.shape:
+            reduced = cv2.resize(reduced, (width, len(part)), interpolation=cv2.INTER_AREA)
+        difference = to_float(reduced) - to_float(part)
         squares += float(np.vdot(difference, difference))
         shift += cv2.sumElems(difference)[:3]
+        release(small)
+        release(large)
     error = squares / (height * width * 3)
     psnr = HIGHEST_PSNR if error <= 0 else min(HIGHEST_PSNR, -10 * math.log10(error))
     return float(np.abs(shift).max() / (height * width) * 255), psnr

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from varestorer_cli.core.atomic import MOST_IN_MEMORY
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import InputError, VarestorerError
 from varestorer_cli.core.image.formats import output_format
@@ -21,6 +22,7 @@ from varestorer_cli.core.report.rows import Row
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore.batch import BUDGET_PIXELS
 from varestorer_cli.core.restore.fingerprint import look_at
+from varestorer_cli.core.restore.item import pixel_memory
 from varestorer_cli.core.restore.messages import say_ignored
 from varestorer_cli.core.restore.session import Session, open_session
 from varestorer_cli.core.text.captions import captions_of
@@ -43,7 +45,7 @@ class _Needs:
 
     megapixels: float = 0.0
     tile_pixels: float = 0.0
-    largest: float = 0.0
+    memory: int = 0
     bytes: float = 0.0
     calls: Counter[tuple[int, tuple[int, int]]] = field(default_factory=Counter)
 
@@ -104,6 +106,7 @@ def dry_run(
         _say_time(session, needs, processes, console)
     elif why:
         console.warn(f"tiles and time are not estimated: {why}")
+        console.info(f"memory: up to {byte_size(needs.memory)} for 8-bit pixels, beside the model")
     _say_disk(plan, needs, console)
     return report
 
@@ -119,13 +122,16 @@ def _measure(row: Row, output: Path, options: RestoreOptions, session: Session |
     row.scale = row.out_width / row.width
     pixels = row.out_width * row.out_height
     needs.megapixels += pixels / 1e6
-    needs.bytes += pixels * _bytes_per_pixel(row, output_format(output.name) or ImageFormat.PNG, options.quality)
+    format = output_format(output.name) or ImageFormat.PNG
+    needs.bytes += pixels * _bytes_per_pixel(row, format, options.quality)
     if session is not None:
         grid = session.engine.grid(*size)
         row.tile, row.tiles = max(grid.sides), len(grid)
         needs.tile_pixels += len(grid) * grid.sides[0] * grid.sides[1]
         needs.calls += session.engine.calls(grid)
-    needs.largest = max(needs.largest, pixels + row.width * row.height)
+    one, given = pixel_memory(row.width * row.height, pixels, format), row.width * row.height
+    beside = min(_PICTURES_IN_MEMORY, max(1, BUDGET_PIXELS // (given + pixels))) - 1
+    needs.memory = max(needs.memory, one + beside * (3 * given + min(3 * pixels, MOST_IN_MEMORY)))
     look_at(output, read=False)
     if options.existing != Existing.OVERWRITE and os.path.lexists(output):
         row.status = "would be checked"
@@ -158,7 +164,7 @@ def _say_time(session: Session, needs: _Needs, processes: int, console: Console)
     if peak is not None:
         console.info(
             f"memory: {byte_size(peak * 1e6)} of {session.runtime.device} with the model and its calls, measured, and "
-            f"up to {byte_size(min(_PICTURES_IN_MEMORY * needs.largest, BUDGET_PIXELS) * 3)} for 8-bit pixels in memory"
+            f"up to {byte_size(needs.memory)} for 8-bit pixels in memory"
         )
 
 

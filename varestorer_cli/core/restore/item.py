@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from varestorer_cli.core.atomic import MOST_IN_MEMORY
 from varestorer_cli.core.image.image_data import DecodedImage
 from varestorer_cli.core.inputs.plan import Job
 from varestorer_cli.core.options import ImageFormat
@@ -19,6 +20,23 @@ def name_of(path: Path, folder: Path) -> str:
     with suppress(ValueError):
         return path.relative_to(folder).as_posix()
     return str(path)
+
+
+def pixel_memory(pixels: int, output_pixels: int, format: ImageFormat) -> int:
+    """Bytes that the 8-bit pixels of one image take at most, from decoding to encoding; docs/formats.md has the table.
+
+    Args:
+        pixels: of the input.
+        output_pixels: of the output.
+        format: of the output.
+    """
+    decoded = 7 * pixels  # Pillow's 4 bytes per pixel, and our 3
+    encoder = {
+        ImageFormat.JPEG: min(4 * output_pixels, MOST_IN_MEMORY),
+        ImageFormat.BMP: 4 * output_pixels,
+        ImageFormat.WEBP: 11 * output_pixels,
+    }
+    return decoded + min(3 * output_pixels, MOST_IN_MEMORY) + encoder.get(format, 0)
 
 
 @dataclass(frozen=True)
