@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from varestorer_cli.core import atomic as files
+from varestorer_cli.core import atomic
 from varestorer_cli.core.atomic import (
     allocate,
     atomic_file,
@@ -103,14 +103,14 @@ def test_temporaries_of_other_hosts_and_containers_go_by_age_only(
     for name in (own, other, container, alive, foreign):
         (tmp_path / name).touch()
     assert remove_stale_parts({tmp_path}) == 1 and not (tmp_path / own).exists()
-    monkeypatch.setattr(files, "_clock_of", lambda folder: time.time() + files.STALE_SECONDS + 60)
+    monkeypatch.setattr(atomic, "_clock_of", lambda folder: time.time() + atomic.STALE_SECONDS + 60)
     assert remove_stale_parts({tmp_path}) == 3
     assert [path.name for path in tmp_path.iterdir()] == [foreign]
 
 
 def test_a_container_has_its_own_temporary_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = part_path(tmp_path / "a.png").name
-    monkeypatch.setattr(files, "_FIRST_PID_NAMESPACE", 1 if files._here() == socket.gethostname() else 0)
+    monkeypatch.setattr(atomic, "_FIRST_PID_NAMESPACE", 1 if atomic._here() == socket.gethostname() else 0)
     monkeypatch.setattr(Path, "stat", lambda self: type("S", (), {"st_ino": 4026539999})())
     assert part_path(tmp_path / "a.png").name == f".a.png.{socket.gethostname()}.4026539999-{os.getpid()}.part" != name
 

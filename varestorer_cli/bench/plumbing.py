@@ -25,7 +25,7 @@ from varestorer_cli.core.console import Console
 from varestorer_cli.core.image.formats import SUFFIXES
 from varestorer_cli.core.image.image_data import OutputImage
 from varestorer_cli.core.image.reader import decode, read_bytes
-from varestorer_cli.core.image.writer import write_picture
+from varestorer_cli.core.image.writer import write_image
 from varestorer_cli.core.inputs.plan import make_plan
 from varestorer_cli.core.options import Existing, ImageFormat, Progress, RestoreOptions
 from varestorer_cli.core.report.csv_file import ReportFile
@@ -80,7 +80,7 @@ def codecs_alone(paths: list[Path], results: dict[tuple[int, int], Any], format:
     def one(path: Path) -> None:
         picture = decode(read_bytes(path))
         image = results[picture.width * 4, picture.height * 4]
-        write_picture(io.BytesIO(), OutputImage(image, picture.gray, None, picture.extras), format, 95, "varestorer")
+        write_image(io.BytesIO(), OutputImage(image, picture.gray, None, picture.extras), format, 95, "varestorer")
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(one, paths))

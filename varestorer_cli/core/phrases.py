@@ -6,6 +6,7 @@ from importlib import metadata
 
 MOST_NAMED = 3
 FAILED_LIST_MARK = "# varestorer: inputs that failed"  # begins our own lists, whose names are escaped
+REPORT_HEADER = "input,output,status,reason"  # with which every report of a run begins
 
 # Control characters, separators of lines, and marks that turn the direction of writing.
 _ODD = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"

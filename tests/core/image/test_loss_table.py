@@ -25,7 +25,7 @@ from varestorer_cli.core.image.image_data import OutputImage
 from varestorer_cli.core.image.loss_table import fate_of, name_losses
 from varestorer_cli.core.image.metadata import fitted
 from varestorer_cli.core.image.reader import decode
-from varestorer_cli.core.image.writer import losses_of, write_picture
+from varestorer_cli.core.image.writer import losses_of, write_image
 from varestorer_cli.core.options import ImageFormat
 
 FORMATS = {
@@ -43,7 +43,7 @@ def restored(data: bytes) -> tuple[bytes, list[str]]:
     format = FORMATS[image.source]
     output = OutputImage(image.model_input(), image.gray, None, fitted(image, (image.width, image.height)))
     stream = io.BytesIO()
-    write_picture(stream, output, format, 90, "varestorer")
+    write_image(stream, output, format, 90, "varestorer")
     lost = losses_of(format, depth=8, alpha=False, source=image.source, extras=image.extras)
     return stream.getvalue(), [loss.text for loss in image.losses + lost]
 

@@ -14,7 +14,7 @@ from varestorer_cli.core.image.geometry import Geometry
 from varestorer_cli.core.image.image_data import DecodedImage, OutputImage
 from varestorer_cli.core.image.metadata import fitted
 from varestorer_cli.core.image.reader import decode, probe
-from varestorer_cli.core.image.writer import write_picture
+from varestorer_cli.core.image.writer import write_image
 from varestorer_cli.core.options import ImageFormat
 
 CASES = Path(__file__).parents[2] / "data" / "cases"
@@ -34,7 +34,7 @@ def rewritten(image: DecodedImage, format: ImageFormat, scale: int = 4) -> Decod
     size = (image.width * scale, image.height * scale)
     pixels = image.model_input().repeat(scale, 0).repeat(scale, 1)
     stream = io.BytesIO()
-    write_picture(stream, OutputImage(pixels, image.gray, None, fitted(image, size)), format, 95, "varestorer")
+    write_image(stream, OutputImage(pixels, image.gray, None, fitted(image, size)), format, 95, "varestorer")
     return decode(stream.getvalue())
 
 

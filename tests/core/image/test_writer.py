@@ -15,14 +15,13 @@ from PIL import Image, ImageCms
 
 from varestorer_cli.core.atomic import allocate, atomic_file
 from varestorer_cli.core.errors import InputError, OutputError
-from varestorer_cli.core.image import oiio_backend as vfx
-from varestorer_cli.core.image import writer
+from varestorer_cli.core.image import oiio_backend, writer
 from varestorer_cli.core.image.exif import Exif, ExifTag
 from varestorer_cli.core.image.image_data import Extras, OutputImage
 from varestorer_cli.core.image.png import write_png
 from varestorer_cli.core.image.reader import decode
 from varestorer_cli.core.image.resample import to_depth
-from varestorer_cli.core.image.writer import SCENE, check_side, losses_of, read_software, write_picture
+from varestorer_cli.core.image.writer import SCENE, check_side, losses_of, read_software, write_image
 from varestorer_cli.core.options import ImageFormat
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -41,7 +40,7 @@ def write(color: Any, format: ImageFormat, *, gray: bool = False, alpha: Any = N
         None if alpha is None else lambda top, bottom: alpha[top:bottom].astype(np.float32) / np.iinfo(alpha.dtype).max
     )
     stream = io.BytesIO()
-    write_picture(stream, OutputImage(color, gray, rows, extras), format, 95, "varestorer test; fingerprint 0")
+    write_image(stream, OutputImage(color, gray, rows, extras), format, 95, "varestorer test; fingerprint 0")
     return stream.getvalue()
 
 
@@ -109,7 +108,7 @@ def test_tiff_is_one_page_that_tifffile_reads() -> None:
 
 
 def test_the_same_picture_gives_the_same_bytes() -> None:
-    for format in set(ImageFormat) - (set() if vfx.available() else {ImageFormat.EXR, ImageFormat.DPX}):
+    for format in set(ImageFormat) - (set() if oiio_backend.available() else {ImageFormat.EXR, ImageFormat.DPX}):
         assert write(photo(), format) == write(photo(), format), format
 
 
@@ -157,12 +156,12 @@ def test_a_jpeg_from_pixels_in_a_file_is_the_same(gray: bool, tmp_path: Path, mo
     pixels = photo(200, 300)
     output = OutputImage(pixels, gray, None, Extras())
     in_memory, released = io.BytesIO(), []
-    write_picture(in_memory, output, ImageFormat.JPEG, 100, "varestorer")
+    write_image(in_memory, output, ImageFormat.JPEG, 100, "varestorer")
     monkeypatch.setattr(writer, "allocate", lambda *what: allocate(*what, limit=1))
     monkeypatch.setattr(writer, "_WRITES_PER_RELEASE", 1)
     monkeypatch.setattr(writer, "release", lambda array: released.append(type(array)))
     with (tmp_path / "a.jpg").open("wb+") as stream:
-        write_picture(stream, output, ImageFormat.JPEG, 100, "varestorer")
+        write_image(stream, output, ImageFormat.JPEG, 100, "varestorer")
     assert (tmp_path / "a.jpg").read_bytes() == in_memory.getvalue()
     assert len(released) > 1 and set(released) == {np.memmap}
     assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
@@ -341,7 +340,7 @@ def test_a_file_that_is_cut_off_while_it_is_written_never_gets_its_name(
         # OpenImageIO writes a temporary file of its own, whose fault is the input's failure.
         expected: type[Exception] = InputError if format in SCENE else OutputError
         with pytest.raises(expected, match=r"cannot be (written|encoded)"), atomic_file(tmp_path / "a.out") as stream:
-            write_picture(stream, OutputImage(noise, False, None, EXTRAS), format, 95, "varestorer test; fingerprint 0")
+            write_image(stream, OutputImage(noise, False, None, EXTRAS), format, 95, "varestorer test; fingerprint 0")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
@@ -397,7 +396,7 @@ def test_every_failure_of_a_file_counts_for_every_format(
     if single and fault == "write 2":
         pytest.skip("there is one write")
     with pytest.raises(OutputError, match="cannot be written"), atomic_file(tmp_path / "a.out") as stream:
-        write_picture(stream, OutputImage(noise, False, None, EXTRAS), format, 95, "varestorer test; fingerprint 0")
+        write_image(stream, OutputImage(noise, False, None, EXTRAS), format, 95, "varestorer test; fingerprint 0")
     assert len(failed) == 1 and list(tmp_path.iterdir()) == []
 
 

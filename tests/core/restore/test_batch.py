@@ -20,14 +20,13 @@ from varestorer_cli.core.console import Console
 from varestorer_cli.core.engine.engine import RestoreEngine
 from varestorer_cli.core.engine.inference import EngineOptions
 from varestorer_cli.core.errors import ExitCode, InterruptedRunError, OutOfMemoryError, OutputError
-from varestorer_cli.core.image import reader as imageio
+from varestorer_cli.core.image import reader
 from varestorer_cli.core.inputs.plan import make_plan
 from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.report.csv_file import ReportFile
 from varestorer_cli.core.report.rows import Row
 from varestorer_cli.core.report.summary import BatchReport
-from varestorer_cli.core.restore import batch as module
-from varestorer_cli.core.restore import encode_stage as finishing
+from varestorer_cli.core.restore import batch, encode_stage
 from varestorer_cli.core.restore.batch import run_batch
 from varestorer_cli.core.restore.item import BatchContext, PixelBudget
 from varestorer_cli.core.signals import StopFlag, stop_on_signals
@@ -102,14 +101,14 @@ def test_what_was_finished_before_is_reported(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = finishing.write_picture
+    plain = encode_stage.write_image
 
     def full(stream: Any, output: Any, *more: Any) -> None:
         plain(stream, output, *more)
         if output.height == 40:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(finishing, "write_picture", full)
+    monkeypatch.setattr(encode_stage, "write_image", full)
     with pytest.raises(OutputError, match=r"02.png: cannot be written \(No space left on device\)"):
         run(folder(tmp_path / "in"), tmp_path / "out")
     assert {"00.png", "01.png"} <= set(tree(tmp_path / "out"))
@@ -120,14 +119,14 @@ def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_disk_that_is_full_only_for_the_last_picture_ends_the_run_too(
     count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = finishing.write_picture
+    plain = encode_stage.write_image
 
     def full(stream: Any, output: Any, *more: Any) -> None:
         plain(stream, output, *more)
         if output.height == 4 * (8 + count - 1):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(finishing, "write_picture", full)
+    monkeypatch.setattr(encode_stage, "write_image", full)
     with pytest.raises(OutputError, match=f"0{count - 1}.png: cannot be written"):
         run(folder(tmp_path / "in", count), tmp_path / "out")
     assert set(tree(tmp_path / "out")) == {f"{i:02}.png" for i in range(count - 1)}
@@ -166,7 +165,7 @@ def test_the_budget_lets_one_large_picture_through_and_blocks_the_next() -> None
 
 
 def test_a_tiny_budget_only_slows_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BUDGET_PIXELS", 1)
+    monkeypatch.setattr(batch, "BUDGET_PIXELS", 1)
     assert run(folder(tmp_path / "in"), tmp_path / "out").count("done") == 5
 
 
@@ -232,7 +231,7 @@ def test_a_changed_file_too_large_to_be_decoded_is_never_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Results of photographs of 17 megapixels are: what cannot be looked at is not damaged."""
-    monkeypatch.setattr(imageio, "MOST_PIXELS", 500)
+    monkeypatch.setattr(reader, "MOST_PIXELS", 500)
     source, out = folder(tmp_path / "in", 2), tmp_path / "out"
     run(source, out)
     mine = save(out / "00.png", photo(30, 30))

@@ -1,1 +1,1 @@
-"""Picture files in and out, with everything they say, and resampling of pixels."""
+"""Image files in and out, with everything they say, and resampling of pixels."""

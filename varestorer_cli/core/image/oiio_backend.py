@@ -1,6 +1,6 @@
 """OpenEXR and DPX files through OpenImageIO (extra ``vfx``).
 
-The model knows pictures for displays, 0 to 1. A scene-linear file goes there and back by the sRGB curve
+The model knows images for displays, 0 to 1. A scene-linear file goes there and back by the sRGB curve
 (IEC 61966-2-1). Where its largest channel is above 1 the pixel is divided by it, and the result is multiplied by the
 same gain, resampled: highlights keep their level and their hue. An encoded file (video, film log) goes to the model
 as it is. OpenEXR stores colour multiplied by alpha; it is divided by it when read and multiplied again when written.
@@ -31,7 +31,7 @@ _CHECKED_ROWS = 256
 _FULL = "is the folder of temporary files (TMPDIR) full?"
 _DPX_NAME, _DPX_TIME = 36, 136
 _DPX_ROOM = 100  # bytes of the field for the program's name, its end included (SMPTE 268M)
-# Said anew by the writer, or of the file and not of the picture.
+# Said anew by the writer, or of the file and not of the image.
 _NOT_COPIED = frozenset(
     {"oiio:subimages", "oiio:ConstantColor", "oiio:AverageColor", "oiio:SHA-1", "Software", "Orientation"}
     | {"name", "oiio:subimagename", "view", "multiView", "openexr:chunkCount"}
@@ -290,7 +290,7 @@ def _check_written(path: Path, height: int) -> None:
 
 
 def write(stream: BinaryIO, output: OutputImage, format: ImageFormat, software: str) -> None:
-    """Write a picture, strip by strip, with its attributes, its windows scaled to the new size.
+    """Write an image, strip by strip, with its attributes, its windows scaled to the new size.
 
     Raises:
         InputError: OpenImageIO is missing or fails.

@@ -1,4 +1,4 @@
-"""Reads pictures: by content, upright, at their own depth, with everything their files say.
+"""Reads images: by content, upright, at their own depth, with everything their files say.
 
 Every way a file can be bad ends in an :class:`InputError` whose text is the reason in the report. Losses are named,
 never silent. Memory is bounded before pixels are decoded: the header's size is checked first.
@@ -27,7 +27,7 @@ MOST_PIXELS = 1 << 28
 # A blank 1-bit PNG has 8000 pixels a byte; files above this that are large, too, hold no photograph.
 _MOST_PIXELS_PER_BYTE = 20_000
 _PLAUSIBLE_PIXELS = 50_000_000
-_LARGE_FILE = 1 << 26  # bytes; a larger file is read only if its first bytes are those of a picture
+_LARGE_FILE = 1 << 26  # bytes; a larger file is read only if its first bytes are those of an image
 _MOST_SPARSE = 20  # times the bytes that were written; no file system packs photographs so well
 _MOST_SKIPPED = 1 << 16  # bytes
 _LARGEST_FILE = 20 * MOST_PIXELS  # bytes: four 32-bit channels and their metadata
@@ -108,7 +108,7 @@ def probe(path: str | Path, layer: str | None = None) -> tuple[int, int]:
         layer: name of a layer or part of an OpenEXR file; None chooses the colour layer.
 
     Raises:
-        InputError: no readable picture.
+        InputError: no readable image.
     """
     try:
         with _open(path) as stream:
@@ -153,7 +153,7 @@ def probe(path: str | Path, layer: str | None = None) -> tuple[int, int]:
 
 
 def decode(data: bytes, transfer: Transfer = Transfer.AUTO, layer: str | None = None) -> DecodedImage:
-    """Decode a picture from a file's bytes.
+    """Decode an image from a file's bytes.
 
     Args:
         data: the file.
@@ -161,13 +161,13 @@ def decode(data: bytes, transfer: Transfer = Transfer.AUTO, layer: str | None = 
         layer: name of a layer or part of an OpenEXR file; None chooses the colour layer.
 
     Raises:
-        InputError: not a picture, damaged, too large, or of a kind that is not supported; the text says which.
+        InputError: not an image, damaged, too large, or of a kind that is not supported; the text says which.
     """
     kind = sniff(data[:HEAD_BYTES])
     if kind is None:
         raise InputError(describe_unknown(data[:HEAD_BYTES]))
     try:
-        picture = _decode(data, kind, transfer, layer)
+        image = _decode(data, kind, transfer, layer)
     except InputError:
         raise
     except MemoryError as error:
@@ -176,9 +176,9 @@ def decode(data: bytes, transfer: Transfer = Transfer.AUTO, layer: str | None = 
         raise InputError(f"the {kind} data is damaged or cut off, or of a kind that is not supported") from error
     except Exception as error:  # decoders raise whatever they like on damaged files
         raise InputError(f"the {kind} data is damaged or cut off ({error})") from error
-    if picture.color.size == 0:
+    if image.color.size == 0:
         raise InputError("the picture has no pixels")
-    return picture
+    return image
 
 
 def _decode(data: bytes, kind: str, transfer: Transfer, layer: str | None) -> DecodedImage:
@@ -300,7 +300,7 @@ def _check_gif(data: bytes) -> None:
 def _orientation(image: Image.Image) -> int:
     try:
         value = int(image.getexif().get(exif.ORIENTATION, 1))
-    except Exception:  # damaged EXIF must not cost the picture
+    except Exception:  # damaged EXIF must not cost the image
         return 1
     return value if 1 <= value <= 8 else 1
 

@@ -1,4 +1,4 @@
-"""Separable resampling of any window of a picture, to any size, without seams.
+"""Separable resampling of any window of an image, to any size, without seams.
 
 Each output pixel depends on its global position only, so windows computed apart are the same as cut from the whole.
 The filters are the usual ones with pixel centres aligned; a reduction widens them (antialiasing), and at the border
@@ -89,10 +89,10 @@ def _matrix(source: int, target: int, start: int, stop: int, name: str) -> tuple
 
 @dataclass(frozen=True)
 class Resampler:
-    """Resamples windows of pictures of one size to another.
+    """Resamples windows of images of one size to another.
 
     Attributes:
-        source: (height, width) of the picture.
+        source: (height, width) of the image.
         target: (height, width) it is resampled to.
         filter: a key of :data:`FILTERS`.
     """
@@ -101,11 +101,11 @@ class Resampler:
     target: tuple[int, int]
     filter: str = "bicubic"
 
-    def window(self, picture: Pixels, top: int, left: int, bottom: int, right: int) -> Floats:
-        """One window of the resampled picture.
+    def window(self, image: Pixels, top: int, left: int, bottom: int, right: int) -> Floats:
+        """One window of the resampled image.
 
         Args:
-            picture: (H, W, C), any supported sample type.
+            image: (H, W, C), any supported sample type.
             top: first row of the window in the target.
             left: first column.
             bottom: row after the last.
@@ -116,7 +116,7 @@ class Resampler:
         """
         y0, y1, rows = _matrix(self.source[0], self.target[0], top, bottom, self.filter)
         x0, x1, columns = _matrix(self.source[1], self.target[1], left, right, self.filter)
-        part = to_float(picture[y0:y1, x0:x1])
+        part = to_float(image[y0:y1, x0:x1])
         height, width, channels = part.shape
         part = (rows @ part.reshape(height, width * channels)).reshape(-1, width, channels)
         out: Floats = np.ascontiguousarray(np.einsum("xw,ywc->yxc", columns, part, optimize=True))

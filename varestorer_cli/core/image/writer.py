@@ -115,7 +115,7 @@ def check_side(format: ImageFormat, width: int, height: int) -> None:
         )
 
 
-def write_picture(stream: BinaryIO, output: OutputImage, format: ImageFormat, quality: int, software: str) -> None:
+def write_image(stream: BinaryIO, output: OutputImage, format: ImageFormat, quality: int, software: str) -> None:
     """Encode an image.
 
     Args:

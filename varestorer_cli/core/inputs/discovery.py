@@ -13,11 +13,10 @@ from varestorer_cli.core.image import archive
 from varestorer_cli.core.image.formats import HEAD_BYTES, SUFFIXES, sniff
 from varestorer_cli.core.inputs.frames import FramePattern, read_range, select_frames
 from varestorer_cli.core.options import Missing
-from varestorer_cli.core.phrases import FAILED_LIST_MARK, unescaped
+from varestorer_cli.core.phrases import FAILED_LIST_MARK, REPORT_HEADER, unescaped
 
 _NOT_REGULAR = "not a regular file; write a pipe's or device's content to a file first"
 LARGEST_LIST = 1 << 28  # bytes: more than a million long paths
-REPORT_HEADER = "input,output,status,reason"
 _FOREIGN_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
 
 

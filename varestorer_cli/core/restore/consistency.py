@@ -64,14 +64,14 @@ def compare(source: Pixels, result: Pixels) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Outlier:
-    """A picture that stands out, and in what."""
+    """An image that stands out, and in what."""
 
     row: Row
     reason: str
 
 
 def outliers(rows: Sequence[Row]) -> list[Outlier]:
-    """Pictures that resemble their inputs far less than the rest of the folder does, the worst first.
+    """Images that resemble their inputs far less than the rest of the folder does, the worst first.
 
     Args:
         rows: of a run; those without measurements do not count. Fewer than eight give no statistics.

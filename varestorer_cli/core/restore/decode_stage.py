@@ -1,4 +1,4 @@
-"""Ahead of the engine: read a picture, hash it, decide whether there is anything to do, decode it."""
+"""Ahead of the engine: read an image, hash it, decide whether there is anything to do, decode it."""
 
 import hashlib
 import time
@@ -28,7 +28,7 @@ class DecodeStage:
         folder: output folder; outputs are named relative to it in the report.
         context: model and device.
         options: as given by the user.
-        settings: from the format and the key of a picture to the hash of what decides its output's bytes beside input
+        settings: from the format and the key of an image to the hash of what decides its output's bytes beside input
             and model.
         report_file: knows what earlier runs wrote.
         budget: bounds the pixels in memory.
@@ -92,20 +92,20 @@ class DecodeStage:
                 return
         else:
             fingerprint.look_at(job.output, read=False)
-        picture = decode(data, options.transfer, options.layer)
-        picture.keep_hidden = options.keep_hidden
+        image = decode(data, options.transfer, options.layer)
+        image.keep_hidden = options.keep_hidden
         del data
         if options.strip:
-            picture = replace(picture, extras=picture.extras.stripped())
-        item.size = options.target(picture.width, picture.height)
-        row.width, row.height = picture.width, picture.height
+            image = replace(image, extras=image.extras.stripped())
+        item.size = options.target(image.width, image.height)
+        row.width, row.height = image.width, image.height
         row.out_width, row.out_height = item.size
-        row.depth = picture.depth
-        row.icc, row.alpha = _yes(bool(picture.extras.icc)), _yes(picture.alpha is not None)
-        row.scale = item.size[0] / picture.width
+        row.depth = image.depth
+        row.icc, row.alpha = _yes(bool(image.extras.icc)), _yes(image.alpha is not None)
+        row.scale = item.size[0] / image.width
         check_side(item.format, *item.size)
-        if picture.extras.scene is not None:
-            row.transfer = "linear to sRGB and back" if picture.extras.scene.linear else "as encoded"
+        if image.extras.scene is not None:
+            row.transfer = "linear to sRGB and back" if image.extras.scene.linear else "as encoded"
         software = fingerprint.software_text(
             item.identity,
             model=self.context.model,
@@ -114,12 +114,12 @@ class DecodeStage:
             seed=self.options.seed,
             caption=row.caption,
         )
-        losses = picture.losses + losses_of(
+        losses = image.losses + losses_of(
             item.format,
-            depth=picture.depth,
-            alpha=picture.alpha is not None,
-            source=picture.source,
-            extras=picture.extras,
+            depth=image.depth,
+            alpha=image.alpha is not None,
+            source=image.source,
+            extras=image.extras,
             software=software,
         )
         row.warnings = "; ".join(f"{loss.name}: {loss.text}" for loss in losses)
@@ -127,8 +127,8 @@ class DecodeStage:
         if options.strict and hard:
             raise InputError(f"{'; '.join(hard)} (--strict)")
         item.warnings = [loss.text for loss in losses]
-        item.picture = picture
-        item.pixels = self.budget.take(picture.width * picture.height + item.size[0] * item.size[1])
+        item.image = image
+        item.pixels = self.budget.take(image.width * image.height + item.size[0] * item.size[1])
 
     def _skip(self, item: RestoreItem, reason: str) -> None:
         """A finished output: its measurements of the earlier run stay in the report."""

@@ -35,13 +35,13 @@ _LOSSY_BYTES = {
     ImageFormat.JPEG: (0.05, 0.17, 0.25, 0.36, 0.52, 1.17),
     ImageFormat.WEBP: (0.03, 0.10, 0.15, 0.23, 0.33, 0.45),
 }
-_PICTURES_IN_MEMORY = 6  # decoded ahead, at work and being encoded
+_IMAGES_IN_MEMORY = 6  # decoded ahead, at work and being encoded
 _DEEP_INPUT = 3.2  # bytes per pixel of a lossless file above which it holds 16 bits
 
 
 @dataclass
 class _Needs:
-    """What the pictures would take together."""
+    """What the images would take together."""
 
     megapixels: float = 0.0
     tile_pixels: float = 0.0
@@ -115,7 +115,7 @@ def _measure(row: Row, output: Path, options: RestoreOptions, session: Session |
     """Fill a row with sizes and tiles.
 
     Raises:
-        InputError: the input is no readable picture.
+        InputError: the input is no readable image.
     """
     row.width, row.height = probe(row.input, options.layer)
     row.out_width, row.out_height = size = options.target(row.width, row.height)
@@ -130,7 +130,7 @@ def _measure(row: Row, output: Path, options: RestoreOptions, session: Session |
         needs.tile_pixels += len(grid) * grid.sides[0] * grid.sides[1]
         needs.calls += session.engine.calls(grid)
     one, given = pixel_memory(row.width * row.height, pixels, format), row.width * row.height
-    beside = min(_PICTURES_IN_MEMORY, max(1, BUDGET_PIXELS // (given + pixels))) - 1
+    beside = min(_IMAGES_IN_MEMORY, max(1, BUDGET_PIXELS // (given + pixels))) - 1
     needs.memory = max(needs.memory, one + beside * (3 * given + min(3 * pixels, MOST_IN_MEMORY)))
     look_at(output, read=False)
     if options.existing != Existing.OVERWRITE and os.path.lexists(output):

@@ -1,4 +1,4 @@
-"""Behind the engine: encode a restored picture, write it, compare it with its input."""
+"""Behind the engine: encode a restored image, write it, compare it with its input."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from varestorer_cli.core.errors import InputError, VarestorerError
 from varestorer_cli.core.image.image_data import OutputImage, Samples
 from varestorer_cli.core.image.metadata import fitted
 from varestorer_cli.core.image.resample import Resampler
-from varestorer_cli.core.image.writer import write_picture
+from varestorer_cli.core.image.writer import write_image
 from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.report.rows import DONE, Row
 from varestorer_cli.core.restore import fingerprint
@@ -44,15 +44,15 @@ class EncodeStage:
             OutputError: the output cannot be written.
         """
         started = time.monotonic()
-        picture, row = item.picture, item.row
-        assert picture is not None and item.identity is not None
+        decoded, row = item.image, item.row
+        assert decoded is not None and item.identity is not None
         try:
-            gain = picture.extras.scene.gain if picture.extras.scene else None
+            gain = decoded.extras.scene.gain if decoded.extras.scene else None
             output = OutputImage(
                 image,
-                picture.gray,
-                _plane_rows(picture.alpha, item.size),
-                fitted(picture, item.size),
+                decoded.gray,
+                _plane_rows(decoded.alpha, item.size),
+                fitted(decoded, item.size),
                 _plane_rows(gain, item.size, "triangle"),
             )
             software = fingerprint.software_text(
@@ -65,7 +65,7 @@ class EncodeStage:
             )
             row.mean_colour_error, row.consistency_psnr = compare(source, image)
             with atomic_file(item.job.output) as stream:
-                write_picture(stream, output, item.format, self.options.quality, software)
+                write_image(stream, output, item.format, self.options.quality, software)
                 row.output_sha256 = hash_of(stream)
                 self.on_written(row)
             row.status = DONE
@@ -78,7 +78,7 @@ class EncodeStage:
         except Exception as error:
             item.error = error
         finally:
-            item.picture = None
+            item.image = None
             self.budget.give(item.pixels)
         row.seconds = (row.seconds or 0) + time.monotonic() - started
         return item

@@ -41,7 +41,7 @@ def pixel_memory(pixels: int, output_pixels: int, format: ImageFormat) -> int:
 
 @dataclass(frozen=True)
 class BatchContext:
-    """What a run has in common for all pictures.
+    """What a run has in common for all images.
 
     Attributes:
         model: name of the model.
@@ -49,7 +49,7 @@ class BatchContext:
         device: torch device string, for the report.
         peak_mb: largest memory use since it was asked last, or None.
         encoders: threads that encode.
-        texts: text of every picture, for models that take one.
+        texts: text of every image, for models that take one.
     """
 
     model: str
@@ -62,13 +62,13 @@ class BatchContext:
 
 @dataclass
 class RestoreItem:
-    """One picture on its way."""
+    """One image on its way."""
 
     job: Job
     row: Row
     format: ImageFormat
     identity: fingerprint.Identity | None = None
-    picture: DecodedImage | None = None
+    image: DecodedImage | None = None
     size: tuple[int, int] = (0, 0)
     pixels: int = 0
     error: BaseException | None = None
@@ -79,8 +79,8 @@ class RestoreItem:
 class PixelBudget:
     """Pixels that may be decoded and not yet written.
 
-    Pictures must take their share in the order in which they are worked on (one thread decodes, in order), then no
-    one waits for a later one. A picture larger than the budget passes alone.
+    Images must take their share in the order in which they are worked on (one thread decodes, in order), then no
+    one waits for a later one. An image larger than the budget passes alone.
 
     Args:
         limit: pixels.

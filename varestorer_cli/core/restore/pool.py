@@ -1,8 +1,8 @@
 """Several devices of one host: one process each on one queue.
 
-The parent plans, reports and shows progress; each worker has its own model and runs the ordinary batch over pictures
-that it asks for one by one, so that a quick device does more. Pictures are handed out over a pipe of their own per
-worker: a worker that dies (the system's out-of-memory killer, a lost GPU) loses only the pictures it had, which the
+The parent plans, reports and shows progress; each worker has its own model and runs the ordinary batch over images
+that it asks for one by one, so that a quick device does more. Images are handed out over a pipe of their own per
+worker: a worker that dies (the system's out-of-memory killer, a lost GPU) loses only the images it had, which the
 others do. Workers leave signals to the parent and end when it dies.
 """
 
@@ -64,12 +64,12 @@ def run_pool(
         plan: what to do.
         devices: torch device strings, one process for each; a device may be named twice.
         options: as given by the user.
-        report_file: open; rows go there as pictures are finished.
+        report_file: open; rows go there as images are finished.
         earlier_reports: report files of earlier runs, read by the workers.
         console: for messages and progress.
-        prepared: texts of the pictures, None gives all the model's own.
+        prepared: texts of the images, None gives all the model's own.
         stop: set from outside to stop.
-        on_row: told each row.
+        on_row: called with each row.
         report: filled while the run goes on.
 
     Raises:
@@ -207,7 +207,7 @@ class _Pool:
         self.console.update(done + 0.95 * sum(min(1.0, worker.fraction) for worker in self.workers if not worker.over))
 
     def _gone(self, worker: _Worker) -> None:
-        """A worker died: others do its pictures; one that takes several processes with it fails."""
+        """A worker died: others do its images; one that takes several processes with it fails."""
         worker.over = True
         worker.process.join()
         if self.told:

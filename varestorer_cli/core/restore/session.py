@@ -31,7 +31,7 @@ class Session:
         runtime: device and arithmetic.
         model: name, and why it was chosen.
         model_sha256: of its file.
-        texts: text of every picture.
+        texts: text of every image.
         warning: what the user should know of the model's own text, "" for nothing.
     """
 
@@ -81,7 +81,7 @@ def open_session(
     Args:
         options: as given by the user.
         load: loads a model by name, device and weights folder, :func:`load_model` by default.
-        prepared: texts of the pictures; None gives all the model's own.
+        prepared: texts of the images; None gives all the model's own.
 
     Raises:
         MissingDependencyError: torch, the device or the weights are missing.

@@ -1,4 +1,4 @@
-"""A process of :mod:`core.pool`: one device, one model, pictures asked for one by one."""
+"""A process of :mod:`core.pool`: one device, one model, images asked for one by one."""
 
 import os
 import queue
@@ -36,7 +36,7 @@ class WorkerConfig:
         load: loads a model by name, device and weights folder.
         verbose: whether details are wanted.
         processes: that share this host's CPUs.
-        prepared: texts of the pictures, None gives all the model's own.
+        prepared: texts of the images, None gives all the model's own.
     """
 
     folder: Path

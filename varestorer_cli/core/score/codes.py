@@ -25,7 +25,7 @@ from varestorer_cli.core.errors import InputError, UsageError
 from varestorer_cli.core.image.image_data import Extras, OutputImage
 from varestorer_cli.core.image.reader import read_bytes
 from varestorer_cli.core.image.resample import Floats, Resampler, to_float
-from varestorer_cli.core.image.writer import write_picture
+from varestorer_cli.core.image.writer import write_image
 from varestorer_cli.core.options import ImageFormat, RestoreOptions
 from varestorer_cli.core.restore import fingerprint
 from varestorer_cli.core.restore.session import Session, open_session
@@ -208,7 +208,7 @@ def _restore(job: CodesJob, source: Codes, engine: RestoreEngine, session: Sessi
         identity, model=f"{session.model} with codes of {source}", scale=1, tile=result.tile, seed=options.seed
     )
     with atomic_file(job.output) as stream:
-        write_picture(stream, OutputImage(result.image, False, None, Extras()), ImageFormat.PNG, 95, software)
+        write_image(stream, OutputImage(result.image, False, None, Extras()), ImageFormat.PNG, 95, software)
 
 
 def _read(path: Path) -> bytes:
