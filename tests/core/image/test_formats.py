@@ -2,19 +2,14 @@
 
 import pytest
 
-from varestorer_cli.core.image.formats import describe_unknown, sniff
+from varestorer_cli.core.image.formats import camera_raw, describe_unknown, raw_kind, sniff
 
 
 @pytest.mark.parametrize(
     ("head", "said"),
     [
-        (b"\0\0\0\x18ftypcrx \0\0\0\0", r"camera raw file by its content \(Canon CR3\).*darktable-cli"),
-        (b"II*\0\x10\0\0\0CR\2\0", r"camera raw file by its content \(Canon CR2\)"),
-        (b"FUJIFILMCCD-RAW 0201", "Fujifilm RAF"),
-        (b"IIRS\x08\0\0\0", "Olympus ORF"),
         (b"\0\0\0\x20ftypisom\0\0\2\0", "a video by its content.*ffmpeg"),
         (b"%PDF-1.7\n", "pdftoppm"),
-        (b"\0\0\0\x0cJXL \r\n", "djxl"),
         (b"\0\0\0\x0cjP  \r\n", "opj_decompress"),
     ],
 )
@@ -22,6 +17,21 @@ def test_kinds_that_are_not_read_are_named_with_what_to_do(head: bytes, said: st
     assert sniff(head) is None
     with pytest.raises(AssertionError, match=said):
         raise AssertionError(describe_unknown(head))
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (b"\0\0\0\x18ftypcrx \0\0\0\0", "Canon CR3"),
+        (b"II*\0\x10\0\0\0CR\2\0", "Canon CR2"),
+        (b"FUJIFILMCCD-RAW 0201", "Fujifilm RAF"),
+        (b"IIRS\x08\0\0\0", "Olympus ORF"),
+        (b"IIU\0\x18\0\0\0", "Panasonic RW2"),
+    ],
+)
+def test_camera_raw_is_told_by_its_first_bytes(head: bytes, kind: str) -> None:
+    assert (sniff(head), raw_kind(head)) == ("camera raw", kind)
+    assert kind in camera_raw(kind) and "darktable-cli" in camera_raw(kind)
 
 
 def test_avif_and_tiff_are_still_read() -> None:

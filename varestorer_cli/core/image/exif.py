@@ -24,6 +24,7 @@ PIXEL_WIDTH, PIXEL_HEIGHT = 0xA002, 0xA003
 SUBJECT_AREA, SUBJECT_LOCATION = 0x9214, 0xA214
 FOCAL_X_RESOLUTION, FOCAL_Y_RESOLUTION = 0xA20E, 0xA20F
 DESCRIPTION = 0x010E
+XMP = 700
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x011A, 0x011B, 0x0128
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -187,6 +188,11 @@ class Exif:
         """One number, None where it is absent or there are more."""
         values = self._numbers(directory, tag)
         return values[0] if len(values) == 1 else None
+
+    def without_note(self) -> "Exif":
+        """The same block without the maker note."""
+        photo = {tag: entry for tag, entry in self.photo.items() if tag != MAKER_NOTE}
+        return replace(self, photo=photo, note_offset=None)
 
     def without(self, *tags: int) -> "Exif":
         """The same block without some tags of the main directory."""

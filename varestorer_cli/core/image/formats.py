@@ -25,36 +25,50 @@ SUFFIXES: dict[str, ImageFormat | None] = {
     ".heic": None,
     ".heif": None,
     ".hif": None,
+    ".jxl": None,  # with the extra jxl
 }
+# Camera raw files, which are inputs with the extra raw and left out of folders without it.
+RAW_SUFFIXES = frozenset(
+    {".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".sr2", ".raf", ".orf", ".rw2", ".pef", ".srw"}
+)
 # Image types a user may name as OUTPUT and that cannot be written.
 UNWRITABLE = frozenset({".gif", ".heic", ".heif", ".jp2", ".jxl", ".dng", ".psd", ".mp4", ".mov", ".pdf"})
 
 
-_RAW = (
-    "a camera raw file by its content ({}), which is not developed here; make a 16-bit TIFF of it first, for example "
-    "with darktable-cli IN OUT.tif"
-)
 _VIDEO = "a video by its content; extract its frames first: ffmpeg -i IN frame_%05d.png"
-_JXL = "a JPEG XL image, which is not read; convert it first: djxl IN.jxl OUT.png"
 _JP2 = "a JPEG 2000 image, which is not read; convert it first: opj_decompress -i IN.jp2 -o OUT.png"
-# Kind by the brand of an ISO base media file; all other brands are videos.
-_BRANDS = {b"crx ": _RAW.format("Canon CR3")}
+# Camera raw files that are not told from others by TIFF tags.
+_RAW = (
+    (b"II*\0\x10\0\0\0CR", "Canon CR2"),
+    (b"FUJIFILMCCD-RAW", "Fujifilm RAF"),
+    (b"IIRO", "Olympus ORF"),
+    (b"IIRS", "Olympus ORF"),
+    (b"MMOR", "Olympus ORF"),
+    (b"IIU\0", "Panasonic RW2"),
+)
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 # What a file that is not read begins with, and the sentence that says so.
 _FOREIGN = (
-    (b"II*\0\x10\0\0\0CR", _RAW.format("Canon CR2")),
-    (b"FUJIFILMCCD-RAW", _RAW.format("Fujifilm RAF")),
-    (b"IIRO", _RAW.format("Olympus ORF")),
-    (b"IIRS", _RAW.format("Olympus ORF")),
-    (b"MMOR", _RAW.format("Olympus ORF")),
-    (b"IIU\0", _RAW.format("Panasonic RW2")),
     (b"%PDF-", "a PDF document; extract its pages first: pdftoppm -r 300 -png IN.pdf page"),
     (b"\0\0\0\x0cjP  ", _JP2),
     (b"\xffO\xffQ", _JP2),
-    (b"\xff\n", _JXL),
-    (b"\0\0\0\x0cJXL ", _JXL),
     (b"\x1aE\xdf\xa3", _VIDEO),
 )
+
+
+def raw_kind(head: bytes) -> str | None:
+    """Kind of a camera raw file that its first bytes tell from all others, else None."""
+    if head[4:12] == b"ftypcrx ":
+        return "Canon CR3"
+    return next((kind for start, kind in _RAW if head.startswith(start)), None)
+
+
+def camera_raw(kind: str) -> str:
+    """Why a camera raw file is not read, and what to do."""
+    return (
+        f"a camera raw file by its content ({kind}), which needs the extra raw: install rawpy in this environment, or "
+        "make a 16-bit TIFF of it first, for example with darktable-cli IN OUT.tif"
+    )
 
 
 def sniff(head: bytes) -> str | None:
@@ -65,8 +79,8 @@ def sniff(head: bytes) -> str | None:
         return "JPEG"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WebP"
-    if head.startswith(b"II*\0\x10\0\0\0CR"):  # Canon CR2, whose first page is a preview
-        return None
+    if raw_kind(head) is not None:
+        return "camera raw"
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return "TIFF"
     if head[:2] == b"BM":
@@ -77,6 +91,8 @@ def sniff(head: bytes) -> str | None:
         return "AVIF"
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
         return "HEIF"
+    if head.startswith((b"\xff\n", b"\0\0\0\x0cJXL ")):
+        return "JPEG XL"
     if head.startswith(b"\x76\x2f\x31\x01"):
         return "OpenEXR"
     if head[:4] in (b"SDPX", b"XPDS"):
@@ -92,7 +108,7 @@ def describe_unknown(head: bytes) -> str:
         if head.startswith(start):
             return said
     if head[4:8] == b"ftyp":
-        return _BRANDS.get(head[8:12], _VIDEO)
+        return _VIDEO
     if not head.strip(b"\0"):
         return "the file starts with zero bytes only: it was never written completely"
     if head[:4] == b"\x00\x05\x16\x07":
@@ -109,7 +125,7 @@ def output_name(name: str, chosen: ImageFormat | None) -> str:
     own = SUFFIXES.get(suffix)
     if own is not None and chosen in (None, own):
         return name
-    stem = name[: len(name) - len(path.suffix)] if suffix in SUFFIXES else name
+    stem = name[: len(name) - len(path.suffix)] if suffix in SUFFIXES.keys() | RAW_SUFFIXES else name
     return f"{stem}.{(chosen or ImageFormat.PNG).value}"
 
 

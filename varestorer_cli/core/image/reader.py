@@ -9,6 +9,7 @@ import os
 import stat
 import struct
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,8 +17,21 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError, features
 
 from varestorer_cli.core.errors import InputError
-from varestorer_cli.core.image import archive, exif, heif_backend, isobmff, jpeg, metadata, oiio_backend, png, tiff, xmp
-from varestorer_cli.core.image.formats import HEAD_BYTES, describe_unknown, sniff
+from varestorer_cli.core.image import (
+    archive,
+    exif,
+    heif_backend,
+    isobmff,
+    jpeg,
+    jxl_backend,
+    metadata,
+    oiio_backend,
+    png,
+    raw_backend,
+    tiff,
+    xmp,
+)
+from varestorer_cli.core.image.formats import HEAD_BYTES, describe_unknown, raw_kind, sniff
 from varestorer_cli.core.image.image_data import DecodedImage, Extras, FileMetadata, Loss, Samples
 from varestorer_cli.core.options import Transfer
 from varestorer_cli.core.phrases import byte_size
@@ -125,9 +139,12 @@ def probe(path: str | Path, layer: str | None = None) -> tuple[int, int]:
                 size, orientation = oiio_backend.probe(Path(path), layer if kind == "OpenEXR" else None), 1
             elif kind == "HEIF":
                 size, orientation = heif_backend.probe(stream), 1
+            elif kind == "JPEG XL":
+                size, orientation = jxl_backend.probe(stream), 1
+            elif kind == "camera raw":
+                size, orientation = raw_backend.probe(stream, raw_kind(head) or kind), 1
             elif kind == "TIFF":
-                tags = tiff.inspect(stream)
-                size, orientation = (tags.width, tags.height), tags.orientation
+                size, orientation = _probe_tiff(stream)
             elif kind in ("PNG", "JPEG"):
                 size, found = png.probe(stream) if kind == "PNG" else jpeg.probe(stream)
                 orientation = metadata.orientation_of(metadata.extras_of(found, []))
@@ -150,6 +167,16 @@ def probe(path: str | Path, layer: str | None = None) -> tuple[int, int]:
         raise InputError(f"the file cannot be read: {error.strerror or error}") from error
     except Exception as error:
         raise InputError(f"the header is damaged ({error})") from error
+
+
+def _probe_tiff(stream: BinaryIO) -> tuple[tuple[int, int], int]:
+    """(width, height) as stored, and orientation."""
+    try:
+        tags = tiff.inspect(stream)
+    except tiff.CameraRawError as error:
+        stream.seek(0)
+        return raw_backend.probe(stream, error.kind), 1
+    return (tags.width, tags.height), tags.orientation
 
 
 def decode(data: bytes, transfer: Transfer = Transfer.AUTO, layer: str | None = None) -> DecodedImage:
@@ -189,8 +216,15 @@ def _decode(data: bytes, kind: str, transfer: Transfer, layer: str | None) -> De
         )
     if kind == "HEIF":
         return _heif(data, losses)
+    if kind == "JPEG XL":
+        return _jpeg_xl(data, transfer, losses)
+    if kind == "camera raw":
+        return _camera_raw(data, raw_kind(data[:HEAD_BYTES]) or kind, losses)
     if kind == "TIFF":
-        tags = tiff.inspect(data)
+        try:
+            tags = tiff.inspect(data)
+        except tiff.CameraRawError as error:
+            return _camera_raw(data, error.kind, losses)
         _check_size(tags.width, tags.height, len(data))
         if tags.own:
             return _tiff(data, tags, losses)
@@ -227,6 +261,35 @@ def _heif(data: bytes, losses: list[Loss]) -> DecodedImage:
     orientation = metadata.orientation_of(extras) if turned else 1  # the file's own turn counts, not that of EXIF
     extras = metadata.fitting_profile(extras, gray=color.shape[2] == 1, losses=losses)
     return DecodedImage(color, alpha, "HEIF", extras, losses, orientation)
+
+
+def _jpeg_xl(data: bytes, transfer: Transfer, losses: list[Loss]) -> DecodedImage:
+    _check_size(*jxl_backend.probe(io.BytesIO(data)), len(data))
+    read = jxl_backend.read(data)
+    if isinstance(read, bytes):
+        return replace(_decode(read, "JPEG", transfer, None), source="JPEG XL")
+    color, alpha, found = read
+    extras = metadata.extras_of(found, losses)
+    extras = metadata.fitting_profile(extras, gray=color.shape[2] == 1, losses=losses)
+    return DecodedImage(color, alpha, "JPEG XL", extras, losses, metadata.orientation_of(extras))
+
+
+def _camera_raw(data: bytes, kind: str, losses: list[Loss]) -> DecodedImage:
+    _check_size(*raw_backend.probe(io.BytesIO(data), kind), len(data))
+    color = raw_backend.read(data, kind, losses)
+    tree = exif.parse(data)
+    if tree is None:
+        losses.append(Loss("exif", f"the EXIF data of this kind of camera raw file ({kind}) is not read"))
+        return DecodedImage(color, None, "camera raw", Extras(), losses)
+    main = {tag: entry for tag, entry in tree.main.items() if tag in exif.DESCRIPTIVE | {exif.ORIENTATION}}
+    packet = tree.main.get(exif.XMP)
+    if exif.TIFF_ONLY & set(tree.main):
+        losses.append(Loss("iptc", "IPTC data of a camera raw file is dropped"))
+    tree = replace(tree, main=main).without_note()
+    losses.append(Loss("makernote", "the camera's maker note is dropped: it describes the raw data", strict=False))
+    orientation = tree.short(exif.ORIENTATION) or 1
+    extras = Extras(exif=tree, xmp=xmp.without_claims(packet.value if packet else b"", losses))
+    return DecodedImage(color, None, "camera raw", extras, losses, orientation if orientation < 9 else 1)
 
 
 def _tiff(data: bytes, tags: tiff.TiffInfo, losses: list[Loss]) -> DecodedImage:

@@ -18,6 +18,7 @@ import tifffile
 
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image import exif
+from varestorer_cli.core.image.formats import camera_raw
 from varestorer_cli.core.image.image_data import Loss, OutputImage, Samples
 from varestorer_cli.core.image.resample import to_depth
 
@@ -62,6 +63,18 @@ class TiffInfo:
     icc: bytes
     xmp: bytes
     dpi: tuple[float, float] | None
+
+
+class CameraRawError(InputError):
+    """A camera raw file in the layout of TIFF.
+
+    Args:
+        kind: for messages.
+    """
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(camera_raw(kind))
+        self.kind = kind
 
 
 def inspect(source: bytes | BinaryIO) -> TiffInfo:
@@ -158,11 +171,11 @@ def _choose(file: tifffile.TiffFile) -> tuple[tifffile.TiffPage, int, tuple[int,
         raise InputError("the TIFF file's first page is not a picture")
     first = pages[0]
     if 50706 in first.tags:
-        raise InputError("a camera raw file (DNG); develop it to TIFF or PNG first")
+        raise CameraRawError("DNG")
     full = [page for page in pages if not _is_reduced(page)]
     for page in full:
         if int(page.photometric) in _CAMERA_RAW:
-            raise InputError("a camera raw file by its pixels; develop it to TIFF or PNG first")
+            raise CameraRawError(_maker(first))
     if full and full[0] is first and not any(_is_copy(first, page) for page in full[1:]):
         return first, len(full), None
     if _is_reduced(first):
@@ -172,9 +185,14 @@ def _choose(file: tifffile.TiffFile) -> tuple[tifffile.TiffPage, int, tuple[int,
     if not larger:  # nothing but reduced copies: the first is all there is
         return first, 1, None
     if any(int(page.photometric) in _CAMERA_RAW for page in larger):
-        raise InputError("a camera raw file by its pixels; develop it to TIFF or PNG first")
+        raise CameraRawError(_maker(first))
     chosen = max(larger, key=lambda page: page.imagewidth * page.imagelength)
     return chosen, len(larger), (int(first.imagewidth), int(first.imagelength))
+
+
+def _maker(page: tifffile.TiffPage) -> str:
+    """Maker of the camera, for messages."""
+    return str(_tag(page, 271) or "of an unnamed camera").strip("\0 ")
 
 
 def _is_reduced(page: tifffile.TiffPage) -> bool:

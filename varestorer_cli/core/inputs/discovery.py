@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from varestorer_cli.core.errors import InputError, UsageError
-from varestorer_cli.core.image import archive
-from varestorer_cli.core.image.formats import HEAD_BYTES, SUFFIXES, sniff
+from varestorer_cli.core.image import archive, raw_backend
+from varestorer_cli.core.image.formats import HEAD_BYTES, RAW_SUFFIXES, SUFFIXES, sniff
 from varestorer_cli.core.inputs.frames import FramePattern, read_range, select_frames
 from varestorer_cli.core.options import Missing
 from varestorer_cli.core.phrases import FAILED_LIST_MARK, REPORT_HEADER, unescaped
@@ -371,6 +371,8 @@ def _foreign_name(name: str) -> str | None:
     if name.startswith("."):
         return "a hidden file"
     suffix = Path(name).suffix.lower()
+    if suffix in RAW_SUFFIXES:
+        return None if raw_backend.available() else "a camera raw file, which needs the extra raw (package rawpy)"
     if suffix not in SUFFIXES:
         if suffix in archive.SUFFIXES:
             return "an archive inside a folder; name it to restore what it holds"
