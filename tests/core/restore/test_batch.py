@@ -406,7 +406,7 @@ def test_images_share_calls_and_fail_alone(tmp_path: Path) -> None:
 def test_looking_ahead_never_waits_for_room_that_only_the_image_at_work_gives_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BUDGET_PIXELS", 2000)  # one image of 8x8 -> 32x32 is 1088
+    monkeypatch.setattr(batch, "BUDGET_PIXELS", 2000)  # one image of 8x8 -> 32x32 is 1088
     source = tmp_path / "in"
     for number in range(6):
         save(source / f"{number}.png", photo(8, 8, seed=number))

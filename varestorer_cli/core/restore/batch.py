@@ -72,10 +72,10 @@ def run_batch(
         engine: restores arrays.
         context: model and device.
         options: as given by the user.
-        report_file: open; rows go there as pictures are finished.
+        report_file: open; rows go there as images are finished.
         console: for warnings, failures and progress.
         stop: set from outside to stop.
-        on_row: told each row.
+        on_row: called with each row.
         report: filled while the run goes on, so that a caller has it when this raises.
         jobs: in place of the plan's, for a queue shared with other processes.
 
@@ -181,7 +181,7 @@ class _Batch:
             self.console.error(f"{aside.path}: {aside.reason}")
 
     def _done(self, behind: int, fraction: float = 0.0) -> float:
-        """Pictures that are dealt with; those being encoded count for less, since they are not on the disk yet."""
+        """Images that are dealt with; those being encoded count for less, since they are not on the disk yet."""
         return self.recorded + 0.95 * (behind + fraction)
 
     def _settings(self, format: ImageFormat, key: str) -> str:
@@ -236,8 +236,8 @@ class _Batch:
 
     def _enqueue(self, queue: Any, item: RestoreItem, behind: Callable[[], int]) -> "QueuedImage | None":
         """Put a decoded image into the engine's queue; None where there is nothing to restore."""
-        picture = item.picture
-        if picture is None:
+        image = item.image
+        if image is None:
             return None
         results: list[Any] = []
 
@@ -250,20 +250,20 @@ class _Batch:
             self.console.update(self._done(behind(), done / all_))
 
         try:
-            source = picture.model_input()
-            image = queue.add(
+            source = image.model_input()
+            queued = queue.add(
                 source,
                 item.size,
                 key=item.job.key,
                 text=self.context.texts.of(item.job.key),
-                dtype=_samples(picture, item.format),
+                dtype=_samples(image, item.format),
                 allocate=new_result,
                 on_tiles=on_tiles,
             )
         except Exception as error:
             item.error = _without_memory(error, item)
             return None
-        return QueuedImage(source, image)
+        return QueuedImage(source, queued)
 
     def _restored(
         self, item: RestoreItem, queued: "QueuedImage | None", pool: ThreadPoolExecutor
@@ -271,7 +271,7 @@ class _Batch:
         """Restore one image and hand it to the encoders; what needs neither is done at once."""
         finished: Future[RestoreItem] = Future()
         if queued is None:
-            if item.picture is not None:
+            if item.image is not None:
                 self.budget.give(item.pixels)
             finished.set_result(item)
             return finished
@@ -355,8 +355,8 @@ def _without_memory(error: Exception, item: RestoreItem) -> Exception:
     return error
 
 
-def _samples(picture: DecodedImage, format: ImageFormat) -> Any:
+def _samples(image: DecodedImage, format: ImageFormat) -> Any:
     """Type of the result: that of the input as far as the format holds it."""
     if format in SCENE:
         return np.float32
-    return np.uint16 if format in DEEP and picture.depth > 8 else np.uint8
+    return np.uint16 if format in DEEP and image.depth > 8 else np.uint8
