@@ -21,6 +21,8 @@ _EXTRAS = {
     "text": (("transformers",), "--prompt, --captions and --caption of restore"),
     "vfx": (("OpenImageIO",), "OpenEXR and DPX files"),
     "heif": (("pillow_heif",), "HEIC and HEIF images"),
+    "raw": (("rawpy",), "camera raw files"),
+    "jxl": (("pillow_jxl",), "JPEG XL images"),
     "train": (("tensorboard",), "event logs of train and distill"),
 }
 _PACKAGES = ("torch", "numpy", "Pillow", "opencv-python-headless", "tifffile", "safetensors", "typer", "rich")

@@ -29,7 +29,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def released_features(folder: Path, prompt: str, kind: torch.dtype = torch.float32) -> torch.Tensor:
     """The released script's rule: padded to 512, masked, float32, the rows of the mask."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    model = transformers.T5EncoderModel.from_pretrained(folder, dtype=kind).eval()
+    # the script's own arithmetic; older versions of torch cannot fill a mask in half precision for the fused one
+    model = transformers.T5EncoderModel.from_pretrained(folder, dtype=kind, attn_implementation="eager").eval()
     tokens = tokenizer(text=[prompt], max_length=512, padding="max_length", truncation=True, return_tensors="pt")
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=kind != torch.float32):
         features = model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)["last_hidden_state"].float()
