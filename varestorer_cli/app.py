@@ -109,15 +109,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(error: BaseException, text: str, code: ExitCode, verbose: bool) -> int:
-    if sys.stderr is not None:
-        with suppress(OSError, ValueError):
-            if verbose:
-                import traceback
+    from varestorer_cli.core.console import write_stderr
 
-                lines = "".join(traceback.format_exception(error)).splitlines()
-                sys.stderr.writelines(f"  {visible(line)}\n" for line in lines)  # indented: no line of another's
-            sys.stderr.write(f"error: {visible(text)}\n")
-            sys.stderr.flush()
+    if verbose:
+        import traceback
+
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            write_stderr(f"  {visible(line)}")  # indented: no line of another's
+    write_stderr(f"error: {visible(text)}", "red")
     return int(code)
 
 

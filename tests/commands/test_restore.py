@@ -37,17 +37,22 @@ def test_what_is_said_and_where(cli: Cli) -> None:
     ran = cli("restore", "in", "out")
     assert ran.out == ""
     lines = ran.err.splitlines()
-    assert re.match(
-        r"varestorer \S+: cpu \(torch .*\), (fp32|bf16) .*; model fake \(auto\) [0-9a-f]{12}; tiles of 32", lines[0]
-    )
-    assert lines[1] == "plan: 2 pictures -> out/, scale 4; existing outputs: skip"
-    assert lines[2:4] == ["ignored 1 path:", "  in/notes.txt: not a type that is read (.txt)"]
+    assert lines[0] == "plan: 2 pictures -> out/, scale 4, with the model fake on the CPU; existing outputs: skip"
+    assert lines[1:3] == ["ignored 1 path:", "  in/notes.txt: not a type that is read (.txt)"]
     assert re.match(
         r"2 pictures restored, 0 failed, 1 ignored in \S+ s \(\S+ images/s, \S+ MP/s; model \d+ %, decode \d+ %, "
         r"encode \d+ %, rest \d+ %\); report: out/metrics.csv",
         lines[-1],
     )
     assert any(line.startswith("Progress: 100% (2/2 pictures") for line in lines)
+
+
+def test_the_technical_line_is_said_with_v(cli: Cli) -> None:
+    pictures()
+    assert re.match(
+        r"varestorer \S+: cpu \(torch .*\), (fp32|bf16) .*; model fake \(auto\) [0-9a-f]{12}; tiles of 32",
+        cli("restore", "in", "out", "-v").err,
+    )
 
 
 def test_a_second_run_says_it_did_nothing(cli: Cli) -> None:
@@ -114,12 +119,12 @@ def test_the_released_way_is_said_and_warned_about_emulation(cli: Cli, monkeypat
 
     monkeypatch.setattr(runtime, "cpu_has_bf16", lambda: False)
     save(Path("in/a.png"), photo(8, 8))
-    ran = cli("restore", "in", "out", "--compat", "released", model=fakes.Noisy())
+    ran = cli("restore", "in", "out", "-v", "--compat", "released", model=fakes.Noisy())
     assert ran.code == 0 and "bf16:" not in ran.err
     assert "fp32 (--compat released)" in ran.err and "at a time, the released script's way" in ran.err
     (row,) = rows(Path("out/metrics.csv"))
     assert (row["precision"], row["tiles"]) == ("fp32", "4")
-    emulated = cli("restore", "in", "out", "--precision", "bf16")
+    emulated = cli("restore", "in", "out", "-v", "--precision", "bf16")
     assert "this CPU has no bf16 arithmetic" in emulated.err and "bf16 (asked for; emulated)" in emulated.err
 
 

@@ -56,7 +56,87 @@ def test_the_bar_goes_to_stderr_and_messages_stay_whole(
     assert capsys.readouterr().out == ""
     text = terminal.getvalue()
     assert "50%" in text and "2/4" in text
-    assert "warning: in/[bold]x[/bold].png: " + "y" * 80 in text
+    assert "warning: in/[bold]x[/bold].png:" in text and "y" * 80 in text, "lines break between words only"
+
+
+class Screen(Terminal):
+    """A terminal whose text is read without its colours."""
+
+    @property
+    def plain(self) -> str:
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.getvalue())
+
+
+def screen_of(monkeypatch: pytest.MonkeyPatch, columns: int = 100) -> Screen:
+    """Not a fixture: pytest puts its own stderr back between set-up and test."""
+    terminal = Screen()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    for name, value in (("TERM", "xterm"), ("COLUMNS", str(columns)), ("LINES", "40")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return terminal
+
+
+def test_the_bar_says_what_is_loaded_then_the_file_the_speed_and_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen = screen_of(monkeypatch)
+    console = Console(Progress.BAR)
+    console.start(4, "starting")
+    console.stage("loading the model fine")
+    console._bar.refresh()
+    assert "loading the model fine" in screen.plain
+    console.update(1.5, "0.25 MP/s", "in/a.png")
+    console._bar.refresh()
+    last = screen.plain.rpartition("\r")[2]
+    assert re.search(r"in/a\.png .* 38% 1/4 0\.25 MP/s ETA", last), last
+    console.finish()
+    assert screen.getvalue().endswith("\x1b[2K") or "\x1b[?25h" in screen.getvalue(), "the cursor is back"
+
+
+def test_warnings_are_yellow_and_errors_red_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = screen_of(monkeypatch)
+    for mode in (Progress.NONE, Progress.BAR):
+        console = Console(mode)
+        console.start(1)
+        console.warn("w")
+        console.error("e")
+        console.info("i")
+        console.finish()
+        assert "\x1b[33mwarning: w\x1b[0m" in screen.getvalue() and "\x1b[31merror: e\x1b[0m" in screen.getvalue()
+        assert "m" + "i\x1b" not in screen.getvalue()
+        screen.truncate(0)
+    monkeypatch.setenv("NO_COLOR", "1")
+    console = Console(Progress.NONE)
+    console.warn("w")
+    assert "\x1b" not in screen.getvalue()
+
+
+def test_lines_break_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = screen_of(monkeypatch, 40)
+    console = Console(Progress.NONE)
+    console.info("  in/a-long-name-of-a-file.png: the file ends before its image does; copy it again")
+    lines = screen.getvalue().splitlines()
+    assert len(lines) == 3 and all(line.startswith("  ") and len(line) <= 40 for line in lines)
+    assert " ".join(line.strip() for line in lines).endswith("copy it again")
+
+
+def test_a_bar_that_is_abandoned_leaves_the_line_and_the_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+
+    class Real(Terminal):
+        def fileno(self) -> int:
+            return write
+
+    monkeypatch.setattr(sys, "stderr", Real())
+    console = Console(Progress.BAR)
+    console.start(1)
+    console.abandon()
+    console.finish()
+    console.abandon()
+    os.close(write)
+    assert os.read(read, 100) == b"\r\x1b[2K\x1b[?25h"
+    os.close(read)
 
 
 @pytest.mark.parametrize("mode", [Progress.BAR, Progress.NONE])
@@ -70,7 +150,7 @@ def test_names_of_files_are_neither_pictures_nor_orders_to_the_terminal(
     console.start(1)
     console.warn("in/a:cat:b.png\x1b]0;title\x07\x9b2J c\nd")
     console.finish()
-    assert "warning: in/a:cat:b.png\\x1b]0;title\\x07\\x9b2J c\\x0ad\n" in terminal.getvalue()
+    assert "warning: in/a:cat:b.png\\x1b]0;title\\x07\\x9b2J c\\x0ad\x1b[0m\n" in terminal.getvalue()
 
 
 def test_quiet_leaves_warnings_and_errors(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,9 @@ for ``openjd_progress: N``, ``openjd_status: TEXT`` and ``openjd_fail: TEXT`` (H
 """
 
 import os
+import shutil
 import sys
+import textwrap
 import threading
 import time
 import traceback
@@ -103,11 +105,11 @@ class Console:
 
     def warn(self, text: str) -> None:
         """Say something that should be known in any case."""
-        self._write(f"warning: {text}")
+        self._write(f"warning: {text}", "yellow")
 
     def error(self, text: str) -> None:
         """Say what went wrong."""
-        self._write(f"error: {text}")
+        self._write(f"error: {text}", "red")
 
     def out(self, text: str) -> None:
         """One line of data on stdout. A reader that went away or a full disk is no error: the work goes on."""
@@ -124,57 +126,71 @@ class Console:
             with suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-    def _write(self, text: str) -> None:
+    def _write(self, text: str, colour: str = "") -> None:
         text = visible(text)
         with self._lock:
             if self._bar is not None:
-                self._bar.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+                screen = self._bar.console
+                text = _folded(text, screen.width)
+                screen.print(text, style=colour or None, markup=False, emoji=False, highlight=False, soft_wrap=True)
                 return
-            if sys.stderr is None:
-                return
-            with suppress(OSError, ValueError):
-                sys.stderr.write(text + "\n")
-                sys.stderr.flush()
+            write_stderr(text, colour)
 
     # --- progress
 
     def start(self, total: int, note: str = "") -> None:
-        """Begin to show progress over ``total`` pictures."""
+        """Begin to show progress over ``total`` images.
+
+        Args:
+            total: number of images.
+            note: what is done, beside the bar.
+        """
         with self._lock:
             self._total, self._done, self._note = total, 0.0, note
             self._started = time.monotonic()
             self._last_percent = -1
             if self._mode == Progress.BAR and self._bar is None:
-                from rich.console import Console as RichConsole
-                from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-                from rich.progress import Progress as RichProgress
-
-                self._bar = RichProgress(
-                    BarColumn(None),
-                    TextColumn("{task.percentage:>3.0f}%"),
-                    MofNCompleteColumn(),
-                    TextColumn("ETA"),
-                    TimeRemainingColumn(),
-                    console=RichConsole(stderr=True),
-                    transient=True,
-                )
+                self._bar = _bar()
                 self._bar.start()
-                self._task = self._bar.add_task("", total=total)
+                self._task = self._bar.add_task(visible(note), total=total, speed="")
             elif self._dialect is not None and self._beat is None:
                 self._schedule()
 
-    def update(self, done: float, note: str = "") -> None:
-        """Show that ``done`` pictures (with the fraction of the current one) are finished."""
+    def stage(self, note: str) -> None:
+        """Show what is done before the first image, such as a model that is loaded; lines hear of it with the next."""
+        with self._lock:
+            self._note = note
+            if self._bar is not None:
+                self._bar.update(self._task, description=visible(note), total=None)
+
+    def update(self, done: float, note: str = "", current: str = "") -> None:
+        """Show that ``done`` images (with the fraction of the current one) are finished.
+
+        Args:
+            done: number of images.
+            note: speed, or what is done.
+            current: file at work, beside the bar.
+        """
         with self._lock:
             self._done, self._note = max(self._done, done), note
             if self._bar is not None:
                 # A count such as 3/20 beside the bar must not run ahead of the files on the disk.
-                self._bar.update(self._task, completed=self._done)
+                self._bar.update(self._task, completed=self._done, total=self._total)
+                if current:
+                    self._bar.update(self._task, description=visible(current))
+                if note:
+                    self._bar.update(self._task, speed=note)
             elif self._dialect is not None:
                 percent = self._percent()
                 first, last = self._last_percent < 0, percent == 100 and self._last_percent < 100
                 if first or last or percent >= self._last_percent + self._dialect.step:
                     self._line()
+
+    def abandon(self) -> None:
+        """Take the bar from the screen at once, for a process that is about to be left; asks for no lock."""
+        if self._bar is not None:
+            with suppress(OSError, ValueError, AttributeError):
+                os.write(sys.stderr.fileno(), b"\r\x1b[2K\x1b[?25h")
 
     def finish(self) -> None:
         """Take the bar away and end the sign of life."""
@@ -236,8 +252,68 @@ class Console:
             self._schedule()
 
 
+def write_stderr(text: str, colour: str = "") -> None:
+    """One line on stderr; on a terminal in colour and folded between words.
+
+    Args:
+        text: without control characters.
+        colour: red, yellow, or "" for none.
+    """
+    if sys.stderr is None:
+        return
+    if _is_terminal():
+        text = _folded(text, shutil.get_terminal_size().columns)
+        if colour and not os.environ.get("NO_COLOR"):
+            text = f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
+    with suppress(OSError, ValueError):
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+_COLOURS = {"red": 31, "yellow": 33}
+
+
+def _folded(text: str, width: int) -> str:
+    """Text in lines that break between words; a word longer than a line stays whole, and so do its blanks."""
+    if len(text) <= width:
+        return text
+    wrapper = textwrap.TextWrapper(
+        width,
+        subsequent_indent=" " * (len(text) - len(text.lstrip())),
+        break_long_words=False,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+    )
+    return "\n".join(wrapper.wrap(text))
+
+
+def _bar() -> Any:
+    from rich.console import Console as RichConsole
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+    from rich.table import Column
+
+    name = Column(ratio=2, no_wrap=True, overflow="ellipsis")
+    return RichProgress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False, table_column=name),
+        BarColumn(None, table_column=Column(ratio=1)),
+        TextColumn("{task.percentage:>3.0f}%"),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}", markup=False),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=RichConsole(stderr=True),
+        transient=True,
+        expand=True,
+    )
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "")
+
+
 def _resolved(progress: Progress) -> Progress:
     if progress != Progress.AUTO:
         return progress
-    terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "")
-    return Progress.BAR if terminal else Progress.LINES
+    return Progress.BAR if _is_terminal() else Progress.LINES

@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -33,9 +33,17 @@ class StopFlag:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopFlag]:
-    """Turn SIGINT and SIGTERM into a flag for the length of the block; outside the main thread nothing is changed."""
+def stop_on_signals(
+    say: Callable[[str], None] = lambda text: None, leave: Callable[[], None] = lambda: None
+) -> Iterator[StopFlag]:
+    """Turn SIGINT and SIGTERM into a flag for the length of the block; outside the main thread nothing is changed.
+
+    Args:
+        say: told that the run stops soon, in a thread of its own: a handler may interrupt a line being written.
+        leave: called before the second signal ends the process.
+    """
     flag = StopFlag()
+    sayers: list[threading.Thread] = []
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
@@ -43,13 +51,19 @@ def stop_on_signals() -> Iterator[StopFlag]:
     def on_signal(number: int, frame: FrameType | None) -> None:
         code = _CODES[signal.Signals(number)]
         if flag.requested():
+            leave()
             remove_open_parts()
             os._exit(code)
         flag.request(code)
+        again = "; Ctrl-C again leaves at once" if number == signal.SIGINT else ""
+        sayers.append(threading.Thread(target=say, args=(f"stopping after this tile{again}",), daemon=True))
+        sayers[-1].start()
 
     before = {number: signal.signal(number, on_signal) for number in _CODES}
     try:
         yield flag
     finally:
+        for sayer in sayers:
+            sayer.join(timeout=1)
         for number, handler in before.items():
             signal.signal(number, handler)

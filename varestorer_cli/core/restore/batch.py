@@ -112,6 +112,7 @@ class _Batch:
         self.on_row = on_row
         self.jobs = jobs
         self.recorded = 0
+        self.started = time.monotonic()
         self.report = report if report is not None else BatchReport()
         self.budget = PixelBudget(BUDGET_PIXELS, stop.requested)
         self.decode_stage = DecodeStage(
@@ -121,7 +122,7 @@ class _Batch:
 
     def run(self) -> BatchReport:
         """Do all jobs."""
-        started, model_before = time.monotonic(), self.engine.model_seconds
+        self.started, model_before = time.monotonic(), self.engine.model_seconds
         times = self.report.times
         self._asides()
         self.console.start(len(self.plan.jobs))
@@ -138,7 +139,7 @@ class _Batch:
                 while behind and (behind[0].done() or len(behind) > self.context.encoders + 1):
                     self._record(behind.popleft().result())
                 times.encode += time.monotonic() - waited
-                self.console.update(self._done(len(behind)), self._note(started))
+                self.console.update(self._done(len(behind)), self._note(self.started))
         except InterruptedRunError:
             pass  # the flag is set; said below, when everything is tidied up
         finally:
@@ -150,7 +151,7 @@ class _Batch:
             encoder.shutdown(wait=True)
             times.encode += time.monotonic() - waited
             times.model += self.engine.model_seconds - model_before
-            self.report.seconds = time.monotonic() - started
+            self.report.seconds = time.monotonic() - self.started
             self.console.finish()
         if self.stop.requested():
             raise self.stop.error(self.report.stopped_text(len(self.plan.jobs) + len(self.plan.unreadable)))
@@ -247,7 +248,7 @@ class _Batch:
 
         def on_tiles(done: int, all_: int) -> None:
             release(results[-1])
-            self.console.update(self._done(behind(), done / all_))
+            self.console.update(self._done(behind(), done / all_), self._note(self.started), item.job.input)
 
         try:
             source = image.model_input()

@@ -17,13 +17,15 @@ from varestorer_cli.core.sizing import DEFAULT_SCALE, Sizing
 _NAMED_AT_MOST = 10
 
 
-def plan_line(plan: RestorePlan, options: RestoreOptions) -> str:
-    """What will be done, in one line."""
+def plan_line(plan: RestorePlan, options: RestoreOptions, means: str = "") -> str:
+    """What will be done, in one line; ``means`` says with which model and where."""
     count = len(plan.jobs)
     sizing = options.sizing if options.sizing != Sizing() else Sizing(scale=DEFAULT_SCALE)
     text = f"plan: {count} picture{'s' if count != 1 else ''} -> {_target(plan)}, {sizing.describe()}"
     if sizing.scale not in (None, DEFAULT_SCALE):
         text += f" (the model is made for scale {DEFAULT_SCALE:g}; pictures are resized before it)"
+    if means:
+        text += f", {means}"
     if options.shard is not None:
         text += f"; shard {options.shard}, {plan.elsewhere} for the others"
     return text + f"; existing outputs: {options.existing.value}"

@@ -99,20 +99,20 @@ def _run(request: RestoreRequest, options: RestoreOptions, console: Console) -> 
     _refuse_without_vfx(plan)
     check_writable(plan.folder)
     remove_stale_parts({j.output.parent for j in plan.jobs} | {plan.folder})
-    with stop_on_signals() as stop:
+    with stop_on_signals(console.info, console.abandon) as stop:
         session, prepared = None, prepare_run_texts(plan, options, console, stop)
         if len(devices) < 2:
             console.start(len(plan.jobs), "loading the model")
             try:
-                session = open_session(options, prepared=prepared)
+                session = open_session(options, prepared=prepared, on_stage=console.stage)
             finally:
                 console.finish()
             if session.runtime.warning:
                 console.warn(session.runtime.warning)
-            console.info(session.describe())
+            console.detail(session.describe())
             if session.warning:
                 console.warn(session.warning)
-        console.info(plan_line(plan, options))
+        console.info(plan_line(plan, options, session.plainly() if session is not None else ""))
         if prepared is not None:
             console.info(prepared.summary)
         say_ignored(plan, console)

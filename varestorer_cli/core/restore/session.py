@@ -42,8 +42,15 @@ class Session:
     texts: Texts = field(default_factory=Texts)
     warning: str = ""
 
+    def plainly(self) -> str:
+        """Model and device in plain words, for the first line of a run."""
+        device = {"cpu": "the CPU", "cuda": "the GPU", "cuda:0": "the GPU", "mps": "the GPU"}
+        return (
+            f"with the model {self.model.partition(' ')[0]} on {device.get(self.runtime.device, self.runtime.device)}"
+        )
+
     def describe(self) -> str:
-        """First line of a run: device and why, precision, threads, model, tiles."""
+        """The technical line of a run: device and why, precision, threads, model, tiles."""
         engine = self.engine
         return (
             f"varestorer {__version__}: {self.runtime.describe()}; model {self.model} {self.model_sha256[:12]}; "
@@ -74,7 +81,10 @@ def load_model(model: str, device: str, weights: str | os.PathLike[str] | None =
 
 
 def open_session(
-    options: RestoreOptions, load: Callable[..., Any] | None = None, prepared: "RunTexts | None" = None
+    options: RestoreOptions,
+    load: Callable[..., Any] | None = None,
+    prepared: "RunTexts | None" = None,
+    on_stage: Callable[[str], None] = lambda note: None,
 ) -> Session:
     """Choose the device, load the model, build the engine.
 
@@ -82,18 +92,21 @@ def open_session(
         options: as given by the user.
         load: loads a model by name, device and weights folder, :func:`load_model` by default.
         prepared: texts of the images; None gives all the model's own.
+        on_stage: told what is loaded.
 
     Raises:
         MissingDependencyError: torch, the device or the weights are missing.
         CheckpointError: the weights are damaged or do not fit.
         UsageError: the options do not fit the model.
     """
+    on_stage("loading PyTorch")
     runtime = _runtime(options)
     from varestorer_cli.core import runtime as runtimes
     from varestorer_cli.core.engine.engine import RestoreEngine
     from varestorer_cli.core.engine.inference import EngineOptions
 
     runtimes.keep_freed_memory(runtimes.KEPT_WHILE_RESTORING)
+    on_stage("loading the model" if options.model == "auto" else f"loading the model {options.model}")
     loaded = (load or load_model)(options.model, runtime.device, options.weights)
     has_tokens = hasattr(loaded.restorer, "uniforms_shape")
     dial = getattr(loaded, "dial", None)

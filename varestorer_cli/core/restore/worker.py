@@ -71,7 +71,7 @@ class ForwardingConsole(Console):
         super().__init__(Progress.NONE, verbose=verbose)
         self._parent = parent
 
-    def _write(self, text: str) -> None:
+    def _write(self, text: str, colour: str = "") -> None:
         self._parent.send("say", "info", text)
 
     def warn(self, text: str) -> None:
@@ -82,7 +82,7 @@ class ForwardingConsole(Console):
         """Have the parent say what went wrong."""
         self._parent.send("say", "error", text)
 
-    def update(self, done: float, note: str = "") -> None:
+    def update(self, done: float, note: str = "", current: str = "") -> None:
         """Tell the parent how much of the current image is done."""
         self._parent.send("progress", done % 1)
 
@@ -158,7 +158,8 @@ def _restore(
     session = open_session(options, config.load, config.prepared)
     if session.runtime.warning:
         parent.send("say", "warn", session.runtime.warning)
-    parent.send("say", "info", session.describe())
+    if config.verbose:
+        parent.send("say", "info", session.describe())
     if session.warning:
         parent.send("say", "warn", session.warning)
     numbers: dict[str, int] = {}
