@@ -43,6 +43,9 @@ ALLOWED: dict[str, set[str]] = {
 # The only importers of optional packages.
 BACKENDS = {
     "OpenImageIO": "core/image/oiio_backend.py",
+    "pillow_heif": "core/image/heif_backend.py",
+    "pillow_jxl": "core/image/jxl_backend.py",
+    "rawpy": "core/image/raw_backend.py",
     "pyiqa": "core/metrics/pyiqa_backend.py",
     "lpips": "core/metrics/lpips_backend.py",
     "transformers": "core/text/transformers_backend.py",
