@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "restore": {"image", "inputs", "engine", "report", "text", "weights"},
     "install": {"weights", "text", "models"},
     "score": {"image", "metrics", "report", "degradation", "engine", "restore", "models"},
-    "training": {"degradation", "metrics", "weights", "text", "inputs", "models"},
+    "training": {"degradation", "metrics", "weights", "text", "inputs", "report", "models"},
     "api": {"restore", "image", "inputs", "report"},
     "doctor": {"install", "weights"},
     "models": set(),

@@ -18,7 +18,7 @@ from varestorer_cli.core.phrases import visible
 from varestorer_cli.version import __version__
 
 # In the order of --help. Each module has register(app); none may import torch or another heavy package at its top.
-COMMANDS = ("restore", "score", "train", "distill", "weights", "doctor", "texts")
+COMMANDS = ("restore", "score", "train", "distill", "runs", "weights", "doctor", "texts")
 
 _INTERRUPTED = "interrupted; run the same command again for the rest"
 _EPILOG = (

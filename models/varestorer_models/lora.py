@@ -103,6 +103,29 @@ def train_adapters_only(module: nn.Module) -> int:
     return count
 
 
+def share_frozen(module: nn.Module, base: nn.Module) -> int:
+    """Let a module hold the very parameters of another where its own are frozen and equal, so that they exist once.
+
+    Args:
+        module: A network with frozen weights, such as a teacher with adapters; changed in place.
+        base: Network whose parameters it takes by name; on the meta device they count as equal.
+
+    Returns:
+        Number of values that are shared now.
+    """
+    theirs = dict(base.named_parameters())
+    count = 0
+    for name, parameter in list(module.named_parameters()):
+        other = theirs.get(name)
+        if other is None or parameter.requires_grad or (other.shape, other.dtype) != (parameter.shape, parameter.dtype):
+            continue
+        if parameter.is_meta or torch.equal(parameter, other):
+            parent, _, leaf = name.rpartition(".")
+            setattr(module.get_submodule(parent), leaf, other)
+            count += other.numel()
+    return count
+
+
 def adapter_state(module: nn.Module, *, detach: bool = True) -> dict[str, Tensor]:
     """The adapters' part of the state dict, by full key; ``detach=False`` gives the parameters themselves."""
     return {

@@ -11,12 +11,13 @@ from typing import Any
 from varestorer_cli.core.fields import Declared, Stale, all_declared
 from varestorer_cli.core.options import GROUPS, ConsoleOptions, QuietOptions, RestoreOptions, RestoreRequest
 from varestorer_cli.core.score.options import ScoreOptions
-from varestorer_cli.core.training.options import TrainOptions, VariantOptions
+from varestorer_cli.core.training.options import RunsOptions, TrainOptions, VariantOptions
 
 _COMMANDS: Mapping[str, tuple[type, ...]] = {
     "restore": (RestoreRequest, RestoreOptions, ConsoleOptions),
     "score": (ScoreOptions, QuietOptions),
     "train STAGE, distill": (TrainOptions, VariantOptions),
+    "runs": (RunsOptions,),
 }
 _HEAD = """# Options
 This page is made from the fields that declare the options (`make options-page`); a test holds it to them.

@@ -138,21 +138,22 @@ class Console:
 
     # --- progress
 
-    def start(self, total: int, note: str = "") -> None:
-        """Begin to show progress over ``total`` images.
+    def start(self, total: int, note: str = "", done: float = 0.0) -> None:
+        """Begin to show progress over ``total`` images, or steps of training.
 
         Args:
             total: number of images.
             note: what is done, beside the bar.
+            done: number that an earlier start has finished.
         """
         with self._lock:
-            self._total, self._done, self._note = total, 0.0, note
+            self._total, self._done, self._note = total, done, note
             self._started = time.monotonic()
             self._last_percent = -1
             if self._mode == Progress.BAR and self._bar is None:
                 self._bar = _bar()
                 self._bar.start()
-                self._task = self._bar.add_task(visible(note), total=total, speed="")
+                self._task = self._bar.add_task(visible(note), total=total, completed=done, speed="")
             elif self._dialect is not None and self._beat is None:
                 self._schedule()
 
@@ -261,7 +262,7 @@ def write_stderr(text: str, colour: str = "") -> None:
     """
     if sys.stderr is None:
         return
-    if _is_terminal():
+    if is_terminal():
         text = _folded(text, shutil.get_terminal_size().columns)
         if colour and not os.environ.get("NO_COLOR"):
             text = f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
@@ -309,11 +310,11 @@ def _bar() -> Any:
     )
 
 
-def _is_terminal() -> bool:
+def is_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "")
 
 
 def _resolved(progress: Progress) -> Progress:
     if progress != Progress.AUTO:
         return progress
-    return Progress.BAR if _is_terminal() else Progress.LINES
+    return Progress.BAR if is_terminal() else Progress.LINES

@@ -13,19 +13,25 @@ import pytest
 import torch
 from torch import nn
 
+from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import CheckpointError, OutputError
+from varestorer_cli.core.options import Progress
 from varestorer_cli.core.training import checkpoint as module
-from varestorer_cli.core.training.checkpoint import RunState, checkpoints, remove_remains, weights_sha256
+from varestorer_cli.core.training.checkpoint import RunState, weights_sha256
 from varestorer_cli.core.training.distributed import World
 from varestorer_cli.core.training.ema import WeightAverage
 from varestorer_cli.core.training.fsdp import DamagedError
 from varestorer_cli.core.training.log import RunLog
+from varestorer_cli.core.training.run_folder import checkpoints, remove_remains
 
 IDENTITY: dict[str, Any] = {
     "stage": "teacher",
     "recipe": {"steps": 6, "learning_rate": 0.1, "losses": {"cross_entropy": 1.0}, "betas": [0.9, 0.97]},
     "frozen": {"tokenizer": "aa"},
 }
+
+
+QUIET = Console(Progress.NONE, quiet=True)
 
 
 def state(keep: int = 2, **identity: Any) -> RunState:
@@ -117,13 +123,13 @@ def rows(folder: Path) -> list[tuple[str, int, str]]:
 
 
 def test_steps_that_are_done_again_stand_once_in_the_log(tmp_path: Path) -> None:
-    with RunLog(tmp_path, 0, 6, "tiles", True) as log:
+    with RunLog(tmp_path, 0, 6, "tiles", QUIET) as log:
         for step in (1, 2, 3, 4):
             log.scalars(step, {"loss": float(step)}, 1)
             log.validation(step, {"psnr": 20.0})
     with (tmp_path / "log.csv").open("a") as stream:
         stream.write("train,5,lo")  # killed within a line
-    with RunLog(tmp_path, 2, 6, "tiles", True) as log:
+    with RunLog(tmp_path, 2, 6, "tiles", QUIET) as log:
         log.validation(2, {"psnr": 20.0})
         for step in (3, 4):
             log.scalars(step, {"loss": -1.0}, 1)
@@ -136,7 +142,7 @@ def test_steps_that_are_done_again_stand_once_in_the_log(tmp_path: Path) -> None
 def test_tensorboard_drops_them_too(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for first, value in ((0, 1.0), (2, 2.0)):
-        with RunLog(tmp_path, first, 6, "tiles", True) as log:
+        with RunLog(tmp_path, first, 6, "tiles", QUIET) as log:
             for step in range(first + 1, 5):
                 log.scalars(step, {"loss": value}, 1)
     events = accumulator.EventAccumulator(str(tmp_path))
@@ -145,7 +151,7 @@ def test_tensorboard_drops_them_too(tmp_path: Path) -> None:
 
 
 def test_quiet_is_quiet_but_for_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with RunLog(tmp_path, 0, 6, "tiles", True) as log:
+    with RunLog(tmp_path, 0, 6, "tiles", QUIET) as log:
         log.scalars(1, {"loss": 1.0}, 1)
         log.validation(1, {"psnr": 20.0})
         assert capsys.readouterr().err == ""
@@ -157,14 +163,14 @@ def test_quiet_is_quiet_but_for_warnings(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_codes_that_count_are_no_reason_to_warn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with RunLog(tmp_path, 0, 6, "tiles", True) as log:
+    with RunLog(tmp_path, 0, 6, "tiles", QUIET) as log:
         log.validation(0, {"psnr_over_noise": 0.0})  # nothing is trained yet
         log.validation(2, {"psnr_over_noise": 1.5})
     assert capsys.readouterr().err == ""
 
 
 def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    log = RunLog(tmp_path, 0, 6, "tiles", True)
+    log = RunLog(tmp_path, 0, 6, "tiles", QUIET)
     (tmp_path / "log.csv").mkdir()
     with log, pytest.raises(OutputError, match=r"log\.csv: cannot be written.*--resume"):
         log.scalars(1, {"loss": 1.0}, 1)

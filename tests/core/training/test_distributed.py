@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import load_file
 from torch import distributed as dist
 
-from varestorer_cli.core.training.checkpoint import checkpoints
 from varestorer_cli.core.training.data.crop_cache import PairBatch
 from varestorer_cli.core.training.distributed import World, meeting, read_world
+from varestorer_cli.core.training.run_folder import checkpoints
 
 ROOT = Path(__file__).parents[3]
 STAGES = ("prerestorer", "tokenizer", "teacher", "distill")

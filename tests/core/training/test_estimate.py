@@ -120,3 +120,17 @@ def test_arithmetic_of_a_teacher_is_what_one_counts_by_hand() -> None:
     found = two.flops - one.flops
     assert found == pytest.approx(3 * products + 3.5 * scores, rel=0.1)
     assert found > 3.1 * products, "without attention it would be less"
+
+
+def test_weights_that_teacher_and_student_share_count_once() -> None:
+    smoke = preset("smoke")
+    alone, many = (estimate(OPTIONS, smoke, smoke.recipes["distill"], processes=n) for n in (1, 2))
+    with torch.device("meta"):
+        teacher = sum(p.numel() for p in Transformer(smoke.teacher).parameters())
+    assert alone.weights["teacher"] == (0, 0) and alone.weights["transformer"][0] > teacher
+    assert many.weights["teacher"] == (0, 0), "without --parallel fsdp a small preset is whole in each process"
+    divided = estimate(replace(OPTIONS, parallel="fsdp"), smoke, smoke.recipes["distill"], processes=2)
+    assert divided.weights["teacher"] == (teacher, 0)
+    other = {name: count for name, count in alone.weights.items() if name != "teacher"}
+    assert alone.frozen_bytes == 4 * sum(count - trained for count, trained in other.values())
+    assert any("shares the weights" in line for line in alone.lines())

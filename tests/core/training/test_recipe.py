@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from varestorer_cli.core.console import Console
+from varestorer_cli.core.options import Progress
 from varestorer_cli.core.training.builder import StageBuilder
 from varestorer_cli.core.training.data.crop_cache import PairBatch
 from varestorer_cli.core.training.distill import DistillTask
@@ -47,8 +49,8 @@ class Batches:
 
 
 def trainer(made: Task, recipe: Recipe, folder: Path, **options: Any) -> Trainer:
-    loop = LoopOptions(folder, 0, False, None, CPU, 1, 1000, 60.0, None, True)
-    return Trainer(made, recipe, Batches(), [], replace(loop, **options), {}, lambda step, figures: None)
+    loop = LoopOptions(folder, 0, False, None, CPU, 1, 1000, 60.0, None, Console(Progress.NONE, quiet=True))
+    return Trainer(made, recipe, Batches(), [], replace(loop, **options), {}, lambda step, figures, name: None)
 
 
 # schedule
@@ -276,3 +278,60 @@ def test_image_terms_have_the_values_they_are_named_after() -> None:
     assert float(terms["mse"]) == pytest.approx((0.25 + 0.0625) / 2)
     assert float(terms["gradient"]) > 0
     assert all(float(term) == 0 for term in PictureLosses({"l1": 1.0, "mse": 1.0, "gradient": 1.0}, CPU)(b, b).values())
+
+
+# a student of adapters on its teacher
+
+
+def built(divided: bool, recipe: Recipe, **options: Any) -> DistillTask:
+    torch.manual_seed(0)
+    asked = TrainOptions(stage="distill", data=Path(), out=Path(), **options)
+    generator = torch.Generator().manual_seed(0)
+    made, _ = StageBuilder(asked, SMOKE, recipe, CPU, None, generator, fresh=True, divided=divided).build()
+    assert isinstance(made, DistillTask)
+    return made
+
+
+@pytest.mark.parametrize("head", ["bits", "latent"])
+def test_a_student_of_adapters_holds_its_teachers_weights(head: str) -> None:
+    weights = {"kl": 0.1, "score": 0.1, "critic": 1.0} if head == "bits" else {"kl": 0.1}
+    made = built(False, replace(SMOKE.recipes["distill"], losses=weights), head=head)
+    teacher = dict(made.teacher.named_parameters())
+    for part in (made.restorer.transformer, *filter(None, [made.critic])):
+        own = {name for name, p in part.named_parameters() if "adapter_" in name or (p.requires_grad)}
+        shared = {name: p for name, p in part.named_parameters() if name not in own}
+        assert len(shared) > 20 and all(p.data_ptr() == teacher[name].data_ptr() for name, p in shared.items())
+        assert not any(p.requires_grad for p in shared.values())
+        assert {name for name in teacher if name not in shared} == ({"head.weight", "head.bias"} & own)
+    apart = built(True, replace(SMOKE.recipes["distill"], losses=weights), head=head)
+    pointers = {p.data_ptr() for p in apart.teacher.parameters()}
+    assert not pointers & {p.data_ptr() for p in apart.restorer.transformer.parameters()}
+
+
+def test_sharing_changes_no_bit_of_a_run(tmp_path: Path) -> None:
+    weights = {"kl": 0.1, "mse": 0.5, "score": 0.1, "critic": 1.0}
+    recipe = replace(SMOKE.recipes["distill"], losses=weights, steps=4, warmup=1)
+    found = []
+    for divided in (False, True):
+        made = built(divided, recipe)
+        folder = tmp_path / str(divided)
+        folder.mkdir()
+        before = {name: p.clone() for name, p in made.teacher.named_parameters()}
+        trainer(made, recipe, folder).run()
+        assert all(torch.equal(p, before[name]) for name, p in made.teacher.named_parameters()), "it is frozen"
+        rows = [line for line in (folder / "log.csv").read_text().splitlines() if "per_second" not in line]
+        found.append((rows, made.trained.state_dict()))
+    (rows, state), (other_rows, other_state) = found
+    assert rows == other_rows and len(rows) > 20
+    assert all(torch.equal(tensor, other_state[name]) for name, tensor in state.items())
+    assert any(float(t.abs().sum()) > 0 for name, t in state.items() if name.endswith("adapter_up"))
+
+
+def test_weights_that_differ_are_not_shared() -> None:
+    from varestorer_models.lora import share_frozen
+
+    one, two = nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 2).requires_grad_(False)
+    two.bias.copy_(one.bias)
+    assert share_frozen(one, two) == 2 and one.bias is two.bias and one.weight is not two.weight
+    three = nn.Linear(2, 2)
+    assert share_frozen(three, three) == 0, "what is trained stays its own"

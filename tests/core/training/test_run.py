@@ -1,7 +1,9 @@
 """Training: the four stages end to end, exact resume, signals, refusals."""
 
 import csv
+import itertools
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,13 +20,15 @@ from varestorer_cli.app import run
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, UsageError
 from varestorer_cli.core.metrics.psnr_ssim import OUR_METRICS
 from varestorer_cli.core.training import builder, presets
-from varestorer_cli.core.training.checkpoint import checkpoints
 from varestorer_cli.core.training.data.crop_cache import PairBatch
 from varestorer_cli.core.training.data.crops import CropCacheConfig, held_out
 from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.presets import preset
 from varestorer_cli.core.training.run import train
+from varestorer_cli.core.training.run_folder import checkpoints
 from varestorer_cli.core.training.stages import blended_target
+from varestorer_cli.core.training.trainer import learning_rate_factor
+from varestorer_cli.core.training.validation import is_lower_better, validation_metrics
 from varestorer_cli.core.weights.model_file import load_bundle, load_restorer, save_bundle
 from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
@@ -361,3 +365,112 @@ def test_a_pre_restorer_that_is_asked_for_stays_under_init(photos: Path, chain: 
         for folder in (other, made.parent)
     )
     assert all(torch.equal(asked[key], found[key]) for key in asked)
+
+
+def figures(folder: Path, kind: str) -> dict[str, dict[int, float]]:
+    """Values by name and step of a run's log."""
+    found: dict[str, dict[int, float]] = {}
+    with (folder / "log.csv").open() as stream:
+        for row in csv.DictReader(stream):
+            if row["kind"] == kind:
+                found.setdefault(row["name"], {})[int(row["step"])] = float(row["value"])
+    return found
+
+
+def test_the_log_has_rate_norms_and_what_happens_in_each_scale(chain: Path) -> None:
+    recipe = replace(preset("smoke").recipes["distill"], steps=6)
+    trained, validated = figures(chain / "distill", "train"), figures(chain / "distill", "validation")
+    rates = {step: recipe.learning_rate * learning_rate_factor(step - 1, recipe) for step in range(1, 7)}
+    assert trained["learning_rate"] == pytest.approx(rates, rel=1e-6)
+    scales = len(preset("smoke").tokenizer.schedule)
+    for found in (trained, validated):
+        for step, kl in found["kl"].items():
+            parts = [found[f"kl/{k + 1}"][step] for k in range(scales)]
+            assert sum(parts) == pytest.approx(kl, rel=1e-4) and min(parts) >= 0
+    for stage, kind in itertools.product(("teacher", "distill"), ("train", "validation")):
+        found = figures(chain / stage, kind)
+        sizes = [h * w for h, w in preset("smoke").tokenizer.schedule.grids]
+        for step, share in found["bit_accuracy"].items():
+            parts = [found[f"bit_accuracy/{k + 1}"][step] * n for k, n in enumerate(sizes)]
+            assert sum(parts) / sum(sizes) == pytest.approx(share, rel=1e-4)
+    norms = figures(chain / "tokenizer", "train")
+    for step, norm in norms["gradient_norm"].items():
+        parts = [norms[f"gradient_norm/{group}"][step] for group in ("tokenizer", "linear")]
+        assert math.hypot(*parts) == pytest.approx(norm, rel=1e-4) and min(parts) > 0
+    notes = json.loads(load_bundle(chain / "distill" / "model.safetensors").notes["validation"])
+    assert "kl" in notes and not any("/" in name for name in notes)
+
+
+def test_the_student_starts_at_its_teachers_distance_to_itself(chain: Path) -> None:
+    """At step 0 a student with empty adapters differs from the teacher in input and mask alone."""
+    validated = figures(chain / "distill", "validation")
+    assert 0 < validated["kl"][0] < 10 and 0.3 < validated["bit_accuracy"][0] <= 1
+
+
+@pytest.mark.parametrize(("metric", "lower"), [("cross_entropy", True), ("psnr_y", False)])
+def test_the_best_checkpoint_stays_with_its_model(
+    metric: str, lower: bool, photos: Path, chain: Path, tmp_path: Path
+) -> None:
+    asked = options("teacher", photos, tmp_path, steps=9, sample_every=2, cache=chain / "cache", learning_rate=0.05)
+    asked = replace(asked, best=metric, keep_checkpoints=1, tokenizer=chain / "tokenizer")
+    train(asked)
+    validated = figures(asked.out, "validation")[metric]
+    assert set(validated) == {0, 2, 4, 6, 8, 9}
+    step = (min if lower else max)(validated, key=lambda step: validated[step])
+    noted = json.loads((asked.out / "best.json").read_text())
+    assert (noted["metric"], noted["step"]) == (metric, step)
+    assert noted["value"] == pytest.approx(validated[step], rel=1e-6)
+    assert {path.stem for path in checkpoints(asked.out)} == {noted["checkpoint"], "checkpoint_00000009"}
+    best = load_bundle(asked.out / "best.safetensors")
+    assert best.notes["steps"] == str(step)
+    torn = replace(asked, out=tmp_path / "torn" / "teacher")
+    for minutes in (0.0, 0.0, 0.0, None):  # a pause after each of the first three steps
+        train(replace(torn, resume=True, stop_after=minutes))
+    assert json.loads((torn.out / "best.json").read_text()) == noted, "pauses are no validations of the run"
+    again = load_bundle(torn.out / "best.safetensors")
+    for key, tensor in best.components["transformer"].state_dict().items():
+        assert torch.equal(tensor, again.components["transformer"].state_dict()[key])
+
+
+def test_a_figure_that_is_not_there_is_refused_before_the_first_step(photos: Path, chain: Path, tmp_path: Path) -> None:
+    asked = options("prerestorer", photos, tmp_path, cache=chain / "cache", best="kl")
+    with pytest.raises(UsageError, match="--best kl: no figure of the validation of this stage; known are psnr,"):
+        train(asked)
+    assert not losses_logged(asked.out)
+
+
+def losses_logged(folder: Path) -> bool:
+    return "train" in {row.split(",")[0] for row in (folder / "log.csv").read_text().splitlines()}
+
+
+def test_every_validation_figure_has_a_direction(chain: Path) -> None:
+    metrics = validation_metrics(None, "cpu", lambda text: None)
+    better_lower = {
+        name
+        for stage in ("prerestorer", "tokenizer", "teacher", "distill")
+        for name in figures(chain / stage, "validation")
+        if is_lower_better(name, metrics)
+    }
+    assert {name.partition("/")[0] for name in better_lower} == {"cross_entropy", "kl"}
+    assert is_lower_better("features_over_noise", metrics) and not is_lower_better("psnr_over_noise", metrics)
+    with pytest.raises(UsageError, match="--best nonsense"):
+        is_lower_better("nonsense", metrics)
+
+
+def test_degradation_on_the_fly_trains_resumes_exactly_and_is_no_other_run(
+    photos: Path, chain: Path, tmp_path: Path
+) -> None:
+    whole = options("prerestorer", photos, tmp_path, steps=5, cache=chain / "cache", degrade="fly")
+    train(whole)
+    torn = replace(whole, out=tmp_path / "torn")
+    train(replace(torn, stop_after=0.0))
+    train(replace(torn, resume=True))
+    assert losses(torn.out) == losses(whole.out)
+    assert losses(whole.out) != dict(itertools.islice(losses(chain / "prerestorer").items(), 5))
+    with pytest.raises(CheckpointError, match="started with degrade = 'fly', now it is None"):
+        train(replace(torn, resume=True, degrade="cache"))
+    with pytest.raises(UsageError, match="--degrade sometimes: possible are cache and fly"):
+        train(replace(torn, degrade="sometimes"))
+    with pytest.raises(UsageError, match="--degrade fly: labels are made once"):
+        train(options("prerestorer", photos, tmp_path / "x", cache=chain / "cache", degrade="fly",
+                      label=chain / "prerestorer", label_share=0.5))  # fmt: skip

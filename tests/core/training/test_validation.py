@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import MissingDependencyError, UsageError
 from varestorer_cli.core.metrics.psnr_ssim import OUR_METRICS
+from varestorer_cli.core.options import Progress
 from varestorer_cli.core.score.pairing import Pair
 from varestorer_cli.core.score.scorer import score_pairs
 from varestorer_cli.core.training.data.crops import CropCacheConfig, held_out
@@ -60,7 +62,7 @@ def test_a_number_for_a_whole_folder_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_scale_is_warned_of_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fine = {"entropy": -1.0, "entropy/1": LEAST_ENTROPY, "used/3": LEAST_USED, "entropy/3": 0.6}
-    with RunLog(tmp_path, 0, 10, "tiles", quiet=True) as log:
+    with RunLog(tmp_path, 0, 10, "tiles", Console(Progress.NONE, quiet=True)) as log:
         log.scalars(1, fine, 2)
         assert capsys.readouterr().err == ""
         log.scalars(2, {**fine, "used/3": 0.02}, 2)
@@ -76,7 +78,7 @@ def test_a_scale_is_warned_of_once(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_processes_that_do_not_write_do_not_warn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with RunLog(tmp_path, 0, 10, "tiles", quiet=False, writing=False) as log:
+    with RunLog(tmp_path, 0, 10, "tiles", Console(Progress.NONE), writing=False) as log:
         log.scalars(1, {"used/3": 0.0}, 2)
     assert capsys.readouterr().err == ""
 

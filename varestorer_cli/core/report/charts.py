@@ -1,14 +1,17 @@
-"""Histograms and scatter plots as inline SVG: no library, no script, colours from the page's style."""
+"""Histograms, scatter plots and curves as inline SVG: no library, no script, colours from the page's style."""
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from varestorer_cli.core.report.html import visible
 
 _WIDTH, _HEIGHT = 360, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 30
 MOST_DOTS = 3000
+MOST_CURVES = 8
+"""Curves of one chart: so many colours can be told apart."""
+_MOST_POINTS = 400
 
 
 def histogram(values: Sequence[float], title: str, remark: str = "", bins: int = 24) -> str:
@@ -88,11 +91,67 @@ def scatter(
     return _figure(title, remark, _axes(columns, lines) + "".join(dots), f"Scatter plot: {title}")
 
 
-def _figure(title: str, remark: str, body: str, label: str) -> str:
+def curves(series: Mapping[str, Sequence[tuple[float, float]]], title: str, across: str, remark: str = "") -> str:
+    """Curves in one chart, at most ``MOST_CURVES``; a point that is not finite interrupts its curve.
+
+    Args:
+        series: (x, y) points in the order of x, by the name of the curve.
+        title: what y is.
+        across: what x is.
+        remark: added to the title.
+
+    Returns:
+        A figure in HTML, empty where no point is finite.
+    """
+    shown = {name: _thinned(points) for name, points in list(series.items())[:MOST_CURVES]}
+    finite = [point for points in shown.values() for point in points if math.isfinite(point[1])]
+    if not finite:
+        return ""
+    columns = _ticks(min(x for x, _ in finite), max(x for x, _ in finite))
+    lines = _ticks(min(y for _, y in finite), max(y for _, y in finite))
+    parts, legend = [], []
+    for place, (name, points) in enumerate(shown.items()):
+        label = f"<title>{_escaped(name)}</title>"
+        for run in _finite_runs(points):
+            path = " ".join(f"{_x(x, columns):.1f},{_y(y, lines):.1f}" for x, y in run)
+            parts.append(f'<polyline class="curve c{place}" points="{path}">{label}</polyline>')
+        newest = next((point for point in reversed(points) if math.isfinite(point[1])), None)
+        if newest is not None:
+            x, y = newest
+            parts.append(
+                f'<circle class="end c{place}" cx="{_x(x, columns):.1f}" cy="{_y(y, lines):.1f}" r="3">'
+                f"<title>{_escaped(name)}: {_short(y)} at {_short(x)}</title></circle>"
+            )
+        legend.append(f'<li class="c{place}"><bdi>{_escaped(name)}</bdi></li>')
+    key = f'<ul class="legend">{"".join(legend)}</ul>' if len(shown) > 1 else ""
+    note = "; ".join(filter(None, (f"over {across}", remark)))
+    return _figure(title, note, _axes(columns, lines) + "".join(parts), f"Curves of {title}", key)
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Means of neighbouring points where there are too many to draw."""
+    size = -(-len(points) // _MOST_POINTS)
+    if size <= 1:
+        return list(points)
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(group[-1][0], sum(y for _, y in group) / len(group)) for group in groups]
+
+
+def _finite_runs(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+    runs: list[list[tuple[float, float]]] = [[]]
+    for point in points:
+        if math.isfinite(point[1]):
+            runs[-1].append(point)
+        elif runs[-1]:
+            runs.append([])
+    return [run for run in runs if run]
+
+
+def _figure(title: str, remark: str, body: str, label: str, below: str = "") -> str:
     note = f" <span>{_escaped(remark)}</span>" if remark else ""
     return (
         f'<figure><figcaption>{_escaped(title)}{note}</figcaption><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="{_escaped(label)}">{body}</svg></figure>\n'
+        f'aria-label="{_escaped(label)}">{body}</svg>{below}</figure>\n'
     )
 
 

@@ -34,7 +34,7 @@ from varestorer_cli.core.weights.model_file import load_bundle, load_restorer
 from varestorer_cli.core.weights.root import choose_model
 from varestorer_models.autoencoder import AutoencoderConfig
 from varestorer_models.conv_restorer import ConvRestorer
-from varestorer_models.lora import train_adapters_only
+from varestorer_models.lora import share_frozen, train_adapters_only
 from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
 from varestorer_models.swinir import SwinIR, SwinIRConfig
@@ -58,6 +58,8 @@ class StageBuilder:
         cache: training crops; a tokenizer starts from their statistics where given.
         generator: of all initial weights.
         fresh: take new networks where earlier stages' would be read: a plan needs their shapes only.
+        divided: transformers will be divided among processes, each with pieces of its own: student and teacher then
+            share no weights.
     """
 
     options: TrainOptions
@@ -67,6 +69,7 @@ class StageBuilder:
     cache: CropCache | None
     generator: torch.Generator
     fresh: bool = False
+    divided: bool = False
 
     def build(self) -> tuple[Task, dict[str, Any]]:
         """The task, and what a checkpoint must share with it to be resumed.
@@ -255,6 +258,8 @@ class StageBuilder:
             train_adapters_only(student)
             if head == "latent":
                 student.head.requires_grad_(True)  # a new head: adapters of the teacher's attention cannot teach it
+            if not self.divided:
+                share_frozen(student, teacher.requires_grad_(False))
         else:
             student.requires_grad_(True)
         restorer = self._placed(restorer)
@@ -270,6 +275,7 @@ class StageBuilder:
             self.recipe.variant,
             self._texts(),
             self.preset.adapter_rank,
+            share=not self.divided,
         )
         return task, {"model": _plain(student.config), "head": head, "frozen": frozen}
 

@@ -3,13 +3,12 @@
 Batches and noise are pure functions of (seed, step), so no generator state is kept: step, weights, optimiser
 and average are the whole state. A run whose weights are whole in each process writes files, ``checkpoint_00000123.pt``;
 one that divides them writes folders of pieces, ``checkpoint_00000123``. Any number of processes, dividing or not, goes
-on from either. The newest few are kept, so that a damaged one is not the end of the run.
+on from either. The newest few are kept, so that a damaged one is not the end of the run, and the one with the best
+validation where that is asked for.
 """
 
 import hashlib
 import pickle
-import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from varestorer_cli.core.atomic import atomic_file, remove_stale_parts
+from varestorer_cli.core.atomic import atomic_file
 from varestorer_cli.core.errors import CheckpointError, InputError, OutputError
 from varestorer_cli.core.training import fsdp
+from varestorer_cli.core.training.config import flat
 from varestorer_cli.core.training.distributed import World
 from varestorer_cli.core.training.ema import WeightAverage
 from varestorer_cli.core.training.fsdp import DamagedError
+from varestorer_cli.core.training.run_folder import checkpoints, read_best, remove, step_of
 
 KEPT = 2
 """Checkpoints that a run keeps by default."""
@@ -30,29 +31,6 @@ LEARNING_RATE = "recipe.learning_rate"
 """The one setting that a resumed run may change: the way out of a run that diverged."""
 SIZES = "sizes"
 """Sizes of all networks; checkpoints of older versions do not have them."""
-_NAME = re.compile(r"checkpoint_(\d{8})(\.pt)?")
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a run folder, newest first: files and folders of pieces."""
-    found = [path for path in folder.glob("checkpoint_*") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: (path.name[:19], path.is_dir()), reverse=True)
-
-
-def remove(checkpoint: Path) -> None:
-    """Remove a checkpoint, a file or a folder of pieces."""
-    if checkpoint.is_dir():
-        shutil.rmtree(checkpoint, ignore_errors=True)
-    else:
-        checkpoint.unlink(missing_ok=True)
-
-
-def remove_remains(folder: Path) -> None:
-    """Remove what a process that was killed while it wrote a checkpoint left in a run folder."""
-    remove_stale_parts({folder})
-    for path in folder.glob(".checkpoint_*.part"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -65,7 +43,7 @@ class RunState:
         average: of them.
         identity: what must be equal for a continuation to be exact (stage, recipe, seed, configurations).
         divided: weights are pieces; write folders.
-        keep: checkpoints that stay.
+        keep: checkpoints that stay, the best one apart.
     """
 
     trained: nn.Module
@@ -86,8 +64,10 @@ class RunState:
         elif world.main:
             save_state(folder / f"checkpoint_{step:08d}.pt", self._whole(step))
         if world.main:
+            best = read_best(folder)
             for path in checkpoints(folder)[self.keep :]:
-                remove(path)
+                if best is None or step_of(path) != best.step:
+                    remove(path)
         world.wait()  # a process that leaves before the checkpoint is whole would take the writer along
 
     def load(self, path: Path) -> tuple[int, dict[str, Any]]:
@@ -203,7 +183,7 @@ def _compare(path: Path, identity: dict[str, Any], written: dict[str, Any]) -> d
     """Refuse a checkpoint of other settings, by the name of the first one; returns changes that are allowed."""
     if SIZES not in written:
         identity = {name: value for name, value in identity.items() if name != SIZES}
-    now, before = _flat(identity), _flat(written)
+    now, before = flat(identity), flat(written)
     changed = [name for name in sorted(now.keys() | before.keys()) if now.get(name) != before.get(name)]
     refused = [name for name in changed if name != LEARNING_RATE]
     if refused:
@@ -214,11 +194,3 @@ def _compare(path: Path, identity: dict[str, Any], written: dict[str, Any]) -> d
             "repeat the first settings or choose another --out"
         )
     return {name: before.get(name) for name in changed}
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level: ``{"recipe": {"steps": 6}}`` -> ``{"recipe.steps": 6}``."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat

@@ -213,6 +213,14 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {found[0]}?" if found else f"; known are {', '.join(known)}"
 
 
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level: ``{"recipe": {"steps": 6}}`` -> ``{"recipe.steps": 6}``."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
 def _joined(key: str, name: str) -> str:
     return f"{key}.{name}" if key else name
 

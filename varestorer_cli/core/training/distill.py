@@ -16,14 +16,16 @@ from varestorer_cli.core.training.distributed import batch_mean
 from varestorer_cli.core.training.losses import PictureLosses, Terms
 from varestorer_cli.core.training.presets import Variant
 from varestorer_cli.core.training.stages import (
+    accuracy_terms,
     blended_target,
     check_terms,
     degraded,
+    per_scale,
     sharp,
     usage_terms,
 )
 from varestorer_cli.core.training.text_features import TextFolder, Texts, condition_on, dropped
-from varestorer_models.lora import train_adapters_only
+from varestorer_models.lora import share_frozen, train_adapters_only
 from varestorer_models.losses import bit_cross_entropy, bit_kl, logit_difference, psnr, score_distance
 from varestorer_models.quantizer import Quantized, draw_flips, resample, with_latent_gradient
 from varestorer_models.restorer import OneStepRestorer, Prediction, Sampling
@@ -67,6 +69,7 @@ class DistillTask:
         variant: choices that research varies.
         texts: text features of the pictures; None = no text.
         adapter_rank: of the critic, where the loss has one; 0 = all of its weights are trained.
+        share: a critic with adapters holds the teacher's own weights beneath them.
 
     Raises:
         UsageError: loss terms or choices that do not fit each other.
@@ -86,6 +89,8 @@ class DistillTask:
         variant: Variant | None = None,
         texts: TextFolder | None = None,
         adapter_rank: int = 0,
+        *,
+        share: bool = True,
     ) -> None:
         check_terms(weights, self.NAMES, "distill")
         self.label_share = label_share
@@ -102,7 +107,7 @@ class DistillTask:
         self.tokenizer = restorer.tokenizer
         if self.variant.encoder:
             self.tokenizer = copy.deepcopy(restorer.tokenizer).requires_grad_(False)
-        self.critic = self._new_critic(adapter_rank) if weights.get("score") else None
+        self.critic = self._new_critic(adapter_rank, share) if weights.get("score") else None
         parts = {
             "model": restorer,
             "discriminator": self.losses.discriminator,
@@ -125,12 +130,14 @@ class DistillTask:
         if self.variant.guidance != 1 and self.texts is None:
             raise UsageError("a guided teacher needs texts to be guided by; give --texts, or leave --guidance out")
 
-    def _new_critic(self, adapter_rank: int) -> Transformer:
+    def _new_critic(self, adapter_rank: int, share: bool) -> Transformer:
         """A copy of the teacher that will learn how the student's bits follow from each other."""
         critic = copy.deepcopy(self.teacher)
         if adapter_rank:
             critic.add_adapters(adapter_rank)
             train_adapters_only(critic)
+            if share:
+                share_frozen(critic, self.teacher)
             return critic
         return critic.requires_grad_(True)
 
@@ -207,8 +214,8 @@ class DistillTask:
         difference = self._teacher_forced(prediction, target)
         if self.weights.get("kl"):
             teacher = self._teacher_scores(target.tokens_BLd, texts, drop)
-            per_scale = bit_kl(teacher, difference, schedule.slices)
-            terms["kl"] = per_scale.sum()
+            kl = bit_kl(teacher, difference, schedule.slices)
+            terms |= {"kl": kl.sum(), **per_scale("kl", kl)}
         if self.weights.get("cross_entropy"):
             sides = [float(h * w) ** 0.5 for h, w in schedule.grids]
             terms["cross_entropy"] = bit_cross_entropy(difference, target.bits_BLd, schedule.slices, sides)
@@ -220,7 +227,7 @@ class DistillTask:
                 terms["commitment"] = (prediction.latent_Bdhw - codes).square().mean() / size
             if self.weights.get("latent"):
                 terms["latent"] = (prediction.latent_Bdhw - target.accumulated_Bdhw).square().mean() / size
-        terms["bit_accuracy"] = ((difference > 0) == target.bits_BLd.bool()).float().mean()
+        terms |= accuracy_terms(difference, target.bits_BLd, schedule.slices)
         return terms | usage_terms(difference, schedule.slices, len(target.bits_BLd))
 
     def _teacher_forced(self, prediction: Prediction, target: Quantized) -> Tensor:
@@ -246,21 +253,24 @@ class DistillTask:
     def parameter_groups(self) -> list[dict[str, object]]:
         """Transformer (or its adapters) and, with its own factor, the decoder."""
         student = [p for p in self.restorer.transformer.parameters() if p.requires_grad]
-        groups: list[dict[str, object]] = [{"params": student, "scale": 1.0}]
+        groups: list[dict[str, object]] = [{"params": student, "scale": 1.0, "name": "student"}]
         if self.variant.encoder:
             encoder = list(self.restorer.tokenizer.autoencoder.encoder.parameters())
-            groups.append({"params": encoder, "scale": self.variant.encoder})
+            groups.append({"params": encoder, "scale": self.variant.encoder, "name": "encoder"})
         if self.critic is not None:
-            groups.append({"params": [p for p in self.critic.parameters() if p.requires_grad], "scale": 1.0})
+            critic = [p for p in self.critic.parameters() if p.requires_grad]
+            groups.append({"params": critic, "scale": 1.0, "name": "critic"})
         if self.decoder:
             decoder = list(self.restorer.tokenizer.autoencoder.decoder.parameters())
-            groups.append({"params": decoder, "scale": self.decoder})
+            groups.append({"params": decoder, "scale": self.decoder, "name": "decoder"})
         if self.temperature is not None:
-            groups.append({"params": list(self.temperature.parameters()), "scale": 10.0})
+            groups.append({"params": list(self.temperature.parameters()), "scale": 10.0, "name": "temperature"})
         return [*groups, *self.losses.parameter_groups()]
 
     def validate(self, batch: PairBatch) -> tuple[dict[str, float], list[Tensor]]:
         """PSNR of the student and of the pre-restorer alone over RGB, and their feature distances where a loss.
+
+        ``kl`` and ``bit_accuracy``, and of scale K ``kl/K`` and ``bit_accuracy/K``, are the loss's, without flips.
 
         What the codes do: ``psnr_over_input`` and ``psnr_over_noise`` are the student's PSNR minus that of the same
         decoder with the codes of its input and with random ones; ``features_over_...`` are differences of the feature
@@ -275,7 +285,12 @@ class DistillTask:
         features = self.losses.features
         if features is not None:
             figures |= {f"features{name}": float(features(image, reference)) for name, image in images.items()}
-        decoded = self._decoded_with_codes(bicubic, sampling)
+        prerestored = restorer.prerestore(bicubic)
+        latent = restorer.tokenizer.encode(prerestored * 2 - 1).float()
+        quantized = restorer.tokenizer.quantize(latent)
+        prediction = restorer.predict(quantized, latent)
+        figures |= self._bit_figures(batch, reference, quantized, latent, prediction)
+        decoded = self._decoded_with_codes(prerestored, quantized, prediction, sampling)
         predicted = decoded.pop("predicted")
         for name, image in decoded.items():
             gain = psnr(predicted, reference) - psnr(image, reference)
@@ -284,21 +299,51 @@ class DistillTask:
                 figures[f"features_over_{name}"] = float(features(predicted, reference) - features(image, reference))
         return figures, [bicubic, out.prerestored_B3TT, out.image_B3TT, (reference + 1) / 2]
 
-    def _decoded_with_codes(self, bicubic_B3TT: Tensor, sampling: Sampling) -> dict[str, Tensor]:
+    def _bit_figures(
+        self,
+        batch: PairBatch,
+        reference_B3TT: Tensor,
+        quantized: Quantized,
+        latent_Bdhw: Tensor,
+        prediction: Prediction,
+    ) -> dict[str, float]:
+        """KL to the teacher and share of bits predicted right, of all scales and of each, on the true image's history.
+
+        Args:
+            batch: whose texts count, where there are any.
+            reference_B3TT: true images in [-1, 1].
+            quantized: tokens of the pre-restored images.
+            latent_Bdhw: their latents.
+            prediction: the student's on them, without text.
+        """
+        tokenizer = self.tokenizer
+        slices = tokenizer.config.schedule.slices
+        target = tokenizer.quantize(tokenizer.encode(reference_B3TT).float())
+        texts: Texts = [None] * len(batch)
+        if self.texts is not None:
+            texts = self.texts.of(batch)
+            condition = condition_on(self.restorer.transformer, texts, [False] * len(batch))
+            prediction = self.restorer.predict(quantized, latent_Bdhw, condition)
+        difference = self._teacher_forced(prediction, target)
+        teacher = self._teacher_scores(target.tokens_BLd, texts, [False] * len(batch))
+        kl = bit_kl(teacher, difference, slices)
+        figures = {"kl": kl.sum(), **per_scale("kl", kl), **accuracy_terms(difference, target.bits_BLd, slices)}
+        return {name: float(value) for name, value in figures.items()}
+
+    def _decoded_with_codes(
+        self, prerestored_B3TT: Tensor, quantized: Quantized, prediction: Prediction, sampling: Sampling
+    ) -> dict[str, Tensor]:
         """The decoder's images in [-1, 1] from predicted codes, those of the input, and random ones."""
         restorer = self.restorer
         schedule, quantizer = restorer.tokenizer.config.schedule, restorer.tokenizer.quantizer
-        prerestored = restorer.prerestore(bicubic_B3TT)
-        latent = restorer.tokenizer.encode(prerestored * 2 - 1).float()
-        quantized = restorer.tokenizer.quantize(latent)
         shape = quantized.bits_BLd.shape
         noise = torch.randint(2, shape, generator=torch.Generator().manual_seed(0)).to(quantized.bits_BLd)
         codes = {
-            "predicted": restorer.codes(restorer.predict(quantized, latent), sampling),
+            "predicted": restorer.codes(prediction, sampling),
             "input": quantized.accumulated_Bdhw,
             "noise": quantizer.accumulate(noise, schedule),
         }
-        return {name: restorer.decode(values, prerestored).float() for name, values in codes.items()}
+        return {name: restorer.decode(values, prerestored_B3TT).float() for name, values in codes.items()}
 
     def components(self) -> Mapping[str, nn.Module]:
         """The whole restorer."""

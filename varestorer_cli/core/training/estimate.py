@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from varestorer_cli.core.training.builder import StageBuilder
 from varestorer_cli.core.training.data.crop_cache import PairBatch
 from varestorer_cli.core.training.options import TrainOptions
-from varestorer_cli.core.training.presets import Preset, Recipe
+from varestorer_cli.core.training.presets import Preset, Recipe, is_divided
 from varestorer_cli.core.training.stages import Task
 from varestorer_models.layers import Block
 
@@ -61,7 +61,7 @@ class CostEstimate:
     """Needs of one run.
 
     Attributes:
-        weights: by part: (all, trained).
+        weights: by part: (all, trained); what parts share counts in the first one.
         flops: of a step, forward and backward, all processes together.
         frozen_bytes, trained_bytes: weights; the trained ones with gradients, optimiser and average.
         activation_bytes: kept for the backward pass by one process.
@@ -96,7 +96,8 @@ class CostEstimate:
         """The estimate as lines of text."""
         yield f"{'part':<14}{'weights':>16}{'trained':>16}"
         for name, (count, trained) in self.weights.items():
-            yield f"{name:<14}{count:>16,}{trained:>16,}"
+            shared = "" if count else "  (shares the weights of the transformer)"
+            yield f"{name:<14}{count:>16,}{trained:>16,}{shared}"
         total = sum(count for count, _ in self.weights.values())
         yield f"{'total':<14}{total:>16,}{self.trained:>16,}  ({self.trained / total:.2%})"
         yield (
@@ -137,7 +138,8 @@ def estimate(options: TrainOptions, preset: Preset, recipe: Recipe, processes: i
         processes: GPUs that share each batch.
     """
     recipe = _without_networks(recipe)
-    weights = _weights(options, preset, recipe)
+    divided = is_divided(options, preset, processes)
+    weights = _weights(options, preset, recipe, divided)
     part = -(-recipe.batch // (processes * options.accumulate))
     depth = preset.teacher.depth
     recompute = preset.large if options.recompute is None else options.recompute
@@ -154,7 +156,6 @@ def estimate(options: TrainOptions, preset: Preset, recipe: Recipe, processes: i
         positions += preset.tokenizer.schedule.latent_length if preset.restorer.extra_block else 0
         kept += (depth - 1) * (4 * positions * preset.teacher.width - block)
         flops += (depth - 1) * (deeper.block_flops - shallow.block_flops)
-    divided = processes > 1 and (options.parallel == "fsdp" or (options.parallel == "auto" and preset.large))
     shares = {name: processes if divided and name in ("transformer", "teacher") else 1 for name in weights}
     return CostEstimate(
         weights,
@@ -193,10 +194,12 @@ def _network_flops(options: TrainOptions, preset: Preset, recipe: Recipe) -> flo
     return 3 * 2 * multiplications * (recipe.patch / 224) ** 2
 
 
-def _weights(options: TrainOptions, preset: Preset, recipe: Recipe) -> dict[str, tuple[int, int]]:
+def _weights(options: TrainOptions, preset: Preset, recipe: Recipe, divided: bool) -> dict[str, tuple[int, int]]:
+    """All and trained weights by part; those that parts share count in the first one."""
     with torch.device("meta"):
-        modules = _modules(_builder(options, preset, recipe))
-    return {name: _count(module) for name, module in modules.items()}
+        modules = _modules(replace(_builder(options, preset, recipe), divided=divided))
+    seen: set[int] = set()
+    return {name: _count(module, seen) for name, module in modules.items()}
 
 
 def _builder(options: TrainOptions, preset: Preset, recipe: Recipe) -> StageBuilder:
@@ -218,8 +221,9 @@ def _modules(builder: StageBuilder) -> dict[str, nn.Module]:
     return modules
 
 
-def _count(module: nn.Module) -> tuple[int, int]:
-    parameters = list(module.parameters())
+def _count(module: nn.Module, seen: set[int]) -> tuple[int, int]:
+    parameters = [p for p in module.parameters() if id(p) not in seen]
+    seen |= {id(p) for p in parameters}
     return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
 
 

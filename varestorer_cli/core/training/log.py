@@ -1,8 +1,7 @@
-"""What a run leaves to look at: a CSV of losses, TensorBoard events, picture grids, lines on stderr."""
+"""Log of a training run: a CSV file of all figures, TensorBoard events, grids of sample images, lines on stderr."""
 
 import csv
 import io
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,11 +12,13 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from varestorer_cli.core.atomic import atomic_file
+from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import OutputError
+from varestorer_cli.core.training.run_folder import LOG
 
+LEARNING_RATE_FIGURE = "learning_rate"
 _HEADER = ["kind", "step", "name", "value"]
 LEAST_USED, LEAST_ENTROPY = 0.1, 0.01
 """Share of a scale's bits that take both values, and mean entropy of one in nats, below which a run is warned of."""
@@ -41,32 +42,23 @@ class RunLog:
         first_step, steps: where the run begins and ends. What an earlier start logged of later steps, which are done
             again, is taken out.
         unit: what is counted per second beside steps ("tiles").
-        quiet: no progress bar.
+        console: shows messages and progress.
         writing: whether this process writes at all; of several, one does.
     """
 
     def __init__(
-        self, folder: Path, first_step: int, steps: int, unit: str, quiet: bool, *, writing: bool = True
+        self, folder: Path, first_step: int, steps: int, unit: str, console: Console, *, writing: bool = True
     ) -> None:
         self.writing = writing
-        quiet = quiet or not writing
+        self.console = console
         self.folder = folder
         self.unit = unit
-        self._csv_path = folder / "log.csv"
-        self._columns: dict[str, list[str]] = {}
-        self.quiet = quiet
+        self._csv_path = folder / LOG
         if writing:
             self._rewind(first_step)
+            console.start(steps, done=first_step)
         self._events = _event_writer(folder, first_step) if writing else None
-        self._bar = tqdm(
-            total=steps,
-            initial=first_step,
-            unit="step",
-            disable=True if quiet else None,  # None: on a terminal only
-            file=sys.stderr,
-            dynamic_ncols=True,
-        )
-        self._lines = not quiet and not sys.stderr.isatty()
+        self._done = first_step
         self._since = (time.monotonic(), first_step)
         self.steps = steps
         self._idle = False
@@ -78,33 +70,33 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.close()
+        if self.writing:
+            self.console.finish()
         if self._events is not None:
             self._events.close()
 
     def advance(self) -> None:
         """Count one step."""
-        self._bar.update()
+        self._done += 1
+        if self.writing:
+            self.console.update(self._done)
 
     def scalars(self, step: int, values: dict[str, float], batch: int) -> None:
-        """Log losses: CSV, events, progress text with rate and remaining time."""
+        """Log losses, learning rate and gradient norms: CSV, events, a line with rate and remaining time."""
         now = time.monotonic()
         seconds, first = self._since
         rate = (step - first) / max(now - seconds, 1e-9)
         self._since = (now, step)
         self._append("train", step, {**values, f"{self.unit}_per_second": rate * batch})
-        text = " ".join(f"{k} {v:.4f}" for k, v in values.items() if "/" not in k)  # those of each scale are for curves
         self._warn_of_collapse(step, values)
-        self._bar.set_postfix_str(text, refresh=False)
-        if self._lines:
+        if self.writing:
             left = (self.steps - step) / max(rate, 1e-9)
-            sys.stderr.write(
-                f"step {step}/{self.steps}  {text}  {rate * batch:.2f} {self.unit}/s  {left / 60:.1f} min left\n"
+            self.console.info(
+                f"step {step}/{self.steps}  {_line(values)}  {rate * batch:.2f} {self.unit}/s  {left / 60:.1f} min left"
             )
-            sys.stderr.flush()
 
     def _warn_of_collapse(self, step: int, values: Mapping[str, float]) -> None:
-        """Say, once of each scale, that its bits no longer depend on the picture, or are all certain."""
+        """Warn, once per scale, that its bits no longer depend on the image, or are all certain."""
         for kind, (least, what) in _COLLAPSE.items():
             low = {
                 scale: value
@@ -115,7 +107,7 @@ class RunLog:
             self._warned |= {(kind, scale) for scale in low}
             if low and self.writing:
                 scales = ", ".join(f"{scale} ({value:.2g})" for scale, value in low.items())
-                self._bar.write(f"warning: step {step}: {what} in scale {scales}; {_TRY}", sys.stderr)
+                self.console.warn(f"step {step}: {what} in scale {scales}; {_TRY}")
 
     def validation(self, step: int, values: dict[str, float]) -> None:
         """Log validation figures; warn, once, where random codes cost a student next to nothing."""
@@ -123,21 +115,16 @@ class RunLog:
         gain = values.get(OVER_NOISE)
         if step and gain is not None and gain < LEAST_OVER_NOISE and not self._idle and self.writing:
             self._idle = True
-            self._bar.write(
-                f"warning: step {step}: random codes in place of the predicted ones cost the result {gain:.2f} dB: "
-                "the decoder hardly listens to the codes, so that the transformer does nothing; start anew with a "
-                "decoder that is trained less (--decoder), or use the pre-restorer alone",
-                sys.stderr,
+            self.console.warn(
+                f"step {step}: random codes in place of the predicted ones cost the result {gain:.2f} dB: "
+                "the decoder hardly depends on the codes, so that the transformer does nothing; start anew with a "
+                "decoder that is trained less (--decoder), or use the pre-restorer alone"
             )
-        text = "  ".join(f"{k} {v:.4f}" for k, v in values.items())
-        if self._lines:
-            sys.stderr.write(f"step {step}  validation: {text}\n")
-            sys.stderr.flush()
-        elif not self.quiet:
-            self._bar.write(f"step {step}  validation: {text}", file=sys.stderr)
+        if self.writing:
+            self.console.info(f"step {step}  validation: {_line(values, '  ')}")
 
-    def pictures(self, step: int, columns: list[Tensor]) -> None:
-        """Write a grid: one column per kind (input, result, reference), one row per picture.
+    def images(self, step: int, columns: list[Tensor]) -> None:
+        """Write a grid: one column per kind (input, result, reference), one row per image.
 
         Args:
             step: names the file ``samples/step_000000.png``.
@@ -185,6 +172,12 @@ class RunLog:
         csv.writer(text).writerows([_HEADER, *kept])
         with atomic_file(self._csv_path) as stream:
             stream.write(text.getvalue().encode())
+
+
+def _line(values: Mapping[str, float], separator: str = " ") -> str:
+    """Figures as text, without those of single scales and groups, which are for curves."""
+    shown = {name: value for name, value in values.items() if "/" not in name}
+    return separator.join(f"{k} {v:.3g}" if k == LEARNING_RATE_FIGURE else f"{k} {v:.4f}" for k, v in shown.items())
 
 
 def _event_writer(folder: Path, first_step: int) -> Any:

@@ -125,7 +125,14 @@ class PictureLosses:
         """The discriminator's group, if any; low momentum, as it chases a moving target."""
         if self.discriminator is None:
             return []
-        return [{"params": list(self.discriminator.parameters()), "scale": 1.0, "betas": (0.5, 0.99)}]
+        return [
+            {
+                "params": list(self.discriminator.parameters()),
+                "scale": 1.0,
+                "name": "discriminator",
+                "betas": (0.5, 0.99),
+            }
+        ]
 
     def __call__(self, result: Tensor, reference: Tensor, features_of: Tensor | None = None) -> Terms:
         """Terms by name.

@@ -25,6 +25,13 @@ class Parallel(StrEnum):
     FSDP = "fsdp"
 
 
+class Degrade(StrEnum):
+    """Where the degraded version of a crop comes from."""
+
+    CACHE = "cache"
+    FLY = "fly"
+
+
 class Head(StrEnum):
     """How the student says its bits."""
 
@@ -178,12 +185,21 @@ class TrainOptions:
         RECIPE,
         flags=("--degradation",),
     )
+    degrade: str = option(
+        "cache",
+        "Degraded versions: two per crop, made with the cache, or new at each draw (fly).",
+        INPUT,
+        given_as=Degrade,
+    )
     crops: int | None = option(None, "Training crops to cut instead of the preset's number.", INPUT, range=_from(1))
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps.", COMPUTING)
     precision: str = option("auto", "auto, fp32 or bf16.", COMPUTING)
     threads: int | None = option(None, "CPU threads [default: what the machine gives].", COMPUTING, range=_from(1))
     checkpoint_minutes: float = option(5.0, "Minutes between checkpoints.", RUN, range=_from(0))
     keep_checkpoints: int = option(2, "Checkpoints that stay, the newest ones.", RUN, range=_from(1))
+    best: str | None = option(
+        None, "Validation figure (psnr_y, kl ...) whose best checkpoint and model stay.", RUN, metavar="FIGURE"
+    )
     log_every: int = option(20, "Steps between log lines.", RUN, range=_from(1))
     sample_every: int = option(500, "Steps between validations with sample pictures.", RUN, range=_from(1))
     metrics: str | None = option(
@@ -241,6 +257,26 @@ class TrainOptions:
         if self.stage in ("prerestorer", "tokenizer") and (self.recompute or self.parallel == "fsdp"):
             given = "--recompute" if self.recompute else "--parallel fsdp"
             raise UsageError(f"{given}: stage {self.stage} has no transformer; leave it out")
+
+
+@dataclass(frozen=True)
+class RunsOptions:
+    """Which runs are compared, and how."""
+
+    runs: tuple[Path, ...] = option(
+        (), "Run folders, or folders that hold them.", INPUT, positional=True, metavar="RUN..."
+    )
+    figures: str | None = option(
+        None,
+        "Figures of validation in the table, separated by commas.",
+        OUTPUT,
+        metavar="LIST",
+        default_text="the usual ones",
+    )
+    report: Path | None = option(None, "Page with table, settings and curves to write.", OUTPUT, metavar="FILE.html")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)

@@ -257,6 +257,11 @@ def configured(name: str | None, config: Path | None) -> Preset:
     return preset(name or DEFAULT) if config is None else read_preset(config, name)
 
 
+def is_divided(options: TrainOptions, chosen: Preset, processes: int) -> bool:
+    """Whether so many processes divide the transformers' weights among them."""
+    return processes > 1 and (options.parallel == "fsdp" or (options.parallel == "auto" and chosen.large))
+
+
 def effective(options: TrainOptions) -> Preset:
     """The configuration of a run: its preset, its file, and on top of both what single options change.
 

@@ -17,9 +17,8 @@ from varestorer_cli.core.training.checkpoint import SIZES
 from varestorer_cli.core.training.config import to_plain
 from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.presets import Preset
+from varestorer_cli.core.training.run_folder import RECORD
 from varestorer_cli.version import __version__
-
-RECORD = "run.json"
 
 
 def write_record(

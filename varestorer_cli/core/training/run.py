@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from varestorer_cli.core.console import Console, is_terminal
+from varestorer_cli.core.degradation.pipeline import load_recipe
 from varestorer_cli.core.errors import OutputError, UsageError
 from varestorer_cli.core.metrics.base import Metric
-from varestorer_cli.core.options import Precision
+from varestorer_cli.core.options import Precision, Progress
 from varestorer_cli.core.runtime import Runtime, autocast_type, choose, keep_freed_memory
 from varestorer_cli.core.training.builder import MODEL, StageBuilder
-from varestorer_cli.core.training.checkpoint import SIZES, checkpoints, remove_remains
+from varestorer_cli.core.training.checkpoint import SIZES
 from varestorer_cli.core.training.config import to_plain, to_toml
 from varestorer_cli.core.training.data.crop_cache import CropCache, CropCacheConfig, LabelOf, PairBatch, PairBatches
 from varestorer_cli.core.training.distill import DistillTask
@@ -27,8 +29,9 @@ from varestorer_cli.core.training.distributed import World, joined, read_world
 from varestorer_cli.core.training.estimate import estimate
 from varestorer_cli.core.training.fsdp import gathered, shard
 from varestorer_cli.core.training.options import TrainOptions
-from varestorer_cli.core.training.presets import Preset, Recipe, Variant, configured, effective
+from varestorer_cli.core.training.presets import Preset, Recipe, Variant, configured, effective, is_divided
 from varestorer_cli.core.training.record import hash_of_texts, write_record
+from varestorer_cli.core.training.run_folder import checkpoints, remove_remains
 from varestorer_cli.core.training.stages import Task, TeacherTask
 from varestorer_cli.core.training.trainer import LoopOptions, Trainer
 from varestorer_cli.core.training.validation import validation_metrics
@@ -83,7 +86,9 @@ def train(options: TrainOptions) -> Path:
         options = replace(options, resume=options.resume or world.agree(world.restarts > 0)[0])
         if world.main:
             _claim(options)
-        _Run(options, chosen, recipe, runtime, world).run()
+        # the steps have lines of their own where there is no terminal to draw a bar on
+        console = Console(Progress.BAR if is_terminal() else Progress.NONE, quiet=options.quiet)
+        _Run(options, chosen, recipe, runtime, world, console).run()
     return options.out / MODEL
 
 
@@ -109,18 +114,19 @@ class _Run:
     recipe: Recipe
     runtime: Runtime
     world: World
+    console: Console
 
     def run(self) -> None:
         """Train, and say what happens."""
         options, recipe = self.options, self.recipe
-        say = speaker(options.quiet or not self.world.main)
+        say = self.console.info if self.world.main else _silent
         # only the process that writes scores the validation pictures
         metrics = validation_metrics(options.metrics, self.runtime.device, say) if self.world.main else ()
         cache: CropCache = self.world.in_turn(lambda: crop_cache(options, self.preset, recipe, say))
         torch.manual_seed(options.seed)
         generator = torch.Generator().manual_seed(options.seed)
         device = torch.device(self.runtime.device)
-        builder = StageBuilder(options, self.preset, recipe, device, cache, generator)
+        builder = StageBuilder(options, self.preset, recipe, device, cache, generator, divided=self._divided)
         task, identity = builder.build()
         maker = builder.labels(autocast_type(self.runtime.precision))
         labels = None if maker is None else maker.of
@@ -131,6 +137,13 @@ class _Run:
             "cache": cache.path.name,
             "recipe": _plain_recipe(recipe),
         }
+        if options.degrade != "cache":
+            if labels is not None:
+                raise UsageError(
+                    "--degrade fly: labels are made once per degraded version in the cache; leave out --label and "
+                    "--keep, or take --degrade cache"
+                )
+            identity["degrade"] = options.degrade
         identity[SIZES] = {name: value for name, value in to_plain(self.preset).items() if name not in NO_SIZES}
         if options.texts is not None:
             identity["texts"] = hash_of_texts(options.texts)
@@ -144,7 +157,14 @@ class _Run:
         )
         self._prepare(task)
         batches = PairBatches(
-            cache, recipe.batch, options.seed, self.world.size, self.world.rank, patch=recipe.patch, labels=labels
+            cache,
+            recipe.batch,
+            options.seed,
+            self.world.size,
+            self.world.rank,
+            patch=recipe.patch,
+            labels=labels,
+            recipe=load_recipe(options.recipe) if options.degrade == "fly" else None,
         )
         started = time.time()
         trainer = Trainer(
@@ -154,7 +174,7 @@ class _Run:
             validation_batches(cache, labels),
             self._loop(device, metrics),
             identity,
-            lambda step, figures: self._export(task, step, figures, time.time() - started),
+            lambda step, figures, name: self._export(task, step, figures, time.time() - started, name or MODEL),
         )
         steps = trainer.run()
         if steps < recipe.steps:
@@ -163,8 +183,7 @@ class _Run:
 
     @property
     def _divided(self) -> bool:
-        asked = self.options.parallel
-        return self.world.size > 1 and (asked == "fsdp" or (asked == "auto" and self.preset.large))
+        return is_divided(self.options, self.preset, self.world.size)
 
     def _prepare(self, task: Task) -> None:
         """Save memory where the preset or the options ask for it."""
@@ -188,16 +207,16 @@ class _Run:
             sample_every=options.sample_every,
             checkpoint_minutes=options.checkpoint_minutes,
             stop_after=options.stop_after,
-            quiet=options.quiet,
+            console=self.console,
             accumulate=options.accumulate,
             world=self.world,
             divided=self._divided,
             metrics=metrics,
             keep=options.keep_checkpoints,
-            say=speaker(not self.world.main),  # warnings, --quiet or not
+            best=options.best,
         )
 
-    def _export(self, task: Task, step: int, figures: Mapping[str, float], seconds: float) -> None:
+    def _export(self, task: Task, step: int, figures: Mapping[str, float], seconds: float, name: str) -> None:
         """Write the model file from the weights in place."""
         options, runtime = self.options, self.runtime
         components = gathered(task.components())
@@ -210,7 +229,7 @@ class _Run:
             "seed": str(options.seed),
             "seconds": f"{seconds:.0f}",
             "machine": f"{platform.machine()}, {runtime.device}, {runtime.precision}, {runtime.threads} threads",
-            "validation": json.dumps({k: round(v, 4) for k, v in figures.items()}),
+            "validation": json.dumps({k: round(v, 4) for k, v in figures.items() if "/" not in k}),
             "licence": options.license_text,
         }
         restorer, text = None, None
@@ -223,7 +242,7 @@ class _Run:
             if task.texts is not None:
                 restorer, text = replace(restorer, takes_text=True), task.texts.default
         dtype = torch.float16 if options.half else None
-        save_bundle(options.out / MODEL, _merged(components), restorer=restorer, notes=notes, dtype=dtype, text=text)
+        save_bundle(options.out / name, _merged(components), restorer=restorer, notes=notes, dtype=dtype, text=text)
 
 
 def _plain_recipe(recipe: Recipe) -> dict[str, Any]:
@@ -257,15 +276,8 @@ def _merged(components: Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:
     return components
 
 
-def speaker(quiet: bool) -> Callable[[str], None]:
-    """Something that writes a line to stderr, or nothing."""
-
-    def say(text: str) -> None:
-        if not quiet:
-            sys.stderr.write(text + "\n")
-            sys.stderr.flush()
-
-    return say
+def _silent(text: str) -> None:
+    """Say nothing: of several processes, one speaks."""
 
 
 def crop_cache(options: TrainOptions, chosen: Preset, recipe: Recipe, say: Callable[[str], None]) -> CropCache:

@@ -51,7 +51,7 @@ class Task(Protocol):
         """Loss terms by name; those with a weight are summed, the rest only logged."""
 
     def parameter_groups(self) -> list[dict[str, object]]:
-        """Optimiser groups; ``scale`` multiplies the learning rate."""
+        """Optimiser groups; ``scale`` multiplies the learning rate, ``name`` is for the log."""
 
     def validate(self, batch: PairBatch) -> tuple[dict[str, float], list[Tensor]]:
         """Figures of one validation batch and columns of pictures in [0, 1]."""
@@ -107,14 +107,25 @@ def check_terms(weights: Mapping[str, float], known: tuple[str, ...], stage: str
         raise UsageError(f"stage {stage}: every loss weight is 0, there is nothing to train on")
 
 
+def per_scale(name: str, values: Sequence[Tensor] | Tensor) -> Terms:
+    """Values of the scales, coarsest first, as terms for the log: ``name/1``, ``name/2`` ..."""
+    return {f"{name}/{k + 1}": value.detach() for k, value in enumerate(values)}
+
+
+def accuracy_terms(difference_BLd: Tensor, bits_BLd: Tensor, slices: Sequence[slice]) -> Terms:
+    """Share of bits predicted right: ``bit_accuracy`` of all, ``bit_accuracy/K`` of scale K."""
+    right = ((difference_BLd > 0) == bits_BLd.bool()).float()
+    return {"bit_accuracy": right.mean(), **per_scale("bit_accuracy", [right[:, rows].mean() for rows in slices])}
+
+
 def usage_terms(difference_BLd: Tensor, slices: Sequence[slice], count: int) -> Terms:
     """Signs of collapse in predicted bits for the log: ``entropy/K`` and, of large scales, ``used/K`` of scale K."""
     entropies, used = bit_usage(difference_BLd, slices, lambda mean: batch_mean(mean, count))
-    return {f"entropy/{k + 1}": value for k, value in enumerate(entropies)} | _of_large("used", used, slices)
+    return per_scale("entropy", entropies) | _of_large("used", used, slices)
 
 
 def _of_large(name: str, values: Tensor, slices: Sequence[slice]) -> Terms:
-    """One term a scale, without the scales whose few bits may agree by chance where a batch is one picture."""
+    """One term per scale; scales with too few bits for the statistic are left out."""
     large = [k for k, rows in enumerate(slices) if rows.stop - rows.start >= _TELLING]
     return {f"{name}/{k + 1}": values[k] for k in large}
 
@@ -178,7 +189,10 @@ class PrerestorerTask:
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """The network; with an adversarial term the discriminator too."""
-        return [{"params": list(self.module.parameters()), "scale": 1.0}, *self.losses.parameter_groups()]
+        return [
+            {"params": list(self.module.parameters()), "scale": 1.0, "name": "prerestorer"},
+            *self.losses.parameter_groups(),
+        ]
 
     def validate(self, batch: PairBatch) -> tuple[dict[str, float], list[Tensor]]:
         """PSNR of the result and of bicubic upscaling, over RGB; with labels also of the result against the label."""
@@ -263,9 +277,9 @@ class TokenizerTask:
         """The linear path learns at a quarter of the rate: it starts at its optimum."""
         linear = [p for name, p in self.tokenizer.named_parameters() if ".linear." in name]
         rest = [p for name, p in self.tokenizer.named_parameters() if ".linear." not in name and p.requires_grad]
-        groups: list[dict[str, object]] = [{"params": rest, "scale": 1.0}]
+        groups: list[dict[str, object]] = [{"params": rest, "scale": 1.0, "name": "tokenizer"}]
         if linear:
-            groups.append({"params": linear, "scale": 0.25})
+            groups.append({"params": linear, "scale": 0.25, "name": "linear"})
         return [*groups, *self.losses.parameter_groups()]
 
     def validate(self, batch: PairBatch) -> tuple[dict[str, float], list[Tensor]]:
@@ -326,9 +340,8 @@ class TeacherTask:
         difference = self._difference(quantized.tokens_BLd, texts, drop, seen)
         sides = [float(h * w) ** 0.5 for h, w in config.schedule.grids]
         loss = bit_cross_entropy(difference, quantized.bits_BLd, config.schedule.slices, sides)
-        accuracy = ((difference > 0) == quantized.bits_BLd.bool()).float().mean()
-        usage = usage_terms(difference, config.schedule.slices, size)
-        return {"cross_entropy": loss, "bit_accuracy": accuracy, **usage}
+        accuracy = accuracy_terms(difference, quantized.bits_BLd, config.schedule.slices)
+        return {"cross_entropy": loss, **accuracy, **usage_terms(difference, config.schedule.slices, size)}
 
     def _difference(
         self, tokens_BLd: Tensor, texts: Texts, drop: list[bool], degraded_Bld: Tensor | None = None
@@ -352,7 +365,8 @@ class TeacherTask:
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """One group."""
-        return [{"params": [p for p in self.trained.parameters() if p.requires_grad], "scale": 1.0}]
+        parameters = [p for p in self.trained.parameters() if p.requires_grad]
+        return [{"params": parameters, "scale": 1.0, "name": "teacher"}]
 
     def validate(self, batch: PairBatch) -> tuple[dict[str, float], list[Tensor]]:
         """Cross-entropy and accuracy on clean histories, and pictures of the teacher-forced likelier bits."""
@@ -363,9 +377,9 @@ class TeacherTask:
         difference = self._difference(quantized.tokens_BLd, texts, [False] * len(batch))
         sides = [float(h * w) ** 0.5 for h, w in config.schedule.grids]
         loss = bit_cross_entropy(difference, quantized.bits_BLd, config.schedule.slices, sides)
-        accuracy = ((difference > 0) == quantized.bits_BLd.bool()).float().mean()
+        accuracy = accuracy_terms(difference, quantized.bits_BLd, config.schedule.slices)
         decoded = self.tokenizer.decode(self.tokenizer.quantizer.accumulate(difference > 0, config.schedule))
-        figures = {"cross_entropy": float(loss), "bit_accuracy": float(accuracy)}
+        figures = {"cross_entropy": float(loss), **{name: float(share) for name, share in accuracy.items()}}
         if self.prerestorer is None:
             return figures, [(decoded + 1) / 2, (reference + 1) / 2]
         restored = self.restorer(RestorerConfig(sampling="argmax"))(degraded(batch, self.device)).image_B3TT

@@ -14,17 +14,21 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from varestorer_cli.core.errors import ExitCode, InterruptedRunError, VarestorerError
+from varestorer_cli.core.console import Console
+from varestorer_cli.core.errors import ExitCode, InterruptedRunError, UsageError, VarestorerError
 from varestorer_cli.core.metrics.base import Metric
-from varestorer_cli.core.training.checkpoint import KEPT, LEARNING_RATE, RunState, checkpoints, remove
+from varestorer_cli.core.training.checkpoint import KEPT, LEARNING_RATE, RunState
 from varestorer_cli.core.training.data.crop_cache import PairBatch
 from varestorer_cli.core.training.distributed import World, replicate, unsynchronised
 from varestorer_cli.core.training.ema import WeightAverage
 from varestorer_cli.core.training.fsdp import DamagedError, average_whole_gradients, whole
-from varestorer_cli.core.training.log import RunLog
+from varestorer_cli.core.training.log import LEARNING_RATE_FIGURE, RunLog
 from varestorer_cli.core.training.presets import Recipe
+from varestorer_cli.core.training.run_folder import BEST_MODEL, Best, checkpoints, read_best, remove, write_best
 from varestorer_cli.core.training.stages import Task
-from varestorer_cli.core.training.validation import scores
+from varestorer_cli.core.training.validation import is_lower_better, scores
+
+Export = Callable[[int, Mapping[str, float], str | None], None]
 
 
 class DivergedError(VarestorerError):
@@ -51,13 +55,13 @@ class LoopOptions:
         log_every, sample_every: steps.
         checkpoint_minutes: time between checkpoints.
         stop_after: minutes until a pause, None for no limit.
-        quiet: no progress.
+        console: shows messages and progress.
         accumulate: parts in which each process computes its share of a batch, to save memory.
         world: this process's place among those of the run.
         divided: the transformers' weights are divided among the processes.
         metrics: that score the validation pictures, see ``validation.validation_metrics``.
-        keep: checkpoints that stay.
-        say: gets a sentence on what happens.
+        keep: checkpoints that stay, the newest ones.
+        best: validation figure by which one more checkpoint stays, the best one; None for none.
     """
 
     folder: Path
@@ -69,13 +73,13 @@ class LoopOptions:
     sample_every: int
     checkpoint_minutes: float
     stop_after: float | None
-    quiet: bool
+    console: Console
     accumulate: int = 1
     world: World = field(default_factory=World)
     divided: bool = False
     metrics: tuple[Metric, ...] = ()
     keep: int = KEPT
-    say: Callable[[str], None] = lambda text: None
+    best: str | None = None
 
 
 class _Losses(nn.Module):
@@ -119,7 +123,8 @@ class Trainer:
         validation: held-out pictures.
         options: how to run.
         identity: what a checkpoint must share with this run to be resumed.
-        export: writes the model file; called with the averaged weights in place and the step.
+        export: writes a model file; called with the averaged weights in place, the step, the figures of validation
+            and the file's name, None for the run's own.
     """
 
     def __init__(
@@ -130,11 +135,12 @@ class Trainer:
         validation: list[PairBatch],
         options: LoopOptions,
         identity: dict[str, Any],
-        export: Callable[[int, Mapping[str, float]], None],
+        export: Export,
     ) -> None:
         self.task, self.recipe, self.batches, self.validation = task, recipe, batches, validation
         self.options, self.identity, self.export = options, identity, export
         groups = task.parameter_groups()
+        self.groups = [str(group.pop("name", number)) for number, group in enumerate(groups)]
         self.optimizer = torch.optim.AdamW(
             groups,
             lr=recipe.learning_rate,
@@ -165,7 +171,8 @@ class Trainer:
             self._resume()
         started = saved = time.monotonic()
         minutes = options.stop_after
-        log = RunLog(options.folder, self.step, self.recipe.steps, self.task.unit, options.quiet, writing=world.main)
+        console = options.console
+        log = RunLog(options.folder, self.step, self.recipe.steps, self.task.unit, console, writing=world.main)
         with log, self._signals(), self._prefetched() as stream:
             if self.step % options.sample_every == 0 and self.step < self.recipe.steps:
                 self._validate(log)  # of a resumed run: those of its first step were taken out of the log
@@ -193,7 +200,7 @@ class Trainer:
             figures = self._validate(log)
             self.state.save(options.folder, self.step, world)
             with self.average.applied():
-                self.export(self.step, figures)
+                self.export(self.step, figures, None)
         world.wait()
         return self.step
 
@@ -206,17 +213,21 @@ class Trainer:
             except DamagedError as error:
                 if number + 1 == len(found):
                     raise
-                self.options.say(f"warning: {error}; the run goes on from the one before, {found[number + 1].name}")
+                self._warn(f"{error}; the run goes on from the one before, {found[number + 1].name}")
                 continue
             if self.options.world.main:
                 for damaged in found[:number]:
                     remove(damaged)
             if LEARNING_RATE in changed:
-                self.options.say(
+                self._warn(
                     f"from step {self.step} on with learning rate {self.recipe.learning_rate:g} "
                     f"(was {changed[LEARNING_RATE]:g})"
                 )
             return
+
+    def _warn(self, text: str) -> None:
+        if self.options.world.main:
+            self.options.console.warn(text)
 
     def _train_step(self, batch: PairBatch, log: RunLog) -> None:
         factor = learning_rate_factor(self.step, self.recipe)
@@ -242,7 +253,10 @@ class Trainer:
         if self.step % self.options.log_every == 0 or self.step == 1:
             share = len(batch) / (batch.whole or len(batch))
             values = self.options.world.mean({name: float(value) for name, value in terms.items()}, share)
-            log.scalars(self.step, {**values, "gradient_norm": float(norm)}, self.recipe.batch)
+            values |= {LEARNING_RATE_FIGURE: self.recipe.learning_rate * factor, "gradient_norm": float(norm)}
+            if len(norms) > 1:
+                values |= {f"gradient_norm/{n}": float(v) for n, v in zip(self.groups, norms, strict=True)}
+            log.scalars(self.step, values, self.recipe.batch)
 
     def _gradients(self, batch: PairBatch) -> dict[str, Tensor]:
         """Gradients of the mean over the whole batch; returns the terms' means over this process's share of it."""
@@ -270,7 +284,7 @@ class Trainer:
     @torch.no_grad()
     def _validate(self, log: RunLog) -> dict[str, float]:
         sums: dict[str, float] = {}
-        pictures: list[list[Tensor]] = []
+        images: list[list[Tensor]] = []
         count = 0
         was_training = self.task.trained.training
         self.task.trained.eval()
@@ -280,17 +294,45 @@ class Trainer:
                 count += len(batch.hq)
                 for name, value in figures.items():
                     sums[name] = sums.get(name, 0.0) + value * len(batch.hq)
-                pictures.append([c.float().cpu() for c in columns])
+                images.append([c.float().cpu() for c in columns])
                 if self.options.world.main:
-                    for name, value in scores(self.options.metrics, *pictures[-1][-2:]).items():
+                    for name, value in scores(self.options.metrics, *images[-1][-2:]).items():
                         sums[name] = sums.get(name, 0.0) + value
         self.task.trained.train(was_training)
-        if not count:
-            return {}
         means = {name: value / count for name, value in sums.items()}
-        log.validation(self.step, means)
-        log.pictures(self.step, [torch.cat(column)[:6] for column in zip(*pictures, strict=True)])
+        if count:
+            log.validation(self.step, means)
+            log.images(self.step, [torch.cat(column)[:6] for column in zip(*images, strict=True)])
+        if self.options.best is not None and self._regular:
+            self._keep_if_best(self.options.best, means)
         return means
+
+    @property
+    def _regular(self) -> bool:
+        """Whether the validation of this step is one of an uninterrupted run: pauses add others."""
+        return self.step % self.options.sample_every == 0 or self.step == self.recipe.steps
+
+    def _keep_if_best(self, metric: str, figures: Mapping[str, float]) -> None:
+        """Write checkpoint and model file where the figure is better than at all validations before."""
+        options, world, better = self.options, self.options.world, False
+        if world.main:
+            before = read_best(options.folder)
+            if metric not in figures:
+                known = f"known are {', '.join(figures)}" if figures else "there are no held-out photographs"
+                raise UsageError(f"--best {metric}: no figure of the validation of this stage; {known}")
+            lower, value = is_lower_better(metric, options.metrics), figures[metric]
+            if before is None or before.metric != metric:
+                better = math.isfinite(value)
+            else:
+                better = value < before.value if lower else value > before.value
+        if not world.agree(better)[0]:
+            return
+        self.state.save(options.folder, self.step, world)
+        with self.average.applied():
+            self.export(self.step, figures, BEST_MODEL)
+        if world.main:
+            write_best(options.folder, Best(metric, figures[metric], self.step))
+            options.console.info(f"step {self.step}  best {metric} so far: {figures[metric]:.4f}, in {BEST_MODEL}")
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

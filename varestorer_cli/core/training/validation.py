@@ -11,6 +11,9 @@ from varestorer_cli.core.metrics.protocols import PROTOCOLS, metric_names
 from varestorer_cli.core.metrics.psnr_ssim import OUR_METRICS
 from varestorer_cli.core.metrics.registry import load_metrics
 
+_LOWER_BETTER = {"psnr": False, "bit_accuracy": False, "cross_entropy": True, "kl": True, "features": True}
+"""By the beginning of the name: the stages' own figures."""
+
 
 def validation_metrics(asked: str | None, device: str, say: Callable[[str], None]) -> tuple[Metric, ...]:
     """The metrics of a run, ready to call.
@@ -32,6 +35,25 @@ def validation_metrics(asked: str | None, device: str, say: Callable[[str], None
     for metric in metrics:
         metric.prepare()
     return tuple(metrics)
+
+
+def is_lower_better(name: str, metrics: Sequence[Metric]) -> bool:
+    """Whether a lower value of a validation figure is the better one.
+
+    Args:
+        name: of the figure: one of the metrics, or a stage's own.
+        metrics: of ``validation_metrics``.
+
+    Raises:
+        UsageError: nothing is known of the figure.
+    """
+    for metric in metrics:
+        if metric.name == name:
+            return metric.lower_better
+    for start, lower in _LOWER_BETTER.items():
+        if name.startswith(start):
+            return lower
+    raise UsageError(f"--best {name}: it is not known whether a higher or a lower value is better; take another figure")
 
 
 def scores(metrics: Sequence[Metric], results_B3HW: Tensor, references_B3HW: Tensor) -> dict[str, float]:

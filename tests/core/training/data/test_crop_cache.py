@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from varestorer_cli.core.degradation.pipeline import RECIPES
 from varestorer_cli.core.errors import InputError, OutputError, UsageError
 from varestorer_cli.core.training.data import crop_builder, crop_cache
 from varestorer_cli.core.training.data.crop_cache import CropCache, CropCacheConfig, PairBatches, list_photos
@@ -398,3 +399,32 @@ def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path: Path) -> None
     assert len(list((tmp_path / "cache").glob(".crops-*.part"))) == 1
     built = CropCache.build(photos, tmp_path / "cache", CropCacheConfig(crop=64, scale=4, crops=8, recipe="moderate"))
     assert list((tmp_path / "cache").iterdir()) == [built.path]
+
+
+def test_degraded_on_the_fly_each_draw_is_new_and_repeats_exactly(cache: CropCache) -> None:
+    recipe = RECIPES["mild"]
+    one, again = (PairBatches(cache, 4, seed=1, recipe=recipe) for _ in range(2))
+    cached = PairBatches(cache, 4, seed=1)
+    seen: dict[int, set[bytes]] = {}
+    for step in range(40):
+        pair = one.batch(step)
+        assert torch.equal(pair.lq, again.batch(step).lq) and torch.equal(pair.hq, cached.batch(step).hq)
+        for row, lq in zip(pair.indices.tolist(), pair.lq, strict=True):
+            seen.setdefault(row, set()).add(lq.numpy().tobytes())
+    assert min(len(draws) for draws in seen.values()) >= 2, "more draws of a crop than versions in the cache"
+    drawn = sum(len(draws) for draws in seen.values())
+    assert drawn == 160, "no draw comes twice"
+    parts = [PairBatches(cache, 4, seed=1, world_size=2, rank=rank, recipe=recipe).batch(7) for rank in range(2)]
+    assert torch.equal(torch.cat([part.lq for part in parts]), one.batch(7).lq)
+
+
+def test_what_is_degraded_on_the_fly_lies_on_its_sharp_patch(cache: CropCache) -> None:
+    """Without a flip or turn between them: reduced, the sharp patch is near its degraded one, far from a mirrored."""
+    batches = PairBatches(cache, 8, seed=2, patch=16, recipe=RECIPES["mild"])
+    near, far = [], []
+    for step in range(6):
+        pair = batches.batch(step)
+        small = torch.nn.functional.avg_pool2d(pair.hq.float(), 4)
+        near.append((small - pair.lq.float()).abs().mean())
+        far.append((small.flip(-1) - pair.lq.float()).abs().mean())
+    assert float(torch.stack(near).mean()) < 0.6 * float(torch.stack(far).mean())

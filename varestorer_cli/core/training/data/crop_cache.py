@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 
 from varestorer_cli.core.atomic import part_path, remove_stale_parts
-from varestorer_cli.core.degradation.pipeline import Bytes, load_recipe
+from varestorer_cli.core.degradation.pipeline import Bytes, DegradationConfig, degrade, load_recipe
 from varestorer_cli.core.errors import InputError, OutputError, UsageError
 from varestorer_cli.core.training.data.crop_builder import CropBuilder, cache_key, named_photos
 from varestorer_cli.core.training.data.crops import CropCacheConfig, list_photos
@@ -203,8 +203,8 @@ def _batch(hq: Sequence[Bytes], lq: Sequence[Bytes], rows: Indices, labels: Sequ
 class PairBatches:
     """Batches of training pairs as a pure function of the step: resuming needs no state.
 
-    Each epoch is its own permutation of the training crops; a batch may reach into the next epoch. Version,
-    flip, quarter turn and sub-patch are drawn for each sample.
+    Each epoch is its own permutation of the training crops; a batch may reach into the next epoch. Version (or a
+    degradation of its own), flip, quarter turn and sub-patch are drawn for each sample.
     """
 
     def __init__(
@@ -216,6 +216,7 @@ class PairBatches:
         rank: int = 0,
         patch: int | None = None,
         labels: LabelOf | None = None,
+        recipe: DegradationConfig | None = None,
     ) -> None:
         """Describe the batches.
 
@@ -227,6 +228,8 @@ class PairBatches:
             rank: This rank, from 0.
             patch: Side of the sharp sub-patch, a multiple of the scale; the whole crop when left out.
             labels: Makes the labels of the pairs; none where left out.
+            recipe: Degrades each crop anew when it is drawn, from the seed and its place in the run; where left out,
+                one of the versions in the cache is taken.
 
         Raises:
             UsageError: The numbers do not fit each other or the cache.
@@ -247,6 +250,7 @@ class PairBatches:
         self.world_size = world_size
         self.rank = rank
         self.labels = labels
+        self.recipe = recipe
         self._order: tuple[int, Indices] | None = None
 
     def batch(self, step: int) -> PairBatch:
@@ -256,7 +260,7 @@ class PairBatches:
         hq, lq, rows, labels = [], [], [], []
         for position in range(start + first, start + last):
             row = self._row(position)
-            sharp, degraded, label = self._augmented(row, np.random.default_rng([self.seed, 1, position]))
+            sharp, degraded, label = self._augmented(row, position)
             hq.append(sharp)
             lq.append(degraded)
             rows.append(row)
@@ -271,8 +275,8 @@ class PairBatches:
             self._order = (epoch, rng.permutation(self.cache.train_indices))
         return int(self._order[1][place])
 
-    def _augmented(self, row: int, rng: np.random.Generator) -> tuple[Bytes, Bytes, Bytes | None]:
-        config = self.cache.config
+    def _augmented(self, row: int, position: int) -> tuple[Bytes, Bytes, Bytes | None]:
+        config, rng = self.cache.config, np.random.default_rng([self.seed, 1, position])
         version = int(rng.integers(config.versions))
         side, scale = self.patch // config.scale, config.scale
         top, left = rng.integers(config.crop // scale - side + 1, size=2)
@@ -283,4 +287,11 @@ class PairBatches:
             return np.rot90(cut[:, ::-1] if flip else cut, turns)
 
         label = None if self.labels is None else oriented(self.labels(row, version), scale)
-        return oriented(self.cache.hq[row], scale), oriented(self.cache.lq[row, version], 1), label
+        return oriented(self.cache.hq[row], scale), oriented(self._degraded(row, version, position), 1), label
+
+    def _degraded(self, row: int, version: int, position: int) -> Bytes:
+        """The whole crop's degraded image: of the cache, or made now."""
+        if self.recipe is None:
+            return np.asarray(self.cache.lq[row, version])
+        rng = np.random.default_rng([self.seed, 2, position])
+        return degrade(np.asarray(self.cache.hq[row]), self.cache.config.scale, self.recipe, rng)
