@@ -20,6 +20,6 @@ def register(app: typer.Typer) -> None:
 
 def runs(options: RunsOptions) -> None:
     """Print the table and write the page."""
-    from varestorer_cli.core.training.runs import compare_runs
+    from varestorer_cli.core.training.runs_report import compare_runs
 
     compare_runs(options)

@@ -14,7 +14,7 @@ from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.training.options import RunsOptions
 from varestorer_cli.core.training.run_folder import Best, write_best
 from varestorer_cli.core.training.runs import chosen_figures, differences, find_runs, read_run
-from varestorer_cli.core.training.runs_page import runs_page
+from varestorer_cli.core.training.runs_report import runs_page
 
 RECORD: dict[str, Any] = {
     "stage": "distill", "preset": "smoke", "seed": 0, "cache": "crops-1", "frozen": {"teacher": "aa"},

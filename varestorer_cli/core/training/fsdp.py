@@ -6,6 +6,7 @@ every process. Checkpoints are written piece by piece (torch.distributed.checkpo
 processes, one included.
 """
 
+import dataclasses
 import json
 import os
 import shutil
@@ -39,8 +40,33 @@ def shard(modules: Iterable[nn.Module]) -> None:
     for transformer in {m for module in modules for m in module.modules() if isinstance(m, Transformer)}:
         for block in transformer.blocks:
             fully_shard(block)
+        _return_own_memory(transformer)
         fully_shard(transformer)
         register_fsdp_forward_method(transformer, "encode_condition")
+
+
+def _return_own_memory(transformer: Transformer) -> None:
+    """Let a transformer return no views, in ``forward`` and in ``encode_condition``; before FSDP sees it.
+
+    FSDP2 gathers the weights for the backward pass by hooks on what a module returns. An operation in place on a view
+    would drop its hook, and gradients would be wrong. Nothing here works in place; FSDP2 warns of every view.
+    """
+    encode = transformer.encode_condition
+    transformer.register_forward_hook(lambda module, arguments, output: _cloned(output))
+    setattr(transformer, "encode_condition", lambda *args, **kwargs: _cloned(encode(*args, **kwargs)))  # noqa: B010
+
+
+def _cloned(value: Any) -> Any:
+    """Tensors in memory of their own, inside tuples and dataclasses too."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, tuple):
+        return tuple(_cloned(item) for item in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.replace(
+            value, **{f.name: _cloned(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        )
+    return value
 
 
 def average_whole_gradients(parameters: Iterable[Tensor], world: World) -> None:

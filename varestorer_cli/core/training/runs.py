@@ -1,19 +1,16 @@
-"""The command ``runs``: training runs beside each other, as a table on the terminal and as one HTML page of curves."""
+"""Training runs read from their folders and put beside each other: figures, settings that differ."""
 
 import csv
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.phrases import count, named, visible
-from varestorer_cli.core.report.page import check_page_target
+from varestorer_cli.core.phrases import named, visible
 from varestorer_cli.core.training.config import flat, nearest
-from varestorer_cli.core.training.options import RunsOptions
 from varestorer_cli.core.training.run_folder import LOG, RECORD, read_best
 
 FIRST = ("psnr_y", "ssim_y", "psnr", "cross_entropy", "kl", "bit_accuracy", "psnr_over_noise")
@@ -69,28 +66,6 @@ class TrainingRun:
             if not any(name == start or name.startswith(start + ".") for start in _NO_SETTINGS)
         }
         return found | flat(dict(self.recipe), "recipe.")
-
-
-def compare_runs(options: RunsOptions) -> None:
-    """Print the table, and write the page where one is asked for.
-
-    Raises:
-        UsageError: no run, a folder that is none, an unknown figure, or a page that would replace another file.
-        OutputError: the page cannot be written.
-    """
-    if options.report is not None:
-        check_page_target(options.report)
-    runs = [read_run(path, name) for path, name in find_runs(options.runs)]
-    figures = chosen_figures(runs, options.figures)
-    sys.stdout.write(terminal_table(runs, figures) + "\n")
-    for run in runs:
-        if run.skipped:
-            sys.stderr.write(f"warning: {visible(str(run.path / LOG))}: {count(run.skipped, 'row')} cannot be read\n")
-    if options.report is not None:
-        from varestorer_cli.core.training.runs_page import write_runs_page
-
-        write_runs_page(runs, figures, options.report)
-        sys.stderr.write(f"page: {visible(str(options.report))}\n")
 
 
 def find_runs(paths: Sequence[Path]) -> list[tuple[Path, str]]:
@@ -199,31 +174,6 @@ def number(value: Any) -> str:
     if not isinstance(value, int | float):
         return ""
     return f"{value:.4g}" if math.isfinite(value) else str(value)
-
-
-def terminal_table(runs: Sequence[TrainingRun], figures: Sequence[str]) -> str:
-    """The table as text, and the settings in which the runs differ; numbers are never cut."""
-    import rich.console
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    def grid(head: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> str:
-        made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for place, text in enumerate(head):
-            made.add_column(Text(text), justify="left" if place < words else "right", no_wrap=True)
-        for row in rows:
-            made.add_row(*map(Text, row))
-        wide = rich.console.Console(highlight=False, width=10_000)
-        with wide.capture() as capture:
-            wide.print(made)
-        return "\n".join(line.rstrip() for line in capture.get().splitlines() if line.strip())
-
-    parts = [grid(*table(runs, figures), words=3)]
-    different = differences(runs)
-    if len(runs) > 1 and different:
-        parts.append(grid(("differs", *(visible(run.name) for run in runs)), setting_rows(different), words=1))
-    return "\n\n".join(parts)
 
 
 def setting_rows(different: Mapping[str, tuple[Any, ...]]) -> list[tuple[str, ...]]:

@@ -1,23 +1,69 @@
-"""The HTML page of the command ``runs``: table, settings that differ, curves; by the parts of the report page."""
+"""The command ``runs``: a table on the terminal, and a page of curves by the parts of the report page."""
 
+import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from varestorer_cli.core.phrases import count
+from varestorer_cli.core.phrases import count, visible
 from varestorer_cli.core.report.charts import MOST_CURVES, curves
-from varestorer_cli.core.report.page import Block, Charts, Lines, Page, Section, Table, write_page
-from varestorer_cli.core.training.runs import TrainingRun, differences, setting_rows, table
+from varestorer_cli.core.report.page import Block, Charts, Lines, Page, Section, Table, check_page_target, write_page
+from varestorer_cli.core.training.options import RunsOptions
+from varestorer_cli.core.training.run_folder import LOG
+from varestorer_cli.core.training.runs import (
+    TrainingRun,
+    chosen_figures,
+    differences,
+    find_runs,
+    read_run,
+    setting_rows,
+    table,
+)
 
 _OVER = "step"
 
 
-def write_runs_page(runs: Sequence[TrainingRun], figures: Sequence[str], path: Path) -> None:
-    """Write the comparison as one file that needs no network.
+def compare_runs(options: RunsOptions) -> None:
+    """Print the table, and write the page where one is asked for.
 
     Raises:
-        OutputError: it cannot be written.
+        UsageError: no run, a folder that is none, an unknown figure, or a page that would replace another file.
+        OutputError: the page cannot be written.
     """
-    write_page(runs_page(runs, figures), path)
+    if options.report is not None:
+        check_page_target(options.report)
+    runs = [read_run(path, name) for path, name in find_runs(options.runs)]
+    figures = chosen_figures(runs, options.figures)
+    sys.stdout.write(terminal_table(runs, figures) + "\n")
+    for run in runs:
+        if run.skipped:
+            sys.stderr.write(f"warning: {visible(str(run.path / LOG))}: {count(run.skipped, 'row')} cannot be read\n")
+    if options.report is not None:
+        write_page(runs_page(runs, figures), options.report)
+        sys.stderr.write(f"page: {visible(str(options.report))}\n")
+
+
+def terminal_table(runs: Sequence[TrainingRun], figures: Sequence[str]) -> str:
+    """The table as text, and the settings in which the runs differ; numbers are never cut."""
+    import rich.console
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    def grid(head: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> str:
+        made = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+        for place, text in enumerate(head):
+            made.add_column(Text(text), justify="left" if place < words else "right", no_wrap=True)
+        for row in rows:
+            made.add_row(*map(Text, row))
+        wide = rich.console.Console(highlight=False, width=10_000)
+        with wide.capture() as capture:
+            wide.print(made)
+        return "\n".join(line.rstrip() for line in capture.get().splitlines() if line.strip())
+
+    parts = [grid(*table(runs, figures), words=3)]
+    different = differences(runs)
+    if len(runs) > 1 and different:
+        parts.append(grid(("differs", *(visible(run.name) for run in runs)), setting_rows(different), words=1))
+    return "\n\n".join(parts)
 
 
 def runs_page(runs: Sequence[TrainingRun], figures: Sequence[str]) -> Page:
