@@ -32,7 +32,7 @@ from varestorer_cli.core.training.builder import MODEL
 from varestorer_cli.core.training.data.crop_cache import CropCache
 from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.presets import preset
-from varestorer_cli.core.training.run import crop_cache, speaker, train
+from varestorer_cli.core.training.run import crop_cache, train
 from varestorer_cli.core.weights.model_file import load_bundle, load_restorer, save_bundle
 from varestorer_models.multistep import MultiStepRestorer
 from varestorer_models.restorer import OneStepRestorer
@@ -105,7 +105,7 @@ class Evidence:
     @cached_property
     def _cache(self) -> CropCache:
         sizes = preset("mini")
-        return crop_cache(self.base, sizes, sizes.recipes["distill"], speaker(True))
+        return crop_cache(self.base, sizes, sizes.recipes["distill"], lambda text: None)
 
     @cached_property
     def _held_out(self) -> measures.HeldOut:
