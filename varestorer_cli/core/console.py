@@ -311,6 +311,7 @@ def _bar() -> Any:
 
 
 def is_terminal() -> bool:
+    """Whether messages go to a terminal that can draw a bar."""
     return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "")
 
 
