@@ -110,6 +110,13 @@ class Transfer(StrEnum):
     ENCODED = "encoded"
 
 
+class Large(StrEnum):
+    """What happens to an image that is large already, see ``only_below``."""
+
+    SKIP = "skip"
+    COPY = "copy"
+
+
 class Captioning(StrEnum):
     """Who describes pictures that have no caption."""
 
@@ -257,6 +264,10 @@ class RestoreOptions:
     )
     weights: Path | None = option(None, WEIGHTS)
     sizing: Sizing = field(default_factory=Sizing)
+    only_below: int | None = option(
+        None, "Restore only images whose longer side is below this.", SIZE, metavar="PIXELS", range=Range(1)
+    )
+    large: Large = option(Large.SKIP, "What --only-below does with larger ones.", SIZE)
     tile: int | None = option(
         None,
         "Tile side in output pixels [default: the model's].",

@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from varestorer_cli.core.errors import UsageError
@@ -12,6 +12,23 @@ DEFAULT_SCALE = 4.0
 LARGEST_SCALE = 64.0
 SIZE = "Size"
 _PIXELS = Range(1, words="at least 1 pixel is needed")
+
+
+@dataclass(frozen=True)
+class PrintSize:
+    """Size of a print; an image is fitted into it, turned as the image is, its aspect ratio kept.
+
+    Attributes:
+        width, height: in inches.
+        text: as it was written, such as ``30x20cm``.
+    """
+
+    width: float
+    height: float
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True)
@@ -30,11 +47,11 @@ class Sizing:
         range=Range(0, LARGEST_SCALE, above=True, words=f"a factor above 0 and up to {LARGEST_SCALE:g} is needed"),
         stale=Stale.ALWAYS,
     )
-    size: tuple[int, int] | None = option(
+    size: tuple[int, int] | PrintSize | None = option(
         None,
-        "Exact output size in pixels.",
+        "Exact size in pixels, or a print to fit into: 30x20cm with --ppi.",
         SIZE,
-        metavar="WxH",
+        metavar="WxH[cm|mm|in]",
         parse=lambda text: parse_size(text),
         stale=Stale.ALWAYS,
     )
@@ -48,20 +65,39 @@ class Sizing:
         stale=Stale.ALWAYS,
     )
 
+    ppi: int | None = option(
+        None,
+        "Pixels per inch of a print, written into the outputs.",
+        SIZE,
+        range=Range(1, 10_000),
+        stale=Stale.WHEN_SET,
+    )
+
     def __post_init__(self) -> None:
-        given = [one.flag for one in declared(type(self)) if getattr(self, one.name) is not None]
+        given = self._given()
         if len(given) > 1:
             raise UsageError(
                 f"{' and '.join(given)} contradict each other: an output has one size; give only one of them"
             )
         check_fields(self)
-        if self.size is not None and min(self.size) < 1:
+        if isinstance(self.size, PrintSize):
+            if self.ppi is None:
+                raise UsageError(f"--size {self.size}: a print needs --ppi, its pixels per inch (300 is usual)")
+            if min(self.size.width, self.size.height) * self.ppi < 1:
+                raise UsageError(f"--size {self.size}: a print of at least 1 pixel is needed")
+        elif self.size is not None and min(self.size) < 1:
             raise UsageError(f"--size {self.size[0]}x{self.size[1]}: both sides must be at least 1 pixel")
+
+    def _given(self) -> list[str]:
+        return [one.flag for one in declared(type(self)) if one.name != "ppi" and getattr(self, one.name) is not None]
 
     def settings(self) -> list[Any]:
         """What of it decides pixels, for the settings hash; nothing given is the default scale."""
-        rule = self if self != Sizing() else Sizing(scale=DEFAULT_SCALE)
-        return [settings_of(rule)[one.name] for one in declared(Sizing)]
+        rule = self if self._given() else replace(self, scale=DEFAULT_SCALE)
+        found = settings_of(rule)
+        if isinstance(rule.size, PrintSize):
+            found["size"] = ["print", rule.size.width, rule.size.height]
+        return [found[one.name] for one in declared(Sizing) if one.name in found]
 
     def target(self, width: int, height: int, *, half_to_even: bool = False) -> tuple[int, int]:
         """Output (width, height) of an upright picture; sides are rounded to the nearest, never below 1.
@@ -71,9 +107,13 @@ class Sizing:
             height: of the picture.
             half_to_even: round halves as Python and the released script do; up otherwise.
         """
-        if self.size is not None:
+        if isinstance(self.size, PrintSize):
+            assert self.ppi is not None
+            sides = sorted(side * self.ppi for side in (self.size.width, self.size.height))
+            factor = min(sides[0] / min(width, height), sides[1] / max(width, height))
+        elif self.size is not None:
             return self.size
-        if self.long_side is not None:
+        elif self.long_side is not None:
             factor = self.long_side / max(width, height)
         elif self.short_side is not None:
             factor = self.short_side / min(width, height)
@@ -87,6 +127,8 @@ class Sizing:
 
     def describe(self) -> str:
         """The rule in words, for the plan line."""
+        if isinstance(self.size, PrintSize):
+            return f"a print of {self.size} at {self.ppi} ppi"
         if self.size is not None:
             return f"size {self.size[0]}x{self.size[1]}"
         if self.long_side is not None:
@@ -99,6 +141,8 @@ class Sizing:
 
     def label(self) -> str:
         """The rule in a few characters, for file names: ``x4``, ``1920x1080``, ``long2048``, ``12mp``."""
+        if isinstance(self.size, PrintSize):
+            return str(self.size)
         if self.size is not None:
             return f"{self.size[0]}x{self.size[1]}"
         if self.long_side is not None:
@@ -110,13 +154,20 @@ class Sizing:
         return f"x{self.scale or DEFAULT_SCALE:g}"
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Read ``WxH``.
+def parse_size(text: str) -> tuple[int, int] | PrintSize:
+    """Read ``WxH``: pixels, or a print in ``cm``, ``mm`` or ``in``.
 
     Raises:
-        UsageError: not two positive integers.
+        UsageError: not two positive numbers.
     """
     found = re.fullmatch(r"(\d+)[xX×](\d+)", text.strip())
-    if found is None:
-        raise UsageError(f"--size {text}: expected WIDTHxHEIGHT in pixels, for example 1920x1080")
-    return int(found[1]), int(found[2])
+    if found is not None:
+        return int(found[1]), int(found[2])
+    printed = re.fullmatch(r"(\d+(?:\.\d+)?)[xX×](\d+(?:\.\d+)?) ?(cm|mm|in)", text.strip())
+    if printed is None or min(float(printed[1]), float(printed[2])) <= 0:
+        raise UsageError(
+            f"--size {text}: expected WIDTHxHEIGHT in pixels, for example 1920x1080, or the size of a print: 30x20cm "
+            "with --ppi 300"
+        )
+    inch = {"cm": 2.54, "mm": 25.4, "in": 1.0}[printed[3]]
+    return PrintSize(float(printed[1]) / inch, float(printed[2]) / inch, text.strip().replace(" ", ""))

@@ -80,6 +80,11 @@ class Extras:
     photoshop: bytes = b""
     scene: Scene | None = None
 
+    def with_dpi(self, ppi: float) -> "Extras":
+        """The same with another resolution, in pixels per inch."""
+        exif = self.exif.with_dpi((ppi, ppi)) if self.exif is not None else None
+        return replace(self, dpi=(ppi, ppi), exif=exif)
+
     def stripped(self) -> "Extras":
         """Only what decides how the image looks and prints: profile, colour chunks, resolution."""
         colour = tuple((name, body) for name, body in self.png_chunks if not is_text(name))

@@ -15,6 +15,8 @@ from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.phrases import from_cell, to_cell
 
 DONE, SKIPPED, FAILED, IGNORED = "done", "skipped", "failed", "ignored"
+# What the reason of a skipped input begins with that is larger than --only-below.
+LARGE = "large already"
 # Written before an output gets its name: where a process dies between the two, the next run knows the file as ours.
 WRITING = "writing"
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from varestorer_cli.core.errors import ExitCode
 from varestorer_cli.core.options import FailureLimit
 from varestorer_cli.core.phrases import clock, count
-from varestorer_cli.core.report.rows import DONE, FAILED, IGNORED, SKIPPED, Row
+from varestorer_cli.core.report.rows import DONE, FAILED, IGNORED, LARGE, SKIPPED, Row
 
 
 @dataclass
@@ -106,9 +106,14 @@ class BatchReport:
     def summary(self) -> str:
         """One sentence on the run: counts and speed."""
         done, skipped, failed = self.count(DONE), self.count(SKIPPED), self.count(FAILED)
+        large = sum(row.status == SKIPPED and row.reason.startswith(LARGE) for row in self.rows)
+        up_to_date = skipped - len(self.kept) - large
         parts = [f"{count(done, 'picture')} restored"]
-        if skipped - len(self.kept):
-            parts.append(f"{skipped - len(self.kept)} already up to date")
+        if up_to_date:
+            parts.append(f"{up_to_date} already up to date")
+        if large:
+            copied = sum(row.reason.startswith(LARGE) and bool(row.output_sha256) for row in self.rows)
+            parts.append(f"{large} {LARGE}" + (f" ({copied} copied)" if copied else ""))
         if self.kept:
             parts.append(f"{count(len(self.kept), 'existing file')} kept")
         parts.append(f"{failed} failed")

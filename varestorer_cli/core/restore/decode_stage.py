@@ -6,14 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from varestorer_cli.core.atomic import atomic_file
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image.formats import output_format
-from varestorer_cli.core.image.reader import decode, read_bytes
+from varestorer_cli.core.image.reader import decode, probe, read_bytes
 from varestorer_cli.core.image.writer import check_side, losses_of
 from varestorer_cli.core.inputs.plan import Job
-from varestorer_cli.core.options import Existing, ImageFormat, RestoreOptions
+from varestorer_cli.core.options import Existing, ImageFormat, Large, RestoreOptions
 from varestorer_cli.core.report.csv_file import ReportFile
-from varestorer_cli.core.report.rows import SKIPPED, Row
+from varestorer_cli.core.report.rows import LARGE, SKIPPED, Row
 from varestorer_cli.core.restore import fingerprint
 from varestorer_cli.core.restore.item import BatchContext, PixelBudget, RestoreItem, name_of
 from varestorer_cli.version import __version__
@@ -82,6 +83,11 @@ class DecodeStage:
         job, row, options = item.job, item.row, self.options
         data = read_bytes(job.input)
         row.input_sha256 = hashlib.sha256(data).hexdigest()
+        if options.only_below is not None:
+            row.width, row.height = probe(job.input, options.layer)
+            if max(row.width, row.height) >= options.only_below:
+                self._leave_large(item, data)
+                return
         item.identity = fingerprint.Identity(row.input_sha256, self.context.model_sha256, row.settings_sha256)
         if options.existing != Existing.OVERWRITE:
             reason = fingerprint.reason_to_keep(
@@ -97,6 +103,8 @@ class DecodeStage:
         del data
         if options.strip:
             image = replace(image, extras=image.extras.stripped())
+        if options.sizing.ppi is not None:
+            image = replace(image, extras=image.extras.with_dpi(options.sizing.ppi))
         item.size = options.target(image.width, image.height)
         row.width, row.height = image.width, image.height
         row.out_width, row.out_height = item.size
@@ -129,6 +137,31 @@ class DecodeStage:
         item.warnings = [loss.text for loss in losses]
         item.image = image
         item.pixels = self.budget.take(image.width * image.height + item.size[0] * item.size[1])
+
+    def _leave_large(self, item: RestoreItem, data: bytes) -> None:
+        """An image that is large already is left out, or copied under its own suffix; nothing is replaced.
+
+        Raises:
+            OutputError: the copy cannot be written.
+        """
+        job, row, options = item.job, item.row, self.options
+        row.status = SKIPPED
+        row.reason = f"{LARGE}: {row.width}x{row.height} is not below {options.only_below} pixels"
+        if options.large is Large.SKIP:
+            return
+        target = job.output
+        if output_format(job.output.name) != output_format(job.input):
+            target = job.output.with_suffix(Path(job.input).suffix)
+        row.output = name_of(target, self.folder)
+        there = target.is_file()
+        if there and target.read_bytes() != data and options.existing is not Existing.OVERWRITE:
+            item.kept, row.reason = True, fingerprint.FOREIGN
+            return
+        if not (there and target.read_bytes() == data):
+            with atomic_file(target) as stream:
+                stream.write(data)
+        row.output_sha256, row.reason = row.input_sha256, f"{row.reason}; copied"
+        row.settings_sha256 = ""  # a later run without --only-below restores it
 
     def _skip(self, item: RestoreItem, reason: str) -> None:
         """A finished output: its measurements of the earlier run stay in the report."""

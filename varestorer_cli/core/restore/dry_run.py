@@ -16,9 +16,9 @@ from varestorer_cli.core.errors import InputError, VarestorerError
 from varestorer_cli.core.image.formats import output_format
 from varestorer_cli.core.image.reader import probe
 from varestorer_cli.core.inputs.plan import RestorePlan
-from varestorer_cli.core.options import Existing, ImageFormat, RestoreOptions
+from varestorer_cli.core.options import Existing, ImageFormat, Large, RestoreOptions
 from varestorer_cli.core.phrases import byte_size, clock, visible
-from varestorer_cli.core.report.rows import Row
+from varestorer_cli.core.report.rows import LARGE, Row
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore.batch import BUDGET_PIXELS
 from varestorer_cli.core.restore.fingerprint import look_at
@@ -35,6 +35,7 @@ _LOSSY_BYTES = {
     ImageFormat.JPEG: (0.05, 0.17, 0.25, 0.36, 0.52, 1.17),
     ImageFormat.WEBP: (0.03, 0.10, 0.15, 0.23, 0.33, 0.45),
 }
+_LARGE = {Large.SKIP: "would be left out", Large.COPY: "would be copied"}
 _IMAGES_IN_MEMORY = 6  # decoded ahead, at work and being encoded
 _DEEP_INPUT = 3.2  # bytes per pixel of a lossless file above which it holds 16 bits
 
@@ -88,8 +89,8 @@ def dry_run(
         report.rows.append(row)
         if json:
             console.out(row.json())
-        elif row.status == "would fail":
-            console.out(visible(f"{one.input}: would fail: {row.reason}"))
+        elif row.status == "would fail" or row.reason == LARGE:
+            console.out(visible(f"{one.input}: {row.status}: {row.reason}"))
         else:
             sizes = f"{row.width}x{row.height} -> {row.out_width}x{row.out_height}"
             tiles = f", {row.tiles} tile{'s' if row.tiles != 1 else ''}" if row.tiles else ""
@@ -98,8 +99,10 @@ def dry_run(
         console.out(visible(f"{aside.path}: would fail: {aside.reason}"))
     say_ignored(plan, console)
     failing = report.count("would fail") + len(plan.unreadable)
+    large = sum(row.reason == LARGE for row in report.rows)
     console.info(
-        f"dry run: {len(plan.jobs) - report.count('would fail')} pictures would be restored, {failing} would fail, "
+        f"dry run: {len(plan.jobs) - report.count('would fail') - large} pictures would be restored, "
+        f"{f'{large} are {LARGE}, ' if large else ''}{failing} would fail, "
         f"{len(plan.ignored)} ignored; {needs.megapixels:.1f} MP of output; nothing was written"
     )
     if session is not None and needs.tile_pixels:
@@ -118,6 +121,9 @@ def _measure(row: Row, output: Path, options: RestoreOptions, session: Session |
         InputError: the input is no readable image.
     """
     row.width, row.height = probe(row.input, options.layer)
+    if options.only_below is not None and max(row.width, row.height) >= options.only_below:
+        row.status, row.reason = _LARGE[options.large], LARGE
+        return
     row.out_width, row.out_height = size = options.target(row.width, row.height)
     row.scale = row.out_width / row.width
     pixels = row.out_width * row.out_height
