@@ -293,7 +293,14 @@ class SwinBlock(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Multi-head attention inside square windows, with a learned bias for each relative position and head."""
+    """Multi-head attention inside square windows, with a learned bias for each relative position and head.
+
+    Attributes:
+        padded: whether heads are widened by zeros to a multiple of 8 channels, which the fast attention of GPUs needs
+            where there is a bias; the result is the same up to rounding. None: on CUDA devices.
+        keeps_bias: whether the bias of all windows is kept between calls without gradient, as long as weights, grid and
+            type stay the same.
+    """
 
     def __init__(self, width: int, heads: int, window: int, *, shifted: bool) -> None:
         super().__init__()
@@ -302,6 +309,9 @@ class WindowAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
+        self.padded: bool | None = None
+        self.keeps_bias = True
+        self._kept: tuple[Tensor, tuple[object, ...], Tensor] | None = None
 
     def forward(self, tokens_BLC: Tensor, geometry: WindowGeometry) -> Tensor:
         """Shape kept; ``tokens_BLC`` are the rows of ``geometry``'s grid."""
@@ -311,24 +321,44 @@ class WindowAttention(nn.Module):
             grid_BhwC = grid_BhwC.roll((-self.shift, -self.shift), dims=(1, 2))
         windows_BGnC = _to_windows(grid_BhwC, geometry.window)
         count, size = windows_BGnC.shape[1:3]
-        qkv = self.qkv(windows_BGnC).view(batch, count, size, 3, self.heads, width // self.heads)
+        head_width = width // self.heads
+        qkv = self.qkv(windows_BGnC).view(batch, count, size, 3, self.heads, head_width)
+        padded = tokens_BLC.device.type == "cuda" if self.padded is None else self.padded
+        if padded and head_width % 8:
+            qkv = F.pad(qkv, (0, -head_width % 8))
         # Windows and heads share one axis: a window's mask is then not copied for every image.
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)  # each (B, G * N, n, K)
-        bias = self._bias(geometry, count).to(q.dtype)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        bias = self._bias(geometry, count, q.dtype)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=head_width**-0.5)[..., :head_width]
         attended_BGnC = attended.reshape(batch, count, self.heads, size, -1).transpose(2, 3).flatten(3)
         mixed_BhwC = _from_windows(self.proj(attended_BGnC), geometry)
         if self.shift:
             mixed_BhwC = mixed_BhwC.roll((self.shift, self.shift), dims=(1, 2))
         return mixed_BhwC.flatten(1, 2)
 
-    def _bias(self, geometry: WindowGeometry, count: int) -> Tensor:
+    def _bias(self, geometry: WindowGeometry, count: int, dtype: torch.dtype) -> Tensor:
         """Additive attention bias (1, G * N, n, n)."""
+        table = self.relative_position_bias_table
+        if not self.keeps_bias or torch.is_grad_enabled() or torch.compiler.is_compiling() or table.is_inference():
+            return self._new_bias(geometry, count).to(dtype)
+        key = (table._version, table.device, table.dtype, geometry.height, geometry.width, dtype)
+        if self._kept is None or self._kept[0] is not table or self._kept[1] != key:
+            self._kept = table, key, self._new_bias(geometry, count).to(dtype)
+        return self._kept[2]
+
+    def _new_bias(self, geometry: WindowGeometry, count: int) -> Tensor:
         bias_Nnn = self.relative_position_bias_table[geometry.bias_index].permute(2, 0, 1)
         bias_GNnn = bias_Nnn[None].expand(count, -1, -1, -1)
         if self.shift:
             bias_GNnn = bias_GNnn + geometry.shift_mask[:, None]
         return bias_GNnn.flatten(0, 1)[None]
+
+
+def set_window_attention(module: nn.Module, *, padded: bool | None = None, keeps_bias: bool = True) -> None:
+    """Choose the form of every :class:`WindowAttention` inside a module; the defaults are those of a new one."""
+    for part in module.modules():
+        if isinstance(part, WindowAttention):
+            part.padded, part.keeps_bias, part._kept = padded, keeps_bias, None
 
 
 class FeedForward(nn.Module):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from varestorer_models.autoencoder import Autoencoder, AutoencoderConfig
+from varestorer_models.autoencoder import Autoencoder, AutoencoderConfig, GroupNorm, set_norms
 
 SMALL = AutoencoderConfig(
     latent_channels=6,
@@ -123,3 +123,18 @@ def test_unguided_decoder_refuses_a_guide() -> None:
 def test_levels_must_agree() -> None:
     with pytest.raises(ValueError, match="one entry per level"):
         AutoencoderConfig(multipliers=(1, 2), encoder_blocks=(1,), decoder_blocks=(1, 1))
+
+
+def test_norms_keep_half_precision_under_autocast() -> None:
+    module, image = build(replace(SMALL, norm="group", linear_path=False)), torch.rand(1, 3, 16, 16) * 2 - 1
+    exact = module.encode(image)
+    kinds: list[torch.dtype] = []
+    for part in module.modules():
+        if isinstance(part, GroupNorm):
+            part.register_forward_hook(lambda part, given, out: kinds.append(out.dtype))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        kept = module.encode(image).float()
+        assert kinds and set(kinds) == {torch.bfloat16}
+        set_norms(module, keeps_type=False)
+        torch.testing.assert_close(kept, module.encode(image).float(), atol=0.03 * float(exact.abs().max()), rtol=0)
+    torch.testing.assert_close(kept, exact, atol=0.03 * float(exact.abs().max()), rtol=0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from varestorer_models.swinir import SwinIR, SwinIRConfig, WindowGeometry, reflect_to_multiple
+from varestorer_models.swinir import SwinIR, SwinIRConfig, WindowGeometry, reflect_to_multiple, set_window_attention
 
 SMALL = SwinIRConfig(width=12, depths=(2, 1), heads=(2, 3), window=4, unshuffle=2, feature_width=8)
 CPU = torch.device("cpu")
@@ -168,3 +168,33 @@ def test_impossible_configs_are_refused(changes: dict[str, object], message: str
     fields = {"width": 12, "depths": (2, 1), "heads": (2, 3)}
     with pytest.raises(ValueError, match=message):
         SwinIRConfig(**(fields | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_padded_heads_and_kept_tables_change_nothing_but_rounding(precision: str) -> None:
+    network, image = small_network(), picture(2, 3, 16, 24)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        set_window_attention(network, padded=False, keeps_bias=False)
+        plain = network(image)
+        set_window_attention(network, padded=True, keeps_bias=True)
+        for _ in range(2):
+            torch.testing.assert_close(network(image), plain, atol=1e-5 if precision == "fp32" else 0.05, rtol=0.02)
+
+
+def test_kept_tables_follow_weights_and_grids() -> None:
+    network, image = small_network(), picture(1, 3, 16, 24)
+    fresh = small_network()
+    set_window_attention(fresh, keeps_bias=False)
+    with torch.no_grad():
+        network(image)
+        for one in (network, fresh):
+            for parameter in one.parameters():
+                parameter.mul_(0.5)
+        assert torch.equal(network(image), fresh(image))
+        network.load_state_dict(small_network(seed=3).state_dict())
+        fresh.load_state_dict(network.state_dict())
+        assert torch.equal(network(image), fresh(image))
+        assert torch.equal(network(picture(1, 3, 24, 16)), fresh(picture(1, 3, 24, 16)))
+    assert not torch.equal(network(image), small_network()(image))
+    network(image).sum().backward()  # a kept table has no gradient and is not used here
+    assert all(parameter.grad is not None for parameter in network.parameters())

@@ -46,6 +46,10 @@ class CostlessEngine:
     def __init__(self, results: dict[tuple[int, int], Any]) -> None:
         self.results = results
 
+    def take_warning(self) -> str:
+        """None."""
+        return ""
+
     def queue(self, more: Any, should_stop: Any) -> "CostlessEngine":
         """Itself: nothing is shared."""
         return self

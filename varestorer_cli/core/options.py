@@ -36,6 +36,14 @@ class Precision(StrEnum):
     FP16 = "fp16"
 
 
+class Compile(StrEnum):
+    """Whether the model is compiled; ``auto``: models with tokens on a CUDA device."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
 class ColorFix(StrEnum):
     """Where the colours of the result come from; ``auto`` is the model's own setting."""
 
@@ -292,6 +300,11 @@ class RestoreOptions:
         stale=Stale.ALWAYS,
     )
     threads: int | None = option(None, THREADS)
+    compile: Compile = option(
+        Compile.AUTO,
+        "Compile the model (minutes once, kept in the cache folder); auto: models with tokens on a CUDA device.",
+        COMPUTING,
+    )
     color_fix: ColorFix = option(
         ColorFix.AUTO, "Source of colours, auto is the model's own.", QUALITY, stale=Stale.ALWAYS
     )

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from varestorer_cli.core.engine.blending import BlendedTiler, Tiler
-from varestorer_cli.core.engine.inference import Conditions, EngineOptions, TileInference, TileModel
+from varestorer_cli.core.engine.inference import Conditions, EngineOptions, TileInference
 from varestorer_cli.core.engine.released import COMPAT_MODES, OneSequence
 from varestorer_cli.core.engine.shared_calls import SharedCalls, TileRun, TileTooLargeError
 from varestorer_cli.core.engine.tile_check import fault
+from varestorer_cli.core.engine.tile_model import TileModel
 from varestorer_cli.core.engine.tiling import Axis, TileGrid, fewest_tiles
 from varestorer_cli.core.errors import OutOfMemoryError, UsageError
 from varestorer_cli.core.image.resample import Pixels, to_depth
@@ -73,6 +74,7 @@ class RestoreEngine:
                 options,
                 sampling=options.sampling or self._compat.sampling,
                 color_fix=options.color_fix or self._compat.color_fix,
+                compile="off" if options.compile == "auto" else options.compile,
             )
         self.options = options
         self.inference = TileInference(model, options, fault if self._compat is None else self._compat.fault)
@@ -117,6 +119,12 @@ class RestoreEngine:
     def conditions(self) -> Conditions:
         """Text conditions of the model."""
         return self.inference.conditions
+
+    def take_warning(self) -> str:
+        """What the user should know and was not told yet, "" if nothing."""
+        compiled = self.inference.compiled
+        warning, compiled.failure = compiled.failure, ""
+        return warning
 
     def batch_for(self, sides: tuple[int, int]) -> int:
         """Tiles of these (vertical, horizontal) sides that one call takes."""

@@ -9,64 +9,21 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from varestorer_cli.core.engine.blending import Floats
+from varestorer_cli.core.engine.compiled import CompiledModel
 from varestorer_cli.core.engine.tile_check import RELATIVE, probe_card
+from varestorer_cli.core.engine.tile_model import TileModel, TokenModel
 from varestorer_cli.core.runtime import autocast_type
 
 _CONDITIONS_KEPT = 16  # as many as the largest call has tiles
 _GPU_BATCH_PIXELS = 1024 * 1024
 _GPU_LARGEST_BATCH = 16
-
-
-class TileModel(Protocol):
-    """What the engine needs of a model; :class:`varestorer_models.restorer.FirstStageRestorer` has it.
-
-    A model that works on several tile sides lists them in ``tile_sides``, its native one (``tile``) first; a tile may
-    have two different ones of them. ``small_sides`` (where present) are sides below the native one that it takes for
-    images smaller than a native tile. ``config.upscale_filter`` (where present) is the filter that it was trained with.
-    """
-
-    @property
-    def tile(self) -> int:
-        """Preferred tile side in output pixels."""
-
-    @property
-    def config(self) -> Any:
-        """The model's own settings."""
-
-    def __call__(self, degraded_B3TT: Tensor) -> Any:
-        """Restore tiles; returns an object with ``image_B3TT``."""
-
-
-@runtime_checkable
-class TokenModel(TileModel, Protocol):
-    """A model that predicts codes; :class:`varestorer_models.restorer.OneStepRestorer` has what is asked for here.
-
-    ``config.sampling`` is its default sampling. One with a text condition has ``condition(rows)``, which makes it from
-    the features (n, T) of a text, or from None; it is then called with ``condition``.
-    """
-
-    @property
-    def uniforms_shape(self) -> tuple[int, int, int]:
-        """Shape of the noise of one tile."""
-
-    def __call__(
-        self,
-        degraded_B3TT: Tensor,
-        *,
-        uniforms: Tensor | None = None,
-        sampling: Any = None,
-        fidelity: float = 0.0,
-        color_fix: Any = None,
-        **condition: Any,
-    ) -> Any:
-        """Restore tiles; returns an object with ``image_B3TT``."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +42,7 @@ class EngineOptions:
         fidelity: of a model with tokens; 0 = its image, 1 = the pre-restored one.
         seed: of the noise for ``sample``.
         compat: "none", or a key of ``released.COMPAT_MODES``: images are handled as the released script does.
+        compile: ``off``, ``on`` or ``auto``, see :mod:`.compiled`.
     """
 
     device: str = "cpu"
@@ -97,6 +55,7 @@ class EngineOptions:
     fidelity: float = 0.0
     seed: int = 0
     compat: str = "none"
+    compile: str = "off"
 
 
 class Conditions:
@@ -160,12 +119,14 @@ class TileInference:
         sampling: the sampling in effect.
         model_seconds: seconds spent in calls of the model so far.
         tiles_computed: tiles that went through the model so far, repeated ones included.
+        compiled: what is called: the model, compiled or plain.
         conditions: text conditions of the model.
         model_passes_probe: whether the model restores a plain test image; None = not tried yet.
     """
 
     def __init__(self, model: TileModel, options: EngineOptions, fault: Callable[[Floats, Floats], str | None]) -> None:
         self.model = model
+        self.compiled = CompiledModel(model, options.device, options.compile)
         self.options = options
         self.fault = fault
         self.tile = options.tile or model.tile
@@ -232,9 +193,9 @@ class TileInference:
         with torch.inference_mode(), self._autocast(precision):
             condition = self.conditions.of(texts or [None], precision)
             if not isinstance(self.model, TokenModel):
-                out = self.model(tiles)
+                out = self.compiled(tiles)
             else:
-                out = self.model(
+                out = self.compiled(
                     tiles,
                     uniforms=noise,
                     sampling=self.options.sampling,
@@ -288,11 +249,3 @@ class TileInference:
         if kind is None:
             return nullcontext()
         return torch.autocast(torch.device(self.options.device).type, kind)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out, on the device or on the host."""
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)

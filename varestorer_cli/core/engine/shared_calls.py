@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from varestorer_cli.core.engine.blending import Floats, Tiler
-from varestorer_cli.core.engine.inference import TileInference, is_out_of_memory
+from varestorer_cli.core.engine.inference import TileInference
 from varestorer_cli.core.engine.released import OneSequence
+from varestorer_cli.core.engine.tile_model import is_out_of_memory
 from varestorer_cli.core.engine.tiling import Tile
 from varestorer_cli.core.errors import InputError, InterruptedRunError
 

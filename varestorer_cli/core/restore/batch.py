@@ -48,6 +48,9 @@ class Engine(Protocol):
     def overlap(self) -> int:
         """Least overlap of tiles."""
 
+    def take_warning(self) -> str:
+        """What the user should know and was not told yet."""
+
     def queue(self, more: Callable[[], bool] | None, should_stop: Callable[[], bool] | None) -> Any:
         """A :class:`core.engine.ImageQueue`."""
 
@@ -290,6 +293,8 @@ class _Batch:
         except Exception as error:
             item.error = _without_memory(error, item)
         row.seconds = (row.seconds or 0) + time.monotonic() - started
+        if warning := self.engine.take_warning():
+            self.console.warn(warning)
         if item.error is not None:
             self.budget.give(item.pixels)
             finished.set_result(item)

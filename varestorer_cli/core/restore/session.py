@@ -137,6 +137,7 @@ def open_session(
             fidelity=(options.fidelity or 0.0) if has_tokens else 0.0,
             seed=options.seed,
             compat=options.compat.value,
+            compile=options.compile.value,
         ),
     )
     why = f" (auto{': ' if loaded.why else ''}{loaded.why})" if options.model == "auto" else ""
