@@ -31,13 +31,14 @@ JOBS ?= 2
 CASES ?= 6000
 LIMIT ?= 1200
 SEED ?= 0
-PATHS ?= varestorer_cli/core/engine/tile_check.py
-TESTS ?= tests/core/engine
+PATHS ?= models/varestorer_models varestorer_cli/core/engine varestorer_cli/core/training
+TESTS ?=
 COUNT ?= 30
+MINUTES ?= 60
 # one thread per test process: small tensors gain nothing from more
 test test-slow test-long test-farm test-lowest test-newest fuzz parity: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install format lint typecheck test test-slow test-long test-farm test-lowest test-newest fuzz mutate parity bench bench-2b bench-gpu bench-io bench-train ablate demo options-page \
+.PHONY: help install format lint typecheck test test-slow test-long test-farm test-lowest test-newest fuzz mutate parity bench bench-2b bench-gpu bench-io bench-train ablate count demo options-page \
 	photos train-bundled check clean
 .DEFAULT_GOAL := help
 
@@ -97,8 +98,8 @@ test-farm: $(VENV)/.installed-dev  ## The farm examples under Slurm, Ray and Ope
 fuzz: $(VENV)/.installed-dev  ## Damage pictures in thousands of ways and restore them (CASES, seconds: LIMIT, SEED)
 	$(BIN)/python tests/fuzzing.py --cases $(CASES) --seconds $(LIMIT) --seed $(SEED)
 
-mutate: $(VENV)/.installed-dev  ## Do tests notice changes of the code? PATHS, TESTS, COUNT changes drawn from SEED
-	$(BIN)/python tests/mutate.py --count $(COUNT) --seed $(SEED) --tests $(TESTS) -- $(PATHS)
+mutate: $(VENV)/.installed-dev  ## Do tests notice changes of the code? PATHS, COUNT changes drawn from SEED, TESTS of each file
+	$(BIN)/python tests/mutate.py --count $(COUNT) --seed $(SEED) --minutes $(MINUTES) --tests $(TESTS) -- $(PATHS)
 
 parity: $(VENV)/.installed-dev  ## Only the comparison with vectors of the released code
 	$(BIN)/pytest -q -m "parity"
@@ -108,6 +109,9 @@ bench: $(VENV)/.installed-dev  ## Speed of the bundled model's stages and of the
 
 bench-gpu: $(VENV)/.installed-dev  ## The full-size model on a GPU: peaks, the released arithmetic and ours (below eight minutes)
 	$(BIN)/python -m varestorer_cli.bench.gpu
+
+count: $(VENV)/.installed-dev  ## FLOPs, kernels and memory traffic of one full-size tile, counted without a GPU
+	$(BIN)/python -m varestorer_cli.bench.count
 
 bench-io: $(VENV)/.installed-dev  ## Speed of the whole plumbing beside the codecs alone, with a model that costs nothing
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m varestorer_cli.bench.plumbing

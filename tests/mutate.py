@@ -53,7 +53,7 @@ def main() -> None:
     """Draw changes, try each, print what survived."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", help="files or folders of code")
-    parser.add_argument("--tests", nargs="+", default=[], help="tests that should notice, else those of each file")
+    parser.add_argument("--tests", nargs="*", default=[], help="tests that should notice, else those of each file")
     parser.add_argument("--count", type=int, default=30, help="changes to try")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--timeout", type=float, default=300, help="seconds for the tests of one change")
