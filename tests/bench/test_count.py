@@ -23,7 +23,6 @@ def test_every_stage_is_counted(tiny: dict[str, Count], capsys: pytest.CaptureFi
 def test_optimisations_take_kernels_and_traffic_away(tiny: dict[str, Count]) -> None:
     plain = count(sizes_of("tiny"), plain=True)
     assert tiny["pre-restorer"].others < plain["pre-restorer"].others, "tables are not made again"
-    assert tiny["decoder"].traffic < plain["decoder"].traffic
     assert tiny["decoder"].flops < 0.9 * plain["decoder"].flops, "doublings are folded"
 
 
