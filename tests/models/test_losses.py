@@ -15,6 +15,7 @@ from varestorer_models.losses import (
     gradient_l1,
     gumbel_bits,
     psnr,
+    score_distance,
     texture_distance,
 )
 
@@ -104,6 +105,26 @@ def test_texture_distance_sees_missing_texture_that_l1_rewards() -> None:
     energy_of_flat = texture_distance(flat, texture) - gradient_l1(flat, texture)
     energy_of_moved = texture_distance(moved, texture) - gradient_l1(moved, texture)
     assert energy_of_moved < energy_of_flat
+
+
+def test_texture_distance_by_hand() -> None:
+    """A ramp has gradients of 1 along one axis: their mean difference is 1, and so is that of their energies."""
+    ramp = torch.arange(32.0).view(1, 1, 1, 32).expand(1, 1, 32, 32)
+    flat = torch.zeros_like(ramp)
+    assert float(texture_distance(ramp, flat, scales=1)) == pytest.approx(2 * (1 - 1e-3) + 1e-3, abs=2e-3)
+    turned = ramp.flip(3)  # other gradients (2 apart) of the same energy
+    assert float(texture_distance(ramp, turned, scales=1)) == pytest.approx(2.0, abs=1e-5)
+
+
+def test_the_learned_score_moves_bits_from_the_critic_to_the_teacher() -> None:
+    generator = torch.Generator().manual_seed(0)
+    bits = torch.rand(2, 5, 3, generator=generator).requires_grad_()
+    critic, teacher = (torch.randn(2, 5, 3, generator=generator).requires_grad_() for _ in range(2))
+    score_distance(bits, critic, teacher, [slice(0, 1), slice(1, 5)]).backward()
+    assert bits.grad is not None and critic.grad is None and teacher.grad is None
+    gap = (critic - teacher).detach()
+    torch.testing.assert_close(bits.grad[:, :1], gap[:, :1] / 6)
+    torch.testing.assert_close(bits.grad[:, 1:], gap[:, 1:] / 24)
 
 
 def test_gradient_l1_by_hand() -> None:

@@ -123,7 +123,7 @@ def test_the_option_reaches_the_engine(compiler: Compiler) -> None:
 
 @pytest.mark.slow
 def test_the_whole_restorer_compiles_in_one_graph_and_stays_equal() -> None:
-    """The full-size layout at a small width, traced without a break; compiled by the machine's compiler where it has one."""
+    """The full-size layout at a small width, traced without a break."""
     torch.manual_seed(0)
     restorer = build(sizes_of("tiny"), torch.device("cpu"))
     tiles = torch.rand(1, 3, restorer.tile, restorer.tile)

@@ -151,6 +151,8 @@ def test_validation_tells_what_the_codes_do(head: str) -> None:
         gain = psnr(restorer.decode(predicted, prerestored), reference) - with_own
     assert figures["psnr_over_input"] == pytest.approx(float(gain.mean()), abs=1e-4)
     assert figures["psnr_over_noise"] != figures["psnr_over_input"]
+    for name, image in (("psnr", columns[2]), ("psnr_prerestored", columns[1])):
+        assert figures[name] == pytest.approx(float(psnr(image * 2 - 1, reference).mean()), abs=1e-4)
 
 
 def test_an_idle_transformer_shows(monkeypatch: pytest.MonkeyPatch) -> None:

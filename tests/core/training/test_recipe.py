@@ -53,6 +53,48 @@ def trainer(made: Task, recipe: Recipe, folder: Path, **options: Any) -> Trainer
     return Trainer(made, recipe, Batches(), [], replace(loop, **options), {}, lambda step, figures, name: None)
 
 
+# figures of the shipped recipes: steps, batch, patch, rate, betas, share of flipped bits, warm-up, clip, losses
+
+FIGURES = {
+    ("smoke", "prerestorer"): (30, 4, 64, 1e-3, (0.9, 0.99), 0.0, 5, 1.0, {"l1": 1.0}),
+    ("smoke", "teacher"): (30, 2, 64, 1e-3, (0.9, 0.97), 0.3, 5, 1.0, {"cross_entropy": 1.0}),
+    ("smoke", "distill"): (30, 2, 64, 1e-3, (0.9, 0.99), 0.0, 5, 1.0, {"kl": 0.1, "texture": 0.25, "mse": 0.5}),
+    ("compact", "prerestorer"): (2400, 2, 256, 2e-4, (0.9, 0.99), 0.0, 40, 1.0, {"hints": 1.0}),
+    ("compact", "tokenizer"): (
+        *(2500, 2, 256, 4e-4, (0.9, 0.99), 0.0, 40, 1.0),
+        {"l1": 1.0, "gradient": 0.5, "codebook": 1.0, "commitment": 0.1},
+    ),
+    ("compact", "teacher"): (500, 4, 256, 1e-3, (0.9, 0.97), 0.3, 40, 5.0, {"cross_entropy": 1.0}),
+    ("fine", "prerestorer"): (
+        *(700, 2, 192, 1e-4, (0.9, 0.99), 0.0, 20, 1.0),
+        {"l1": 0.5, "balanced_features": 0.4, "texture": 0.5},
+    ),
+    ("2b", "prerestorer"): (100000, 32, 512, 1e-4, (0.9, 0.99), 0.0, 40, 1.0, {"mse": 1.0}),
+    ("2b", "tokenizer"): (
+        *(250000, 32, 512, 1e-4, (0.9, 0.99), 0.0, 40, 1.0),
+        {"l1": 4.0, "commitment": 0.25, "entropy": 0.1, "perceptual": 1.0},
+    ),
+    ("2b", "teacher"): (200000, 32, 512, 1e-4, (0.9, 0.97), 0.3, 40, 5.0, {"cross_entropy": 1.0}),
+    ("2b", "distill"): (10000, 32, 512, 1e-6, (0.9, 0.99), 0.0, 40, 1.0, {"kl": 0.1, "perceptual": 0.25, "mse": 0.5}),
+}
+
+
+@pytest.mark.parametrize(("name", "stage"), list(FIGURES))
+def test_a_shipped_recipe_has_these_figures(name: str, stage: str) -> None:
+    r = preset(name).recipes[stage]
+    found = (r.steps, r.batch, r.patch, r.learning_rate, r.betas, r.flip, r.warmup, r.clip, dict(r.losses))
+    assert found == FIGURES[name, stage]
+
+
+def test_the_tokenizers_validation_shows_its_round_trip_in_zero_to_one() -> None:
+    made = task("tokenizer")
+    with torch.no_grad():
+        _, (result, reference) = made.validate(make_batch())
+        expected = make_batch().hq.float() / 255
+    torch.testing.assert_close(reference, expected, atol=1e-6, rtol=0)
+    assert float(result.min()) >= 0 and float(result.max()) <= 1
+
+
 # schedule
 
 
@@ -105,6 +147,19 @@ def test_a_step_moves_each_group_by_its_own_rate_on_the_schedule(tmp_path: Path)
     whole = sum(learning_rate_factor(step, recipe) for step in range(12)) * 0.01
     a, b = (float(p.detach()) for p in made.trained.parameters())
     assert a == pytest.approx(-whole, rel=1e-4) and b == pytest.approx(-whole / 4, rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_every_step_and_seed_has_random_numbers_of_its_own(tmp_path: Path, seed: int) -> None:
+    seeds: list[int] = []
+
+    class Recording(Toy):
+        def terms(self, batch: PairBatch, generator: torch.Generator) -> dict[str, Tensor]:
+            seeds.append(generator.initial_seed())
+            return super().terms(batch, generator)
+
+    trainer(Recording(), Recipe(3, 1, 64, 0.01, {"sum": 1.0}, warmup=1), tmp_path, seed=seed).run()
+    assert seeds == [seed * 2**32 + step for step in range(3)]
 
 
 def test_weight_decay_clip_and_betas_are_the_recipes(tmp_path: Path) -> None:
