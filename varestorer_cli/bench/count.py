@@ -8,11 +8,11 @@ writes. That is what uncompiled code does on a GPU, up to operations that PyTorc
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -53,11 +53,11 @@ class Count:
     traffic: float = 0.0
 
 
-class _Kernels(TorchDispatchMode):
+class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts operations as kernels."""
 
     def __init__(self, count: Count) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._count = count
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -145,15 +145,9 @@ def _built(sizes: Sizes) -> OneStepRestorer:
     return restorer
 
 
-@contextmanager
-def _rotations(*, real: bool) -> Iterator[None]:
-    """Rotations as on a GPU, although the counted tensors are called CPU tensors."""
-    before = layers.rotate
-    layers.rotate = partial(rotate, real=real)  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        layers.rotate = before
+def _rotations(*, real: bool) -> Any:
+    """Context of rotations as on a GPU, although the counted tensors are called CPU tensors."""
+    return patch.object(layers, "rotate", partial(rotate, real=real))
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *rest: Any, out_shape: Any = None, **settings: Any) -> int:

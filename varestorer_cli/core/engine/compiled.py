@@ -53,7 +53,7 @@ class CompiledModel:
             return self.model(tiles, **settings)
         try:
             if self._cuda:
-                torch.compiler.cudagraph_mark_step_begin()
+                torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
             return self._compiled(tiles, **settings)
         except Exception as error:
             if is_out_of_memory(error):
@@ -72,4 +72,4 @@ class CompiledModel:
         dynamo.recompile_limit = max(dynamo.recompile_limit, _SHAPES)
         # reduce-overhead: kernels of a shape as one CUDA graph
         mode = "reduce-overhead" if self._cuda else None
-        return torch.compile(self.model, fullgraph=True, dynamic=False, mode=mode)  # type: ignore[call-overload]
+        return torch.compile(self.model, fullgraph=True, dynamic=False, mode=mode)
