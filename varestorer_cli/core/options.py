@@ -357,6 +357,14 @@ class RestoreOptions:
         metavar="NAME",
         stale=Stale.WHEN_SET,
     )
+    pages: str = option(
+        "first",
+        "Pages of a TIFF; all: as many go into its output.",
+        INPUT,
+        metavar="first|all|N",
+        values=("first", "all"),
+        stale=Stale.WHEN_SET,
+    )
     keep_hidden: bool = option(
         False,
         "Keep colours under full transparency, do not fill them in.",
@@ -397,6 +405,8 @@ class RestoreOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if not re.fullmatch("first|all|[1-9][0-9]{0,8}", self.pages):
+            raise UsageError(f"--pages {self.pages}: first, all, or the number of a page from 1 is possible")
         if self.gpus is not None and self.device != "auto":
             raise UsageError(f"--gpus {self.gpus} and --device {self.device} contradict each other; give only one")
 

@@ -150,6 +150,7 @@ class DecodedImage(Sized):
         losses: what reading already lost.
         orientation: EXIF orientation by which the stored pixels were turned, 1 to 8.
         keep_hidden: colours under full transparency are what they are, not to be filled in.
+        more: further pages of the file.
     """
 
     color: Samples
@@ -159,6 +160,12 @@ class DecodedImage(Sized):
     losses: list[Loss] = field(default_factory=list)
     orientation: int = 1
     keep_hidden: bool = False
+    more: tuple["DecodedImage", ...] = ()
+
+    @property
+    def pages(self) -> tuple["DecodedImage", ...]:
+        """This page and all further ones."""
+        return (self, *self.more)
 
     @property
     def depth(self) -> int:
@@ -232,6 +239,7 @@ class OutputImage(Sized):
         alpha_rows: (top, bottom) -> rows of alpha in [0, 1], float32; None without alpha.
         extras: metadata of the input, already for an upright image of this size.
         gain_rows: (top, bottom) -> rows of a scene's gain; None without one.
+        more: further pages, written to TIFF only.
     """
 
     color: Samples
@@ -239,6 +247,12 @@ class OutputImage(Sized):
     alpha_rows: Callable[[int, int], npt.NDArray[np.float32]] | None
     extras: Extras
     gain_rows: Callable[[int, int], npt.NDArray[np.float32]] | None = None
+    more: tuple["OutputImage", ...] = ()
+
+    @property
+    def pages(self) -> tuple["OutputImage", ...]:
+        """This page and all further ones."""
+        return (self, *self.more)
 
     @property
     def channels(self) -> int:

@@ -114,12 +114,13 @@ def read_bytes(path: str | Path) -> bytes:
     return data
 
 
-def probe(path: str | Path, layer: str | None = None) -> tuple[int, int]:
+def probe(path: str | Path, layer: str | None = None, pages: str = "first") -> tuple[int, int]:
     """Upright (width, height) from the header alone.
 
     Args:
         path: the file.
         layer: name of a layer or part of an OpenEXR file; None chooses the colour layer.
+        pages: of a TIFF file: the size of page N, or of the first of all.
 
     Raises:
         InputError: no readable image.
@@ -144,7 +145,7 @@ def probe(path: str | Path, layer: str | None = None) -> tuple[int, int]:
             elif kind == "camera raw":
                 size, orientation = raw_backend.probe(stream, raw_kind(head) or kind), 1
             elif kind == "TIFF":
-                size, orientation = _probe_tiff(stream)
+                size, orientation = _probe_tiff(stream, None if pages == "first" else _first_of(pages))
             elif kind in ("PNG", "JPEG"):
                 size, found = png.probe(stream) if kind == "PNG" else jpeg.probe(stream)
                 orientation = metadata.orientation_of(metadata.extras_of(found, []))
@@ -169,23 +170,30 @@ def probe(path: str | Path, layer: str | None = None) -> tuple[int, int]:
         raise InputError(f"the header is damaged ({error})") from error
 
 
-def _probe_tiff(stream: BinaryIO) -> tuple[tuple[int, int], int]:
+def _first_of(pages: str) -> int:
+    return 1 if pages == "all" else int(pages)
+
+
+def _probe_tiff(stream: BinaryIO, number: int | None) -> tuple[tuple[int, int], int]:
     """(width, height) as stored, and orientation."""
     try:
-        tags = tiff.inspect(stream)
+        tags = tiff.inspect(stream, number)
     except tiff.CameraRawError as error:
         stream.seek(0)
         return raw_backend.probe(stream, error.kind), 1
     return (tags.width, tags.height), tags.orientation
 
 
-def decode(data: bytes, transfer: Transfer = Transfer.AUTO, layer: str | None = None) -> DecodedImage:
+def decode(
+    data: bytes, transfer: Transfer = Transfer.AUTO, layer: str | None = None, pages: str = "first"
+) -> DecodedImage:
     """Decode an image from a file's bytes.
 
     Args:
         data: the file.
         transfer: what the values of OpenEXR and DPX files mean.
         layer: name of a layer or part of an OpenEXR file; None chooses the colour layer.
+        pages: of a TIFF file: ``first``, ``all``, or the number of one from 1.
 
     Raises:
         InputError: not an image, damaged, too large, or of a kind that is not supported; the text says which.
@@ -194,7 +202,7 @@ def decode(data: bytes, transfer: Transfer = Transfer.AUTO, layer: str | None = 
     if kind is None:
         raise InputError(describe_unknown(data[:HEAD_BYTES]))
     try:
-        image = _decode(data, kind, transfer, layer)
+        image = _decode(data, kind, transfer, layer, pages)
     except InputError:
         raise
     except MemoryError as error:
@@ -208,7 +216,7 @@ def decode(data: bytes, transfer: Transfer = Transfer.AUTO, layer: str | None = 
     return image
 
 
-def _decode(data: bytes, kind: str, transfer: Transfer, layer: str | None) -> DecodedImage:
+def _decode(data: bytes, kind: str, transfer: Transfer, layer: str | None = None, pages: str = "first") -> DecodedImage:
     losses: list[Loss] = []
     if kind in oiio_backend.KINDS:
         return oiio_backend.read(
@@ -221,13 +229,16 @@ def _decode(data: bytes, kind: str, transfer: Transfer, layer: str | None) -> De
     if kind == "camera raw":
         return _camera_raw(data, raw_kind(data[:HEAD_BYTES]) or kind, losses)
     if kind == "TIFF":
+        number = None if pages == "first" else _first_of(pages)
         try:
-            tags = tiff.inspect(data)
+            tags = tiff.inspect(data, number)
         except tiff.CameraRawError as error:
             return _camera_raw(data, error.kind, losses)
         _check_size(tags.width, tags.height, len(data))
+        if pages == "all" and tags.pages > 1:
+            return _all_pages(data, tags.pages)
         if tags.own:
-            return _tiff(data, tags, losses)
+            return _tiff(data, tags, losses, number)
     if kind == "GIF":
         _check_gif(data)
     pixels = _PIXELS_ONLY[kind](data) if kind in _PIXELS_ONLY else data
@@ -241,8 +252,10 @@ def _decode(data: bytes, kind: str, transfer: Transfer, layer: str | None) -> De
             orientation = metadata.orientation_of(extras)
         if kind == "AVIF" and _avif_depth(data) > 8:
             losses.append(Loss("depth", f"{_avif_depth(data)} bits become 8: the AVIF decoder gives no more"))
-        if frames > 1 and kind != "JPEG":  # whose metadata names what stands behind the first
-            losses.append(Loss("frames", f"only the first of {frames} {_many(kind)} is restored"))
+        # The metadata of a JPEG names what stands behind the first; of a TIFF one page may be asked for.
+        if frames > 1 and kind != "JPEG" and (kind != "TIFF" or number is None):
+            how = "--pages all" if kind == "TIFF" else "extract them: ffmpeg -i IN frame_%05d.png"
+            losses.append(Loss("frames", f"only the first of {frames} {_many(kind)} is restored; for all, {how}"))
             image.seek(0)
         if kind == "PNG" and data[24] == 16:  # Pillow would reduce it to 8 bits without a word
             color, alpha = png.read_deep(pixels)
@@ -267,7 +280,7 @@ def _jpeg_xl(data: bytes, transfer: Transfer, losses: list[Loss]) -> DecodedImag
     _check_size(*jxl_backend.probe(io.BytesIO(data)), len(data))
     read = jxl_backend.read(data)
     if isinstance(read, bytes):
-        return replace(_decode(read, "JPEG", transfer, None), source="JPEG XL")
+        return replace(_decode(read, "JPEG", transfer), source="JPEG XL")
     color, alpha, found = read
     extras = metadata.extras_of(found, losses)
     extras = metadata.fitting_profile(extras, gray=color.shape[2] == 1, losses=losses)
@@ -292,15 +305,41 @@ def _camera_raw(data: bytes, kind: str, losses: list[Loss]) -> DecodedImage:
     return DecodedImage(color, None, "camera raw", extras, losses, orientation if orientation < 9 else 1)
 
 
-def _tiff(data: bytes, tags: tiff.TiffInfo, losses: list[Loss]) -> DecodedImage:
+def _all_pages(data: bytes, number: int) -> DecodedImage:
+    """Every page at full resolution of a TIFF file; their losses are said once.
+
+    Raises:
+        TooLargeError: they are more pixels together than one image may have.
+    """
+    headers = [tiff.inspect(data, page + 1) for page in range(number)]
+    pixels = sum(tags.width * tags.height for tags in headers)
+    if pixels > MOST_PIXELS:
+        raise TooLargeError(
+            f"its {number} pages have {pixels / 1e6:.0f} megapixels together, the limit is {MOST_PIXELS / 1e6:.0f}; "
+            "restore them one by one with --pages N, or take the file apart: tiffsplit IN.tif"
+        )
+    images = []
+    for page, tags in enumerate(headers):
+        if not tags.own:
+            raise InputError(f"page {page + 1} is of a kind that is read as the only one of a file; tiffsplit IN.tif")
+        images.append(_tiff(data, tags, [], page + 1))
+    losses = list(dict.fromkeys(loss for image in images for loss in image.losses))
+    return replace(images[0], more=tuple(images[1:]), losses=losses)
+
+
+def _tiff(data: bytes, tags: tiff.TiffInfo, losses: list[Loss], number: int | None) -> DecodedImage:
     if tags.thumbnail is not None:
         small = "x".join(map(str, tags.thumbnail))
         said = f"the first page is a thumbnail of {small}; the page of {tags.width}x{tags.height} is restored"
         losses.append(Loss("thumbnail", said, strict=False))
-    if tags.pages > 1:
+    if tags.pages > 1 and number is None:
         one = "largest" if tags.thumbnail is not None else "first"
-        losses.append(Loss("frames", f"only the {one} of {tags.pages} pages is restored"))
-    color, alpha = tiff.read_pixels(data, losses)
+        losses.append(
+            Loss(
+                "frames", f"only the {one} of {tags.pages} pages is restored; for all, --pages all with TIFF as output"
+            )
+        )
+    color, alpha = tiff.read_pixels(data, losses, number)
     color = _turn(color, tags.orientation)
     alpha = None if alpha is None else _turn(alpha, tags.orientation)
     extras = _tiff_extras(data, tags, losses)

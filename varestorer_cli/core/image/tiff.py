@@ -21,6 +21,7 @@ from varestorer_cli.core.image import exif
 from varestorer_cli.core.image.formats import camera_raw
 from varestorer_cli.core.image.image_data import Loss, OutputImage, Samples
 from varestorer_cli.core.image.resample import to_depth
+from varestorer_cli.core.phrases import count
 
 # Photometric kind -> colour channels stored: white is zero, black is zero, RGB, palette, CMYK, YCbCr.
 _COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}
@@ -77,8 +78,12 @@ class CameraRawError(InputError):
         self.kind = kind
 
 
-def inspect(source: bytes | BinaryIO) -> TiffInfo:
-    """Read the tags of a file; pixels are not touched.
+def inspect(source: bytes | BinaryIO, number: int | None = None) -> TiffInfo:
+    """Read the tags of a page; pixels are not touched.
+
+    Args:
+        source: the file.
+        number: of a page at full resolution, from 1; None chooses.
 
     Raises:
         InputError: there is no page, or it is of a kind that is not read; the text says which and what to do.
@@ -87,13 +92,13 @@ def inspect(source: bytes | BinaryIO) -> TiffInfo:
     if not logger.handlers:  # what it says of damaged files belongs in our reason, not on the terminal
         logger.addHandler(logging.NullHandler())
     with tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-        page, pages, thumbnail = _choose(file)
+        page, pages, thumbnail = _choose(file, number)
         dpi: tuple[float, float] | None = None
         if page.resolutionunit in (2, 3):
             dpi = exif.plausible_dpi(*page.get_resolution("inch"))
         orientation = _tag(page, 274)
         own = _is_own(page)
-        if not own and (file.is_bigtiff or thumbnail or _largest_bits(page) > 8):
+        if not own and (file.is_bigtiff or thumbnail or (number or 1) > 1 or _largest_bits(page) > 8):
             raise InputError(_refusal(page))
         return TiffInfo(
             width=int(page.imagewidth),
@@ -109,12 +114,13 @@ def inspect(source: bytes | BinaryIO) -> TiffInfo:
         )
 
 
-def read_pixels(data: bytes, losses: list[Loss]) -> tuple[Samples, Samples | None]:
+def read_pixels(data: bytes, losses: list[Loss], number: int | None = None) -> tuple[Samples, Samples | None]:
     """Pixels of the page that :func:`inspect` describes, as stored (not turned).
 
     Args:
         data: the file.
         losses: takes what could not be kept.
+        number: of the page, as for :func:`inspect`.
 
     Returns:
         (H, W, 1 or 3) gray or RGB, and (H, W) alpha or None; uint8 up to 8 bits per sample, else uint16.
@@ -123,7 +129,7 @@ def read_pixels(data: bytes, losses: list[Loss]) -> tuple[Samples, Samples | Non
         InputError: cut off, or a kind that is not supported.
     """
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        page, _, _ = _choose(file)
+        page, _, _ = _choose(file, number)
         _check_segments(page, data)
         pixels: npt.NDArray[Any] = page.asarray(squeeze=False, maxworkers=1)  # (planes, depth, H, W, channels)
         pixels = np.moveaxis(pixels[:, 0, ..., 0], 0, -1) if pixels.shape[0] > 1 else pixels[0, 0]
@@ -154,7 +160,7 @@ def read_pixels(data: bytes, losses: list[Loss]) -> tuple[Samples, Samples | Non
     return np.ascontiguousarray(color), None if alpha is None else np.ascontiguousarray(alpha)
 
 
-def _choose(file: tifffile.TiffFile) -> tuple[tifffile.TiffPage, int, tuple[int, int] | None]:
+def _choose(file: tifffile.TiffFile, asked: int | None = None) -> tuple[tifffile.TiffPage, int, tuple[int, int] | None]:
     """The page to read, the number of pages at full resolution, and the size of a thumbnail before it.
 
     The first page is read unless it is marked as a reduced copy, or is a small copy (same shape, at most half the
@@ -176,6 +182,11 @@ def _choose(file: tifffile.TiffFile) -> tuple[tifffile.TiffPage, int, tuple[int,
     for page in full:
         if int(page.photometric) in _CAMERA_RAW:
             raise CameraRawError(_maker(first))
+    if asked is not None:
+        numbered = [page for page in full if not any(_is_copy(page, other) for other in full)] or [first]
+        if asked > len(numbered):
+            raise InputError(f"page {asked} is asked for, and the file has {count(len(numbered), 'page')}")
+        return numbered[asked - 1], len(numbered), None
     if full and full[0] is first and not any(_is_copy(first, page) for page in full[1:]):
         return first, len(full), None
     if _is_reduced(first):
@@ -289,7 +300,8 @@ def _split(pixels: Samples, colors: int, extra: list[int], losses: list[Loss]) -
     index = _alpha_index(extra)
     alpha = pixels[..., colors + index] if index is not None and colors + index < pixels.shape[2] else None
     if dropped := pixels.shape[2] - colors - (alpha is not None):
-        losses.append(Loss("channels", f"{dropped} extra channels of the TIFF file are dropped"))
+        are = "is" if dropped == 1 else "are"
+        losses.append(Loss("channels", f"{count(dropped, 'extra channel')} of the TIFF file {are} dropped"))
     return pixels[..., :colors], alpha
 
 
@@ -369,25 +381,33 @@ def _bytes(value: Any) -> bytes:
 
 
 def write_tiff(stream: BinaryIO, output: OutputImage, software: str) -> None:
-    """Write an image; its Software tag says ``software``."""
+    """Write an image with all its pages; their Software tags say ``software``."""
+    trees = [page.extras.exif or exif.Exif() for page in output.pages]
+    order = next((tree.order for tree in trees if len(tree.main) > 1 or tree.photo or tree.gps), trees[0].order)
+    large = sum(page.height * page.width * page.channels * page.color.itemsize for page in output.pages) > _LARGE_TIFF
+    with tifffile.TiffWriter(stream, byteorder="<" if order == "<" else ">", bigtiff=large) as file:
+        for page, tree in zip(output.pages, trees, strict=True):
+            _write_page(file, page, tree, order, software)
+    for number, tree in enumerate(trees):
+        below = [(tag, part) for tag, part in ((exif.EXIF_IFD, tree.photo), (exif.GPS_IFD, tree.gps)) if part]
+        inner = [(exif.INTEROP_IFD, tree.interop)] if tree.interop and tree.photo else []
+        if below:
+            _append_directories(stream, inner + below, order, number)
+
+
+def _write_page(file: tifffile.TiffWriter, output: OutputImage, tree: exif.Exif, order: str, software: str) -> None:
+    """Write the pixels and the main directory of a page; values of ``tree`` are in the file's byte order."""
     extras = output.extras
-    tree = extras.exif or exif.Exif()
     tags: list[tuple[int, int, int, Any, bool]] = []
     for tag, entry in tree.main.items():
         if tag in exif.KEPT_OF_TIFF and tag != exif.SOFTWARE:
-            tags.append((tag, entry.type, entry.count, _value(entry, tree.order), True))
+            tags.append((tag, entry.type, entry.count, _value(entry, order), True))
     if extras.xmp:
         tags.append((700, 1, len(extras.xmp), extras.xmp, True))
-    below = [(tag, part) for tag, part in ((exif.EXIF_IFD, tree.photo), (exif.GPS_IFD, tree.gps)) if part]
-    inner = [(exif.INTEROP_IFD, tree.interop)] if tree.interop and tree.photo else []
-    large = output.height * output.width * output.channels * output.color.itemsize > _LARGE_TIFF
-    tifffile.imwrite(
-        stream,
-        data=_deflated_strips(output, tree.order),
+    file.write(
+        data=_deflated_strips(output, order),
         shape=(output.height, output.width, output.channels) if output.channels > 1 else (output.height, output.width),
         dtype=output.color.dtype,
-        byteorder="<" if tree.order == "<" else ">",
-        bigtiff=large,
         photometric="minisblack" if output.gray else "rgb",
         planarconfig="contig",
         extrasamples=["unassalpha"] if output.alpha_rows is not None else None,
@@ -402,8 +422,6 @@ def write_tiff(stream: BinaryIO, output: OutputImage, software: str) -> None:
         metadata=None,
         extratags=tags,
     )
-    if below:
-        _append_directories(stream, inner + below, tree.order)
 
 
 def _value(entry: exif.ExifTag, order: str) -> Any:
@@ -421,20 +439,25 @@ def _deflated_strips(output: OutputImage, order: str) -> Iterator[bytes]:
         yield zlib.compress(stored.tobytes(), _DEFLATE_LEVEL)
 
 
-def _append_directories(stream: BinaryIO, below: list[tuple[int, exif.Directory]], order: str) -> None:
-    """Add the Exif and GPS directories, which tifffile does not write.
+def _append_directories(stream: BinaryIO, below: list[tuple[int, exif.Directory]], order: str, number: int) -> None:
+    """Add the Exif and GPS directories of a page, which tifffile does not write.
 
     The interoperability directory, to which Exif's points, is written first. All go to the end of the file, followed
-    by a copy of its first directory with the two pointers in it; the header then names that copy as the first.
+    by a copy of the page's directory with the two pointers in it; what named that directory then names its copy.
     """
     stream.seek(0)
     layout = exif.BIG if b"+" in stream.read(4) else exif.CLASSIC
-    pointer, count = order + layout.pointer, order + layout.count
-    stream.seek(layout.first)
-    (first,) = struct.unpack(pointer, stream.read(layout.inline))
-    stream.seek(first)
-    (number,) = struct.unpack(count, stream.read(struct.calcsize(count)))
-    entries = [stream.read(layout.entry) for _ in range(number)]
+    pointer, counted = order + layout.pointer, order + layout.count
+    place = layout.first
+    for page in range(number + 1):
+        stream.seek(place)
+        (directory,) = struct.unpack(pointer, stream.read(layout.inline))
+        stream.seek(directory)
+        (length,) = struct.unpack(counted, stream.read(struct.calcsize(counted)))
+        if page < number:
+            place = directory + struct.calcsize(counted) + layout.entry * length
+    entries = [stream.read(layout.entry) for _ in range(length)]
+    following = stream.read(layout.inline)
     kind = 4 if layout == exif.CLASSIC else 16  # LONG, LONG8
     inside: dict[int, exif.ExifTag] = {}
     for tag, part in below:
@@ -448,8 +471,8 @@ def _append_directories(stream: BinaryIO, below: list[tuple[int, exif.Directory]
         entries.append(struct.pack(f"{order}HH{layout.pointer}{layout.pointer}", tag, kind, 1, offset))
     entries.sort(key=lambda entry: int(struct.unpack(order + "H", entry[:2])[0]))
     offset = _even_end(stream)
-    stream.write(struct.pack(count, len(entries)) + b"".join(entries) + struct.pack(pointer, 0))
-    stream.seek(layout.first)
+    stream.write(struct.pack(counted, len(entries)) + b"".join(entries) + following)
+    stream.seek(place)
     stream.write(struct.pack(pointer, offset))
 
 

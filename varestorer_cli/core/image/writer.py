@@ -125,7 +125,11 @@ def write_image(stream: BinaryIO, output: OutputImage, format: ImageFormat, qual
         quality: of JPEG and WebP.
         software: provenance text, written into the file's Software field.
     """
-    output = replace(output, extras=replace(output.extras, exif=_written_exif(output.extras, format, software)))
+    pages = [
+        replace(page, extras=replace(page.extras, exif=_written_exif(page.extras, format, software)), more=())
+        for page in output.pages
+    ]
+    output = replace(pages[0], more=tuple(pages[1:]))
     name = getattr(stream, "name", None)
     folder = Path(name).parent if isinstance(name, str) else Path(tempfile.gettempdir())
     plain = _WithoutDescriptor(stream)

@@ -244,6 +244,8 @@ class _Batch:
         if image is None:
             return None
         results: list[Any] = []
+        sources: list[Samples] = []
+        queued: list[Any] = []
 
         def new_result(shape: tuple[int, ...], dtype: Any) -> Any:
             results.append(allocate(shape, dtype, item.job.output.parent))
@@ -251,23 +253,27 @@ class _Batch:
 
         def on_tiles(done: int, all_: int) -> None:
             release(results[-1])
-            self.console.update(self._done(behind(), done / all_), self._note(self.started), item.job.input)
+            page = (len(results) - 1 + done / all_) / len(image.pages)
+            self.console.update(self._done(behind(), page), self._note(self.started), item.job.input)
 
         try:
-            source = image.model_input()
-            queued = queue.add(
-                source,
-                item.size,
-                key=item.job.key,
-                text=self.context.texts.of(item.job.key),
-                dtype=_samples(image, item.format),
-                allocate=new_result,
-                on_tiles=on_tiles,
-            )
+            for number, (page, size) in enumerate(zip(image.pages, item.sizes, strict=True)):
+                sources.append(page.model_input())
+                queued.append(
+                    queue.add(
+                        sources[-1],
+                        size,
+                        key=f"{item.job.key}#{number + 1}" if number else item.job.key,
+                        text=self.context.texts.of(item.job.key),
+                        dtype=_samples(page, item.format),
+                        allocate=new_result,
+                        on_tiles=on_tiles,
+                    )
+                )
         except Exception as error:
             item.error = _without_memory(error, item)
             return None
-        return QueuedImage(source, queued)
+        return QueuedImage(sources, queued)
 
     def _restored(
         self, item: RestoreItem, queued: "QueuedImage | None", pool: ThreadPoolExecutor
@@ -282,7 +288,7 @@ class _Batch:
         row = item.row
         started = time.monotonic()
         try:
-            result = queued.image.result()
+            results = [page.result() for page in queued.pages]
         except (VarestorerError, KeyboardInterrupt) as error:
             if not isinstance(error, InputError):
                 self.budget.give(item.pixels)
@@ -299,8 +305,9 @@ class _Batch:
             self.budget.give(item.pixels)
             finished.set_result(item)
             return finished
-        row.tile, row.tiles, row.retries, row.oom_split = result.tile, result.tiles, result.retries, result.split
-        row.calls = result.calls
+        result = results[0]
+        row.tile, row.oom_split, row.calls = result.tile, result.split, result.calls
+        row.tiles, row.retries = (sum(getattr(one, name) for one in results) for name in ("tiles", "retries"))
         if result.unverified:
             text = (
                 "the model spoils even a plain test picture (is it trained?): its tiles were not held against the input"
@@ -308,7 +315,8 @@ class _Batch:
             item.warnings.append(text)
             row.warnings = "; ".join(filter(None, (row.warnings, f"unchecked: {text}")))
         row.device, row.precision, row.peak_mb = self.context.device, result.precision, self.context.peak_mb()
-        return pool.submit(self.encode_stage.finish, item, queued.source, result.image)
+        pages = [(source, one.image) for source, one in zip(queued.sources, results, strict=True)]
+        return pool.submit(self.encode_stage.finish, item, pages)
 
     # --- the report
 
@@ -349,10 +357,10 @@ class _Batch:
 
 @dataclass(frozen=True)
 class QueuedImage:
-    """An image in the engine's queue: the samples that the model gets, and the place in the queue."""
+    """The pages of an image in the engine's queue: the samples that the model gets, and their places in the queue."""
 
-    source: Samples
-    image: Any
+    sources: list[Samples]
+    pages: list[Any]
 
 
 def _without_memory(error: Exception, item: RestoreItem) -> Exception:

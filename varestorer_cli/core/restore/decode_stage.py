@@ -84,7 +84,7 @@ class DecodeStage:
         data = read_bytes(job.input)
         row.input_sha256 = hashlib.sha256(data).hexdigest()
         if options.only_below is not None:
-            row.width, row.height = probe(job.input, options.layer)
+            row.width, row.height = probe(job.input, options.layer, options.pages)
             if max(row.width, row.height) >= options.only_below:
                 self._leave_large(item, data)
                 return
@@ -98,13 +98,18 @@ class DecodeStage:
                 return
         else:
             fingerprint.look_at(job.output, read=False)
-        image = decode(data, options.transfer, options.layer)
-        image.keep_hidden = options.keep_hidden
+        image = decode(data, options.transfer, options.layer, options.pages)
         del data
-        if options.strip:
-            image = replace(image, extras=image.extras.stripped())
-        if options.sizing.ppi is not None:
-            image = replace(image, extras=image.extras.with_dpi(options.sizing.ppi))
+        for page in image.pages:
+            page.keep_hidden = options.keep_hidden
+            if options.strip:
+                page.extras = page.extras.stripped()
+            if options.sizing.ppi is not None:
+                page.extras = page.extras.with_dpi(options.sizing.ppi)
+        if image.more and item.format != ImageFormat.TIFF:
+            raise InputError(
+                f"its {len(image.pages)} pages can be written to TIFF only; add --format tif, or choose one: --pages N"
+            )
         item.size = options.target(image.width, image.height)
         row.width, row.height = image.width, image.height
         row.out_width, row.out_height = item.size
@@ -122,21 +127,26 @@ class DecodeStage:
             seed=self.options.seed,
             caption=row.caption,
         )
-        losses = image.losses + losses_of(
-            item.format,
-            depth=image.depth,
-            alpha=image.alpha is not None,
-            source=image.source,
-            extras=image.extras,
-            software=software,
-        )
+        losses = list(image.losses)
+        for page in image.pages:
+            losses += losses_of(
+                item.format,
+                depth=page.depth,
+                alpha=page.alpha is not None,
+                source=page.source,
+                extras=page.extras,
+                software=software,
+            )
+        losses = list(dict.fromkeys(losses))
         row.warnings = "; ".join(f"{loss.name}: {loss.text}" for loss in losses)
         hard = [loss.text for loss in losses if loss.strict]
         if options.strict and hard:
             raise InputError(f"{'; '.join(hard)} (--strict)")
         item.warnings = [loss.text for loss in losses]
         item.image = image
-        item.pixels = self.budget.take(image.width * image.height + item.size[0] * item.size[1])
+        item.sizes = [options.target(page.width, page.height) for page in image.pages]
+        pixels = sum(page.width * page.height for page in image.pages) + sum(w * h for w, h in item.sizes)
+        item.pixels = self.budget.take(pixels)
 
     def _leave_large(self, item: RestoreItem, data: bytes) -> None:
         """An image that is large already is left out, or copied under its own suffix; nothing is replaced.

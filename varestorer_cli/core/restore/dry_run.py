@@ -120,7 +120,7 @@ def _measure(row: Row, output: Path, options: RestoreOptions, session: Session |
     Raises:
         InputError: the input is no readable image.
     """
-    row.width, row.height = probe(row.input, options.layer)
+    row.width, row.height = probe(row.input, options.layer, options.pages)
     if options.only_below is not None and max(row.width, row.height) >= options.only_below:
         row.status, row.reason = _LARGE[options.large], LARGE
         return

@@ -1,14 +1,15 @@
 """Behind the engine: encode a restored image, write it, compare it with its input."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from varestorer_cli.core.atomic import atomic_file, hash_of
 from varestorer_cli.core.errors import InputError, VarestorerError
-from varestorer_cli.core.image.image_data import OutputImage, Samples
+from varestorer_cli.core.image.image_data import DecodedImage, OutputImage, Samples
 from varestorer_cli.core.image.metadata import fitted
 from varestorer_cli.core.image.resample import Resampler
 from varestorer_cli.core.image.writer import write_image
@@ -37,8 +38,12 @@ class EncodeStage:
         self.budget = budget
         self.on_written = on_written
 
-    def finish(self, item: RestoreItem, source: Samples, image: Samples) -> RestoreItem:
+    def finish(self, item: RestoreItem, pages: Sequence[tuple[Samples, Samples]]) -> RestoreItem:
         """Encode, write and compare.
+
+        Args:
+            item: what is restored.
+            pages: what the model got and what it made of it, page by page.
 
         Raises:
             OutputError: the output cannot be written.
@@ -47,14 +52,11 @@ class EncodeStage:
         decoded, row = item.image, item.row
         assert decoded is not None and item.identity is not None
         try:
-            gain = decoded.extras.scene.gain if decoded.extras.scene else None
-            output = OutputImage(
-                image,
-                decoded.gray,
-                _plane_rows(decoded.alpha, item.size),
-                fitted(decoded, item.size),
-                _plane_rows(gain, item.size, "triangle"),
-            )
+            outputs = [
+                _output(page, size, image)
+                for page, size, (_, image) in zip(decoded.pages, item.sizes, pages, strict=True)
+            ]
+            output = replace(outputs[0], more=tuple(outputs[1:]))
             software = fingerprint.software_text(
                 item.identity,
                 model=self.context.model,
@@ -63,7 +65,9 @@ class EncodeStage:
                 seed=self.options.seed,
                 caption=row.caption,
             )
-            row.mean_colour_error, row.consistency_psnr = compare(source, image)
+            compared = [compare(source, image) for source, image in pages]
+            row.mean_colour_error = max(shift for shift, _ in compared)
+            row.consistency_psnr = min(psnr for _, psnr in compared)
             with atomic_file(item.job.output) as stream:
                 write_image(stream, output, item.format, self.options.quality, software)
                 row.output_sha256 = hash_of(stream)
@@ -82,6 +86,17 @@ class EncodeStage:
             self.budget.give(item.pixels)
         row.seconds = (row.seconds or 0) + time.monotonic() - started
         return item
+
+
+def _output(image: DecodedImage, size: tuple[int, int], restored: Samples) -> OutputImage:
+    gain = image.extras.scene.gain if image.extras.scene else None
+    return OutputImage(
+        restored,
+        image.gray,
+        _plane_rows(image.alpha, size),
+        fitted(image, size),
+        _plane_rows(gain, size, "triangle"),
+    )
 
 
 def _plane_rows(

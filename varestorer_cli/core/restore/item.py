@@ -62,7 +62,7 @@ class BatchContext:
 
 @dataclass
 class RestoreItem:
-    """One image on its way."""
+    """One image on its way: ``size`` is (width, height) of its output, ``sizes`` those of all pages."""
 
     job: Job
     row: Row
@@ -70,6 +70,7 @@ class RestoreItem:
     identity: fingerprint.Identity | None = None
     image: DecodedImage | None = None
     size: tuple[int, int] = (0, 0)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
     pixels: int = 0
     error: BaseException | None = None
     kept: bool = False
