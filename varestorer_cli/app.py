@@ -84,6 +84,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     _quiet_libraries()
     try:
         code = build_app()(args=words, prog_name="varestorer", standalone_mode=False)
+        if signals.interrupted and code == ExitCode.INTERRUPTED:  # the option parser took it, and says nothing
+            return _failed(KeyboardInterrupt(), _INTERRUPTED, ExitCode.INTERRUPTED, verbose)
         return int(code) if isinstance(code, int) else ExitCode.OK
     except VarestorerError as error:
         return _failed(error, str(error), error.exit_code, verbose)

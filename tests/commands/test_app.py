@@ -182,3 +182,13 @@ def test_ctrl_c_in_the_first_second_ends_with_its_message_and_130(moment: str, t
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, env=environment)
     assert done.returncode == 130, done.stderr
     assert done.stderr.strip() == "error: interrupted; run the same command again for the rest"
+
+
+def test_an_interrupt_that_the_option_parser_hears_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = typer.Typer()
+    parser.command()(lambda: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(app, "build_app", lambda: parser)
+    assert app.run([]) == 130
+    assert capsys.readouterr().err == "error: interrupted; run the same command again for the rest\n"

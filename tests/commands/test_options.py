@@ -58,7 +58,7 @@ OTHER: dict[str, Any] = {
     "model": "x", "weights": "x", "sizing": Sizing(scale=2), "tile": 7, "overlap": 7, "batch": 7, "device": "cpu",
     "gpus": "all", "threads": 7, "fidelity": 0.5, "text": TextOptions(prompt="x"), "seed": 7, "format": ImageFormat.EXR,
     "quality": 7, "layer": "x", "name": "x", "frames": "1", "shard": Shard(0, 2), "max_failed": FailureLimit(1),
-    "only_below": 7,
+    "only_below": 7, "pages": "all",
 }  # fmt: skip
 
 
