@@ -168,6 +168,26 @@ def test_the_wheel_works_alone(built: Path, foreign: Path) -> None:
     assert all(name.startswith(str(site)) for name in ran.stdout.split())
 
 
+@pytest.mark.long
+def test_the_container_is_built_and_restores(tmp_path: Path) -> None:
+    """Needs a running engine and the network; elsewhere the Dockerfile is only read."""
+
+    def ready(name: str) -> bool:
+        if shutil.which(name) is None:
+            return False
+        return subprocess.run([name, "info"], capture_output=True, check=False).returncode == 0
+
+    engine = next(filter(ready, ("docker", "podman")), None)
+    if engine is None:
+        pytest.skip("no container engine runs here")
+    subprocess.run([engine, "build", "-t", "varestorer-test", str(ROOT)], check=True)
+    save(tmp_path / "in" / "a.png", photo(16, 16))
+    mounted = ["--rm", "--user", f"{os.getuid()}:{os.getgid()}", "-v", f"{tmp_path}:/work"]
+    words = ["restore", "in", "out", "--model", "compact"]
+    subprocess.run([engine, "run", *mounted, "varestorer-test", *words], check=True)
+    assert (tmp_path / "out" / "a.png").is_file()
+
+
 def test_the_data_of_the_tests_stay_small() -> None:
     files = [
         path for path in (ROOT / "tests" / "data").rglob("*") if path.is_file() and "__pycache__" not in path.parts
