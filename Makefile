@@ -104,7 +104,8 @@ mutate: $(VENV)/.installed-dev  ## Do tests notice changes of the code? PATHS, C
 parity: $(VENV)/.installed-dev  ## Only the comparison with vectors of the released code
 	$(BIN)/pytest -q -m "parity"
 
-bench: $(VENV)/.installed-dev  ## Speed of the bundled model's stages and of the whole command, as ratios
+bench: $(VENV)/.installed-dev  ## Speed of the bundled models in the default precision, beside the machine's peaks and peers (extra bench)
+	$(BIN)/python -m pip install -q -e ".[bench]"
 	$(BIN)/python -m varestorer_cli.bench.inference
 
 bench-gpu: $(VENV)/.installed-dev  ## The full-size model on a GPU: peaks, the released arithmetic and ours (below eight minutes)

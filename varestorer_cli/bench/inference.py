@@ -1,6 +1,8 @@
-"""``make bench``: where the time of a restored megapixel goes, as ratios measured in one run.
+"""``make bench``: where the time of a restored megapixel goes, beside the machine's peaks and peers, in one run.
 
-Absolute times belong to the machine; ratios of interleaved runs travel better. Nothing here is a test.
+Measured in the precision that ``restore`` takes by default on this machine. Absolute times belong to the machine;
+ratios of interleaved runs travel better. Peers: the published Real-ESRGAN x4plus in the same arithmetic, and Real-ESRGAN
+by its own package where that works (extra ``bench``, libvulkan1). Nothing here is a test.
 """
 
 import argparse
@@ -8,12 +10,20 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from varestorer_cli.bench import realesrgan_backend
 from varestorer_cli.core.engine.engine import RestoreEngine
 from varestorer_cli.core.engine.inference import EngineOptions
+from varestorer_cli.core.errors import VarestorerError
+from varestorer_cli.core.options import Precision
+from varestorer_cli.core.runtime import autocast_type, choose
+from varestorer_cli.core.training.compression import load_realesrgan
 from varestorer_cli.core.weights.model_file import load_restorer
 from varestorer_models.restorer import OneStepRestorer
 
@@ -32,16 +42,66 @@ def interleaved(works: dict[str, Work], rounds: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def peaks(precision: str, rounds: int) -> dict[str, float]:
+    """TFLOP per CPU second of a convolution (64 to 64 channels, 3x3) and of a matrix product in this arithmetic."""
+    dtype = autocast_type(precision) or torch.float32
+    image = torch.rand(1, 64, 192, 192, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    kernel = torch.rand(64, 64, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    left, right = torch.rand(1024, 1024, dtype=dtype), torch.rand(1024, 1024, dtype=dtype)
+    works: dict[str, Work] = {
+        "convolution": lambda: torch.nn.functional.conv2d(image, kernel, padding=1),
+        "matrix product": lambda: left @ right,
+    }
+    flops = {"convolution": 2 * 9 * 64 * 64 * 192 * 192, "matrix product": 2 * 1024**3}
+    with torch.inference_mode():
+        return {name: flops[name] / seconds / 1e12 for name, seconds in interleaved(works, rounds).items()}
+
+
 @torch.inference_mode()
-def stages(model: str, rounds: int) -> dict[str, float]:
-    """CPU seconds per megapixel of each stage of one tile."""
+def stages(model: str, rounds: int, precision: str) -> dict[str, tuple[float, float]]:
+    """CPU seconds and TFLOP, each per megapixel, of each stage of one tile."""
     restorer = load_restorer(model).restorer
     tile = torch.rand(1, 3, restorer.tile, restorer.tile).contiguous(memory_format=torch.channels_last)
     megapixels = restorer.tile**2 / 1e6
     works: dict[str, Work] = {"pre-restorer": lambda: restorer.prerestore(tile), "whole tile": lambda: restorer(tile)}
-    if isinstance(restorer, OneStepRestorer):
-        works = {**_token_stages(restorer, restorer.prerestore(tile)), **works}
-    return {name: value / megapixels for name, value in interleaved(works, rounds).items()}
+    with _autocast(precision):
+        if isinstance(restorer, OneStepRestorer):
+            works = {**_token_stages(restorer, restorer.prerestore(tile)), **works}
+        flops = {}
+        for name, work in works.items():
+            with FlopCounterMode(display=False) as counter:
+                work()
+            flops[name] = counter.get_total_flops() / 1e12 / megapixels
+        return {name: (value / megapixels, flops[name]) for name, value in interleaved(works, rounds).items()}
+
+
+def peers(rounds: int, precision: str, side: int = 64) -> dict[str, float | str]:
+    """CPU seconds per output megapixel of Real-ESRGAN on an image of this side, or why it is not measured."""
+    found: dict[str, float | str] = {}
+    works: dict[str, Work] = {}
+    small = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    try:
+        network = load_realesrgan().eval()
+    except VarestorerError as error:
+        found[f"Real-ESRGAN x4plus in {precision}"] = str(error)
+    else:
+        tensor = torch.rand(1, 3, side, side).contiguous(memory_format=torch.channels_last)
+        works[f"Real-ESRGAN x4plus in {precision}"] = lambda: network(tensor)
+    for name in realesrgan_backend.PEERS:
+        try:
+            enlarge = realesrgan_backend.peer(name)
+        except ImportError as error:
+            found[f"{name}, own package"] = str(error)
+        else:
+            works[f"{name}, own package"] = partial(enlarge, small)
+    with torch.inference_mode(), _autocast(precision):
+        measured = interleaved(works, rounds)
+    return found | {name: value / ((4 * side) ** 2 / 1e6) for name, value in measured.items()}
+
+
+def _autocast(precision: str) -> AbstractContextManager[object]:
+    dtype = autocast_type(precision)
+    return nullcontext() if dtype is None else torch.autocast("cpu", dtype)
 
 
 def _token_stages(restorer: OneStepRestorer, prerestored: torch.Tensor) -> dict[str, Work]:
@@ -57,31 +117,39 @@ def _token_stages(restorer: OneStepRestorer, prerestored: torch.Tensor) -> dict[
     }
 
 
-def whole_pictures(model: str, rounds: int) -> dict[str, float]:
+def whole_images(model: str, rounds: int, precision: str) -> float:
     """CPU seconds per output megapixel of the engine: tiles with overlap, cutting and blending included."""
-    engine = RestoreEngine(load_restorer(model).restorer, EngineOptions())
-    picture = np.random.default_rng(0).integers(0, 256, (192, 256, 3), dtype=np.uint8)
-    work: dict[str, Work] = {"picture": lambda: engine.restore(picture, (1024, 768), dtype=np.uint8)}
-    return {"engine, 1024x768": interleaved(work, rounds)["picture"] / (1024 * 768 / 1e6)}
+    engine = RestoreEngine(load_restorer(model).restorer, EngineOptions(precision=precision))
+    image = np.random.default_rng(0).integers(0, 256, (192, 256, 3), dtype=np.uint8)
+    work: dict[str, Work] = {"image": lambda: engine.restore(image, (1024, 768), dtype=np.uint8)}
+    return interleaved(work, rounds)["image"] / (1024 * 768 / 1e6)
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="fine")
+def main(words: list[str] | None = None) -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["fine", "compact"])
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    table = stages(options.model, options.rounds)
-    whole = table["whole tile"]
-    write = sys.stdout.write
-    write(f"model {options.model}, {options.threads} thread(s), median of {options.rounds} interleaved rounds\n\n")
-    write("| stage | CPU s / output MP | share of the tile |\n|---|---|---|\n")
-    for name, value in table.items():
-        write(f"| {name} | {value:.2f} | {value / whole:.0%} |\n")
-    for name, value in whole_pictures(options.model, max(1, options.rounds // 2)).items():
-        write(f"| {name} | {value:.2f} | {value / whole:.0%} |\n")
+    options = parser.parse_args(words)
+    runtime = choose("cpu", Precision(options.precision), options.threads)
+    precision, write = runtime.precision, sys.stdout.write
+    write(f"{runtime.describe()}, median of {options.rounds} interleaved rounds\n\n")
+    peak = peaks(precision, options.rounds)
+    write("".join(f"peak of a {name}: {value:.3f} TFLOP per CPU second\n" for name, value in peak.items()))
+    write("\n| what | CPU s / output MP | share of the tile | of the convolution peak |\n|---|---|---|---|\n")
+    for model in options.models:
+        table = stages(model, options.rounds, precision)
+        whole = table["whole tile"][0]
+        for name, (value, flops) in table.items():
+            used = f"{flops / value / peak['convolution']:.0%}"
+            write(f"| {model}: {name} | {value:.2f} | {value / whole:.0%} | {used} |\n")
+        value = whole_images(model, max(1, options.rounds // 2), precision)
+        write(f"| {model}: engine, 1024x768 | {value:.2f} | {value / whole:.0%} | |\n")
+    for name, found in peers(max(1, options.rounds // 2), precision).items():
+        cost = f"{found:.2f}" if isinstance(found, float) else f"not measured: {found}"
+        write(f"| {name} | {cost} | | |\n")
 
 
 if __name__ == "__main__":
