@@ -1,4 +1,4 @@
-"""On a CUDA device: the same images as on a CPU, the same bytes twice, memory that stays, nothing the host waits for."""
+"""On a CUDA device: the images of a CPU, the same bytes twice, memory that stays, nothing the host waits for."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
 """``make bench``: where the time of a restored megapixel goes, beside the machine's peaks and peers, in one run.
 
 Measured in the precision that ``restore`` takes by default on this machine. Absolute times belong to the machine;
-ratios of interleaved runs travel better. Peers: the published Real-ESRGAN x4plus in the same arithmetic, and Real-ESRGAN
-by its own package where that works (extra ``bench``, libvulkan1). Nothing here is a test.
+ratios of interleaved runs travel better. Peers: the published Real-ESRGAN x4plus in the same arithmetic, and
+Real-ESRGAN by its own package where that works (extra ``bench``, libvulkan1). Nothing here is a test.
 """
 
 import argparse

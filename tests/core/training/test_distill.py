@@ -283,3 +283,11 @@ def test_the_table_compares_only_what_makes_a_difference() -> None:
     }
     changed = [json.dumps(changes, sort_keys=True) for changes in compact.values()]
     assert len(set(changed)) == len(changed)
+
+
+def test_only_what_the_recipe_trains_has_a_gradient() -> None:
+    made = task()
+    assert not any(p.requires_grad for p in made.teacher.parameters())
+    restorer = made.restorer
+    assert not any(p.requires_grad for p in restorer.prerestorer.parameters())
+    assert all(p.requires_grad for p in restorer.transformer.parameters())
