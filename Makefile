@@ -130,6 +130,10 @@ ablate: $(VENV)/.installed-dev  ## Every research choice of distillation at smok
 options-page: $(VENV)/.installed-dev  ## docs/options.md from the fields that declare the options
 	$(BIN)/python -m varestorer_cli.commands._options_page > docs/options.md
 
+.PHONY: api-page
+api-page: $(VENV)/.installed-dev  ## docs/api.md from the docstrings of the library
+	$(BIN)/python tests/api_page.py > docs/api.md
+
 demo: $(VENV)/.installed  ## Install, restore the bundled sample photographs into demo-out/, say where
 	$(BIN)/varestorer restore varestorer_cli/data/samples demo-out
 	@echo "restored photographs: demo-out/   (open one: $$(ls demo-out/*.png demo-out/*.jpg 2>/dev/null | head -1))"

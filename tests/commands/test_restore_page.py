@@ -8,6 +8,7 @@ from conftest import Ran, load, photo, save
 from page_reader import read
 
 from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.report import crops
 from varestorer_cli.core.report.page import check_page_target
 from varestorer_cli.core.restore.page import page_target
 from varestorer_cli.core.sharding import Shard
@@ -72,3 +73,56 @@ def test_the_name_is_checked_before_any_work(cli: Cli) -> None:
         check_page_target(Path("d.html"))
     Path("empty.html").touch()
     check_page_target(Path("empty.html"))
+
+
+def images_of(page: Path) -> set[str]:
+    """Small images that a page shows."""
+    reader = read(page)
+    return {tag["src"] for tag in reader.of("img")} | {
+        tag["data-image"] for tag in reader.of("button") if "data-image" in tag
+    }
+
+
+def test_a_folder_holds_the_page_and_all_images(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crops, "MOST_CARDS", 2)
+    monkeypatch.setattr(crops, "MOST_THUMBNAILS", 3)
+    for number in range(5):
+        save(Path(f"in/{number}.png"), photo(8, 8, seed=number))
+    assert cli("restore", "in", "out", "--report", "p.html").code == 0
+    assert "2 have no thumbnail, the page is full: --report-dir shows all" in Path("p.html").read_text()
+    assert cli("restore", "in", "out", "--report-dir", "pa ge").code == 0
+    shown = images_of(Path("pa ge/index.html"))
+    text = Path("pa ge/index.html").read_text()
+    assert "data:image" not in text and len(text) < 100_000
+    assert len(read(Path("pa ge/index.html")).of("div", role="slider")) == 5
+    files = {f"./index-images/{path.name}" for path in Path("pa ge/index-images").iterdir()}
+    assert files == shown and len(shown) >= 10
+    # a later page leaves nothing of the earlier one behind, and nothing of others is touched
+    Path("pa ge/index-images/mine.jpg").write_text("mine")
+    save(Path("in/0.png"), photo(8, 8, seed=77))
+    assert cli("restore", "in", "out", "--report-dir", "pa ge").code == 0
+    now = {f"./index-images/{path.name}" for path in Path("pa ge/index-images").iterdir()}
+    assert now == images_of(Path("pa ge/index.html")) | {"./index-images/mine.jpg"} and now != files
+
+
+def test_a_folder_of_shards_keeps_their_pages_apart(cli: Cli) -> None:
+    for number in range(6):
+        save(Path(f"in/{number}.png"), photo(8, 8, seed=number))
+    for shard in ("0/2", "1/2"):
+        assert cli("restore", "in", "out", "--shard", shard, "--report-dir", "p").code == 0
+    assert images_of(Path("p/index.0-of-2.html")) and images_of(Path("p/index.1-of-2.html"))
+    assert all((Path("p") / address).exists() for address in images_of(Path("p/index.0-of-2.html")))
+    assert cli("restore", "--merge", "out", "--report-dir", "p").code == 0
+    assert len(read(Path("p/index.html")).of("div", role="slider")) == 6
+
+
+def test_a_folder_is_no_file_and_takes_no_foreign_page(cli: Cli) -> None:
+    save(Path("in/a.png"), photo(8, 8))
+    ran = cli("restore", "in", "out", "--report-dir", "p", "--report", "p.html")
+    assert ran.code == 2 and "give one of them" in ran.err
+    save(Path("p/x.png"), photo(8, 8))
+    Path("p/index.html").write_text("<p>my homepage</p>")
+    ran = cli("restore", "in", "out", "--report-dir", "p")
+    assert ran.code == 2 and "is no page of varestorer" in ran.err and not Path("out").exists()
+    Path("file").write_text("x")
+    assert cli("restore", "in", "out", "--report-dir", "file").code == 5

@@ -332,3 +332,21 @@ def test_both_names_of_one_folder_are_refused(cli: Cli, out: Path) -> None:
     ran = cli("score", "out", "--restored", "gt", "-r", "gt")
     assert ran.code == 2 and "leave one out" in ran.err
     assert cli("score", "--restored", "out", "-r", "gt", "-q").code == 0
+
+
+def test_the_page_as_a_folder(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(3):
+        save(Path(f"gt/{number}.png"), photo(20, 20, seed=number))
+        for place, folder in enumerate(("out", "other"), 1):
+            save(Path(f"{folder}/{number}.png"), photo(20, 20, seed=number + 9 * place))
+    words = ("score", "out", "-r", "gt", "--metrics", "psnr_y", "--cache", "none")
+    ran = cli(*words, "--report-dir", "page")
+    assert ran.code == 0 and "wrote page/index.html" in ran.err
+    text = Path("page/index.html").read_text()
+    images = [path.name for path in Path("page/index-images").iterdir()]
+    assert len(images) == 6 and all(f"./index-images/{name}" in text for name in images) and "data:image" not in text
+    two = ("score", "--compare", "out", "other", "-r", "gt", "--metrics", "psnr_y", "--cache", "none")
+    assert cli(*two, "--report-dir", "two").code == 0
+    assert Path("two/index.html").exists() and list(Path("two/index-images").iterdir())
+    assert cli(*words, "--report-dir", "page", "--report", "p.html").code == 2

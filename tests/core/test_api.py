@@ -1,16 +1,21 @@
+import doctest
 from pathlib import Path
 from typing import Any
 
+import api_page
 import fakes
 import numpy as np
 import pytest
 from conftest import load, photo, save
+from PIL import Image
 
 import varestorer_cli
 from varestorer_cli import RestoreOptions, Restorer
-from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.errors import InterruptedRunError, UsageError
 from varestorer_cli.core.restore import session
 from varestorer_cli.core.sizing import Sizing
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -26,24 +31,76 @@ def test_the_package_offers_its_library_lazily() -> None:
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
-@pytest.mark.parametrize("gray", [False, True])
-def test_arrays(restorer: Any, kind: type, gray: bool) -> None:
-    image = photo(10, 14, 1 if gray else 3, depth=16 if kind == np.uint16 else 8)
-    if gray:
-        image = image[..., 0]
+@pytest.mark.parametrize("tail", [(), (1,), (2,), (3,), (4,)])
+def test_arrays(restorer: Any, kind: type, tail: tuple[int, ...]) -> None:
+    image = photo(10, 14, *(tail or (1,)), depth=16 if kind == np.uint16 else 8)
+    image = image.reshape(10, 14, *tail)
     if kind == np.float32:
         image = image.astype(np.float32) / 255
     result = restorer.restore_image(image)
     assert result.dtype == kind
-    assert result.shape == (20, 28, *image.shape[2:])
+    assert result.shape == (20, 28, *tail)
 
 
 @pytest.mark.parametrize(
-    "image", [np.zeros((4, 4), np.float64), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)]
+    "image", [np.zeros((4, 4), np.float64), np.zeros((4, 4, 5), np.uint8), np.zeros((0, 4, 3), np.uint8), b"x", None]
 )
-def test_what_is_no_picture_is_refused(restorer: Any, image: Any) -> None:
+def test_what_is_no_image_is_refused(restorer: Any, image: Any) -> None:
     with pytest.raises(UsageError):
         restorer.restore_image(image)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_pixels_are_those_of_the_files(restorer: Any, tmp_path: Path, channels: int, depth: int) -> None:
+    pixels = photo(10, 14, channels, depth=depth)
+    if channels == 4:
+        pixels[:3, :4, 3] = 0  # hidden colours are filled in alike
+    path = save(tmp_path / "a.png", pixels[..., 0] if channels == 1 else pixels)
+    restorer.restore(path, tmp_path / "b.png")
+    wanted = load(tmp_path / "b.png")
+    for image in (load(path), path, str(path)):
+        np.testing.assert_array_equal(restorer.restore_image(image), wanted)
+    if depth == 8 or channels == 1:
+        result = restorer.restore_image(Image.open(path))
+        assert isinstance(result, Image.Image) and result.mode == Image.open(path).mode
+        np.testing.assert_array_equal(np.asarray(result), wanted)
+
+
+def test_progress_and_rows(restorer: Any, tmp_path: Path) -> None:
+    for i in range(3):
+        save(tmp_path / f"in/{i}.png", photo(10, 14, seed=i))
+    seen: list[tuple[float, int]] = []
+    rows: list[str] = []
+    restorer.restore(
+        tmp_path / "in",
+        tmp_path / "out",
+        on_progress=lambda *step: seen.append(step),
+        on_row=lambda row: rows.append(row.output),
+    )
+    assert seen[0] == (0, 3) and seen[-1] == (3, 3) and seen == sorted(seen)
+    assert rows == ["0.png", "1.png", "2.png"]
+    tiles: list[tuple[float, int]] = []
+    restorer.restore_image(photo(40, 40), on_progress=lambda *step: tiles.append(step))
+    assert len(tiles) > 1 and tiles[-1] == (len(tiles), len(tiles))
+
+
+def test_cancelling_leaves_what_is_finished(restorer: Any, tmp_path: Path) -> None:
+    for i in range(8):
+        save(tmp_path / f"in/{i}.png", photo(10, 14, seed=i))
+    done: list[str] = []
+    with pytest.raises(InterruptedRunError, match="stopped: "):
+        restorer.restore(
+            tmp_path / "in",
+            tmp_path / "out",
+            on_row=lambda row: done.append(row.output),
+            should_stop=lambda: len(done) > 1,
+        )
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == sorted(done)
+    assert len(done) < 8 and not list((tmp_path / "out").glob("*.part"))
+    assert restorer.restore(tmp_path / "in", tmp_path / "out").count("done") == 8 - len(done)
+    with pytest.raises(InterruptedRunError):
+        restorer.restore_image(photo(), should_stop=lambda: True)
 
 
 def test_paths(restorer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,3 +122,20 @@ def test_the_sampling_default_is_the_models(monkeypatch: pytest.MonkeyPatch) -> 
     first, second = one.restore_image(photo(), "a"), one.restore_image(photo(), "b")
     assert not np.array_equal(first, second)
     np.testing.assert_array_equal(first, one.restore_image(photo(), "a"))
+
+
+def test_the_page_is_made_from_the_docstrings() -> None:
+    written = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert written == api_page.page(), "docs/api.md is outdated: make api-page"
+
+
+def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "scans/dawn.png", photo(12, 16))
+    save(tmp_path / "scans/dusk.png", photo(8, 8, seed=1))
+    (tmp_path / "scans/broken.png").write_text("no image")
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8").replace("```", "")
+    examples = doctest.DocTestParser().get_doctest(text, {}, "api.md", None, None)
+    said: list[str] = []
+    result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(examples, out=said.append)
+    assert result.attempted > 10 and not result.failed, "".join(said)

@@ -1,7 +1,5 @@
 """``varestorer restore``: folders and files of degraded images -> restored ones and a report."""
 
-from pathlib import Path
-
 import typer
 
 from varestorer_cli.commands._from_fields import with_options
@@ -33,6 +31,6 @@ def restore(request: RestoreRequest, options: RestoreOptions, shown: ConsoleOpti
 
     console = Console(shown.progress, quiet=shown.quiet, verbose=shown.verbose)
     if request.merge:
-        raise typer.Exit(run_merge(Path(request.output), request.page, options, console))
+        raise typer.Exit(run_merge(request, options, console))
     done = run_restore(request, options, console)
     raise typer.Exit(done.exit_code(options.max_failed))

@@ -479,11 +479,16 @@ class RestoreRequest:
         flags=("--report",),
         metavar="FILE.html",
     )
+    page_folder: Path | None = option(
+        None, "That page as a folder of small files, all images on it.", OUTPUT, flags=("--report-dir",), metavar="DIR"
+    )
     exit_codes: ExitCodes = option(ExitCodes.PLAIN, "opencue: out of memory ends with 33 (asks for more).", FARM)
     merge: bool = option(False, "Only join the reports of all shards in OUTPUT, the argument.", FARM)
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.page is not None and self.page_folder is not None:
+            raise UsageError("--report is one file, --report-dir a folder; give one of them")
         if self.output:
             return
         if self.merge:

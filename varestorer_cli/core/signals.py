@@ -14,13 +14,20 @@ _CODES = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINAT
 
 
 class StopFlag:
-    """Set once the run was told to stop."""
+    """Set once the run was told to stop.
 
-    def __init__(self) -> None:
+    Args:
+        asked: also asked whether to stop, from any thread; a yes stays.
+    """
+
+    def __init__(self, asked: Callable[[], bool] | None = None) -> None:
         self.code: ExitCode | None = None
+        self._asked = asked
 
     def requested(self) -> bool:
         """Whether a signal came."""
+        if self.code is None and self._asked is not None and self._asked():
+            self.request()
         return self.code is not None
 
     def request(self, code: ExitCode = ExitCode.INTERRUPTED) -> None:

@@ -9,6 +9,7 @@ import pytest
 from chromium import Browser
 from conftest import Ran, photo, save
 
+from varestorer_cli.app import run
 from varestorer_cli.core.report import crops
 from varestorer_cli.core.report.rows import DONE, FAILED, SKIPPED, Row
 from varestorer_cli.core.restore.page import write_restore_page
@@ -306,3 +307,68 @@ def test_two_states_of_three_are_chosen(browser: Browser, cli: Cli, tmp_path: Pa
     assert share(shown, BLUE) == pytest.approx(0.75, abs=0.03) and share(shown, GREEN) == pytest.approx(0.25, abs=0.03)
     assert browser.one(".card .tag.l").text == "restored" and browser.one(".card .tag.r").text == "reference"
     assert browser.complaints() == [] and len(browser.requests()) == 1
+
+
+def test_a_folder_of_small_files_shows_them(browser: Browser, tmp_path: Path, monkeypatch: Patch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, color in enumerate((RED, BLUE, GREEN)):
+        save(Path(f"in/{number}.png"), plain(color, 60, 80))
+        save(Path(f"out/{number}.png"), plain(color, 240, 320))
+    rows = [row(f"{number}.png", 20.0 + number) for number in range(3)]
+    write_restore_page(rows, Path("out"), Path("page/index.html"), apart=True)
+    browser.open(tmp_path / "page/index.html")
+    for box, color in zip(browser.all(".card .cmp"), (RED, BLUE, GREEN), strict=True):
+        browser.script("arguments[0].scrollIntoView()", box)
+        browser.wait(
+            lambda box=box: all(
+                browser.script("return arguments[0].complete", i) for i in box.find_elements("css selector", "img")
+            )
+        )
+        assert share(browser.pixels(box), color) > 0.9
+    assert browser.complaints() == [] and len(browser.requests()) > 3
+
+
+@pytest.fixture(scope="module")
+def scores_of_40(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of 40 scored pairs, 9 of them with cards."""
+    folder = tmp_path_factory.mktemp("scores")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(crops, "MOST_CARDS", 9)
+        for number in range(40):
+            save(Path(f"out/{number:02}.png"), plain(BLUE, 120, 160))
+            save(Path(f"gt/{number:02}.png"), plain((BLUE[0], BLUE[1], BLUE[2] - number), 120, 160))
+        words = ["score", "out", "-r", "gt", "--metrics", "psnr_y", "--cache", "none", "--report", "p.html", "-q"]
+        assert run(words) == 0
+    return folder / "p.html"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "columns"), [(375, 1), (1280, 2), (1920, 3)])
+def test_widths_and_colours_of_scores(
+    browser: Browser, scores_of_40: Path, width: int, columns: int, scheme: str
+) -> None:
+    browser.size(width, 900, mobile=width < 500)
+    browser.prefer(scheme)
+    browser.open(scores_of_40)
+    assert browser.script("return document.documentElement.scrollWidth <= window.innerWidth"), "nothing sticks out"
+    lefts = "return new Set([...document.querySelectorAll(arguments[0])].map(e => e.getBoundingClientRect().left)).size"
+    assert browser.script(lefts, ".card") == columns
+    thumbs = browser.all(".thumb")
+    assert len(thumbs) == 40 and len(browser.all(".thumb img")) < 40, "loaded when seen"
+    browser.script("arguments[0].scrollIntoView()", thumbs[-1])
+    browser.wait(lambda: thumbs[-1].find_elements("css selector", "img"))
+    light = browser.script("return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+    assert (min(light) > 200) == (scheme == "light")
+    assert browser.complaints() == [] and browser.requests() == [scores_of_40.as_uri()]
+
+
+def test_arrow_keys_turn_the_pages_of_scores(browser: Browser, scores_of_40: Path) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    browser.open(scores_of_40)
+    browser.script("arguments[0].click()", browser.all(".thumb")[0])
+    assert browser.one("#viewer-name").text == "39", "the worst first"
+    ActionChains(browser.driver).send_keys(Keys.ARROW_RIGHT).perform()
+    assert browser.one("#viewer-name").text == "38"

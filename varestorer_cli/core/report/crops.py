@@ -1,20 +1,24 @@
-"""Crops for the HTML page: one window cut from input, result and reference, as data URLs; and thumbnails."""
+"""Crops and thumbnails for the HTML page, embedded in it or as small files beside it."""
 
 import base64
+import hashlib
 import io
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms
 
-from varestorer_cli.core.errors import InputError
+from varestorer_cli.core.atomic import atomic_file
+from varestorer_cli.core.errors import InputError, OutputError
 from varestorer_cli.core.image.image_data import DecodedImage
 from varestorer_cli.core.image.reader import decode, probe, read_bytes
 from varestorer_cli.core.image.resample import Resampler, to_depth, to_float
@@ -25,6 +29,7 @@ MOST_BYTES = 24_000_000
 THUMBNAIL = (240, 180)  # width, height that it fits into
 MOST_THUMBNAILS = 600
 MOST_THUMBNAIL_BYTES = 12_000_000
+MOST_CARDS_APART = 300  # where the images are files, each of which is read when it is seen
 LARGEST = 100_000_000  # pixels; larger images would take gigabytes to look for their crop
 QUALITY = 90
 _THUMBNAIL_QUALITY = 80
@@ -34,6 +39,49 @@ _LOOKED_AT = 16_000_000  # pixels; larger differences are reduced before the lar
 _BACKGROUND = 200
 
 Bytes = npt.NDArray[np.uint8]
+Address = Callable[[bytes], str]
+
+
+def data_address(jpeg: bytes) -> str:
+    """A JPEG file as a ``data:`` address."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+
+
+class ImageFolder:
+    """A folder beside a page that holds its crops and thumbnails, each named by its hash.
+
+    Args:
+        folder: made where it is missing; of its files only those with such names are ever replaced or removed.
+
+    Raises:
+        OutputError: the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{folder}: the folder of the page's images cannot be made ({error})") from error
+
+    def __call__(self, jpeg: bytes) -> str:
+        """Write a JPEG file unless it is there; returns its address as seen from the page.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        name = f"{hashlib.sha256(jpeg).hexdigest()[:20]}.jpg"
+        if not (self.folder / name).exists():
+            with atomic_file(self.folder / name) as stream:
+                stream.write(jpeg)
+        return f"./{quote(self.folder.name)}/{name}"
+
+    def remove_others(self, page: str) -> None:
+        """Remove images that a page does not name: those of an earlier one, and thumbnails it had no use for."""
+        for path in self.folder.iterdir():
+            if re.fullmatch(r"[0-9a-f]{20}\.jpg", path.name) and path.name not in page:
+                with suppress(OSError):
+                    path.unlink()
 
 
 @dataclass(frozen=True)
@@ -41,11 +89,11 @@ class Crops:
     """The same part of several states of an image.
 
     Attributes:
-        images: ``data:`` addresses, empty where a state could not be read.
+        images: addresses, empty where a state could not be read.
         window: left, top, width and height of the part in the whole.
         whole: (width, height) of the whole.
         problems: why a state could not be read.
-        thumbnail: the whole of one state as a ``data:`` address.
+        thumbnail: address of the whole of one state, small.
     """
 
     images: tuple[str, ...]
@@ -67,14 +115,20 @@ class Crops:
 
 
 class Embedder:
-    """Decides, entry by entry in the order of a page, what is embedded: crops for the first, thumbnails for all.
+    """Decides, entry by entry in the order of a page, what it shows: crops for the first, thumbnails for all.
+
+    Args:
+        folder: holds them; None embeds them in the page, so that their number is limited.
 
     Attributes:
         embedded: entries with crops so far.
+        left_out: entries without a thumbnail because the page is full.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: ImageFolder | None = None) -> None:
+        self.folder = folder
         self.embedded = 0
+        self.left_out = 0
         self._bytes = 0
         self._thumbnails = 0
         self._thumbnail_bytes = 0
@@ -92,17 +146,24 @@ class Embedder:
             crop: whether crops are wanted.
         """
         crops, thumbnail = None, ""
-        if crop and self.embedded < MOST_CARDS and self._bytes < MOST_BYTES:
-            crops = cut_crops(paths, base, compared, shown=shown)
+        address: Address = self.folder or data_address
+        if self.folder is not None:
+            room, room_below = self.embedded < MOST_CARDS_APART, True
+        else:
+            room = self.embedded < MOST_CARDS and self._bytes < MOST_BYTES
+            room_below = self._thumbnails < MOST_THUMBNAILS and self._thumbnail_bytes < MOST_THUMBNAIL_BYTES
+        if crop and room:
+            crops = cut_crops(paths, base, compared, shown=shown, address=address)
         if crops is not None:
             self.embedded += 1
             self._bytes += crops.bytes
             thumbnail = crops.thumbnail
-        if self._thumbnails >= MOST_THUMBNAILS or self._thumbnail_bytes >= MOST_THUMBNAIL_BYTES:
+        if not room_below:
+            self.left_out += 1
             return crops, ""
         if not thumbnail:
             state = _read(paths[shown], [])
-            thumbnail = "" if state is None else _thumbnail(state)
+            thumbnail = "" if state is None else address(_thumbnail(state))
         self._thumbnails += bool(thumbnail)
         self._thumbnail_bytes += len(thumbnail)
         return crops, thumbnail
@@ -115,6 +176,7 @@ def cut_crops(
     most: tuple[int, int] = CROP,
     *,
     shown: int | None = None,
+    address: Address = data_address,
 ) -> Crops | None:
     """Cut the part that differs most between two states out of all of them.
 
@@ -126,6 +188,7 @@ def cut_crops(
         compared: indices of the states whose difference chooses the part.
         most: largest (width, height) of the part.
         shown: index of the state of the thumbnail, None for no thumbnail.
+        address: keeps a JPEG file and returns its address.
 
     Returns:
         The crops, or None where the base cannot be read.
@@ -143,9 +206,9 @@ def cut_crops(
         window = (*_most_changed(first.pixels, second.pixels, (width, height), side), *side)
     else:
         window = ((width - side[0]) // 2, (height - side[1]) // 2, *side)
-    images = tuple("" if state is None else _embed(state, (width, height), window) for state in states)
+    images = tuple("" if state is None else address(_embed(state, (width, height), window)) for state in states)
     small = states[shown] if shown is not None else None
-    thumbnail = "" if small is None else _thumbnail(small)
+    thumbnail = "" if small is None else address(_thumbnail(small))
     return Crops(images, window, (width, height), tuple(problems), thumbnail)
 
 
@@ -219,8 +282,8 @@ def _places(length: int, side: int) -> npt.NDArray[np.int64]:
     return np.unique(np.append(np.arange(0, length - side + 1, _STEP), length - side))
 
 
-def _embed(state: _State, size: tuple[int, int], window: tuple[int, int, int, int]) -> str:
-    """One window of a state, at the size of the base, as a ``data:`` address in sRGB."""
+def _embed(state: _State, size: tuple[int, int], window: tuple[int, int, int, int]) -> bytes:
+    """One window of a state, at the size of the base, as a JPEG file in sRGB."""
     left, top, width, height = window
     pixels = state.pixels
     if pixels.shape[1::-1] == size:
@@ -229,23 +292,23 @@ def _embed(state: _State, size: tuple[int, int], window: tuple[int, int, int, in
         resampler = Resampler(pixels.shape[:2], (size[1], size[0]))
         found = resampler.window(pixels, top, left, top + height, left + width)
         part = np.floor(found.clip(0, 1) * 255 + 0.5).astype(np.uint8)
-    return _data_address(part, state.icc, QUALITY, subsampling=0)
+    return _jpeg(part, state.icc, QUALITY, subsampling=0)
 
 
-def _thumbnail(state: _State) -> str:
-    """The whole of a state, small, as a ``data:`` address in sRGB."""
+def _thumbnail(state: _State) -> bytes:
+    """The whole of a state, small, as a JPEG file in sRGB."""
     height, width = state.pixels.shape[:2]
     factor = min(1.0, THUMBNAIL[0] / width, THUMBNAIL[1] / height)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     small = cv2.resize(state.pixels, size, interpolation=cv2.INTER_AREA)
-    return _data_address(np.asarray(small, np.uint8), state.icc, _THUMBNAIL_QUALITY, subsampling=2)
+    return _jpeg(np.asarray(small, np.uint8), state.icc, _THUMBNAIL_QUALITY, subsampling=2)
 
 
-def _data_address(pixels: Bytes, icc: bytes, quality: int, *, subsampling: int) -> str:
+def _jpeg(pixels: Bytes, icc: bytes, quality: int, *, subsampling: int) -> bytes:
     image = _to_srgb(Image.fromarray(np.ascontiguousarray(pixels)), icc)
     out = io.BytesIO()
     image.save(out, "JPEG", quality=quality, subsampling=subsampling)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+    return out.getvalue()
 
 
 def _to_srgb(image: Image.Image, icc: bytes) -> Image.Image:

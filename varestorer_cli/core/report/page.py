@@ -1,4 +1,4 @@
-"""One HTML file to look at a run: images with sliders, tables to sort, and nothing to install or to serve.
+"""An HTML page to look at a run: images with sliders, tables to sort, and nothing to install or to serve.
 
 The page is built from plain data (:class:`Page`), so that ``restore`` and ``score`` share its look. Style and script
 are inlined; a content security policy forbids everything else, and the linked image files are read only when the
@@ -57,7 +57,7 @@ class Layer:
     Attributes:
         label: ``before``, ``after``, ...
         link: address of the file relative to the page; empty where there is none.
-        crop: the embedded part as a ``data:`` address; empty where only the link is there.
+        crop: address of the part that is shown; empty where only the link is there.
     """
 
     label: str
@@ -84,7 +84,7 @@ class PageEntry:
         note: a warning.
         caption: where the crop is from, or why there is none.
         bad: whether it failed.
-        thumbnail: the whole image, small, as a ``data:`` address; empty without one.
+        thumbnail: address of the whole image, small; empty without one.
         number: place on the page, from 0; given by :func:`render`.
     """
 
@@ -253,38 +253,70 @@ def _is_ours(path: Path) -> bool:
     return not start or _MARK.encode() in start
 
 
-def write_page(page: Page, path: Path) -> None:
+def page_folder_target(folder: Path) -> Path:
+    """The page in a folder of ``--report-dir``."""
+    return folder / "index.html"
+
+
+def images_beside(target: Path) -> crops.ImageFolder:
+    """The folder of small images that belongs to a page of ``--report-dir``.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    return crops.ImageFolder(target.with_name(f"{target.stem}-images"))
+
+
+def write_page(page: Page, path: Path, images: crops.ImageFolder | None = None) -> None:
     """Write the page whole or not at all.
+
+    Args:
+        page: what it shows.
+        path: its file.
+        images: its small images, those of an earlier page are removed; None where they are embedded.
 
     Raises:
         OutputError: it cannot be written.
     """
+    text = render(page)
     with atomic_file(path) as stream:
-        stream.write(render(page).encode("utf-8"))
+        stream.write(text.encode("utf-8"))
+    if images is not None:
+        images.remove_others(text)
 
 
 # --- pieces ----------------------------------------------------------------------------------------------------------
 
 
-def embedding_rule(embedded: int, shown: int, order: str, fitting: str) -> str:
-    """Sentence on which images are embedded, how many there could be, and how.
+def embedding_rule(embedder: crops.Embedder, shown: int, order: str, fitting: str) -> str:
+    """Sentences on which images the page shows, how many there could be, and how.
 
     Args:
-        embedded: images on the page.
-        shown: images that could be.
+        embedder: what it did.
+        shown: images that could be shown.
         order: which come first.
         fitting: how states of other sizes are laid under each other.
     """
-    if not embedded:
+    if not embedder.embedded:
         return "No picture is embedded; the table links to the files."
     width, height = crops.CROP
-    which = "each picture" if embedded == shown else f"{embedded} of {shown} pictures, {order}"
-    return (
-        f"Embedded: {which} (at most {crops.MOST_CARDS}, {crops.MOST_BYTES // 10**6} MB), {width}x{height} pixels "
+    folder = embedder.folder
+    kept = "Embedded" if folder is None else f"In {folder.folder.name}/"
+    most = (
+        f"at most {crops.MOST_CARDS}, {crops.MOST_BYTES // 10**6} MB"
+        if folder is None
+        else f"at most {crops.MOST_CARDS_APART}"
+    )
+    which = "each picture" if embedder.embedded == shown else f"{embedder.embedded} of {shown} pictures, {order}"
+    text = (
+        f"{kept}: {which} ({most}), {width}x{height} pixels "
         f"from the place that changed most, at 100 %: one pixel of the result is one pixel of the page; {fitting}. "
-        f"Embedded parts are JPEG of quality {crops.QUALITY} in sRGB; the links and 'whole picture' open the files "
+        f"These parts are JPEG of quality {crops.QUALITY} in sRGB; the links and 'whole picture' open the files "
         "themselves."
     )
+    if embedder.left_out:
+        text += f" {embedder.left_out} have no thumbnail, the page is full: --report-dir shows all."
+    return text
 
 
 def failure_list(failures: Sequence[tuple[str, str]], title: str) -> tuple[Section, ...]:
@@ -332,7 +364,7 @@ def render(page: Page) -> str:
         .render(
             page=page,
             cards=cards,
-            thumbnails=small if small > len(cards) else 0,  # cards show more of each
+            thumbnails=small if small > min(len(cards), crops.MOST_CARDS) else 0,  # a few cards show more of each
             version=__version__,
             style=Markup(style),
             style_hash=_policy_hash(style),

@@ -93,13 +93,13 @@ def _output(image: DecodedImage, size: tuple[int, int], restored: Samples) -> Ou
     return OutputImage(
         restored,
         image.gray,
-        _plane_rows(image.alpha, size),
+        plane_rows(image.alpha, size),
         fitted(image, size),
-        _plane_rows(gain, size, "triangle"),
+        plane_rows(gain, size, "triangle"),
     )
 
 
-def _plane_rows(
+def plane_rows(
     plane: Samples | None, size: tuple[int, int], filter: str = "bicubic"
 ) -> Callable[[int, int], Any] | None:
     """Alpha (or a scene's gain, up to 65504: a filter without lobes) of the result, resized by itself."""

@@ -15,7 +15,7 @@ from varestorer_cli.core.image.writer import read_software
 from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.phrases import clock, count
 from varestorer_cli.core.report.charts import histogram
-from varestorer_cli.core.report.crops import Crops, Embedder
+from varestorer_cli.core.report.crops import Crops, Embedder, ImageFolder
 from varestorer_cli.core.report.csv_file import report_name
 from varestorer_cli.core.report.html import link_to, number_text
 from varestorer_cli.core.report.page import (
@@ -35,6 +35,8 @@ from varestorer_cli.core.report.page import (
     check_page_target,
     embedding_rule,
     failure_list,
+    images_beside,
+    page_folder_target,
     write_page,
 )
 from varestorer_cli.core.report.rows import DONE, FAILED, IGNORED, SKIPPED, Row
@@ -57,13 +59,23 @@ _NUMBERS = (
 _NO_COLUMN = {"width", "height", "out_width", "out_height", "tile", "seed"}
 
 
-def page_target(asked: Path | None, shard: Shard | None, frames: str | None = None) -> Path | None:
+def page_target(
+    asked: Path | None, shard: Shard | None, frames: str | None = None, page_folder: Path | None = None
+) -> Path | None:
     """Where the page goes, checked before any work; the name carries shard and frames, as the report's does.
+
+    Args:
+        asked: the page itself.
+        shard: of the run.
+        frames: of the run.
+        page_folder: a folder for page and images, instead.
 
     Raises:
         UsageError: the name is no HTML file's, or belongs to something else.
         OutputError: nothing can be written there.
     """
+    if page_folder is not None:
+        asked = page_folder_target(page_folder)
     if asked is None:
         return None
     target = asked.with_name(report_name(shard, asked.stem, asked.suffix, frames))
@@ -71,7 +83,9 @@ def page_target(asked: Path | None, shard: Shard | None, frames: str | None = No
     return target
 
 
-def write_restore_page(rows: Iterable[Row], folder: Path, target: Path, options: RestoreOptions | None = None) -> None:
+def write_restore_page(
+    rows: Iterable[Row], folder: Path, target: Path, options: RestoreOptions | None = None, *, apart: bool = False
+) -> None:
     """Write the page of a report.
 
     Args:
@@ -79,21 +93,30 @@ def write_restore_page(rows: Iterable[Row], folder: Path, target: Path, options:
         folder: output folder.
         target: the page.
         options: of the command that writes the page, shown as such.
+        apart: its images are small files beside it, else they are embedded.
 
     Raises:
         OutputError: the page cannot be written.
     """
-    write_page(restore_page(rows, folder, target, options), target)
+    images = images_beside(target) if apart else None
+    write_page(restore_page(rows, folder, target, options, images), target, images)
 
 
-def restore_page(rows: Iterable[Row], folder: Path, target: Path, options: RestoreOptions | None = None) -> Page:
+def restore_page(
+    rows: Iterable[Row],
+    folder: Path,
+    target: Path,
+    options: RestoreOptions | None = None,
+    images: ImageFolder | None = None,
+) -> Page:
     """Build the page; see :func:`write_restore_page`."""
     every = sorted(rows, key=_worst_first)
     ignored = [row for row in every if row.status == IGNORED]
     pictures = [row for row in every if row.status != IGNORED]
     sources = _sources(pictures)
     columns = tuple(column for column, _ in sources)
-    entries, embedded = _entries(pictures[:MOST_ROWS], sources, folder, target)
+    embedder = Embedder(images)
+    entries = _entries(pictures[:MOST_ROWS], sources, folder, target, embedder)
     failed = sorted((row for row in pictures if row.status == FAILED), key=lambda row: (row.input, row.output))
     measured = any(row.consistency_psnr is not None for row in pictures)
     consistency = [row.consistency_psnr for row in pictures if row.consistency_psnr is not None]
@@ -124,7 +147,7 @@ def restore_page(rows: Iterable[Row], folder: Path, target: Path, options: Resto
         entries=entries,
         order=order if measured else None,
         rule=embedding_rule(
-            embedded,
+            embedder,
             sum(_finished(row) for row in pictures),
             "the least consistent first",
             "before is the input enlarged to the result's size (bicubic)",
@@ -224,18 +247,21 @@ def _sizes(row: Row) -> str:
 
 
 def _entries(
-    pictures: Sequence[Row], sources: Sequence[tuple[Column, str]], folder: Path, target: Path
-) -> tuple[tuple[PageEntry, ...], int]:
-    """Rows of the table, and how many of them have an embedded picture."""
+    pictures: Sequence[Row],
+    sources: Sequence[tuple[Column, str]],
+    folder: Path,
+    target: Path,
+    embedder: Embedder,
+) -> tuple[PageEntry, ...]:
+    """Rows of the table."""
     entries = []
-    embedder = Embedder()
     for row in pictures:
         files, finished = [Path(row.input), folder / row.output], _finished(row)
         crops, thumbnail = embedder.add(files, 1, (0, 1), int(finished), crop=finished)
         cells = tuple(_cell(row, name) for _, name in sources)
         entry = _entry(row, cells, [column for column, _ in sources], crops, folder, target)
         entries.append(dataclasses.replace(entry, thumbnail=thumbnail))
-    return tuple(entries), embedder.embedded
+    return tuple(entries)
 
 
 def _entry(

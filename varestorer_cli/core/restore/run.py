@@ -41,12 +41,11 @@ def run_restore(request: RestoreRequest, options: RestoreOptions, console: Conso
     return report
 
 
-def run_merge(folder: Path, page: Path | None, options: RestoreOptions, console: Console) -> ExitCode:
+def run_merge(request: RestoreRequest, options: RestoreOptions, console: Console) -> ExitCode:
     """Do everything ``restore --merge`` does.
 
     Args:
-        folder: output folder of the shards.
-        page: HTML page of the merged report, None for none.
+        request: its output is the folder of the shards.
         options: for the failures that still count as success.
         console: for messages.
 
@@ -57,11 +56,12 @@ def run_merge(folder: Path, page: Path | None, options: RestoreOptions, console:
         UsageError: there is nothing to merge.
         OutputError: the report cannot be written.
     """
-    page = page_target(page, None)
+    folder = Path(request.output)
+    page = page_target(request.page, None, page_folder=request.page_folder)
     merged = merge_reports(folder)
     code = say_merged(merged, options, console)
     if page is not None:
-        write_restore_page(merged.report.rows, folder, page)
+        write_restore_page(merged.report.rows, folder, page, apart=request.page_folder is not None)
         console.info(f"page: {page}")
     return code
 
@@ -82,7 +82,7 @@ def _run(request: RestoreRequest, options: RestoreOptions, console: Console) -> 
         console.info(f"{plan.folder / 'metrics.csv'} is no report of varestorer and stays; the report is {report_path}")
     if len(devices) == 1:
         options = replace(options, gpus=None, device=devices[0])
-    page = page_target(request.page, options.shard, options.frames)
+    page = page_target(request.page, options.shard, options.frames, request.page_folder)
     if request.dry_run:
         first = replace(options, gpus=None, device=devices[0]) if devices else options
         return dry_run(plan, first, console, json=request.json, processes=max(1, len(devices)))
@@ -133,7 +133,7 @@ def _run(request: RestoreRequest, options: RestoreOptions, console: Console) -> 
             report_file.close()
             say_end(report, report_file, options, plan, console)
     if page is not None:
-        write_restore_page(report_file.rows, plan.folder, page, options)
+        write_restore_page(report_file.rows, plan.folder, page, options, apart=request.page_folder is not None)
         console.info(f"page: {page}")
     return report
 

@@ -128,6 +128,9 @@ class ScoreOptions:
         flags=("--report",),
         metavar="FILE.html",
     )
+    page_folder: Path | None = option(
+        None, "That page as a folder of small files, all images on it.", OUTPUT, flags=("--report-dir",), metavar="DIR"
+    )
     also: tuple[Path, ...] = option(
         (), "A further folder to show on the page; up to four times.", OUTPUT, metavar="DIR"
     )
@@ -144,6 +147,8 @@ class ScoreOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.page is not None and self.page_folder is not None:
+            raise UsageError("--report is one file, --report-dir a folder; give one of them")
         if self.target is not None:
             synthetic = self.dataset is not None and self.dataset.lower() == SYNTHETIC
             if self.restored is not None and not synthetic:

@@ -8,7 +8,7 @@ from pathlib import Path
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.metrics.base import MetricInfo
 from varestorer_cli.core.report.charts import histogram, scatter
-from varestorer_cli.core.report.crops import Embedder
+from varestorer_cli.core.report.crops import Embedder, ImageFolder
 from varestorer_cli.core.report.csv_file import report_name
 from varestorer_cli.core.report.html import link_to, number_text
 from varestorer_cli.core.report.page import (
@@ -24,6 +24,7 @@ from varestorer_cli.core.report.page import (
     check_page_target,
     embedding_rule,
     failure_list,
+    images_beside,
     write_page,
 )
 from varestorer_cli.core.report.page import Block as PageBlock
@@ -53,15 +54,26 @@ class ScorePageJob:
         target: the page.
         degraded: pair name -> degraded input; empty where there are none.
         others: label -> pair name -> file, for further folders.
+        apart: the page's images are small files beside it, else they are embedded.
     """
 
     target: Path
     degraded: Files
     others: Mapping[str, Files]
+    apart: bool = False
+
+    def images(self) -> ImageFolder | None:
+        """The folder of the page's images, None where they are embedded."""
+        return images_beside(self.target) if self.apart else None
 
 
 def score_page_job(
-    target: Path, degraded: Files | Path | None, folders: Sequence[Path], shard: Shard | None = None
+    target: Path,
+    degraded: Files | Path | None,
+    folders: Sequence[Path],
+    shard: Shard | None = None,
+    *,
+    apart: bool = False,
 ) -> ScorePageJob:
     """Check, before any work, where the page goes and what else it shows.
 
@@ -70,6 +82,7 @@ def score_page_job(
         degraded: the inputs, by pair name or as a folder.
         folders: further folders, matched by name.
         shard: of the run.
+        apart: the page's images are small files beside it.
 
     Raises:
         UsageError: the name is no HTML file's or belongs to something else; too many folders, or no image in one.
@@ -85,7 +98,7 @@ def score_page_job(
     others = {label: find_images(folder) for label, folder in zip(labels, folders, strict=True)}
     if isinstance(degraded, Path):
         degraded = find_images(degraded)
-    return ScorePageJob(target, degraded or {}, others)
+    return ScorePageJob(target, degraded or {}, others, apart)
 
 
 def unique_labels(folders: Sequence[Path], taken: set[str]) -> list[str]:
@@ -118,10 +131,11 @@ def write_score_page(report: ScoreReport, job: ScorePageJob) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    write_page(score_page(report, job), job.target)
+    images = job.images()
+    write_page(score_page(report, job, images), job.target, images)
 
 
-def score_page(report: ScoreReport, job: ScorePageJob) -> Page:
+def score_page(report: ScoreReport, job: ScorePageJob, images_apart: ImageFolder | None = None) -> Page:
     """Build the page of one scored folder."""
     metrics = [metric for metric in report.metrics if not metric.whole_set]
     references = any(score.pair.reference is not None for score in report.scores)
@@ -159,6 +173,7 @@ def score_page(report: ScoreReport, job: ScorePageJob) -> Page:
         charts=charts,
         descending=first is not None and first.lower_better,
         target=job.target,
+        embedder=Embedder(images_apart),
     )
 
 
@@ -176,10 +191,13 @@ def write_comparison_page(comparison: Comparison, names: tuple[Path, Path], job:
     Raises:
         OutputError: it cannot be written.
     """
-    write_page(comparison_page(comparison, names, job), job.target)
+    images = job.images()
+    write_page(comparison_page(comparison, names, job, images), job.target, images)
 
 
-def comparison_page(comparison: Comparison, names: tuple[Path, Path], job: ScorePageJob) -> Page:
+def comparison_page(
+    comparison: Comparison, names: tuple[Path, Path], job: ScorePageJob, images_apart: ImageFolder | None = None
+) -> Page:
     """Build the page of two folders; see :func:`write_comparison_page`."""
     metrics = [metric for metric in comparison.a.metrics if not metric.whole_set]
     references = any(score.pair.reference is not None for score in comparison.a.scores)
@@ -220,6 +238,7 @@ def comparison_page(comparison: Comparison, names: tuple[Path, Path], job: Score
         descending=bool(metrics) and metrics[0].lower_better,
         order=2,
         target=job.target,
+        embedder=Embedder(images_apart),
     )
 
 
@@ -287,11 +306,11 @@ def _page(
     charts: str,
     descending: bool,
     target: Path,
+    embedder: Embedder,
     order: int = 0,
 ) -> Page:
     noted = any(image.reason or image.note for image in images)
     entries: list[PageEntry] = []
-    embedder = Embedder()
     first, second = labels.index(compared[0]), labels.index(compared[1])
     base = labels.index(REFERENCE) if REFERENCE in labels else first
     for image in images[:MOST_ROWS]:
@@ -342,7 +361,7 @@ def _page(
         descending=descending,
         sides=(*sides, *labels),
         rule=embedding_rule(
-            embedder.embedded,
+            embedder,
             scored,
             "the worst first",
             "states of another size are enlarged or reduced to fit (bicubic)",

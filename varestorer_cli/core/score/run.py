@@ -12,6 +12,7 @@ from varestorer_cli.core.metrics.protocols import PROTOCOLS, Protocol, metric_na
 from varestorer_cli.core.metrics.registry import load_metrics
 from varestorer_cli.core.options import ImageFormat, RestoreOptions, RestoreRequest
 from varestorer_cli.core.phrases import named
+from varestorer_cli.core.report.page import page_folder_target
 from varestorer_cli.core.report.rows import FAILED
 from varestorer_cli.core.score import compare, export
 from varestorer_cli.core.score.cache import ScoreCache
@@ -35,7 +36,7 @@ def run_score(options: ScoreOptions, console: Console) -> ExitCode:
     Raises:
         VarestorerError: the run as a whole is impossible.
     """
-    if options.also and options.page is None:
+    if options.also and options.page is None and options.page_folder is None:
         raise UsageError("--also shows further folders on a page: add --report FILE.html")
     if options.merge:
         assert options.restored is not None
@@ -250,11 +251,13 @@ def _finish(
 
 def _page(options: ScoreOptions, selection: Selection | None) -> ScorePageJob | None:
     """The page that was asked for, checked; a data set brings the degraded files that it shows."""
-    if options.page is None:
+    apart = options.page_folder is not None
+    target = options.page if options.page_folder is None else page_folder_target(options.page_folder)
+    if target is None:
         return None
     known = (
         selection.known.degraded
         if selection is not None and selection.known is not None and options.dataset is not None
         else None
     )
-    return score_page_job(options.page, options.degraded or known, options.also, options.shard)
+    return score_page_job(target, options.degraded or known, options.also, options.shard, apart=apart)
