@@ -5,6 +5,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 PHOTOS ?= photos
+EVIDENCE ?= runs/evidence
 RUNS ?= runs/bundled
 # the recipe of the bundled models; TRAIN_FLAGS is for the machine (--threads 1 --precision fp32)
 TRAIN_FLAGS ?=
@@ -38,7 +39,7 @@ MINUTES ?= 60
 # one thread per test process: small tensors gain nothing from more
 test test-slow test-long test-farm test-lowest test-newest fuzz parity: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install format lint typecheck test test-slow test-long test-farm test-lowest test-newest fuzz mutate parity bench bench-2b bench-gpu bench-io bench-train ablate count demo options-page \
+.PHONY: help install format lint typecheck test test-slow test-long test-farm test-lowest test-newest fuzz mutate parity bench bench-2b bench-gpu bench-io bench-train ablate count evidence bench-steps demo options-page \
 	photos train-bundled check clean
 .DEFAULT_GOAL := help
 
@@ -123,6 +124,13 @@ bench-2b: $(VENV)/.installed-dev  ## Memory and time of one tile of the full-siz
 bench-train: $(VENV)/.installed-dev  ## Training speed by stage: samples a second and the share of the machine's peak
 	$(BIN)/python -m pip install -q -e ".[train]"
 	$(BIN)/python -m varestorer_cli.bench.training
+
+bench-steps: $(VENV)/.installed-dev  ## One step against all steps: products and kernels at full size, time at small size
+	$(BIN)/python -m varestorer_cli.bench.steps
+
+evidence: $(VENV)/.installed-dev  ## What each part of the method does, three seeds at a size that trains here: tables, pictures (an hour)
+	$(BIN)/python -m pip install -q -e ".[train,evidence]"
+	$(BIN)/python -m varestorer_cli.bench.evidence $(PHOTOS) --out $(EVIDENCE)
 
 ablate: $(VENV)/.installed-dev  ## Every research choice of distillation at smoke size, from photographs to a table
 	$(BIN)/python -m varestorer_cli.bench.ablation $(PHOTOS) --out runs/ablation

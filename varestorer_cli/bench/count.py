@@ -100,15 +100,21 @@ def count(sizes: Sizes, *, plain: bool = False, batch: int = 1) -> dict[str, Cou
         tiles = torch.empty(batch, 3, restorer.tile, restorer.tile)
         condition = restorer.condition()
         for name, work in _stages(restorer, tiles, condition).items():
-            work()  # makes the tables of this shape
-            one = Count()
-            attention = {_CPU_ATTENTION: _attention_flops}
-            with FlopCounterMode(display=False, custom_mapping=attention) as flops, _Kernels(one):
-                work()
-            one.flops = flops.get_total_flops() / batch
+            one = counted(work)
+            one.flops /= batch
             one.traffic /= batch
             found[name] = one
     return found
+
+
+def counted(work: Callable[[], object]) -> Count:
+    """What some work does, on tensors of a ``FakeTensorMode`` that is in force; its tables are made before."""
+    work()
+    one = Count()
+    with FlopCounterMode(display=False, custom_mapping={_CPU_ATTENTION: _attention_flops}) as flops, _Kernels(one):
+        work()
+    one.flops = flops.get_total_flops()
+    return one
 
 
 def _stages(restorer: OneStepRestorer, tiles: Tensor, condition: Any) -> dict[str, Callable[[], Any]]:

@@ -43,6 +43,8 @@ STUDENTS: Mapping[str, Mapping[str, Any]] = {
     "causal": {"variant": {"attention": "causal"}},
 }
 """What each student's training changes of the preset's recipe."""
+AFTERWARDS: Mapping[str, Mapping[str, Any]] = {"kl_summed": {"losses": {"kl": 0.1}}}
+"""The same, trained when all others are judged."""
 SHEET_CROPS = 6
 
 
@@ -80,15 +82,20 @@ class Evidence:
         self._trained("teacher", self.out / "teacher", **earlier)
         recipe = preset("mini").recipes["distill"]
         alike = {"steps": self._steps("distill"), "batch": recipe.batch, "learning_rate": recipe.learning_rate}
+        before = {"prerestorer": self.out / "prerestorer", "teacher": self.out / "teacher"}
         for seed in self.seeds:
             folder = self.out / f"seed-{seed}"
-            before = {"prerestorer": self.out / "prerestorer", "teacher": self.out / "teacher"}
             for name, changes in STUDENTS.items():
                 self._trained("distill", folder / name, seed=seed, **before, **changes)
             on = {"init": self.out / "teacher", "variant": {"degraded": 1.0}}
             self._trained("teacher", folder / "all_steps", seed=seed, **earlier, **on, **alike)
             self._judge(seed, folder)
             write_page(self.out)
+        for seed in self.seeds:
+            folder = self.out / f"seed-{seed}"
+            for name, changes in AFTERWARDS.items():
+                self._trained("distill", folder / name, seed=seed, **before, **changes)
+            self._judge(seed, folder)
         sys.stdout.write(write_page(self.out))
 
     def _trained(self, stage: str, out: Path, **changes: Any) -> None:
@@ -117,7 +124,8 @@ class Evidence:
 
     def _judge(self, seed: int, folder: Path) -> None:
         done = {row["variant"] for row in read_rows(self.out / "rows.csv") if row["seed"] == str(seed)}
-        students = {name: load_student(folder / name) for name in STUDENTS}
+        found = [name for name in (*STUDENTS, *AFTERWARDS) if (folder / name / MODEL).is_file()]
+        students = {name: load_student(folder / name) for name in found}
         iterative, teacher = load_iterative(folder / "all_steps"), load_iterative(self.out / "teacher")
         full, crops, judge = students["full"], self._held_out, self._judge_of_images
         variants: dict[str, Callable[[], tuple[OneStepRestorer, measures.Variant]]] = {
@@ -125,6 +133,7 @@ class Evidence:
             "no_kl": lambda: (students["no_kl"], measures.one_step(students["no_kl"])),
             "no_distillation": lambda: (iterative, measures.all_steps(iterative)),
             "causal": lambda: (students["causal"], measures.one_step(students["causal"])),
+            "kl_summed": lambda: (students["kl_summed"], measures.one_step(students["kl_summed"])),
             "input_codes": lambda: (full, measures.of_input),
             "random_codes": lambda: (full, measures.at_random(full.tokenizer, seed)),
             "teacher_steps": lambda: (teacher, measures.all_steps(teacher)),
@@ -133,7 +142,7 @@ class Evidence:
             "full_consistent": lambda: (full, measures.one_step(full, "consistent")),
         }
         for name, make in variants.items():
-            if name in done:
+            if name in done or (name in AFTERWARDS and name not in students):
                 continue
             restorer, variant = make()
             columns = measures.measure(restorer, variant, crops, judge)

@@ -21,6 +21,7 @@ VARIANTS = {
     "random_codes": "random codes",
 }
 OTHERS = {
+    "kl_summed": "full with five times the KL (0.1 on the sum over scales)",
     "teacher_steps": "the common teacher, all steps",
     "full_sampled": "full, bits drawn (temperature 1)",
     "full_expected": "full, mean codes",

@@ -94,3 +94,23 @@ def test_outputs_of_other_steps_are_made_again(files: dict[str, Path], tmp_path:
     first = (out / "photo.png").read_bytes()
     assert run([*command, "--steps", "all"]) == 0
     assert (out / "photo.png").read_bytes() != first
+
+
+def test_score_restores_a_set_by_all_steps_beside_the_other(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    for folder, side in (("gt", 64), ("lq", 16)):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        image = Image.fromarray(generator.integers(0, 255, (side, side, 3), dtype=np.uint8))
+        image.save(tmp_path / "set" / folder / "a.png")
+    command = ["score", "--dataset", "set", "-m", str(files["both"]), "--metrics", "psnr_y", "-q"]
+    assert run(command) == 0 and run([*command, "--steps", "all"]) == 0
+    found = sorted(path for path in (tmp_path / "scores").rglob("a.png"))
+    assert len(found) == 2 and len({path.read_bytes() for path in found}) == 2
+    assert "by --steps all on set" in capsys.readouterr().out
+    assert run([*command, "--steps", "all", "--codes", "noise"]) == 2
+    assert "the transformer is not asked" in capsys.readouterr().err
+    assert run(["score", str(tmp_path / "set" / "lq"), "-r", str(tmp_path / "set" / "gt"), "--steps", "all"]) == 2
+    assert "nothing is restored" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.fields import Range, check_fields, option
-from varestorer_cli.core.options import COMPUTING, FARM, INPUT, MODEL, OUTPUT, SCORES, SHARD, WEIGHTS
+from varestorer_cli.core.options import COMPUTING, FARM, INPUT, MODEL, OUTPUT, SCORES, SHARD, WEIGHTS, Steps
 from varestorer_cli.core.sharding import Shard
 
 DEFAULT_MODEL = "fine"
@@ -93,6 +93,7 @@ class ScoreOptions:
         "encoder's own of the input or of the reference; noise (coin flips); zeros.",
         MODEL,
     )
+    steps: Steps = option(Steps.AUTO, "Passes of the transformer while the set is restored, as of restore.", MODEL)
     compare: tuple[Path, Path] | None = option(
         None, "Two restored folders: paired differences and sign test.", INPUT, metavar="A B"
     )
@@ -157,5 +158,8 @@ class ScoreOptions:
                 )
             object.__setattr__(self, "photos" if synthetic else "restored", self.target)
             object.__setattr__(self, "target", None)
+        if self.steps is not Steps.AUTO and (self.dataset is None or self.codes is not Codes.PREDICTED):
+            why = "nothing is restored" if self.dataset is None else "the transformer is not asked"
+            raise UsageError(f"--steps {self.steps}: {why} here; leave it out, or restore a set with --dataset")
         if self.merge and self.restored is None:
             raise UsageError("--merge joins the scores of shards: name their folder, as in: score RESTORED --merge")

@@ -78,6 +78,7 @@ def _restored(options: ScoreOptions, selection: Selection, console: Console) -> 
         format=ImageFormat.PNG,
         shard=options.shard,
         seed=options.seed,
+        steps=options.steps,
         weights=options.weights,
     )
     if options.codes is not Codes.PREDICTED:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.options import Steps
 from varestorer_cli.core.score.datasets import Dataset, open_dataset
 from varestorer_cli.core.score.options import DEFAULT_MODEL, SYNTHETIC, Codes, ScoreOptions
 from varestorer_cli.core.score.pairing import PairPlan, find_images, plan_pairs
@@ -60,7 +61,7 @@ def select_pairs(options: ScoreOptions, console: Console) -> Selection:
     known = _dataset(options, console)
     notes: tuple[str, ...] = (known.note,) if known.note else ()
     model = options.model or DEFAULT_MODEL
-    if options.restored is not None and options.model is None and not replaced:
+    if options.restored is not None and options.model is None and not replaced and options.steps is Steps.AUTO:
         plan = known.plan(options.restored, partial=options.partial)
         return Selection(plan, options.restored, f"{options.restored} against {known.name}", known, notes=notes)
     if options.codes is Codes.REFERENCE and not known.references:
@@ -70,12 +71,15 @@ def select_pairs(options: ScoreOptions, console: Console) -> Selection:
     if replaced:
         subject = f"{model} with codes of {options.codes} on {known.name}"
         notes += (CODES_NOTES[options.codes],)
+    if options.steps is not Steps.AUTO:
+        subject = f"{model} by --steps {options.steps} on {known.name}"
     return Selection(known.plan_outputs(folder), folder, subject, known, True, notes)
 
 
 def _work_folder(options: ScoreOptions, name: str) -> Path:
     codes = f"-codes-{options.codes}" if options.codes is not Codes.PREDICTED else ""
-    return WORK_FOLDER / f"{name}-{Path(options.model or DEFAULT_MODEL).stem}{codes}"
+    steps = f"-steps-{options.steps}" if options.steps is not Steps.AUTO else ""
+    return WORK_FOLDER / f"{name}-{Path(options.model or DEFAULT_MODEL).stem}{codes}{steps}"
 
 
 def _folders(options: ScoreOptions) -> Selection:
