@@ -470,6 +470,14 @@ class RestoreRequest:
         metavar="FILE|none",
     )
     nul_lists: bool = option(False, "Lists are separated by NUL, not newlines.", INPUT, flags=("--null", "-0"))
+    watch: bool = option(False, "Go on with images that come later, until Ctrl-C or --idle.", INPUT)
+    idle: float | None = option(
+        None,
+        "End --watch after so long without a new image.",
+        INPUT,
+        metavar="SECONDS",
+        range=Range(0, words="a number of seconds from 0 up is needed"),
+    )
     dry_run: bool = option(False, "Only say what would be done.", MESSAGES)
     json: bool = option(False, "One JSON object per image on stdout.", MESSAGES)
     page: Path | None = option(
@@ -489,6 +497,8 @@ class RestoreRequest:
         check_fields(self)
         if self.page is not None and self.page_folder is not None:
             raise UsageError("--report is one file, --report-dir a folder; give one of them")
+        if self.idle is not None and not self.watch:
+            raise UsageError(f"--idle {self.idle:g}: it says when --watch ends; add --watch, or leave it out")
         if self.output:
             return
         if self.merge:

@@ -1,5 +1,6 @@
 """Everything the command ``restore`` does: plan, load, restore, report."""
 
+import functools
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +22,7 @@ from varestorer_cli.core.restore.messages import nothing_to_do, plan_line, say_e
 from varestorer_cli.core.restore.page import page_target, write_restore_page
 from varestorer_cli.core.restore.pool import run_pool
 from varestorer_cli.core.restore.session import automatic_model, open_session, prepare_run_texts
+from varestorer_cli.core.restore.watch import refuse_unwatchable, watch_folders
 from varestorer_cli.core.signals import stop_on_signals
 
 
@@ -68,14 +70,21 @@ def run_merge(request: RestoreRequest, options: RestoreOptions, console: Console
 
 def _run(request: RestoreRequest, options: RestoreOptions, console: Console) -> BatchReport:
     devices = _devices(options)
-    plan = plan_for(
-        request.inputs,
-        request.output,
-        options,
-        nul_lists=request.nul_lists,
-        read_stdin=lambda: sys.stdin.buffer.read(),
-        model=automatic_model(options, devices) if NameTemplate.has_model(options.name) else None,
-    )
+    model = automatic_model(options, devices) if NameTemplate.has_model(options.name) else None
+
+    def look() -> RestorePlan:
+        return plan_for(
+            request.inputs,
+            request.output,
+            options,
+            nul_lists=request.nul_lists,
+            read_stdin=lambda: sys.stdin.buffer.read(),
+            model=model,
+        )
+
+    plan = look()
+    if request.watch:
+        refuse_unwatchable(request, options, plan)
     report_path = _report_path(request, options, plan)
     report_file = ReportFile(report_path, reports_in(plan.folder))
     if request.metrics_csv is None and report_path is not None and "metrics.varestorer" in report_path.name:
@@ -87,7 +96,7 @@ def _run(request: RestoreRequest, options: RestoreOptions, console: Console) -> 
         first = replace(options, gpus=None, device=devices[0]) if devices else options
         return dry_run(plan, first, console, json=request.json, processes=max(1, len(devices)))
     on_row = (lambda row: console.out(row.json())) if request.json else None
-    if not plan.jobs and not plan.unreadable:
+    if not plan.jobs and not plan.unreadable and not request.watch:
         for note in plan.notes:
             console.warn(note)
         console.info(nothing_to_do(request.inputs, plan))
@@ -120,10 +129,14 @@ def _run(request: RestoreRequest, options: RestoreOptions, console: Console) -> 
         report = BatchReport()
         try:
             if session is not None:
-                run_batch(
-                    plan, session.engine, session.context(), options, report_file, console,
-                    stop=stop, on_row=on_row, report=report,
+                restore = functools.partial(
+                    run_batch, engine=session.engine, context=session.context(), options=options,
+                    report_file=report_file, console=console, stop=stop, on_row=on_row, report=report,
                 )  # fmt: skip
+                if request.watch:
+                    watch_folders(look, restore, report, console, stop, request.idle)
+                else:
+                    restore(plan)
             else:
                 run_pool(
                     plan, devices, replace(options, gpus=None), report_file, reports_in(plan.folder), console,
