@@ -198,7 +198,10 @@ class _Batch:
 
     def _note(self, started: float) -> str:
         elapsed = time.monotonic() - started
-        return f"{self.report.megapixels / elapsed:.2f} MP/s" if self.report.megapixels and elapsed > 1 else ""
+        if not self.report.megapixels or elapsed <= 1:
+            return ""
+        speed = self.report.megapixels / elapsed
+        return f"{speed:.2f} MP/s" if speed >= 0.1 else f"{speed:.1g} MP/s"
 
     # --- ahead of the engine
 
