@@ -51,7 +51,7 @@ def _shortened(flags: str, text: str) -> tuple[str, str]:
     body, _, rest = text.partition("  [")
     default = re.fullmatch(r"default: (.*)\]", rest)
     found = re.fullmatch(r"(.*?) <([^>]*)>\.*", flags)
-    first = re.split(r"[\s,]", body, maxsplit=1)[0]
+    first = flags.rpartition(" ")[2].split("|")[0] if "|" in flags else re.split(r"[\s,]", body, maxsplit=1)[0]
     if found is not None and "|" in found[2]:
         first = found[2].split("|")[0]
         if len(flags) - 2 <= _FLAGS_WIDTH:

@@ -205,8 +205,8 @@ class TextOptions:
     )
     captions: str | None = option(
         None,
-        "Texts: a CSV file with path and caption, a folder of .txt files laid out like the inputs, or beside: a .txt "
-        "file beside each image.",
+        "A CSV file with path and caption, a folder of .txt files like the inputs, or beside: a .txt file beside each "
+        "image.",
         TEXT,
         metavar="FILE|DIR|beside",
         stale=Stale.OTHER_HASH,
@@ -450,8 +450,8 @@ class RestoreRequest:
 
     inputs: tuple[str, ...] = option(
         MISSING,
-        "Files, folders, 'patterns*', frames.####.png, @list.txt, or - (a list on stdin); then a folder, or a file "
-        "name for a single image.",
+        "Files, folders, 'patterns*', frames.####.png, @list.txt, - (list on stdin); last a folder, or a file name for "
+        "one image.",
         INPUT,
         metavar="INPUT... OUTPUT",
         positional=True,
