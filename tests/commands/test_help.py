@@ -32,7 +32,7 @@ def test_restore_takes_two_screens_with_its_headings_in_order(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = helped(["restore"], 100, monkeypatch, capsys)
-    assert len(text.splitlines()) <= 100
+    assert len(text.splitlines()) <= 104, "two screens of 52 lines: shorten a help, most fit into one line"
     headings = re.findall(r"^\n(\w+)\n(?=  )", text, flags=re.MULTILINE)
     assert headings == [group for group in GROUPS if group in headings]
     assert {"Input", "Output", "Size", "Quality", "Model", "Farm", "Metadata"} <= set(headings)

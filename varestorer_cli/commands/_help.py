@@ -60,6 +60,8 @@ def _shortened(flags: str, text: str) -> tuple[str, str]:
             flags, body = f"{found[1]} WORD", f"{body.rstrip('.')}: {found[2].replace('|', ', ')}."
     elif found is not None:
         flags = f"{found[1]} {_PLACEHOLDERS.get(found[2], '')}".rstrip()
+    if not flags.startswith("-"):
+        return flags, body  # whether an argument is required is in the line of usage
     if not rest or (default is not None and default[1] == first):
         return flags, body
     return flags, f"{body}  [{rest}"

@@ -331,7 +331,7 @@ class RestoreOptions:
     seed: int = option(0, "Seed of the noise that --sampling sample draws.", QUALITY, stale=Stale.ALWAYS)
     compat: Compat = option(
         Compat.NONE,
-        "Handle images as the released script does, tiled or squashed to a square, to compare with its files.",
+        "As the released script does, tiled or squashed, for comparison.",
         QUALITY,
         stale=Stale.ALWAYS,
     )

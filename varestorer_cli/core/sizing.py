@@ -49,7 +49,7 @@ class Sizing:
     )
     size: tuple[int, int] | PrintSize | None = option(
         None,
-        "Exact size in pixels, or a print to fit into: 30x20cm with --ppi.",
+        "Exact pixels, or a print to fit into: 30x20cm with --ppi.",
         SIZE,
         metavar="WxH[cm|mm|in]",
         parse=lambda text: parse_size(text),
