@@ -14,7 +14,17 @@ from typer.testing import CliRunner
 from varestorer_cli.commands._from_fields import with_options
 from varestorer_cli.commands._options_page import render
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.fields import Option, Range, Stale, all_declared, check_fields, declared, option, settings_of
+from varestorer_cli.core.fields import (
+    Option,
+    Range,
+    Stale,
+    all_declared,
+    check_fields,
+    declared,
+    option,
+    settings_of,
+    values_of,
+)
 from varestorer_cli.core.options import (
     GROUPS,
     ConsoleOptions,
@@ -196,6 +206,12 @@ def test_a_command_refuses_what_the_fields_refuse() -> None:
 def test_headings_come_in_the_order_that_is_asked_for() -> None:
     first, last = (run(["--help"], groups)[1] for groups in (("Loud", "Wide"), ("Wide", "Loud")))
     assert first.index("--volume") < first.index("--wide") and last.index("--volume") > last.index("--wide")
+
+
+def test_every_value_is_told_with_its_option() -> None:
+    told = {one.flag: value for one, value in values_of(RestoreOptions(sizing=Sizing(scale=2), name="{stem}"))}
+    assert told["--scale"] == 2 and told["--name"] == "{stem}" and told["--prompt"] is None
+    assert set(told) == {one.flag for one in all_declared(RestoreOptions)}
 
 
 def test_two_fields_of_one_name_are_refused() -> None:

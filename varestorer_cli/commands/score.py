@@ -1,4 +1,4 @@
-"""``varestorer score``: how close restored pictures are to what they should be."""
+"""``varestorer score``: how close restored images are to what they should be."""
 
 import typer
 

@@ -183,6 +183,12 @@ def build(owner: type[Any], values: Mapping[str, Any]) -> Any:
     return owner(**given, **{name: build(part, values) for name, part in parts(owner).items()})
 
 
+def values_of(instance: Any) -> list[tuple[Declared, Any]]:
+    """Every option of an instance and of its parts, with its value."""
+    own = [(one, getattr(instance, one.name)) for one in declared(type(instance))]
+    return own + [pair for name in parts(type(instance)) for pair in values_of(getattr(instance, name))]
+
+
 def check_fields(instance: Any) -> None:
     """Check every option of a frozen dataclass, for its ``__post_init__``; text becomes the field's type.
 

@@ -88,7 +88,7 @@ class Missing(StrEnum):
 
 
 class Compat(StrEnum):
-    """Whose way with pictures: this project's, or the released script's tiled or squashing one, faults included."""
+    """How images are handled: this project's way, or the released script's tiled or squashing one, faults included."""
 
     NONE = "none"
     RELEASED = "released"
@@ -126,7 +126,7 @@ class Large(StrEnum):
 
 
 class Captioning(StrEnum):
-    """Who describes pictures that have no caption."""
+    """Who describes images that have no caption."""
 
     NONE = "none"
     AUTO = "auto"
@@ -155,7 +155,7 @@ LOSSY = frozenset({ImageFormat.JPEG, ImageFormat.WEBP})  # their bytes depend on
 
 @dataclass(frozen=True)
 class FailureLimit:
-    """How many failed pictures still count as success: a number, or a share of the inputs in percent."""
+    """How many failed images still count as success: a number, or a share of the inputs in percent."""
 
     count: float = 0
     percent: bool = False
@@ -173,7 +173,7 @@ class FailureLimit:
         return cls(float(found[2]), True) if found[2] is not None else cls(int(found[1]))
 
     def allows(self, failed: int, total: int) -> bool:
-        """Whether ``failed`` of ``total`` pictures are still a success."""
+        """Whether ``failed`` of ``total`` images are still a success."""
         return failed <= (total * self.count / 100 if self.percent else self.count)
 
     def __str__(self) -> str:
@@ -411,7 +411,7 @@ class RestoreOptions:
             raise UsageError(f"--gpus {self.gpus} and --device {self.device} contradict each other; give only one")
 
     def target(self, width: int, height: int) -> tuple[int, int]:
-        """Output (width, height) of an upright picture."""
+        """Output (width, height) of an upright image."""
         return self.sizing.target(width, height, half_to_even=self.compat is not Compat.NONE)
 
     def settings_sha256(
@@ -426,7 +426,7 @@ class RestoreOptions:
             overlap: resolved overlap.
             sampling: resolved sampling; only ``sample`` depends on the seed.
             format: format of the output; only JPEG and WebP depend on the quality.
-            text: fingerprint of the text encoder and text of the picture, None without a text.
+            text: fingerprint of the text encoder and text of the image, None without a text.
         """
         settings = settings_of(self) | {
             "processing": PROCESSING_VERSION,

@@ -221,7 +221,7 @@ def keep_freed_memory(largest: int | None = None) -> None:
     the kernel must clear: a tenth to a fifth of a small model's training step, a fortieth of its restoring.
 
     Args:
-        largest: bytes; larger blocks are given back all the same, so that one huge picture does not stay. None keeps
+        largest: bytes; larger blocks are given back all the same, so that one huge image does not stay. None keeps
             everything.
     """
     if largest is None:

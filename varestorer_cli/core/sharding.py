@@ -40,7 +40,7 @@ class Shard:
         return cls(int(found[1]), int(found[2]))
 
     def holds(self, key: str) -> bool:
-        """Whether the picture with this relative path belongs here. Adding files never moves others."""
+        """Whether the image with this relative path belongs to this part; adding files never moves others."""
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
         return int.from_bytes(digest[:8], "big") % self.count == self.index
 

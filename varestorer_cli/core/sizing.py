@@ -100,11 +100,11 @@ class Sizing:
         return [found[one.name] for one in declared(Sizing) if one.name in found]
 
     def target(self, width: int, height: int, *, half_to_even: bool = False) -> tuple[int, int]:
-        """Output (width, height) of an upright picture; sides are rounded to the nearest, never below 1.
+        """Output (width, height) of an upright image; sides are rounded to the nearest, never below 1.
 
         Args:
-            width: of the picture.
-            height: of the picture.
+            width: of the image.
+            height: of the image.
             half_to_even: round halves as Python and the released script do; up otherwise.
         """
         if isinstance(self.size, PrintSize):

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from varestorer_cli.core.errors import InputError
+from varestorer_cli.core.fields import values_of
 from varestorer_cli.core.image.writer import read_software
 from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.phrases import clock, count
@@ -400,13 +401,10 @@ def _model_name(rows: Sequence[Row], folder: Path) -> str:
 def _settings(options: RestoreOptions | None) -> Section | None:
     if options is None:
         return None
-    default = RestoreOptions()
-    lines = []
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        changed = "" if value == getattr(default, field.name) else "set"
-        text = value.describe() if field.name == "sizing" else "" if value is None else str(value)
-        lines.append((field.name.replace("_", " "), text or "automatic", changed))
+    lines = [
+        (one.flag, "automatic" if value in (None, "") else str(value), "" if value == one.default else "set")
+        for one, value in values_of(options)
+    ]
     table = Table(("Option", "Value", "Not the default"), tuple(lines))
     changed_options = sum(bool(line[2]) for line in lines)
     head = f"Options of the command that wrote this page, {changed_options} of them not the default"

@@ -160,7 +160,7 @@ def _devices(options: RestoreOptions) -> tuple[str, ...]:
 
 
 def _refuse_without_vfx(plan: RestorePlan) -> None:
-    """A run that can do nothing without an extra says so at once; in a mixed run its pictures fail one by one."""
+    """A run that can do nothing without an extra says so at once; in a mixed run its images fail one by one."""
     kinds = set(oiio_backend.KINDS.values())
     if plan.jobs and not oiio_backend.available() and all(Path(job.input).suffix.lower() in kinds for job in plan.jobs):
         advice = install_command("vfx")
