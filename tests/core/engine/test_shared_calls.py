@@ -1,6 +1,6 @@
 """Tiles of several images in one call: none computed for nothing, none mixed up, faults where they belong."""
 
-from collections import Counter
+from collections import Counter, deque
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,19 @@ from conftest import photo
 from fakes import FakeModel, Hungry, Noisy
 from torch import Tensor, nn
 
+from varestorer_cli.core.engine.blending import BlendedTiler
 from varestorer_cli.core.engine.engine import QueuedImage, RestoreEngine
-from varestorer_cli.core.engine.inference import EngineOptions
+from varestorer_cli.core.engine.inference import EngineOptions, TileInference
 from varestorer_cli.core.errors import InputError
 from varestorer_models.restorer import FirstStageRestorer, RestorerConfig
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
+
+
+@pytest.fixture(params=[1, 2])
+def calls_ahead(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """As on a CPU, and as on a GPU."""
+    monkeypatch.setattr(TileInference, "calls_ahead", request.param)
+    return int(request.param)
 
 
 def engine(model: Any = None, **options: Any) -> RestoreEngine:
@@ -48,7 +56,7 @@ def small(count: int, height: int = 8, width: int = 8) -> list[Any]:
     return [photo(height, width, seed=number) for number in range(count)]
 
 
-def test_a_thousand_small_images_fill_their_calls() -> None:
+def test_a_thousand_small_images_fill_their_calls(calls_ahead: int) -> None:
     model = FakeModel()
     one = engine(model, batch=8)
     results = restored(one, small(1001))
@@ -65,7 +73,7 @@ def test_one_image_takes_its_tiles_and_no_more() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8])
-def test_each_image_gets_its_own_pixels(batch: int) -> None:
+def test_each_image_gets_its_own_pixels(batch: int, calls_ahead: int) -> None:
     """Images of one, nine and four tiles, of two shapes of tiles."""
     images = [*small(3), photo(20, 20, seed=7), *small(2, 16, 16), photo(3, 3, seed=9)]
     alone = [engine(FakeModel(small_sides=(12,)), batch=1).restore(one, (one.shape[1] * 4, one.shape[0] * 4)).image
@@ -106,7 +114,7 @@ def test_without_a_source_of_images_nothing_is_asked_for() -> None:
     asked.queue(lambda: pytest.fail("a call of one tile is full")).add(photo(8, 8), (32, 32)).result()
 
 
-def test_noise_and_texts_stay_with_their_image() -> None:
+def test_noise_and_texts_stay_with_their_image(calls_ahead: int) -> None:
     images = small(5)
     alone = [engine(Noisy(sampling="sample")).restore(image, (32, 32), key=f"{n}.png").image
              for n, image in enumerate(images)]  # fmt: skip
@@ -161,7 +169,7 @@ class Spoils(FakeModel):
         return torch.where(means.view(-1, 1, 1, 1) < 0.1, float("nan"), degraded)
 
 
-def test_a_bad_image_fails_alone() -> None:
+def test_a_bad_image_fails_alone(calls_ahead: int) -> None:
     dark, bright = np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 255, np.uint8)
     images = [photo(8, 8), dark, photo(8, 8, seed=2), bright, photo(8, 8, seed=3)]
     results = restored(engine(Spoils(), batch=5), images, dtype=[np.uint8] * 5)
@@ -172,7 +180,7 @@ def test_a_bad_image_fails_alone() -> None:
         np.testing.assert_array_equal(results[number].image, expected)
 
 
-def test_a_shortage_halves_the_call_for_all() -> None:
+def test_a_shortage_halves_the_call_for_all(calls_ahead: int) -> None:
     model = Hungry(fits=2 * 32 * 32)
     results = restored(engine(model, batch=8), small(9))
     assert [result.calls for result in results] == ["2"] * 8 + ["1"]
@@ -180,7 +188,7 @@ def test_a_shortage_halves_the_call_for_all() -> None:
         np.testing.assert_array_equal(result.image, engine().restore(small(9)[number], (32, 32)).image)
 
 
-def test_a_shortage_of_one_tile_makes_tiles_smaller_for_all() -> None:
+def test_a_shortage_of_one_tile_makes_tiles_smaller_for_all(calls_ahead: int) -> None:
     model = Hungry(tile_sides=(32, 16, 8), fits=16 * 16)
     results = restored(engine(model, batch=2), small(3))
     assert [result.tile for result in results] == [16] * 3
@@ -217,3 +225,52 @@ def test_company_changes_rounding_only(precision: str) -> None:
         for other in (first, second):
             difference = np.abs(other.image.astype(int) - alone.image)
             assert difference.max() <= (1 if precision == "fp32" else 2)
+
+
+# --- a device that never waits
+
+
+class Clock:
+    """Host and device time in milliseconds: the host cuts, checks and blends, the device computes in order."""
+
+    cut, check, device = 5.0, 8.0, 35.0
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, inference: TileInference) -> None:
+        self.host = self.free = self.idle = 0.0
+        self.ends: deque[float] = deque()
+        submit, collect, fault, cut = inference.submit, inference.collect, inference.fault, BlendedTiler.cut
+
+        def submitted(degraded: Any, *words: Any, **settings: Any) -> Any:
+            begin = max(self.host, self.free)
+            self.idle += begin - self.free
+            self.free = begin + self.device * len(degraded)
+            self.ends.append(self.free)
+            return submit(degraded, *words, **settings)
+
+        def collected(call: Any) -> Any:
+            self.host = max(self.host, self.ends.popleft())
+            return collect(call)
+
+        def checked(restored: Any, degraded: Any) -> Any:
+            self.host += self.check
+            return fault(restored, degraded)
+
+        def cut_out(tiler: BlendedTiler, tile: Any) -> Any:
+            self.host += self.cut
+            return cut(tiler, tile)
+
+        monkeypatch.setattr(inference, "submit", submitted)
+        monkeypatch.setattr(inference, "collect", collected)
+        monkeypatch.setattr(inference, "fault", checked)
+        monkeypatch.setattr(BlendedTiler, "cut", cut_out)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_device_waits_for_the_first_tiles_only(monkeypatch: pytest.MonkeyPatch, calls_ahead: int, batch: int) -> None:
+    """13 ms of host work per tile beside 35 ms of the device: hidden where two calls are under way."""
+    one = engine(batch=batch)
+    clock = Clock(monkeypatch, one.inference)
+    assert one.restore(photo(60, 60), (240, 240)).tiles == 81
+    waited = clock.idle - clock.cut * batch  # what the first call needs
+    share = waited / clock.free
+    assert share < 0.01 if calls_ahead == 2 else share > 0.2

@@ -58,6 +58,19 @@ class EngineOptions:
     compile: str = "off"
 
 
+@dataclass(frozen=True)
+class PendingCall:
+    """A call of the model under way.
+
+    Attributes:
+        host: (B, 3, T, T) float32 where the result will lie, pinned where a device writes it.
+        event: that the device reaches when it does; None if it does already.
+    """
+
+    host: Tensor
+    event: Any = None
+
+
 class Conditions:
     """Text conditions of one model: computed once per text, reused for all tiles, grouped where a call mixes texts.
 
@@ -176,7 +189,23 @@ class TileInference:
         precision: str,
         texts: Sequence[str | None] | None = None,
     ) -> Floats:
-        """Call the model.
+        """Call the model and wait for the result: (n, T, T, 3) float32; arguments as of :meth:`submit`."""
+        return self.collect(self.submit(degraded, uniforms, precision=precision, texts=texts))
+
+    @property
+    def calls_ahead(self) -> int:
+        """Calls that may be under way: on a CUDA device one computes while the host works on the one before."""
+        return 2 if self.options.device.startswith("cuda") else 1
+
+    def submit(
+        self,
+        degraded: Floats,
+        uniforms: Sequence[Tensor] | None,
+        *,
+        precision: str,
+        texts: Sequence[str | None] | None = None,
+    ) -> PendingCall:
+        """Begin a call of the model; on a CUDA device it runs, copies included, while the host does something else.
 
         Args:
             degraded: (n, T, T, 3) in [0, 1]; n from :meth:`call_size`, so that few shapes occur.
@@ -185,11 +214,11 @@ class TileInference:
             texts: text of each tile; None is the learned null condition for all.
 
         Returns:
-            (n, T, T, 3) float32.
+            What :meth:`collect` makes the result of.
         """
         started = time.monotonic()
-        tiles = torch.from_numpy(np.ascontiguousarray(degraded.transpose(0, 3, 1, 2))).to(self.options.device)
-        noise = torch.stack(list(uniforms)).to(self.options.device) if uniforms is not None else None
+        tiles = self._to_device(torch.from_numpy(np.ascontiguousarray(degraded.transpose(0, 3, 1, 2))))
+        noise = self._to_device(torch.stack(list(uniforms))) if uniforms is not None else None
         with torch.inference_mode(), self._autocast(precision):
             condition = self.conditions.of(texts or [None], precision)
             if not isinstance(self.model, TokenModel):
@@ -203,10 +232,31 @@ class TileInference:
                     color_fix=self.options.color_fix,
                     **({} if condition is None else {"condition": condition}),
                 )
-        image: Floats = out.image_B3TT.float().cpu().numpy().transpose(0, 2, 3, 1)
+        image, event = out.image_B3TT.float(), None
+        if image.device.type == "cuda":
+            host = torch.empty(image.shape, pin_memory=True)
+            host.copy_(image, non_blocking=True)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record()
+        else:
+            host = image.cpu()
         self.model_seconds += time.monotonic() - started
         self.tiles_computed += len(degraded)
+        return PendingCall(host, event)
+
+    def collect(self, call: PendingCall) -> Floats:
+        """Wait for a call; returns (n, T, T, 3) float32."""
+        started = time.monotonic()
+        if call.event is not None:
+            call.event.synchronize()
+        self.model_seconds += time.monotonic() - started
+        image: Floats = call.host.numpy().transpose(0, 2, 3, 1)
         return image
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        if self.options.device.startswith("cuda"):
+            return tensor.pin_memory().to(self.options.device, non_blocking=True)
+        return tensor.to(self.options.device)
 
     def seconds_per_call(self, batch: int, side: int) -> float:
         """Seconds of a call of so many square tiles, from the second of two."""

@@ -3,6 +3,7 @@
 Images wait in a line. A call takes the first tile that the image at work still needs, then the next tiles of the same
 sides in the line, whatever image they belong to. Where they do not fill a call, further images are asked for. A call
 that stays short is made tile by tile: no tile is computed twice, and two shapes occur for tiles of the same sides.
+On a CUDA device the next call is begun before the results of the last one are checked and blended.
 """
 
 from collections import deque
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from varestorer_cli.core.engine.blending import Floats, Tiler
-from varestorer_cli.core.engine.inference import TileInference
+from varestorer_cli.core.engine.inference import PendingCall, TileInference
 from varestorer_cli.core.engine.released import OneSequence
 from varestorer_cli.core.engine.tile_model import is_out_of_memory
 from varestorer_cli.core.engine.tiling import Tile
@@ -50,15 +51,23 @@ class TileRun:
         self.sizes: set[int] = set()
         self.restored: deque[tuple[Tile, Floats]] = deque()
         self.failure: Exception | None = None
-        self._begun = 0
+        self._begun = self._taken = 0
 
     def next_tiles(self, count: int) -> Sequence[Tile]:
         """The next tiles to compute, ``count`` at most."""
         return [] if self.failure else self.tiler.tiles[self._begun : self._begun + count]
 
+    def begin(self) -> None:
+        """Note that the next tile is under way."""
+        self._begun += 1
+
+    def rewind(self) -> None:
+        """Forget tiles that are under way."""
+        self._begun = self._taken
+
     def take(self, tile: Tile, pixels: Floats, size: int) -> None:
         """Keep the result of the next tile, which came from a call of ``size`` tiles."""
-        self._begun += 1
+        self._taken += 1
         self.sizes.add(size)
         self.restored.append((tile, pixels[: tile.bottom - tile.top, : tile.right - tile.left]))
 
@@ -85,6 +94,7 @@ class SharedCalls:
         self._more = more
         self._should_stop = should_stop
         self._line: list[TileRun] = []
+        self._under_way: deque[tuple[Call, Floats, PendingCall]] = deque()
 
     def add(self, run: TileRun) -> None:
         """Put an image at the end of the line."""
@@ -119,11 +129,22 @@ class SharedCalls:
     def _make_call(self, run: TileRun) -> None:
         if self._should_stop is not None and self._should_stop():
             raise InterruptedRunError("stopped")
+        while len(self._under_way) < self.inference.calls_ahead:
+            call = self._next_call(run)
+            if not call:
+                break
+            if not self._begin(call):
+                return
+        if self._under_way:
+            self._finish()
+
+    def _next_call(self, run: TileRun) -> Call:
         batch = self.inference.batch_for(run.sides)
+        ahead = batch * self.inference.calls_ahead  # images
         call = self._gather(run, batch)
-        while self._more is not None and len(call) < batch and len(self._line) <= batch and self._more():
+        while self._more is not None and len(call) < batch and len(self._line) <= ahead and self._more():
             call = self._gather(run, batch)
-        self._compute(call[: self.inference.call_size(len(call), run.sides)])
+        return call[: self.inference.call_size(len(call), run.sides)]
 
     def _gather(self, run: TileRun, batch: int) -> Call:
         """The next tiles of an image, and of others of the same sides."""
@@ -132,9 +153,8 @@ class SharedCalls:
             call += [(one, tile) for tile in one.next_tiles(batch - len(call))]
         return call
 
-    def _compute(self, call: Call) -> None:
-        """Make one call; what goes wrong is the failure of the images it belongs to."""
-        runs = list(dict.fromkeys(run for run, _ in call))
+    def _begin(self, call: Call) -> bool:
+        """Begin a call; False where that fails, see :meth:`_recover`."""
         degraded = []
         for run, tile in call:
             try:
@@ -142,37 +162,59 @@ class SharedCalls:
             except Exception as error:
                 run.failure = error
         if len(degraded) < len(call):
-            return
+            return False
+        given, noise, texts = np.stack(degraded), self._noise(call, 0), [run.text for run, _ in call]
         shortage = ""
         try:
-            self._checked(call, np.stack(degraded))
+            pending = self.inference.submit(given, noise, precision=self.inference.options.precision, texts=texts)
+        except Exception as error:
+            shortage = self._blame(call, error)
+        else:
+            for run, _ in call:
+                run.begin()
+            self._under_way.append((call, given, pending))
+            return True
+        self._recover(call, shortage)
+        return False
+
+    def _finish(self) -> None:
+        """Take the results of the oldest call under way."""
+        call, degraded, pending = self._under_way.popleft()
+        shortage = ""
+        try:
+            self._check(call, degraded, self.inference.collect(pending))
             return
         except Exception as error:
-            if is_out_of_memory(error):
-                shortage = str(error).partition("\n")[0]
-            elif len(runs) == 1:
-                runs[0].failure = error
-                return
+            shortage = self._blame(call, error)
+        self._recover(call, shortage)
+
+    def _blame(self, call: Call, error: Exception) -> str:
+        """Make an error the failure of the image it belongs to; returns what it says where memory ran out."""
+        if is_out_of_memory(error):
+            return str(error).partition("\n")[0] or "out of memory"
+        if len({id(run) for run, _ in call}) == 1:
+            call[0][0].failure = error
+        return ""
+
+    def _recover(self, call: Call, shortage: str) -> None:
+        """After a call that failed: smaller calls where memory ran out, else its tiles one by one."""
         # outside the except block, whose traceback would keep the tensors alive
+        self._under_way.clear()
+        for run in {id(run): run for run in [*self._line, *(run for run, _ in call)]}.values():
+            run.rewind()
         if shortage:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            if not self.inference.halve(runs[0].sides):
-                runs[0].failure = TileTooLargeError(shortage)
-            return
-        for run, tile in call:  # one of the images is to blame
-            if run.failure is None:
-                self._compute([(run, tile)])
+            if not self.inference.halve(call[0][0].sides):
+                call[0][0].failure = TileTooLargeError(shortage)
+        elif len({id(run) for run, _ in call}) > 1:  # one of the images is to blame
+            for run, tile in call:
+                if run.failure is None and tile in run.next_tiles(1) and self._begin([(run, tile)]):
+                    self._finish()
 
-    def _checked(self, call: Call, degraded: Floats) -> None:
-        """Compute tiles; unusable ones are computed again in fp32 with fresh noise."""
+    def _check(self, call: Call, degraded: Floats, restored: Floats) -> None:
+        """Keep restored tiles; unusable ones are computed again in fp32 with fresh noise."""
         inference = self.inference
-        restored = inference.infer(
-            degraded,
-            self._noise(call, 0),
-            precision=inference.options.precision,
-            texts=[run.text for run, _ in call],
-        )
         for (run, tile), given, got in zip(call, degraded, restored, strict=True):
             if run.failure is not None:
                 continue
