@@ -1,4 +1,4 @@
-"""What a metric is, for every library that computes one, and where their weights and devices are found."""
+"""Types of a metric, whatever library computes it; where its weights and device are found."""
 
 import os
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""What templates of pages need: addresses of files, text with everything visible, numbers; autoescape is always on."""
+"""Helpers of the page templates: addresses of files, visible text, numbers, and Jinja with autoescape on."""
 
 import functools
 import math

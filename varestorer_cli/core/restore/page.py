@@ -1,4 +1,4 @@
-"""The page of a restored folder: what happened to each picture, and what it looks like.
+"""The page of a restored folder: what happened to each image, and what it looks like.
 
 Everything comes from the rows of the report and from the files they name, so that the page of a run that was stopped
 and resumed, or of shards that were merged, is that of an undisturbed one.
@@ -108,38 +108,38 @@ def restore_page(
     folder: Path,
     target: Path,
     options: RestoreOptions | None = None,
-    images: ImageFolder | None = None,
+    image_folder: ImageFolder | None = None,
 ) -> Page:
     """Build the page; see :func:`write_restore_page`."""
     every = sorted(rows, key=_worst_first)
     ignored = [row for row in every if row.status == IGNORED]
-    pictures = [row for row in every if row.status != IGNORED]
-    sources = _sources(pictures)
+    images = [row for row in every if row.status != IGNORED]
+    sources = _sources(images)
     columns = tuple(column for column, _ in sources)
-    embedder = Embedder(images)
-    entries = _entries(pictures[:MOST_ROWS], sources, folder, target, embedder)
-    failed = sorted((row for row in pictures if row.status == FAILED), key=lambda row: (row.input, row.output))
-    measured = any(row.consistency_psnr is not None for row in pictures)
-    consistency = [row.consistency_psnr for row in pictures if row.consistency_psnr is not None]
-    shift = [row.mean_colour_error for row in pictures if row.mean_colour_error is not None]
+    embedder = Embedder(image_folder)
+    entries = _entries(images[:MOST_ROWS], sources, folder, target, embedder)
+    failed = sorted((row for row in images if row.status == FAILED), key=lambda row: (row.input, row.output))
+    measured = any(row.consistency_psnr is not None for row in images)
+    consistency = [row.consistency_psnr for row in images if row.consistency_psnr is not None]
+    shift = [row.mean_colour_error for row in images if row.mean_colour_error is not None]
     charts = histogram(consistency, "Consistency", "dB, right is closer to the input")
     charts += histogram(shift, "Colour shift", "steps of 255, left is better")
     order = next((place for place, column in enumerate(columns) if column.label == _NUMBERS[0][1]), None)
     return Page(
         kind="varestorer restore",
         title=f"{folder.name or folder.resolve().name}/",
-        lead=(_sentence(pictures, ignored),),
-        tiles=_tiles(pictures, ignored, consistency),
+        lead=(_sentence(images, ignored),),
+        tiles=_tiles(images, ignored, consistency),
         above=failure_list([(row.input, row.reason) for row in failed], _failed_title(failed)),
         below=tuple(
             section
             for section in (
                 Section("Distribution", (Charts(charts),)) if len(consistency) > 1 else None,
-                _unlike(pictures),
-                _warnings(pictures),
-                _kept(pictures),
+                _unlike(images),
+                _warnings(images),
+                _kept(images),
                 _ignored(ignored),
-                _provenance(pictures, folder),
+                _provenance(images, folder),
                 _settings(options),
             )
             if section is not None
@@ -149,14 +149,14 @@ def restore_page(
         order=order if measured else None,
         rule=embedding_rule(
             embedder,
-            sum(_finished(row) for row in pictures),
+            sum(_finished(row) for row in images),
             "the least consistent first",
             "before is the input enlarged to the result's size (bicubic)",
         ),
         rest=(
-            f"The {MOST_ROWS} rows that come first in the order are on this page, of {len(pictures)}; "
+            f"The {MOST_ROWS} rows that come first in the order are on this page, of {len(images)}; "
             "the CSV file of the run holds them all."
-            if len(pictures) > MOST_ROWS
+            if len(images) > MOST_ROWS
             else ""
         ),
     )
@@ -179,8 +179,8 @@ def _failed_title(failed: Sequence[Row]) -> str:
     return f"{count(len(failed), 'picture')} failed"
 
 
-def _sentence(pictures: Sequence[Row], ignored: Sequence[Row]) -> str:
-    finished = [row for row in pictures if _finished(row)]
+def _sentence(images: Sequence[Row], ignored: Sequence[Row]) -> str:
+    finished = [row for row in images if _finished(row)]
     fresh = sum(row.status == DONE for row in finished)
     text = f"{count(len(finished), 'picture')} restored"
     if len(finished) != fresh:
@@ -189,11 +189,11 @@ def _sentence(pictures: Sequence[Row], ignored: Sequence[Row]) -> str:
 
 
 def _tiles(
-    pictures: Sequence[Row], ignored: Sequence[Row], consistency: Sequence[float]
+    images: Sequence[Row], ignored: Sequence[Row], consistency: Sequence[float]
 ) -> tuple[tuple[str, str, bool], ...]:
-    finished = [row for row in pictures if _finished(row)]
-    failed = sum(row.status == FAILED for row in pictures)
-    kept = len(pictures) - len(finished) - failed
+    finished = [row for row in images if _finished(row)]
+    failed = sum(row.status == FAILED for row in images)
+    kept = len(images) - len(finished) - failed
     pixels = sum((row.out_width or 0) * (row.out_height or 0) for row in finished) / 1e6
     tiles = [(str(len(finished)), "restored", False), (str(failed), "failed", failed > 0)]
     if kept:
@@ -214,10 +214,10 @@ def _tiles(
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def _sources(pictures: Sequence[Row]) -> list[tuple[Column, str]]:
+def _sources(images: Sequence[Row]) -> list[tuple[Column, str]]:
     """The table's columns and the fields they show; numbers that no row has are left out."""
     found = [(Column("Status"), "status")]
-    if any(row.reason for row in pictures):
+    if any(row.reason for row in images):
         found.append((Column("Reason"), "reason"))
     known = {name for name, *_ in _NUMBERS}
     more = [
@@ -226,10 +226,10 @@ def _sources(pictures: Sequence[Row]) -> list[tuple[Column, str]]:
         if field.type in (int | None, float | None) and field.name not in known | _NO_COLUMN
     ]
     for name, label, digits, worst, hint in [*_NUMBERS, *more]:
-        if any(getattr(row, name) is not None for row in pictures):
+        if any(getattr(row, name) is not None for row in images):
             found.append((Column(label, digits, worst, hint), name))
     found.append((Column("Size"), "size"))
-    if any(row.warnings for row in pictures):
+    if any(row.warnings for row in images):
         found.append((Column("Warnings"), "warnings"))
     return found
 
@@ -248,7 +248,7 @@ def _sizes(row: Row) -> str:
 
 
 def _entries(
-    pictures: Sequence[Row],
+    images: Sequence[Row],
     sources: Sequence[tuple[Column, str]],
     folder: Path,
     target: Path,
@@ -256,7 +256,7 @@ def _entries(
 ) -> tuple[PageEntry, ...]:
     """Rows of the table."""
     entries = []
-    for row in pictures:
+    for row in images:
         files, finished = [Path(row.input), folder / row.output], _finished(row)
         crops, thumbnail = embedder.add(files, 1, (0, 1), int(finished), crop=finished)
         cells = tuple(_cell(row, name) for _, name in sources)
@@ -303,18 +303,18 @@ _ON_CARDS = {label for name, label, *_ in _NUMBERS if name in ("consistency_psnr
 # --- sections --------------------------------------------------------------------------------------------------------
 
 
-def _unlike(pictures: Sequence[Row]) -> Section | None:
+def _unlike(images: Sequence[Row]) -> Section | None:
     """Pictures that came out unlike the rest of the folder."""
-    found = tuple((one.row.output or one.row.input, one.reason) for one in outliers(pictures))[:MOST_NAMES]
+    found = tuple((one.row.output or one.row.input, one.reason) for one in outliers(images))[:MOST_NAMES]
     if not found:
         return None
     return Section("Unlike the rest of the folder", (Table(("Picture", "Why"), found),), "unlike")
 
 
-def _warnings(pictures: Sequence[Row]) -> Section | None:
-    """Which loss befell which pictures."""
+def _warnings(images: Sequence[Row]) -> Section | None:
+    """Which loss befell which images."""
     losses: dict[str, list[str]] = {}
-    for row in pictures:
+    for row in images:
         for text in filter(None, row.warnings.split("; ")):
             losses.setdefault(text, []).append(row.output or row.input)
         if row.oom_split:
@@ -326,8 +326,8 @@ def _warnings(pictures: Sequence[Row]) -> Section | None:
     return Section("Warnings and losses", blocks, "warnings") if blocks else None
 
 
-def _kept(pictures: Sequence[Row]) -> Section | None:
-    kept = [row for row in pictures if row.status == SKIPPED and not _finished(row)]
+def _kept(images: Sequence[Row]) -> Section | None:
+    kept = [row for row in images if row.status == SKIPPED and not _finished(row)]
     if not kept:
         return None
     rows = tuple((row.output or row.input, row.reason) for row in kept[:MOST_NAMES])
@@ -345,10 +345,10 @@ def _ignored(ignored: Sequence[Row]) -> Section | None:
     return Section("Ignored files", blocks, "ignored")
 
 
-def _provenance(pictures: Sequence[Row], folder: Path) -> Section | None:
-    """Model, settings and machine of every group of pictures; the model's name is read from one of its files."""
+def _provenance(images: Sequence[Row], folder: Path) -> Section | None:
+    """Model, settings and machine of every group of images; the model's name is read from one of its files."""
     groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in pictures:
+    for row in images:
         if _finished(row):
             key = (
                 row.version,

@@ -1,4 +1,4 @@
-"""Scores of earlier runs, so that a second run is instant: a small SQLite file.
+"""Keep scores for later runs in a small SQLite file, by the hash of what decides them.
 
 A score is kept under the hashes of the files it was computed from and the metric's name, library, version and
 weights (``Metric.identity``); nothing is ever out of date, a change of any of these is another key.

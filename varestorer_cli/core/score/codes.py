@@ -1,4 +1,4 @@
-"""What the codes of a model do for its image: restores a data set with codes that the transformer did not predict.
+"""Restore a data set with codes that the transformer did not predict: the reference's, the input's, noise, zeros.
 
 Everything else stays as in ``restore``: tiles, pre-restored guide, decoder, colour fix. Where noise or zeros in place
 of the predicted codes give the same scores, the transformer does nothing; the codes of the reference give what a

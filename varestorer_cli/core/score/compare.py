@@ -1,4 +1,4 @@
-"""Two restored folders against the same references: which is better, and could it be chance.
+"""Compare two restored folders on the same references: means, paired differences, sign test.
 
 The sign test asks only how often each is the better one (Dixon and Mood 1946); ties are left out, the binomial
 probability is exact. The mean of the paired differences comes with a bootstrap interval.

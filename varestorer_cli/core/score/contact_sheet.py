@@ -1,4 +1,4 @@
-"""A contact sheet: the same images from several folders side by side, for the eye."""
+"""Write a contact sheet: the same images from several folders side by side."""
 
 from collections.abc import Sequence
 from pathlib import Path

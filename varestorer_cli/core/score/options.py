@@ -1,4 +1,4 @@
-"""What ``score`` was asked to do."""
+"""Options of the command ``score``."""
 
 from dataclasses import dataclass
 from enum import StrEnum

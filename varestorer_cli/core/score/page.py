@@ -1,4 +1,4 @@
-"""The page of a score: degraded, restored and reference under one slider, the worst first, and the scores' spread."""
+"""The HTML page of ``score``: degraded, restored and reference under one slider, the worst first; how scores spread."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What papers print for the known test sets: rows of ``data/published.csv``, each with convention and source.
+"""Published rows of the known test sets, from ``data/published.csv``, each with convention and source.
 
 PSNR, SSIM and MANIQA mean different things under different conventions (:mod:`core.metrics.protocols`), so a row's
 values are keyed by the metric that they are under its convention. Values are kept as printed.

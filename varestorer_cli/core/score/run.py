@@ -1,4 +1,4 @@
-"""What ``score`` does: find the pairs, restore where asked, score, show, write."""
+"""Run the command ``score``: find the pairs, restore where asked, score, print, write."""
 
 import os
 from collections.abc import Sequence

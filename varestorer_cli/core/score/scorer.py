@@ -1,4 +1,4 @@
-"""Pairs of files -> scores: reads, measures in batches, keeps what was measured.
+"""Score pairs of files: read them, measure in batches, keep what was measured.
 
 A pair that cannot be scored (unreadable, differently sized) is named and is in no mean; the others are scored.
 """

@@ -1,4 +1,4 @@
-"""What ``score`` compares: the options of a run -> pairs of files, and whether they must be restored first."""
+"""Find what ``score`` compares: the options of a run -> pairs of files, and whether they must be restored first."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A test set of one's own: LQ/HQ pairs from a folder of photographs, the way DIV2K-Val was made.
+"""Make LQ/HQ pairs from a folder of photographs, the way DIV2K-Val was made.
 
 Every photograph gives its central 512x512 crop and a x4 degraded copy by the Real-ESRGAN recipe, as StableSR made
 DIV2K_V2_val (Wang et al. 2024, section 4.1). What was done stands in ``recipe.json``: seed, recipe, and of every
