@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
 from varestorer_cli.core.errors import VarestorerError
 from varestorer_cli.photos.sources import collect
 
@@ -38,7 +40,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _say(message: str) -> None:
-    sys.stderr.write(message + "\n")
+    tqdm.write(message, file=sys.stderr)  # above the bar
     sys.stderr.flush()
 
 

