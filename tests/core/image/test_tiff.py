@@ -8,10 +8,12 @@ import textwrap
 import zlib
 from typing import Any
 
+import cv2
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from conftest import photo
 from PIL import ImageCms
 
 from varestorer_cli.core.errors import InputError
@@ -259,3 +261,21 @@ def test_profile_of_inks_is_used_at_both_depths() -> None:
     inks = _RNG.integers(0, 256, (8, 8, 4), np.uint8)
     plain = decode(tiff(inks, photometric="separated")).color
     np.testing.assert_array_equal(decode(tiff(inks, photometric="separated", iccprofile=srgb)).color, plain)
+
+
+def test_planes_of_jpeg_are_read_through_the_other_reader() -> None:
+    planes = np.moveaxis(CARD16 >> 8, -1, 0).astype(np.uint8)
+    data = tiff(planes, photometric="rgb", planarconfig="separate", compression="jpeg", compressionargs={"level": 100})
+    assert np.abs(decode(data).color.astype(int) - (CARD16 >> 8)).max() <= 3
+
+
+@pytest.mark.parametrize("white", [(0.3127, 0.3290), None])
+def test_lab_is_relative_to_the_white_that_the_file_states(white: tuple[float, float] | None) -> None:
+    """OpenCV's Lab is that of D65; without a white point the file's is taken for that of D50."""
+    card = photo(16, 24)
+    lab = cv2.cvtColor(card.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    stored = np.stack([np.rint(lab[..., 0] * 2.55), *np.rint(np.moveaxis(lab[..., 1:], -1, 0))], -1)
+    tags: list[Any] = [] if white is None else [(318, 5, 2, (3127, 10000, 3290, 10000), True)]
+    data = tiff(stored.astype(np.int16).astype(np.uint8), photometric="cielab", extratags=tags)
+    differences = np.abs(decode(data).color.astype(int) - card)
+    assert (differences.mean() < 1.5 and differences.max() < 16) == (white is not None), differences.mean()

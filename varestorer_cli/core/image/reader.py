@@ -45,6 +45,11 @@ _LARGE_FILE = 1 << 26  # bytes; a larger file is read only if its first bytes ar
 _MOST_SPARSE = 20  # times the bytes that were written; no file system packs photographs so well
 _MOST_SKIPPED = 1 << 16  # bytes
 _LARGEST_FILE = 20 * MOST_PIXELS  # bytes: four 32-bit channels and their metadata
+_D65 = (0.3127, 0.3290)
+_D65_XYZ = np.float32((0.95047, 1.0, 1.08883))
+_XYZ_TO_SRGB = np.float32(  # IEC 61966-2-1
+    ((3.2406255, -1.5372080, -0.4986286), (-0.9689307, 1.8757561, 0.0415175), (0.0557101, -0.2040211, 1.0569959))
+)
 _ROWS = 256  # copied at a time
 _PILLOW_LOCK = threading.Lock()
 _PIXELS_ONLY = {"PNG": png.pixels_only, "JPEG": jpeg.pixels_only}
@@ -260,7 +265,7 @@ def _decode(data: bytes, kind: str, transfer: Transfer, layer: str | None = None
         if kind == "PNG" and data[24] == 16:  # Pillow would reduce it to 8 bits without a word
             color, alpha = png.read_deep(pixels)
         else:
-            color, alpha = _pillow_pixels(image, extras, losses)
+            color, alpha = _pillow_pixels(image, extras, losses, tags.white if kind == "TIFF" else None)
     color = _turn(color, orientation)
     alpha = None if alpha is None else _turn(alpha, orientation)
     extras = metadata.fitting_profile(extras, gray=color.shape[2] == 1, losses=losses)
@@ -445,8 +450,10 @@ def _read_metadata(image: Image.Image, data: bytes, kind: str) -> FileMetadata:
 # --- pixels ----------------------------------------------------------------------------------------------------------
 
 
-def _pillow_pixels(image: Image.Image, extras: Extras, losses: list[Loss]) -> tuple[Samples, Samples | None]:
-    """Pixels of at most 8 bits: (H, W, 1 or 3), and alpha."""
+def _pillow_pixels(
+    image: Image.Image, extras: Extras, losses: list[Loss], white: tuple[float, float] | None
+) -> tuple[Samples, Samples | None]:
+    """Pixels of at most 8 bits: (H, W, 1 or 3), and alpha; ``white`` is the white point that a file states."""
     image.load()
     mode = image.mode
     clear = image.info.get("transparency") is not None
@@ -471,11 +478,27 @@ def _pillow_pixels(image: Image.Image, extras: Extras, losses: list[Loss]) -> tu
         image = image.convert("RGB")
     elif mode == "LAB":
         losses.append(Loss("lab", "CIE Lab is converted to sRGB"))
+        if white is not None and max(abs(white[0] - _D65[0]), abs(white[1] - _D65[1])) < 0.002:
+            return _from_lab_of_d65(np.asarray(image)), None
         srgb = ImageCms.createProfile("sRGB")
         image = ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), srgb, outputMode="RGB") or image
     elif mode not in ("L", "LA", "RGB", "RGBA"):
         raise InputError(f"pictures of kind {mode!r} are not supported; convert it to 8 or 16-bit gray or RGB first")
     return _channels(image)
+
+
+def _from_lab_of_d65(lab: Samples) -> Samples:
+    """8-bit sRGB of CIE Lab relative to D65, the white of sRGB; Pillow knows that of D50 only, which Photoshop writes.
+
+    Args:
+        lab: (H, W, 3) L* in 1/255 of 100, a* and b* as signed bytes (TIFF 6.0, section 23).
+    """
+    lightness = (lab[..., 0].astype(np.float32) * np.float32(100 / 255) + 16) / 116
+    signed = lab[..., 1:].astype(np.int8).astype(np.float32)
+    f = np.stack([lightness + signed[..., 0] / 500, lightness, lightness - signed[..., 1] / 200], axis=-1)
+    xyz = np.where(f > 6 / 29, f**3, (f - 4 / 29) * (3 * (6 / 29) ** 2)) * _D65_XYZ
+    display = oiio_backend.to_display((xyz @ _XYZ_TO_SRGB.T).clip(0, 1))
+    return np.floor(display * 255 + 0.5).astype(np.uint8)
 
 
 def _channels(image: Image.Image) -> tuple[Samples, Samples | None]:

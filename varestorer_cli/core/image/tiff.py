@@ -52,6 +52,7 @@ class TiffInfo:
         icc: colour profile.
         xmp: XMP packet.
         dpi: pixels per inch (x, y).
+        white: chromaticity (x, y) of the white point; None where it is not said.
     """
 
     width: int
@@ -64,6 +65,7 @@ class TiffInfo:
     icc: bytes
     xmp: bytes
     dpi: tuple[float, float] | None
+    white: tuple[float, float] | None = None
 
 
 class CameraRawError(InputError):
@@ -111,6 +113,7 @@ def inspect(source: bytes | BinaryIO, number: int | None = None) -> TiffInfo:
             icc=bytes(page.iccprofile or b""),
             xmp=_bytes(_tag(page, 700)),
             dpi=dpi,
+            white=_white(_tag(page, 318)),
         )
 
 
@@ -235,6 +238,8 @@ def _is_own(page: tifffile.TiffPage) -> bool:
     if photometric not in _COLORS or page.samplesperpixel < _COLORS[photometric]:
         return False
     if page.samplesperpixel > _MOST_CHANNELS or (photometric == _CMYK and _tag(page, 332) not in (None, 1)):
+        return False
+    if int(page.compression) == _JPEG and int(page.planarconfig) == 2:  # each plane is a gray JPEG of its own
         return False
     if photometric == _YCBCR and (int(page.compression) != _JPEG or bits != 8):
         return False
@@ -367,6 +372,13 @@ def _from_cmyk(ink: Samples, icc: bytes) -> Samples:
 def _tag(page: tifffile.TiffPage, code: int) -> Any:
     tag = page.tags.get(code)
     return None if tag is None else tag.value
+
+
+def _white(value: Any) -> tuple[float, float] | None:
+    """Chromaticity of two fractions."""
+    if not isinstance(value, tuple) or len(value) != 4 or not (value[1] and value[3]):
+        return None
+    return value[0] / value[1], value[2] / value[3]
 
 
 def _bytes(value: Any) -> bytes:
