@@ -5,6 +5,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -118,3 +119,15 @@ def test_pillows_own_limit_is_left_alone() -> None:
     before = Image.MAX_IMAGE_PIXELS
     decode(GOOD["PNG"])
     assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_kinds_of_jpeg_that_are_not_read_are_named_and_not_called_damage() -> None:
+    deep = photo(16, 16, depth=16)
+    kinds = {
+        "a JPEG file of 12 bits": imagecodecs.jpeg_encode(deep >> 4, bitspersample=12),
+        "a JPEG-LS file": imagecodecs.jpegls_encode(deep),
+        "a lossless JPEG file": imagecodecs.ljpeg_encode(deep[..., 0]),
+    }
+    for said, data in kinds.items():
+        with pytest.raises(InputError, match=said):
+            decode(bytes(data))

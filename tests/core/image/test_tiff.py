@@ -279,3 +279,9 @@ def test_lab_is_relative_to_the_white_that_the_file_states(white: tuple[float, f
     data = tiff(stored.astype(np.int16).astype(np.uint8), photometric="cielab", extratags=tags)
     differences = np.abs(decode(data).color.astype(int) - card)
     assert (differences.mean() < 1.5 and differences.max() < 16) == (white is not None), differences.mean()
+
+
+@pytest.mark.parametrize("compression", ["jpeg2000", "lerc", "png", "webp", "jpegxl"])
+def test_a_compression_that_is_not_read_is_named_and_not_called_damage(compression: str) -> None:
+    with pytest.raises(InputError, match=r"TIFF compression \w+ is not supported; convert it first: tiffcp"):
+        decode(tiff((CARD16 >> 8).astype(np.uint8), photometric="rgb", compression=compression))

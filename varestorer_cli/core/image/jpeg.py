@@ -68,6 +68,20 @@ def pixels_only(data: bytes) -> bytes:
     return b"".join([*parts, data[found.start() : end]]) if found is not None else data
 
 
+def unsupported(data: bytes) -> str | None:
+    """Why a JPEG stream is of a kind that is not decoded, by its frame header (ITU-T T.81, B.2.2), else None."""
+    place = 2
+    while (found := _MARKER.search(data, place)) is not None and data[found.end() - 1] != _SOS:
+        marker, place = data[found.end() - 1], found.end()
+        lossless = {0xC3: "lossless JPEG", 0xC7: "lossless JPEG", 0xCB: "lossless JPEG", 0xF7: "JPEG-LS"}.get(marker)
+        if lossless is not None:
+            return f"a {lossless} file, which is not read; convert it to PNG first"
+        if marker in _FRAMES and place + 2 < len(data) and data[place + 2] != 8:
+            return f"a JPEG file of {data[place + 2]} bits, of which 8 are read; convert it to 16-bit PNG or TIFF first"
+        place += 0 if marker in _STANDALONE else max(2, int.from_bytes(data[place : place + 2], "big"))
+    return None
+
+
 _MOST_SKIPPED = 1 << 16  # bytes between segments that are passed over when only the header is looked at
 
 

@@ -33,6 +33,7 @@ from varestorer_cli.core.image import (
 )
 from varestorer_cli.core.image.formats import HEAD_BYTES, describe_unknown, raw_kind, sniff
 from varestorer_cli.core.image.image_data import DecodedImage, Extras, FileMetadata, Loss, Samples
+from varestorer_cli.core.image.resample import to_depth
 from varestorer_cli.core.options import Transfer
 from varestorer_cli.core.phrases import byte_size
 
@@ -46,9 +47,10 @@ _MOST_SPARSE = 20  # times the bytes that were written; no file system packs pho
 _MOST_SKIPPED = 1 << 16  # bytes
 _LARGEST_FILE = 20 * MOST_PIXELS  # bytes: four 32-bit channels and their metadata
 _D65 = (0.3127, 0.3290)
-_D65_XYZ = np.float32((0.95047, 1.0, 1.08883))
-_XYZ_TO_SRGB = np.float32(  # IEC 61966-2-1
-    ((3.2406255, -1.5372080, -0.4986286), (-0.9689307, 1.8757561, 0.0415175), (0.0557101, -0.2040211, 1.0569959))
+_D65_XYZ = np.array((0.95047, 1.0, 1.08883), np.float32)
+_XYZ_TO_SRGB = np.array(  # IEC 61966-2-1
+    ((3.2406255, -1.5372080, -0.4986286), (-0.9689307, 1.8757561, 0.0415175), (0.0557101, -0.2040211, 1.0569959)),
+    np.float32,
 )
 _ROWS = 256  # copied at a time
 _PILLOW_LOCK = threading.Lock()
@@ -213,6 +215,8 @@ def decode(
     except MemoryError as error:
         raise InputError("there is not enough memory to decode the picture") from error
     except UnidentifiedImageError as error:
+        if kind == "JPEG" and (said := jpeg.unsupported(data)) is not None:
+            raise InputError(said) from error
         raise InputError(f"the {kind} data is damaged or cut off, or of a kind that is not supported") from error
     except Exception as error:  # decoders raise whatever they like on damaged files
         raise InputError(f"the {kind} data is damaged or cut off ({error})") from error
@@ -498,7 +502,7 @@ def _from_lab_of_d65(lab: Samples) -> Samples:
     f = np.stack([lightness + signed[..., 0] / 500, lightness, lightness - signed[..., 1] / 200], axis=-1)
     xyz = np.where(f > 6 / 29, f**3, (f - 4 / 29) * (3 * (6 / 29) ** 2)) * _D65_XYZ
     display = oiio_backend.to_display((xyz @ _XYZ_TO_SRGB.T).clip(0, 1))
-    return np.floor(display * 255 + 0.5).astype(np.uint8)
+    return to_depth(display, np.uint8)
 
 
 def _channels(image: Image.Image) -> tuple[Samples, Samples | None]:

@@ -29,6 +29,7 @@ _PALETTE, _CMYK, _YCBCR = 3, 5, 6
 _JPEG = 7
 # None, fax, LZW, JPEG, Deflate, PackBits, LZMA, Zstandard: each decodes into a buffer of a size known beforehand.
 _COMPRESSIONS = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34925, 34926, 50000})
+_PILLOWS = _COMPRESSIONS | {6}  # what Pillow reads of the rest, old-style JPEG among it
 _MOST_CHANNELS = 32
 _LARGEST_TILE = 1 << 24  # pixels; more are allowed where the image has them
 _THUMBNAIL_SIDE = 512
@@ -100,7 +101,13 @@ def inspect(source: bytes | BinaryIO, number: int | None = None) -> TiffInfo:
             dpi = exif.plausible_dpi(*page.get_resolution("inch"))
         orientation = _tag(page, 274)
         own = _is_own(page)
-        if not own and (file.is_bigtiff or thumbnail or (number or 1) > 1 or _largest_bits(page) > 8):
+        if not own and (
+            int(page.compression) not in _PILLOWS
+            or file.is_bigtiff
+            or thumbnail
+            or (number or 1) > 1
+            or _largest_bits(page) > 8
+        ):
             raise InputError(_refusal(page))
         return TiffInfo(
             width=int(page.imagewidth),
@@ -254,7 +261,8 @@ def _refusal(page: tifffile.TiffPage) -> str:
     known = page.dtype.kind if page.dtype is not None else ""
     if int(page.compression) not in _COMPRESSIONS:
         name = getattr(page.compression, "name", page.compression)
-        return f"TIFF compression {name} is not supported; convert it first: tiffcp -c lzw IN.tif OUT.tif"
+        how = "tiffcp -c lzw IN.tif OUT.tif (libtiff), or gdal_translate -co COMPRESS=LZW IN.tif OUT.tif (GDAL)"
+        return f"TIFF compression {name} is not supported; convert it first: {how}"
     if known != "u":
         what = f"{page.bitspersample}-bit{kind.get(known, '')} samples"
         return f"{what} are not supported; convert it to 16-bit integers first"
