@@ -1,6 +1,6 @@
 """``make bench-io``: what the plumbing of ``restore`` costs beside the codecs, with a model that costs nothing.
 
-The codecs alone read, decode and encode the same pictures to memory in as many threads as this process has CPUs; the
+The codecs alone read, decode and encode the same images to memory in as many threads as this process has CPUs; the
 tool does the whole of its work: reading, hashing, decisions, decoding, encoding, comparing, hashing, syncing, renaming,
 reporting. Both take turns, and ratios of neighbouring runs are printed, since absolute times belong to the machine.
 Nothing here is a test.
@@ -63,7 +63,7 @@ class CostlessEngine:
 
 
 def prepare(folder: Path, count: int, format: ImageFormat, side: int) -> dict[tuple[int, int], Any]:
-    """Write ``count`` pictures of a long side of ``side`` pixels; returns the x4 result for each of their sizes."""
+    """Write ``count`` images of a long side of ``side`` pixels; returns the x4 result for each of their sizes."""
     results: dict[tuple[int, int], Any] = {}
     sources = [decode(read_bytes(path)).color for path in sorted(_SAMPLES.iterdir()) if path.suffix in SUFFIXES]
     for number in range(count):
@@ -117,7 +117,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=usable_cpus())
     options = parser.parse_args(words)
     write = sys.stdout.write
-    write(f"{options.count} pictures of {options.side} pixels, x4, {options.threads} threads; medians of ratios\n\n")
+    write(f"{options.count} images of {options.side} pixels, x4, {options.threads} threads; medians of ratios\n\n")
     write(
         "| format | codecs alone, MP/s | tool, MP/s | of the codecs' speed | CPU time of the codecs in the tool's |\n"
     )

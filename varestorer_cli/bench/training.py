@@ -1,7 +1,7 @@
 """``make bench-train``: samples a second of each training stage, and the share of the machine's peak that it uses.
 
 The peak is what large matrix products reach here in the same arithmetic and number of threads, measured between the
-steps. The arithmetic of a step is counted, not estimated. Pictures are noise: their content does not matter.
+steps. The arithmetic of a step is counted, not estimated. Images are noise: their content does not matter.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def step_of(stage: str, name: str, device: torch.device, dtype: torch.dtype | None) -> tuple[Callable[[], object], int]:
-    """A training step of a stage without its data and logs, and the pictures in it."""
+    """A training step of a stage without its data and logs, and the images in it."""
     chosen = preset(name)
     recipe = chosen.recipes[stage]
     options = TrainOptions(stage=stage, data=Path(), out=Path(), preset=name)

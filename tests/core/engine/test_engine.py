@@ -303,6 +303,15 @@ def test_small_tiles_only_where_the_whole_side_fits_and_nothing_else_was_asked_f
     assert engine(Noisy(small_sides=(8, 16)), compat="released").restore(photo(8, 8), (8, 8)).tile == 32
 
 
+def tiles(one: RestoreEngine, *sizes: tuple[int, int]) -> Counter[tuple[int, int]]:
+    """Tiles by their sides of images of these sizes."""
+    found: Counter[tuple[int, int]] = Counter()
+    for size in sizes:
+        grid = one.grid(*size)
+        found[grid.sides] += len(grid)
+    return found
+
+
 def test_the_estimate_knows_batches_rests_and_small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model whose call takes 0.5 s, and 1 s more per 1024 pixels of it alone, half of that in a batch."""
     one = engine(FakeModel(small_sides=(8, 16), tile_sides=(32, 64)), batch=4)
@@ -314,15 +323,16 @@ def test_the_estimate_knows_batches_rests_and_small_tiles(monkeypatch: pytest.Mo
         return alone if batch == 1 else batch * alone / 2
 
     monkeypatch.setattr(one.inference, "seconds_per_call", seconds)
-    assert one.calls(one.grid(80, 80)) == {(4, (64, 64)): 1}
-    assert one.calls(one.grid(10, 8)) == {(1, (8, 16)): 1}
-    calls = one.calls(one.grid(10, 8)) + one.calls(one.grid(10, 8)) + one.calls(one.grid(28, 28))
+    assert one.calls(tiles(one, (80, 80))) == {(4, (64, 64)): 1}
+    assert one.calls(tiles(one, (10, 8))) == {(1, (8, 16)): 1}
+    calls = one.calls(tiles(one, (10, 8), (10, 8), (28, 28)))
     assert one.estimate_seconds(calls) == pytest.approx(2 * (0.5 + 128 / 1024) + 1.5)
     assert timed == [(1, 32), (1, 8)]
     nine = engine(FakeModel(), batch=4)
     monkeypatch.setattr(nine.inference, "seconds_per_call", seconds)
-    assert nine.calls(nine.grid(80, 80)) == {(4, (32, 32)): 2, (1, (32, 32)): 1}
-    assert nine.estimate_seconds(nine.calls(nine.grid(80, 80))) == pytest.approx(2 * 4 * 1.5 / 2 + 1.5)
+    assert nine.calls(tiles(nine, (80, 80))) == {(4, (32, 32)): 2, (1, (32, 32)): 1}
+    assert nine.calls(tiles(nine, *[(20, 20)] * 1001)) == {(4, (32, 32)): 250, (1, (32, 32)): 1}, "shared by images"
+    assert nine.estimate_seconds(nine.calls(tiles(nine, (80, 80)))) == pytest.approx(2 * 4 * 1.5 / 2 + 1.5)
     assert engine().estimate_seconds(Counter()) == 0
 
 

@@ -57,6 +57,10 @@ def trainer(made: Task, recipe: Recipe, folder: Path, **options: Any) -> Trainer
 
 FIGURES = {
     ("smoke", "prerestorer"): (30, 4, 64, 1e-3, (0.9, 0.99), 0.0, 5, 1.0, {"l1": 1.0}),
+    ("smoke", "tokenizer"): (
+        *(30, 2, 64, 1e-3, (0.9, 0.99), 0.0, 5, 1.0),
+        {"l1": 1.0, "gradient": 0.5, "codebook": 1.0, "commitment": 0.1, "entropy": 0.01},
+    ),
     ("smoke", "teacher"): (30, 2, 64, 1e-3, (0.9, 0.97), 0.3, 5, 1.0, {"cross_entropy": 1.0}),
     ("smoke", "distill"): (30, 2, 64, 1e-3, (0.9, 0.99), 0.0, 5, 1.0, {"kl": 0.1, "texture": 0.25, "mse": 0.5}),
     ("compact", "prerestorer"): (2400, 2, 256, 2e-4, (0.9, 0.99), 0.0, 40, 1.0, {"hints": 1.0}),
@@ -65,6 +69,10 @@ FIGURES = {
         {"l1": 1.0, "gradient": 0.5, "codebook": 1.0, "commitment": 0.1},
     ),
     ("compact", "teacher"): (500, 4, 256, 1e-3, (0.9, 0.97), 0.3, 40, 5.0, {"cross_entropy": 1.0}),
+    ("compact", "distill"): (
+        *(620, 2, 256, 4e-4, (0.9, 0.99), 0.0, 40, 1.0),
+        {"l1": 1.0, "gradient": 0.25, "texture": 0.5, "features": 0.2, "kl": 0.005, "latent": 0.05},
+    ),
     ("fine", "prerestorer"): (
         *(700, 2, 192, 1e-4, (0.9, 0.99), 0.0, 20, 1.0),
         {"l1": 0.5, "balanced_features": 0.4, "texture": 0.5},

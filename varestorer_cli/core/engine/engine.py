@@ -6,7 +6,7 @@ no file is known here: the result array belongs to the caller, who may keep it o
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -130,10 +130,14 @@ class RestoreEngine:
         """Tiles of these (vertical, horizontal) sides that one call takes."""
         return self.inference.batch_for(sides)
 
-    def calls(self, grid: TileGrid) -> Counter[Call]:
-        """Calls of the model that one image takes: full batches, and the rest tile by tile."""
-        full, rest = divmod(len(grid), self.batch_for(grid.sides))
-        return Counter({(self.batch_for(grid.sides), grid.sides): full}) + Counter({(1, grid.sides): rest})
+    def calls(self, tiles: Mapping[tuple[int, int], int]) -> Counter[Call]:
+        """Calls of the model that tiles of these sides take: full ones across images, and the rest tile by tile."""
+        calls: Counter[Call] = Counter()
+        for sides, count in tiles.items():
+            full, rest = divmod(count, self.batch_for(sides))
+            calls[self.batch_for(sides), sides] += full
+            calls[1, sides] += rest
+        return +calls
 
     def estimate_seconds(self, calls: Counter[Call]) -> float:
         """Seconds that calls of the model take, from a few that are timed now.

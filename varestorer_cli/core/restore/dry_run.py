@@ -48,7 +48,7 @@ class _Needs:
     tile_pixels: float = 0.0
     memory: int = 0
     bytes: float = 0.0
-    calls: Counter[tuple[int, tuple[int, int]]] = field(default_factory=Counter)
+    tiles: Counter[tuple[int, int]] = field(default_factory=Counter)
 
 
 def dry_run(
@@ -134,7 +134,7 @@ def _measure(row: Row, output: Path, options: RestoreOptions, session: Session |
         grid = session.engine.grid(*size)
         row.tile, row.tiles = max(grid.sides), len(grid)
         needs.tile_pixels += len(grid) * grid.sides[0] * grid.sides[1]
-        needs.calls += session.engine.calls(grid)
+        needs.tiles[grid.sides] += len(grid)
     one, given = pixel_memory(row.width * row.height, pixels, format), row.width * row.height
     beside = min(_IMAGES_IN_MEMORY, max(1, BUDGET_PIXELS // (given + pixels))) - 1
     needs.memory = max(needs.memory, one + beside * (3 * given + min(3 * pixels, MOST_IN_MEMORY)))
@@ -156,7 +156,7 @@ def _bytes_per_pixel(row: Row, format: ImageFormat, quality: int) -> float:
 
 def _say_time(session: Session, needs: _Needs, processes: int, console: Console) -> None:
     started = time.monotonic()
-    seconds = session.engine.estimate_seconds(needs.calls)
+    seconds = session.engine.estimate_seconds(session.engine.calls(needs.tiles))
     spent = time.monotonic() - started
     per_pixel = seconds / needs.tile_pixels
     seconds /= processes
