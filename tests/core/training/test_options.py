@@ -1,18 +1,13 @@
 """Options of a run: nonsense is refused with code 2 before anything is done; documented commands are commands."""
 
-import itertools
 import math
-import re
-import shlex
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from varestorer_cli.app import run
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.training import run as run_module
 from varestorer_cli.core.training.options import STAGES, TrainOptions
 from varestorer_cli.core.training.presets import preset, preset_names
 
@@ -81,6 +76,8 @@ def test_options_that_a_stage_has_no_use_for_are_refused(stage: str, changes: di
         ["prerestorer", "--loss", "l1=-1"],
         ["prerestorer", "--keep", "-1"],
         ["prerestorer", "--texts", "x"],
+        ["prerestorer", "--precision", "fp16"],
+        ["prerestorer", "--precision", "half"],
         ["tokenizer", "--keep", "0.5"],
     ],
     ids=" ".join,
@@ -98,43 +95,3 @@ def test_crops_and_scales_of_every_preset_agree(name: str) -> None:
     for stage in STAGES[1:]:
         if stage != "prerestorer":
             assert chosen.recipes[stage].patch == chosen.tokenizer.tile
-
-
-def documented() -> list[str]:
-    """Every ``varestorer train`` and ``distill`` of README and docs, continued lines joined."""
-    lines = []
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        text = path.read_text(encoding="utf-8").replace("\\\n", " ")
-        lines += re.findall(r"^(?:.*-m varestorer_cli|varestorer) ((?:train|distill) .*)$", text, re.MULTILINE)
-    return [line.partition(" #")[0].strip() for line in lines if "..." not in line]
-
-
-@pytest.mark.parametrize("line", documented())
-def test_every_documented_command_is_one(line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As far as --dry-run, whose networks are built elsewhere; averages need their files."""
-    asked: list[TrainOptions] = []
-
-    def estimated(options: TrainOptions, *rest: Any) -> Any:
-        options.check()
-        asked.append(options)
-        return SimpleNamespace(lines=lambda: [])
-
-    monkeypatch.setattr(run_module, "estimate", estimated)
-    monkeypatch.chdir(tmp_path)
-    line, _, printed = line.partition(" > ")
-    words = shlex.split(line)
-    for option, name in itertools.pairwise(words):
-        if option == "--config":
-            Path(name).touch()
-    if printed:
-        assert run(words) == 0
-        return
-    if words[:2] == ["train", "average"]:
-        assert run(words) == 3, "no such model"
-        return
-    assert run([*words, "--dry-run"]) == 0
-    assert asked
-
-
-def test_the_documents_have_commands() -> None:
-    assert len(documented()) > 8 and any("--texts" in line for line in documented())

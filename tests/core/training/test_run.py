@@ -474,3 +474,21 @@ def test_degradation_on_the_fly_trains_resumes_exactly_and_is_no_other_run(
     with pytest.raises(UsageError, match="--degrade fly: labels are made once"):
         train(options("prerestorer", photos, tmp_path / "x", cache=chain / "cache", degrade="fly",
                       label=chain / "prerestorer", label_share=0.5))  # fmt: skip
+
+
+def test_a_refused_start_leaves_the_record_as_it_was(photos: Path, chain: Path, tmp_path: Path) -> None:
+    run = options("prerestorer", photos, tmp_path, steps=2, cache=chain / "cache")
+    train(run)
+    record = (run.out / "run.json").read_text()
+    with pytest.raises(CheckpointError, match="started with seed = 0, now it is 9"):
+        train(replace(run, resume=True, seed=9))
+    assert (run.out / "run.json").read_text() == record
+    train(replace(run, resume=True))
+    assert [start["resume"] for start in json.loads((run.out / "run.json").read_text())["starts"]] == [False, True]
+
+
+def test_a_run_that_diverges_is_no_bug_and_goes_on_with_a_lower_rate(photos: Path, chain: Path, tmp_path: Path) -> None:
+    words = ["train", "prerestorer", str(photos), "-o", str(tmp_path / "run"), "--preset", "smoke", "--crops", "24"]
+    words += ["--threads", "1", "--device", "cpu", "-q", "--steps", "4", "--cache", str(chain / "cache")]
+    assert run([*words, "--lr", "1e30"]) == 1
+    assert run([*words, "--lr", "1e-4", "--resume"]) == 0

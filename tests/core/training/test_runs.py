@@ -138,6 +138,13 @@ def test_figures_are_asked_for_by_name(tmp_path: Path) -> None:
         find_runs(RunsOptions().runs)
 
 
+def test_runs_of_different_stages_are_compared_by_what_all_have(tmp_path: Path) -> None:
+    runs = [read_run(made(tmp_path / "a", head="bits")), read_run(made(tmp_path / "b", stage="teacher", seed=1))]
+    assert differences(runs) == {"stage": ("distill", "teacher"), "seed": (0, 1)}
+    runs = [read_run(made(tmp_path / "c", head="bits")), read_run(made(tmp_path / "d"))]
+    assert differences(runs) == {"head": ("bits", None)}
+
+
 def test_names_tell_runs_apart_and_equal_runs_do_not_differ(tmp_path: Path) -> None:
     found = find_runs([made(tmp_path / "1" / "distill"), made(tmp_path / "2" / "distill")])
     assert len({name for _, name in found}) == 2

@@ -32,6 +32,14 @@ class Degrade(StrEnum):
     FLY = "fly"
 
 
+class TrainingPrecision(StrEnum):
+    """Arithmetic of training, which fp16 has too narrow a range for; ``auto`` is what the device computes natively."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
 class Head(StrEnum):
     """How the student says its bits."""
 
@@ -193,7 +201,7 @@ class TrainOptions:
     )
     crops: int | None = option(None, "Training crops to cut instead of the preset's number.", INPUT, range=_from(1))
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps.", COMPUTING)
-    precision: str = option("auto", "auto, fp32 or bf16.", COMPUTING)
+    precision: str = option("auto", "auto, fp32 or bf16.", COMPUTING, given_as=TrainingPrecision)
     threads: int | None = option(None, "CPU threads [default: what the machine gives].", COMPUTING, range=_from(1))
     checkpoint_minutes: float = option(5.0, "Minutes between checkpoints.", RUN, range=_from(0))
     keep_checkpoints: int = option(2, "Checkpoints that stay, the newest ones.", RUN, range=_from(1))

@@ -76,8 +76,8 @@ def train(options: TrainOptions) -> Path:
             "each; give a larger --batch, or fewer processes or --accumulate parts"
         )
     runtime = choose(options.device, Precision(options.precision), options.threads)
-    if runtime.precision == "fp16":
-        raise UsageError("--precision fp16: training needs the range of bf16 or fp32; choose one of them")
+    if runtime.precision == "fp16":  # what auto finds on a GPU without bf16
+        raise UsageError("this GPU computes natively in fp16, training needs a wider range; give --precision fp32")
     if world.size > 1 and runtime.device == "cuda":
         runtime = replace(runtime, device=f"cuda:{world.local_rank}")
     keep_freed_memory()
@@ -147,8 +147,6 @@ class _Run:
         identity[SIZES] = {name: value for name, value in to_plain(self.preset).items() if name not in NO_SIZES}
         if options.texts is not None:
             identity["texts"] = hash_of_texts(options.texts)
-        if self.world.main:
-            write_record(options, self.preset, identity, self.runtime.describe(), self.world.size)
         trainable = sum(p.numel() for p in task.trained.parameters() if p.requires_grad)
         processes = f"{self.world.size} processes, each " if self.world.size > 1 else ""
         say(
@@ -176,6 +174,10 @@ class _Run:
             identity,
             lambda step, figures, name: self._export(task, step, figures, time.time() - started, name or MODEL),
         )
+        if options.resume:
+            trainer.resume()
+        if self.world.main:  # after the checkpoint: a start with other settings is refused and leaves no trace
+            write_record(options, self.preset, identity, self.runtime.describe(), self.world.size)
         steps = trainer.run()
         if steps < recipe.steps:
             say(f"paused at step {steps} of {recipe.steps}; the same command with --resume goes on")

@@ -133,9 +133,14 @@ def chosen_figures(runs: Sequence[TrainingRun], asked: str | None) -> tuple[str,
 
 
 def differences(runs: Sequence[TrainingRun]) -> dict[str, tuple[Any, ...]]:
-    """Settings in which the runs differ: one value per run by the setting's name, None where a run has it not."""
+    """Settings in which the runs differ: one value per run by the setting's name, None where a run has it not.
+
+    Runs of different stages are compared by what all of them have.
+    """
     settings = [run.settings for run in runs]
-    names = dict.fromkeys(name for each in settings for name in each)
+    names = list(dict.fromkeys(name for each in settings for name in each))
+    if len({run.record.get("stage") for run in runs}) > 1:
+        names = [name for name in names if all(name in each for each in settings)]
     values = {name: tuple(each.get(name) for each in settings) for name in names}
     return {name: row for name, row in values.items() if any(value != row[0] for value in row)}
 

@@ -32,7 +32,9 @@ Export = Callable[[int, Mapping[str, float], str | None], None]
 
 
 class DivergedError(VarestorerError):
-    """The loss is no longer finite."""
+    """The loss is no longer finite; the same command again would end in the same place."""
+
+    exit_code = ExitCode.SOME_FAILED
 
 
 class Batches(Protocol):
@@ -167,8 +169,6 @@ class Trainer:
             DivergedError: the loss is not finite.
         """
         options, world = self.options, self.options.world
-        if options.resume:
-            self._resume()
         started = saved = time.monotonic()
         minutes = options.stop_after
         console = options.console
@@ -204,8 +204,12 @@ class Trainer:
         world.wait()
         return self.step
 
-    def _resume(self) -> None:
-        """Go on from the newest checkpoint that can be read."""
+    def resume(self) -> None:
+        """Take over the newest checkpoint that can be read; without one, the run begins at step 0.
+
+        Raises:
+            CheckpointError: of a run with other settings, or none can be read.
+        """
         found = checkpoints(self.options.folder)
         for number, checkpoint in enumerate(found):
             try:
