@@ -15,7 +15,7 @@ from varestorer_cli.core.options import Progress
 from varestorer_cli.core.training.builder import StageBuilder
 from varestorer_cli.core.training.data.crop_cache import PairBatch
 from varestorer_cli.core.training.distill import DistillTask
-from varestorer_cli.core.training.losses import PictureLosses
+from varestorer_cli.core.training.losses import ImageLosses
 from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.presets import Recipe, preset, preset_names
 from varestorer_cli.core.training.stages import PrerestorerTask, Task, TeacherTask, TokenizerTask
@@ -294,7 +294,7 @@ def test_every_preset_flips_bits_of_its_teacher(name: str) -> None:
 
 # loss terms
 
-OF_IMAGES = [name for name in PictureLosses.NAMES if name not in ("perceptual", "adversarial", "discriminator")]
+OF_IMAGES = [name for name in ImageLosses.NAMES if name not in ("perceptual", "adversarial", "discriminator")]
 
 
 @pytest.mark.parametrize(
@@ -336,11 +336,11 @@ def test_each_term_counts_by_its_weight_and_moves_what_is_trained(stage: str, na
 def test_image_terms_have_the_values_they_are_named_after() -> None:
     a, b = torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.5)
     b[..., 4:] = -0.25
-    terms = PictureLosses({"l1": 1.0, "mse": 1.0, "gradient": 1.0}, CPU)(a, b)
+    terms = ImageLosses({"l1": 1.0, "mse": 1.0, "gradient": 1.0}, CPU)(a, b)
     assert float(terms["l1"]) == pytest.approx(0.375)
     assert float(terms["mse"]) == pytest.approx((0.25 + 0.0625) / 2)
     assert float(terms["gradient"]) > 0
-    assert all(float(term) == 0 for term in PictureLosses({"l1": 1.0, "mse": 1.0, "gradient": 1.0}, CPU)(b, b).values())
+    assert all(float(term) == 0 for term in ImageLosses({"l1": 1.0, "mse": 1.0, "gradient": 1.0}, CPU)(b, b).values())
 
 
 # a student of adapters on its teacher

@@ -56,7 +56,7 @@ def test_other_metrics_are_asked_for_by_scores_names() -> None:
 def test_a_number_for_a_whole_folder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("varestorer_cli.core.metrics.pyiqa_backend._installed", lambda: True)
     monkeypatch.setattr("varestorer_cli.core.metrics.pyiqa_backend._version", lambda package: "0")
-    with pytest.raises(UsageError, match="--metrics fid: wants hundreds of pictures"):
+    with pytest.raises(UsageError, match="--metrics fid: wants hundreds of images"):
         validation_metrics("psnr_y,fid", "cpu", lambda text: None)
 
 

@@ -1,1 +1,1 @@
-"""A sharp picture -> a degraded one, from a seed."""
+"""A sharp image -> a degraded one, from a seed."""

@@ -1,11 +1,11 @@
-"""Seeded synthetic damage: a sharp picture in, a small degraded one out.
+"""Seeded synthetic damage: a sharp image in, a small degraded one out.
 
 The second-order pipeline of Real-ESRGAN (Wang et al. 2021, section 3): blur, resize, noise and JPEG, twice,
 with a final sinc filter; and the single-stage pipeline of the released model (DiffBIR, Lin et al. 2024,
 section 4.1), which is what a recipe with a ``downsample_range`` means.
 
 Every draw comes from the one generator that the caller passes in, so that the same seed gives the same
-bytes. Pictures are RGB, height x width x 3; inside, float32 in [0, 1].
+bytes. Images are RGB, height x width x 3; inside, float32 in [0, 1].
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ _OPENCV = {"area": cv2.INTER_AREA, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.
 
 
 def degrade(image: npt.NDArray[Any], scale: int, config: DegradationConfig, rng: np.random.Generator) -> Bytes:
-    """Damage one picture and reduce it by ``scale``.
+    """Damage one image and reduce it by ``scale``.
 
     Args:
         image: (H, W, 3) RGB, uint8 or float in [0, 1]; H and W multiples of ``scale``.
@@ -51,10 +51,10 @@ def degrade(image: npt.NDArray[Any], scale: int, config: DegradationConfig, rng:
         ValueError: Wrong rank or channels, or a side that ``scale`` does not divide.
     """
     if image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"expected an (H, W, 3) RGB picture, got shape {image.shape}")
+        raise ValueError(f"expected an (H, W, 3) RGB image, got shape {image.shape}")
     height, width = image.shape[:2]
     if height % scale or width % scale or not height or not width:
-        raise ValueError(f"the picture is {width}x{height}: both sides must be multiples of the scale {scale}")
+        raise ValueError(f"the image is {width}x{height}: both sides must be multiples of the scale {scale}")
     work = image.astype(np.float32)
     if image.dtype == np.uint8:
         work /= 255
@@ -261,7 +261,7 @@ def _jpeg(work: Floats, quality_range: tuple[float, float], rng: np.random.Gener
     # The codec takes BGR; colour planes at half resolution, as cameras and web pages store them.
     done, coded = cv2.imencode(".jpg", _to_bytes(work)[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, quality))
     if not done:
-        raise RuntimeError(f"JPEG encoding of a {work.shape} picture failed")
+        raise RuntimeError(f"JPEG encoding of a {work.shape} image failed")
     decoded = cv2.imdecode(coded, cv2.IMREAD_COLOR_RGB)
     return np.asarray(decoded, dtype=np.float32) / np.float32(255)
 

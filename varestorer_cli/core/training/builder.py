@@ -97,7 +97,7 @@ class StageBuilder:
             hints = self._compressed(module)
         if self.options.init is not None:
             _start_from(module, self.options.init, "prerestorer")
-        module = self._placed(module, picture=True)
+        module = self._placed(module, channels_last=True)
         share = self.recipe.label_share if has_image_terms(self.recipe.losses) else 0.0
         identity = {"model": _plain(self.preset.prerestorer)}
         if (wants_hints or share) and not self.fresh:
@@ -130,7 +130,7 @@ class StageBuilder:
                     "Real-ESRGAN x4plus"
                 )
             module: nn.Module = load_realesrgan()
-            return LabelNetwork(self._placed(module, picture=True), weights_sha256(module), REALESRGAN)
+            return LabelNetwork(self._placed(module, channels_last=True), weights_sha256(module), REALESRGAN)
         path = choose_model(str(given), self.options.weights).path
         bundle = load_bundle(path)
         if bundle.restorer is not None and len(bundle.components) > 1:
@@ -144,7 +144,7 @@ class StageBuilder:
             module = bundle.components["prerestorer"]
         else:
             raise CheckpointError(f"{path}: holds {', '.join(bundle.components)}, nothing that restores an image")
-        return LabelNetwork(self._placed(module, picture=True), weights_sha256(module), str(given))
+        return LabelNetwork(self._placed(module, channels_last=True), weights_sha256(module), str(given))
 
     def _compressed(self, module: RRDBNet) -> Hints:
         """The larger network as the one to learn from, whose weights the module starts with."""
@@ -160,14 +160,14 @@ class StageBuilder:
         rows = self.cache.train_indices
         # the same crops in every run of these photographs, so that a run can go on from another's weights
         sample = self.cache.read(rows[:: max(1, len(rows) // COMPRESSION_SAMPLE)])
-        small = self._placed(module, picture=True)
+        small = self._placed(module, channels_last=True)
         return compressed_start(small, large, pixels(sample.lq, self.device), degraded(sample, self.device))
 
-    def _placed(self, module: M, *, picture: bool = False) -> M:
-        """The module on its device; ``picture``: with the memory layout that convolutions like."""
+    def _placed(self, module: M, *, channels_last: bool = False) -> M:
+        """The module on its device; ``channels_last``: with the memory layout that convolutions like."""
         if self.fresh:
             return module  # has no storage to move
-        if picture:
+        if channels_last:
             return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
         return module.to(self.device)
 
@@ -185,7 +185,7 @@ class StageBuilder:
     def _tokenizer(self) -> tuple[Task, dict[str, Any]]:
         tokenizer = ImageTokenizer(self.preset.tokenizer)
         tokenizer.autoencoder.reset_parameters(self.generator)
-        tokenizer = self._placed(tokenizer, picture=True)
+        tokenizer = self._placed(tokenizer, channels_last=True)
         task = TokenizerTask(tokenizer, self.recipe.losses, self.device)
         if self.options.init is not None:
             _start_from(tokenizer, self.options.init, "tokenizer")
@@ -200,10 +200,10 @@ class StageBuilder:
             tokenizer = ImageTokenizer(self.preset.tokenizer)
         else:
             tokenizer = cast(ImageTokenizer, _earlier(self.options, "tokenizer", self.options.tokenizer))
-            if tokenizer.config.autoencoder.guided:  # validation decodes without a pre-restored picture
+            if tokenizer.config.autoencoder.guided:  # validation decodes without a pre-restored image
                 path = _folder(self.options, "tokenizer", self.options.tokenizer)
                 raise CheckpointError(
-                    f"{path}: its tokenizer is a student's, whose decoder draws on the pre-restored picture; "
+                    f"{path}: its tokenizer is a student's, whose decoder draws on the pre-restored image; "
                     "give the one that varestorer train tokenizer made"
                 )
             self._check_preset(_folder(self.options, "tokenizer", self.options.tokenizer), tokenizer)
@@ -214,7 +214,7 @@ class StageBuilder:
             _start_from(transformer, self.options.init, "transformer")
         prerestorer = self._seen_through()
         frozen = {"tokenizer": tokenizer} | ({} if prerestorer is None else {"prerestorer": prerestorer})
-        placed = None if prerestorer is None else self._placed(prerestorer, picture=True)
+        placed = None if prerestorer is None else self._placed(prerestorer, channels_last=True)
         task = TeacherTask(tokenizer, self._placed(transformer), self.recipe, self.device, self._texts(), placed)
         return task, {
             "model": _plain(self.preset.teacher),
@@ -263,8 +263,8 @@ class StageBuilder:
         else:
             student.requires_grad_(True)
         restorer = self._placed(restorer)
-        self._placed(restorer.prerestorer, picture=True)
-        self._placed(restorer.tokenizer, picture=True)
+        self._placed(restorer.prerestorer, channels_last=True)
+        self._placed(restorer.tokenizer, channels_last=True)
         task = DistillTask(
             restorer,
             self._placed(teacher),

@@ -141,14 +141,14 @@ def _nearest(blocks: Sequence[nn.Module], entering: Tensor, wanted: Tensor) -> t
 
 
 def _fit_input(small: RRDBNet, upscaled_B3HW: Tensor, wanted: Tensor) -> None:
-    """Least squares: the first convolution on the upscaled picture says what the large one's says on the small one."""
+    """Least squares: the first convolution on the upscaled image says what the large one's says on the small one."""
     u = small.config.unshuffle
     unshuffled = F.pixel_unshuffle(upscaled_B3HW.float(), u)
     rows = F.unfold(unshuffled, 3, padding=1).transpose(1, 2).flatten(0, 1).double()
     rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=rows.dtype, device=rows.device)], dim=1)
     targets = wanted.flatten(2).transpose(1, 2).flatten(0, 1).double()
     gram = rows.T @ rows / len(rows)
-    # neighbouring pixels of an upscaled picture say almost the same: the ridge keeps weights small enough for bfloat16
+    # neighbouring pixels of an upscaled image say almost the same: the ridge keeps weights small enough for bfloat16
     gram.diagonal().add_(1e-6)
     solution = torch.linalg.solve(gram, rows.T @ targets / len(rows))
     small.conv_first.weight.copy_(solution[:-1].T.reshape(small.conv_first.weight.shape))
@@ -157,7 +157,7 @@ def _fit_input(small: RRDBNet, upscaled_B3HW: Tensor, wanted: Tensor) -> None:
 
 
 def load_realesrgan(folder: Path | None = None) -> RRDBNet:
-    """The published network in float32, in eval mode, taking the small picture itself.
+    """The published network in float32, in eval mode, taking the small image itself.
 
     Args:
         folder: where ``realesrgan-x4plus.param`` and ``.bin`` are; by default inside the installed package.
@@ -192,7 +192,7 @@ def _packaged() -> Path:
 
 
 def _names(net: RRDBNet) -> list[str]:
-    """Names of the convolutions in the order in which a picture meets them."""
+    """Names of the convolutions in the order in which an image meets them."""
     return [name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)]
 
 
@@ -200,7 +200,7 @@ def read_convolutions(param: Path, numbers: Path) -> Iterator[tuple[Tensor, Tens
     """Weights of every convolution of an ncnn network, in the order of its layers.
 
     Args:
-        param: the text: a mark, two counts, then a line ``type name inputs outputs names... key=value...`` a layer.
+        param: the text: a mark, two counts, then a line ``type name inputs outputs names... key=value...`` per layer.
         numbers: of each layer a mark, then its weights and, always float32, its biases.
 
     Returns:

@@ -1,6 +1,6 @@
-"""One-step distillation: a frozen multi-step teacher and picture losses make the student (VARestorer, section 3.2).
+"""One-step distillation: a frozen multi-step teacher and image losses make the student (VARestorer, section 3.2).
 
-Student input: pyramid of the pre-restored degraded picture, no mask. Teacher input: pyramid of the reference,
+Student input: pyramid of the pre-restored degraded image, no mask. Teacher input: pyramid of the reference,
 teacher-forced, block-causal mask. Shapes: B batch, T tile side, L positions of all scales, d bits per code.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.training.data.crop_cache import PairBatch
 from varestorer_cli.core.training.distributed import batch_mean
-from varestorer_cli.core.training.losses import PictureLosses, Terms
+from varestorer_cli.core.training.losses import ImageLosses, Terms
 from varestorer_cli.core.training.presets import Variant
 from varestorer_cli.core.training.stages import (
     accuracy_terms,
@@ -63,11 +63,11 @@ class DistillTask:
         teacher: frozen multi-step transformer on the same tokenizer.
         weights: loss weights by name.
         decoder: learning-rate factor of the student's decoder; 0 keeps it frozen.
-        device: where the pictures go.
+        device: where the images go.
         label_share: share of the pre-restored image in the target of the image terms; teacher and bit terms see the
             true image, whatever the share.
         variant: choices that research varies.
-        texts: text features of the pictures; None = no text.
+        texts: text features of the images; None = no text.
         adapter_rank: of the critic, where the loss has one; 0 = all of its weights are trained.
         share: a critic with adapters holds the teacher's own weights beneath them.
 
@@ -76,7 +76,7 @@ class DistillTask:
     """
 
     unit = "tiles"
-    NAMES = (*PictureLosses.NAMES, "kl", "cross_entropy", "commitment", "latent", "alignment", "score", "critic")
+    NAMES = (*ImageLosses.NAMES, "kl", "cross_entropy", "commitment", "latent", "alignment", "score", "critic")
 
     def __init__(
         self,
@@ -97,13 +97,13 @@ class DistillTask:
         self.restorer = restorer
         self.teacher = teacher.requires_grad_(False).eval()
         self.weights, self.decoder, self.device = weights, decoder, device
-        self.losses = PictureLosses(weights, device)
+        self.losses = ImageLosses(weights, device)
         self.temperature: BitTemperature | None = None
         if restorer.transformer.config.head == "latent" and (weights.get("kl") or weights.get("cross_entropy")):
             self.temperature = BitTemperature(restorer.tokenizer.config.schedule, device)
         self.variant, self.texts = variant or Variant(), texts
         self._check()
-        # what the pictures' bits are: by the encoder as it was, also while the student's own changes
+        # what the images' bits are: by the encoder as it was, also while the student's own changes
         self.tokenizer = restorer.tokenizer
         if self.variant.encoder:
             self.tokenizer = copy.deepcopy(restorer.tokenizer).requires_grad_(False)
@@ -142,7 +142,7 @@ class DistillTask:
         return critic.requires_grad_(True)
 
     def terms(self, batch: PairBatch, generator: torch.Generator) -> Terms:
-        """KL to the teacher over the bits of all scales, and picture terms of the decoded student."""
+        """KL to the teacher over the bits of all scales, and image terms of the decoded student."""
         restorer = self.restorer
         with torch.no_grad():
             prerestored = restorer.prerestore(degraded(batch, self.device))
@@ -170,7 +170,7 @@ class DistillTask:
     def _degraded_tokens(
         self, batch: PairBatch, prerestored_B3TT: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Quantized]:
-        """Latent and tokens of the pre-restored picture; with a gradient where the encoder is trained."""
+        """Latent and tokens of the pre-restored image; with a gradient where the encoder is trained."""
         tokenizer, flips = self.restorer.tokenizer, None
         schedule, bits = tokenizer.config.schedule, tokenizer.config.quantizer.bits
         if self.variant.flips:

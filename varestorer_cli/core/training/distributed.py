@@ -2,7 +2,7 @@
 
 ``torchrun`` starts the processes and tells each its place by environment variables; without them a run is one process
 and nothing here does anything. Every process holds the same step; a step's batch is divided among them in order, and
-whatever is drawn for it hangs on the step and the place in the whole batch. So 1, 2 or 3 processes follow the same
+whatever is drawn for it depends on the step and the place in the whole batch. So 1, 2 or 3 processes follow the same
 curve up to rounding, and any number of them goes on where another number stopped.
 """
 
@@ -49,7 +49,7 @@ class World:
     """This process among all of the run.
 
     Attributes:
-        rank: its number, from 0; number 0 writes logs, pictures and models.
+        rank: its number, from 0; number 0 writes logs, images and models.
         size: number of processes.
         local_rank: its number on this machine, which is its GPU's.
         restarts: how often torchrun has started the processes anew.
@@ -66,7 +66,7 @@ class World:
         return self.rank == 0
 
     def agree(self, *wishes: bool) -> tuple[bool, ...]:
-        """For each wish, whether any process has it; all processes get the same answer."""
+        """Logical or over all processes, for each wish; all get the same answer."""
         if self.size == 1:
             return wishes
         votes = torch.tensor([int(wish) for wish in wishes])
@@ -145,7 +145,7 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
         store = PrefixStore(meeting(common, world), common)
         dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size)
         with warnings.catch_warnings():
-            # which weights are used hangs on the loss terms; that all are is no reason to warn
+            # which weights are used depends on the loss terms; that all are is no reason to warn
             warnings.filterwarnings("ignore", message="find_unused_parameters=True")
             warnings.filterwarnings(
                 "ignore", message="`broadcast_buffers` is deprecated"

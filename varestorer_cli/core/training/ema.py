@@ -10,7 +10,7 @@ from varestorer_cli.core.training.fsdp import local
 
 
 class WeightAverage:
-    """Average of a module's trainable weights; of each process's pieces where they are divided.
+    """Average of a module's trainable weights, of each process's pieces of them where they are divided.
 
     Args:
         module: whose parameters with ``requires_grad`` are averaged.

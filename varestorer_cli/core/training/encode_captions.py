@@ -1,4 +1,4 @@
-"""``varestorer texts``: captions of training photographs and their features, one file a photograph."""
+"""``varestorer texts``: captions of training photographs and their features, one file per photograph."""
 
 import json
 from collections.abc import Callable, Mapping

@@ -62,7 +62,7 @@ class CostEstimate:
 
     Attributes:
         weights: by part: (all, trained); what parts share counts in the first one.
-        flops: of a step, forward and backward, all processes together.
+        flops: per step, forward and backward, all processes together.
         frozen_bytes, trained_bytes: weights; the trained ones with gradients, optimiser and average.
         activation_bytes: kept for the backward pass by one process.
         steps, batch: of the recipe.
@@ -106,7 +106,7 @@ class CostEstimate:
             f"{self.activation_bytes / 1e9:.1f}), without the allocator's reserve"
         )
         yield (
-            f"arithmetic: {self.flops / 1e12:.4g} TFLOP a step of {self.batch}, "
+            f"arithmetic: {self.flops / 1e12:.4g} TFLOP per step of {self.batch}, "
             f"{self.flops * self.steps:.3g} FLOP in {self.steps} steps"
         )
         processes = f"{self.processes} GPUs" if self.processes > 1 else "one GPU"
@@ -174,7 +174,7 @@ def _with_depth(preset: Preset, depth: int) -> Preset:
 
 
 def _without_networks(recipe: Recipe) -> Recipe:
-    """Another picture loss in place of those that load a network from the disk; the gradients' way is the same.
+    """The recipe with l1 in place of image losses that load a network from the disk; gradients take the same way.
 
     Guidance needs texts, which a plan has not: the teacher's second pass is left out.
     """
@@ -187,7 +187,7 @@ def _without_networks(recipe: Recipe) -> Recipe:
 
 
 def _network_flops(options: TrainOptions, preset: Preset, recipe: Recipe) -> float:
-    """Of the loss networks for one picture: forward for two, backward to one."""
+    """FLOP of the loss networks per image: forward for result and reference, backward to the result."""
     asked = {**preset.recipes[options.stage].losses, **options.losses}
     networks = {_ON_FEATURES.get(name, name) for name, weight in asked.items() if weight}
     multiplications = sum(count for name, count in _FEATURE_NETWORKS.items() if name in networks)
@@ -228,7 +228,7 @@ def _count(module: nn.Module, seen: set[int]) -> tuple[int, int]:
 
 
 def _trace(options: TrainOptions, preset: Preset, recipe: Recipe) -> _Traced:
-    """Count one picture's forward and backward pass in bf16."""
+    """Count one image's forward and backward pass in bf16."""
     sizes = {"copies": 0.0, "kept": 0.0}
     seen: set[int] = set()
     alive: list[Tensor] = []  # a freed storage's number would be given to the next one
@@ -264,7 +264,7 @@ def _trace(options: TrainOptions, preset: Preset, recipe: Recipe) -> _Traced:
 
 
 def _count_blocks(task: Task, counter: FlopCounterMode) -> list[float]:
-    """Arithmetic of the forward passes of blocks that are trained, as they run: one entry a block."""
+    """FLOP of the forward passes of the trained blocks, one entry per block; filled while they run."""
     spent: list[float] = []
     before: list[float] = []
 

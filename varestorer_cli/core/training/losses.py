@@ -67,7 +67,7 @@ class LiteFeatures(nn.Module):
         return kept
 
     def pair(self, image_B3HW: Tensor, reference_B3HW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Stages of both pictures, those of the reference without gradient."""
+        """Stages of both images, those of the reference without gradient."""
         with torch.no_grad():
             references = self.stages(reference_B3HW)
         return self.stages(image_B3HW), references
@@ -92,8 +92,8 @@ def lpips_loss(device: torch.device) -> PerceptualLoss:
     return loss
 
 
-class PictureLosses:
-    """The picture terms a recipe asks for, computed on (result, reference) in [-1, 1].
+class ImageLosses:
+    """The image terms a recipe asks for, computed on (result, reference) in [-1, 1].
 
     Args:
         weights: loss weights by name; terms without a weight are not computed.
@@ -140,7 +140,7 @@ class PictureLosses:
         Args:
             result: what was made.
             reference: what the terms compare it with.
-            features_of: another picture for the terms on features, which bear detail that lies elsewhere.
+            features_of: another image for the terms on features, which bear detail that lies elsewhere.
         """
         terms: Terms = {}
         if self.weights.get("l1"):

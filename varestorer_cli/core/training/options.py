@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.fields import Option, Range, check_fields, declared, option
+from varestorer_cli.core.fields import Option, Range, check_fields, choice, declared, option
 from varestorer_cli.core.options import COMPUTING, INPUT, MODEL, OUTPUT, QUIET, RECIPE, RUN, WEIGHTS
 
 STAGES = ("tokenizer", "prerestorer", "teacher", "distill")
@@ -103,8 +103,10 @@ class TrainOptions:
     """
 
     stage: str
-    data: Path = option(MISSING, "Folder of photographs, or a text file with one path a line.", INPUT, positional=True)
-    out: Path = option(MISSING, "Folder of the run: checkpoints, logs, pictures, model.", OUTPUT, flags=("--out", "-o"))
+    data: Path = option(
+        MISSING, "Folder of photographs, or a text file with one path per line.", INPUT, positional=True
+    )
+    out: Path = option(MISSING, "Folder of the run: checkpoints, logs, images, model.", OUTPUT, flags=("--out", "-o"))
     preset: str | None = option(None, PRESET)
     config: Path | None = option(None, CONFIG)
     steps: int | None = option(
@@ -201,7 +203,7 @@ class TrainOptions:
     )
     crops: int | None = option(None, "Training crops to cut instead of the preset's number.", INPUT, range=_from(1))
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps.", COMPUTING)
-    precision: str = option("auto", "auto, fp32 or bf16.", COMPUTING, given_as=TrainingPrecision)
+    precision: str = option("auto", "auto, fp32 or bf16.", COMPUTING)
     threads: int | None = option(None, "CPU threads [default: what the machine gives].", COMPUTING, range=_from(1))
     checkpoint_minutes: float = option(5.0, "Minutes between checkpoints.", RUN, range=_from(0))
     keep_checkpoints: int = option(2, "Checkpoints that stay, the newest ones.", RUN, range=_from(1))
@@ -209,7 +211,7 @@ class TrainOptions:
         None, "Validation figure (psnr_y, kl ...) whose best checkpoint and model stay.", RUN, metavar="FIGURE"
     )
     log_every: int = option(20, "Steps between log lines.", RUN, range=_from(1))
-    sample_every: int = option(500, "Steps between validations with sample pictures.", RUN, range=_from(1))
+    sample_every: int = option(500, "Steps between validations with sample images.", RUN, range=_from(1))
     metrics: str | None = option(
         None, "Metrics of validation, as of score [default: those that need no weights].", RUN, metavar="LIST"
     )
@@ -238,6 +240,7 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        choice(TrainingPrecision, self.precision, "--precision")
         for name, weight in self.losses.items():
             if not 0 <= weight <= _LARGEST:
                 raise UsageError(f"--loss {name}={weight:g}: a weight must be a number from 0 up; 0 drops the term")
@@ -297,13 +300,13 @@ class VariantOptions:
 
     encoder: float | None = option(
         None,
-        "Train the encoder on degraded pictures, at this fraction of the rate.",
+        "Train the encoder on degraded images, at this fraction of the rate.",
         RECIPE,
         range=_from(0),
         only=("distill",),
     )
     bits: str | None = option(
-        None, "Bits that picture losses see; sampled is the paper's.", RECIPE, given_as=Bits, only=("distill",)
+        None, "Bits that image losses see; sampled is the paper's.", RECIPE, given_as=Bits, only=("distill",)
     )
     extra_positions: str | None = option(
         None,
@@ -339,7 +342,7 @@ class VariantOptions:
     )
     text_drop: float | None = option(
         None,
-        "Probability of training a picture without its text.",
+        "Probability of training an image without its text.",
         RECIPE,
         range=_from(0, 1),
         only=("teacher", "distill"),

@@ -41,14 +41,14 @@ class Variant:
     """Choices of a recipe that research varies; the defaults are the published ones.
 
     Attributes:
-        bits: what picture losses see of a bits head: ``sampled`` Gumbel bits, ``greedy`` the likelier ones (both hard,
+        bits: what image losses see of a bits head: ``sampled`` Gumbel bits, ``greedy`` the likelier ones (both hard,
             with the gradient of soft ones), or ``expected`` soft bits.
         extra_positions: rotary coordinates of the student's extra block, ``next_scale`` (released) or ``last_scale``
             (its true places); None = as the teacher's configuration says.
-        flips: largest probability of flipping bits of the degraded picture's pyramid in training.
+        flips: largest probability of flipping bits of the degraded image's pyramid in training.
         guidance: classifier-free guidance of the teacher's scores; 1 = none. Needs texts.
-        encoder: train the student's encoder on degraded pictures, at this fraction of the learning rate; 0 = frozen.
-        text_drop: probability of training on the null condition instead of a picture's text.
+        encoder: train the student's encoder on degraded images, at this fraction of the learning rate; 0 = frozen.
+        text_drop: probability of training on the null condition instead of an image's text.
         degraded: share of the batches in which the teacher sees the degraded image's tokens too; with 1 it is a
             multi-step restorer alone, between 0 and 1 teacher and restorer in one.
         attention: ``all``: the student's positions see all others; ``causal``: their own and coarser scales only.
@@ -74,8 +74,8 @@ class Recipe:
 
     Attributes:
         steps: optimiser steps.
-        batch: pictures a step.
-        patch: side of the training pictures in pixels; the tile for the stages with tokens.
+        batch: images per step.
+        patch: side of the training images in pixels; the tile for the stages with tokens.
         learning_rate: peak; cosine to zero after a linear warm-up.
         losses: weight of each loss term by name; a term that is absent is not computed.
         betas: AdamW's.
@@ -133,7 +133,7 @@ class Preset:
         adapter_rank: rank of the student's adapters; 0 = all of its weights are trained.
         restorer: settings written into the student's file.
         recipes: by stage name.
-        student_autoencoder: the student's, with a new decoder that is guided by the pre-restored picture; None = the
+        student_autoencoder: the student's, with a new decoder that is guided by the pre-restored image; None = the
             tokenizer's own.
         crops: training crops cut from the photographs.
         large: for GPUs: several processes divide the transformers' weights, blocks are recomputed for gradients.

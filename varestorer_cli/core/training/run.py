@@ -57,7 +57,7 @@ def train(options: TrainOptions) -> Path:
         MissingDependencyError: an earlier stage or an optional package is missing.
         CheckpointError: a checkpoint or model that does not fit.
         InputError: no usable photographs.
-        InterruptedRunError: told to stop; a checkpoint was written.
+        InterruptedRunError: a signal stopped it; a checkpoint was written.
     """
     options.check()
     world = read_world()
@@ -117,10 +117,10 @@ class _Run:
     console: Console
 
     def run(self) -> None:
-        """Train, and say what happens."""
+        """Train to the end or to a pause."""
         options, recipe = self.options, self.recipe
         say = self.console.info if self.world.main else _silent
-        # only the process that writes scores the validation pictures
+        # only the process that writes scores the validation images
         metrics = validation_metrics(options.metrics, self.runtime.device, say) if self.world.main else ()
         cache: CropCache = self.world.in_turn(lambda: crop_cache(options, self.preset, recipe, say))
         torch.manual_seed(options.seed)
@@ -256,7 +256,7 @@ def _plain_recipe(recipe: Recipe) -> dict[str, Any]:
 
 
 def _claim(options: TrainOptions) -> None:
-    """Make the run folder; refuse one that holds another run unless told to resume."""
+    """Make the run folder; refuse one that holds another run, unless it is resumed."""
     if checkpoints(options.out) and not options.resume:
         raise UsageError(f"{options.out} holds a run already; give --resume to go on, or another --out")
     try:

@@ -1,6 +1,6 @@
 """The stages before the student: pre-restorer, tokenizer, teacher.
 
-A task knows its networks and its losses; the loop (``loop.py``) knows steps, optimiser and files. Pictures come in
+A task knows its networks and its losses; the loop (``trainer.py``) knows steps, optimiser and files. Images come in
 as uint8 batches and are turned into tensors here: sharp ones in [-1, 1], degraded ones upscaled in [0, 1].
 
 Shapes: B batch, P patch side in pixels, L positions of all scales, d bits per code.
@@ -17,7 +17,7 @@ from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.training.compression import Hints, hint_distance
 from varestorer_cli.core.training.data.crop_cache import PairBatch
 from varestorer_cli.core.training.distributed import batch_mean
-from varestorer_cli.core.training.losses import PictureLosses, Terms
+from varestorer_cli.core.training.losses import ImageLosses, Terms
 from varestorer_cli.core.training.presets import Recipe
 from varestorer_cli.core.training.text_features import TextFolder, Texts, condition_on, dropped
 from varestorer_models.losses import (
@@ -54,19 +54,19 @@ class Task(Protocol):
         """Optimiser groups; ``scale`` multiplies the learning rate, ``name`` is for the log."""
 
     def validate(self, batch: PairBatch) -> tuple[dict[str, float], list[Tensor]]:
-        """Figures of one validation batch and columns of pictures in [0, 1]."""
+        """Figures of one validation batch and columns of images in [0, 1]."""
 
     def components(self) -> Mapping[str, nn.Module]:
         """Modules by name for the model file."""
 
 
 def sharp(batch: PairBatch, device: torch.device) -> Tensor:
-    """Reference pictures (B, 3, P, P) in [-1, 1]."""
+    """Reference images (B, 3, P, P) in [-1, 1]."""
     return pixels(batch.hq, device).mul_(2).sub_(1)
 
 
 def degraded(batch: PairBatch, device: torch.device) -> Tensor:
-    """Degraded pictures upscaled to the reference's size, (B, 3, P, P) in [0, 1].
+    """Degraded images upscaled to the reference's size, (B, 3, P, P) in [0, 1].
 
     The filter is what ``RestorerConfig.upscale_filter`` calls ``bicubic_sharp``.
     """
@@ -79,18 +79,18 @@ def upscaled(small_B3hw: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def blended_target(batch: PairBatch, sharper_B3HW: Tensor, share: float) -> Tensor:
-    """Target of picture terms, (B, 3, P, P) in [-1, 1]: a share of a sharper picture, the rest the true one.
+    """Target of image terms, (B, 3, P, P) in [-1, 1]: a share of a sharper image, the rest the true one.
 
-    A regression learns the mean of all that could be true, which is soft. Another network's sharp picture ((B, 3, P, P)
-    in [0, 1]) is one definite picture, which can be learnt; the true one keeps it from inventing too much.
+    A regression learns the mean of all that could be true, which is soft. Another network's sharp image ((B, 3, P, P)
+    in [0, 1]) is one definite image, which can be learnt; the true one keeps it from inventing too much.
     """
     reference = sharp(batch, sharper_B3HW.device)
     return torch.lerp(reference, sharper_B3HW.clamp(0, 1) * 2 - 1, share) if share else reference
 
 
-def pixels(picture: Tensor, device: torch.device) -> Tensor:
-    """uint8 pictures (B, 3, H, W) -> float32 in [0, 1]."""
-    moved = picture.to(device, non_blocking=True)
+def pixels(image: Tensor, device: torch.device) -> Tensor:
+    """uint8 images (B, 3, H, W) -> float32 in [0, 1]."""
+    moved = image.to(device, non_blocking=True)
     return moved.to(torch.float32, memory_format=torch.channels_last).div_(255)
 
 
@@ -150,7 +150,7 @@ class PrerestorerTask:
     """
 
     unit = "patches"
-    NAMES = (*PictureLosses.NAMES, "hints")
+    NAMES = (*ImageLosses.NAMES, "hints")
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class PrerestorerTask:
             raise UsageError("the loss term 'hints' needs a larger network: a preset with an RRDBNet")
         self.module, self.device, self.hints, self.label_share = module, device, hints, label_share
         self.images = has_image_terms(weights)
-        self.losses = PictureLosses(weights, device)
+        self.losses = ImageLosses(weights, device)
         self.trained = self.losses.trained_with(module)
 
     def terms(self, batch: PairBatch, generator: torch.Generator) -> Terms:
@@ -217,41 +217,41 @@ class TokenizerTask:
     """Autoencoder through the bits: reconstruction, codebook, commitment and entropy terms."""
 
     unit = "tiles"
-    NAMES = (*PictureLosses.NAMES, "codebook", "commitment", "entropy")
+    NAMES = (*ImageLosses.NAMES, "codebook", "commitment", "entropy")
 
     def __init__(self, tokenizer: ImageTokenizer, weights: Mapping[str, float], device: torch.device) -> None:
         check_terms(weights, self.NAMES, "tokenizer")
         self.tokenizer = tokenizer
         self.device = device
         self.entropy = bool(weights.get("entropy"))
-        self.losses = PictureLosses(weights, device)
+        self.losses = ImageLosses(weights, device)
         self.trained = self.losses.trained_with(tokenizer)
 
     @torch.no_grad()
-    def initialise(self, pictures_B3PP: Tensor, generator: torch.Generator) -> None:
+    def initialise(self, images_B3PP: Tensor, generator: torch.Generator) -> None:
         """Principal components of patches into the linear path, residual sizes into the gains.
 
         A random rotation spreads the variance evenly over the bits, which all have equal weight.
 
         Args:
-            pictures_B3PP: a sample of sharp pictures in [-1, 1].
+            images_B3PP: a sample of sharp images in [-1, 1].
             generator: of the rotation and the choice of patches.
         """
         autoencoder, config = self.tokenizer.autoencoder, self.tokenizer.config
         if config.autoencoder.linear_path:
             f, d = config.autoencoder.stride, config.autoencoder.latent_channels
-            patches = F.unfold(pictures_B3PP.float(), f, stride=f).transpose(1, 2).flatten(0, 1)
+            patches = F.unfold(images_B3PP.float(), f, stride=f).transpose(1, 2).flatten(0, 1)
             mean = patches.mean(0)
             covariance = (patches - mean).T @ (patches - mean) / len(patches)
             vectors = torch.linalg.eigh(covariance).eigenvectors[:, -d:]
             rotation = torch.linalg.qr(torch.randn(d, d, generator=generator).to(vectors.device)).Q
             autoencoder.set_linear_basis((vectors @ rotation).T.contiguous(), mean)
         if config.quantizer.learned_gains:
-            sample = self.tokenizer.encode(pictures_B3PP[:16])
+            sample = self.tokenizer.encode(images_B3PP[:16])
             self.tokenizer.quantizer.init_gains(sample, config.schedule)
 
     def terms(self, batch: PairBatch, generator: torch.Generator) -> Terms:
-        """Picture terms of the round trip and the terms between latent and codes."""
+        """Image terms of the round trip and the terms between latent and codes."""
         reference = sharp(batch, self.device)
         latent = self.tokenizer.encode(reference).float()
         quantized = self.tokenizer.quantize(latent)
@@ -294,14 +294,14 @@ class TokenizerTask:
 
 
 class TeacherTask:
-    """Multi-step transformer on sharp pictures: bit cross-entropy with bitwise self-correction.
+    """Multi-step transformer on sharp images: bit cross-entropy with bitwise self-correction.
 
     Args:
         tokenizer: frozen.
         transformer: is trained.
         recipe: loss, flips, and the share of batches in which the degraded image's tokens are seen.
-        device: where the pictures go.
-        texts: text features of the pictures; None = no text.
+        device: where the images go.
+        texts: text features of the images; None = no text.
         prerestorer: frozen first clean-up of the degraded image, where a share is above 0.
     """
 
@@ -369,7 +369,7 @@ class TeacherTask:
         return [{"params": parameters, "scale": 1.0, "name": "teacher"}]
 
     def validate(self, batch: PairBatch) -> tuple[dict[str, float], list[Tensor]]:
-        """Cross-entropy and accuracy on clean histories, and pictures of the teacher-forced likelier bits."""
+        """Cross-entropy and accuracy on clean histories, and images of the teacher-forced likelier bits."""
         config = self.tokenizer.config
         reference = sharp(batch, self.device)
         quantized = self.tokenizer.quantize(self.tokenizer.encode(reference).float())

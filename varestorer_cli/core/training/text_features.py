@@ -1,6 +1,6 @@
-"""Text conditions in training: features made beforehand, one file a photograph; dropped now and then.
+"""Text conditions in training: features made beforehand, one file per photograph; dropped with some probability.
 
-The features are what the model's text encoder makes of a caption, without padding. With some probability a picture's
+The features are what the model's text encoder makes of a caption, without padding. With some probability an image's
 text is replaced by the learned null condition of the same length, in training only, so that the model also works
 without text (Infinity and the released student: 0.1).
 """
@@ -19,7 +19,7 @@ from varestorer_models.condition import Condition, TextFeatures
 from varestorer_models.transformer import Transformer
 
 Texts = list[Tensor | None]
-"""Features (n, T) of each picture, None = no text."""
+"""Features (n, T) of each image, None = no text."""
 DEFAULT_FILE = ".default.safetensors"
 """Features of the default text, which the trained model takes with it; no photograph's name begins with a dot."""
 
@@ -31,7 +31,7 @@ class TextFolder:
     with one tensor (n, T); one without a file has no text.
 
     Attributes:
-        default: text for pictures that nobody describes, which the trained model takes with it; None where the folder
+        default: text for images that nobody describes, which the trained model takes with it; None where the folder
             has none.
 
     Args:
@@ -60,7 +60,7 @@ class TextFolder:
         self.default = _read_default(folder / DEFAULT_FILE)
 
     def of(self, batch: PairBatch) -> Texts:
-        """Features of each picture of a batch.
+        """Features of each image of a batch.
 
         Raises:
             InputError: a file is damaged or holds something else.
@@ -105,7 +105,7 @@ def _read(file: Path) -> Tensor:
 
 
 def dropped(texts: Texts, batch: PairBatch, probability: float, generator: torch.Generator) -> list[bool]:
-    """Which pictures' texts to drop; numbers are drawn only where there is a probability."""
+    """Which images' texts to drop; numbers are drawn only where there is a probability."""
     if not probability:
         return [False] * len(texts)
     draws = batch.drawn(lambda whole: torch.rand(whole, generator=generator))
@@ -113,7 +113,7 @@ def dropped(texts: Texts, batch: PairBatch, probability: float, generator: torch
 
 
 def condition_on(transformer: Transformer, texts: Sequence[Tensor | None], drop: Sequence[bool]) -> Condition:
-    """The condition of each picture: its text, or the learned null condition.
+    """The condition of each image: its text, or the learned null condition.
 
     Raises:
         InputError: features of another width than the transformer's.

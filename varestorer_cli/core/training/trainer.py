@@ -61,7 +61,7 @@ class LoopOptions:
         accumulate: parts in which each process computes its share of a batch, to save memory.
         world: this process's place among those of the run.
         divided: the transformers' weights are divided among the processes.
-        metrics: that score the validation pictures, see ``validation.validation_metrics``.
+        metrics: that score the validation images, see ``validation.validation_metrics``.
         keep: checkpoints that stay, the newest ones.
         best: validation figure by which one more checkpoint stays, the best one; None for none.
     """
@@ -121,8 +121,8 @@ class Trainer:
     Args:
         task: networks and losses.
         recipe: optimiser settings and loss weights.
-        batches: training pictures by step.
-        validation: held-out pictures.
+        batches: training images by step.
+        validation: held-out images.
         options: how to run.
         identity: what a checkpoint must share with this run to be resumed.
         export: writes a model file; called with the averaged weights in place, the step, the figures of validation

@@ -1,4 +1,4 @@
-"""Validation pictures as ``score`` measures them: its metrics, on the 8-bit pictures it would read back."""
+"""Validation images as ``score`` measures them: its metrics, on the 8-bit images it would read back."""
 
 from collections.abc import Callable, Sequence
 
@@ -31,7 +31,7 @@ def validation_metrics(asked: str | None, device: str, say: Callable[[str], None
     metrics = load_metrics(names, device=device, notify=say)
     whole = [metric.name for metric in metrics if metric.whole_set]
     if whole:
-        raise UsageError(f"--metrics {', '.join(whole)}: wants hundreds of pictures, use varestorer score afterwards")
+        raise UsageError(f"--metrics {', '.join(whole)}: wants hundreds of images, use varestorer score afterwards")
     for metric in metrics:
         metric.prepare()
     return tuple(metrics)
@@ -57,15 +57,15 @@ def is_lower_better(name: str, metrics: Sequence[Metric]) -> bool:
 
 
 def scores(metrics: Sequence[Metric], results_B3HW: Tensor, references_B3HW: Tensor) -> dict[str, float]:
-    """Sum over the pictures of each metric, by its name.
+    """Sum over the images of each metric, by its name.
 
     Args:
         metrics: of ``validation_metrics``.
-        results_B3HW: pictures in [0, 1], on the CPU.
+        results_B3HW: images in [0, 1], on the CPU.
         references_B3HW: what they should be.
     """
     pairs = [
-        [np.asarray((picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0)) for picture in pair]
+        [np.asarray((image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0)) for image in pair]
         for pair in zip(results_B3HW, references_B3HW, strict=True)
     ]
     return {metric.name: sum(metric.compute(*pair) for pair in pairs) for metric in metrics}

@@ -1,7 +1,7 @@
 """Training pairs: photographs to a cache of crops on disk, and from there to batches.
 
 A crop cache holds sharp crops and ready-made degraded versions of each as flat uint8 arrays that are mapped
-into memory, so that reading a batch costs nearly nothing. Everything that is drawn hangs on the seed and on
+into memory, so that reading a batch costs nearly nothing. Everything that is drawn depends on the seed and on
 the photograph or the step, never on order or state: the same call builds the same bytes, and a run resumes
 exactly by asking for the batch of its next step.
 
@@ -69,7 +69,7 @@ class PairBatch:
         ]
 
     def drawn(self, draw: Callable[[int], torch.Tensor]) -> torch.Tensor:
-        """This part's rows of numbers drawn for the whole batch, so that they do not hang on how it is shared out.
+        """Random numbers for this part, sliced from one draw for the whole batch: the same however it is split.
 
         Args:
             draw: number of pairs -> one row of numbers each.
@@ -87,7 +87,7 @@ class CropCache:
         lq: (N, versions, crop/scale, crop/scale, 3) uint8, mapped read-only.
         train_indices: Rows for training, int64.
         val_indices: Rows of the held-out photographs, int64; no photograph is in both.
-        sources: One entry a photograph: name, first row, number of rows, whether held out.
+        sources: One entry per photograph: name, first row, number of rows, whether held out.
         skipped: (path, reason) of each photograph left out.
     """
 
@@ -154,7 +154,7 @@ class CropCache:
             config: What to build.
             on_progress: Called with (crops done, crops in all).
             on_warning: Called with one sentence for each photograph that is skipped.
-            workers: Threads; one a processor when left out.
+            workers: Threads; one per processor when left out.
 
         Returns:
             The open cache.
@@ -193,8 +193,8 @@ class CropCache:
 
 
 def _batch(hq: Sequence[Bytes], lq: Sequence[Bytes], rows: Indices, labels: Sequence[Bytes] | None = None) -> PairBatch:
-    def planes(pictures: Sequence[Bytes]) -> torch.Tensor:
-        return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    def planes(images: Sequence[Bytes]) -> torch.Tensor:
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
     label = None if labels is None else planes(labels)
     return PairBatch(planes(hq), planes(lq), torch.from_numpy(rows.copy()), label=label)
@@ -282,8 +282,8 @@ class PairBatches:
         top, left = rng.integers(config.crop // scale - side + 1, size=2)
         turns, flip = int(rng.integers(4)), bool(rng.integers(2))
 
-        def oriented(picture: Bytes, factor: int) -> Bytes:
-            cut = picture[factor * top :, factor * left :][: factor * side, : factor * side]
+        def oriented(image: Bytes, factor: int) -> Bytes:
+            cut = image[factor * top :, factor * left :][: factor * side, : factor * side]
             return np.rot90(cut[:, ::-1] if flip else cut, turns)
 
         label = None if self.labels is None else oriented(self.labels(row, version), scale)

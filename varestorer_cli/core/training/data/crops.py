@@ -1,6 +1,6 @@
 """From photographs to sharp crops: which files, how far reduced, where cut, how many from each.
 
-Photographs are (H, W, 3) uint8 RGB. What is drawn for one photograph hangs on its name and a number, never
+Photographs are (H, W, 3) uint8 RGB. What is drawn for one photograph depends on its name and a number, never
 on the photographs around it.
 """
 
@@ -38,7 +38,7 @@ class CropCacheConfig:
         versions: Degraded versions of each crop.
         recipe: Degradation recipe, by name or file (see ``degradation.load_recipe``).
         seed: Of every draw.
-        min_sharpness: Least mean gradient, in 8-bit levels a pixel, of a crop that counts as detailed.
+        min_sharpness: Least mean gradient, in 8-bit levels per pixel, of a crop that counts as detailed.
         flat_share: Share of the crops that may be flat (sky, walls), so that flat areas are learned too.
         halve_above: Megapixels above which a photograph is halved, which sheds sensor blur and codec blur.
         halve_again_above: Megapixels above which it is halved once more, repeatedly.
@@ -84,10 +84,10 @@ class Photo:
 
 
 def list_photos(data: Path) -> list[Path]:
-    """The photographs of a folder, recursively, of a tar shard, or of a list file with one path a line.
+    """The photographs of a folder, recursively, of a tar shard, or of a list file with one path per line.
 
     Known training sets may be given as they unpack: of a folder ``HR`` and its reduced neighbours (DIV2K, LSDIR) only
-    the former counts, and neither DIV2K's validation pictures nor FFHQ's thumbnails do.
+    the former counts, and neither DIV2K's validation images nor FFHQ's thumbnails do.
 
     Args:
         data: A folder, a shard, or a text file; its relative paths start from the file's folder, blank lines and
@@ -95,7 +95,7 @@ def list_photos(data: Path) -> list[Path]:
 
     Returns:
         Sorted paths; a folder's hidden files (``._x.jpg``), hidden folders and other types are left out. Photographs
-        in a shard are paths below it, see ``core.shards``.
+        in a shard are paths below it, see ``tar_shards``.
 
     Raises:
         InputError: ``data`` does not exist or gives no photograph.
@@ -159,13 +159,13 @@ def load_photo(path: Path) -> Bytes:
 
 
 def sharpness(image: Bytes) -> float:
-    """Mean size of the luma gradient in 8-bit levels a pixel; about 2 for sky, 10 to 30 for detail."""
+    """Mean size of the luma gradient in 8-bit levels per pixel; about 2 for sky, 10 to 30 for detail."""
     luma = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     return float((np.abs(np.diff(luma, axis=0)).mean() + np.abs(np.diff(luma, axis=1)).mean()) / 2)
 
 
 def name_number(name: str) -> int:
-    """A 64-bit number that hangs on a photograph's name alone."""
+    """A 64-bit number that depends on a photograph's name alone."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
