@@ -140,6 +140,20 @@ def test_a_step_from_the_references_history_adds_its_own_error_only(
     assert set(shares) == {"bits", *(f"bits_{scale}" for scale in range(1, 6))}
 
 
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def test_the_page_says_what_its_rows_say() -> None:
+    page = (DOCS / "evidence.md").read_text(encoding="utf-8")
+    rows = evidence.read_rows(DOCS / "evidence" / "rows.csv")
+    assert len({row["seed"] for row in rows}) >= 2
+    for table in (evidence_page.table(rows), evidence_page.bits_table(rows), evidence_page.differences(rows)):
+        assert table in page
+    path, attention = (evidence.read_rows(DOCS / "evidence" / f"{name}.csv") for name in ("path", "attention"))
+    assert (DOCS / "evidence" / "path.svg").read_text() == evidence_page.path_picture(path)
+    assert (DOCS / "evidence" / "attention.svg").read_text() == evidence_page.attention_picture(attention)
+
+
 def test_nothing_is_shipped_before_it_was_judged(tmp_path: Path) -> None:
     base = TrainOptions(stage="distill", data=tmp_path, out=tmp_path, preset="mini")
     with pytest.raises(CheckpointError, match="no full student"):
