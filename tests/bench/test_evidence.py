@@ -154,7 +154,7 @@ def test_the_page_says_what_its_rows_say() -> None:
     assert (DOCS / "evidence" / "attention.svg").read_text() == evidence_page.attention_picture(attention)
 
 
-def test_nothing_is_shipped_before_it_was_judged(tmp_path: Path) -> None:
+def test_nothing_is_shipped_before_there_is_a_teacher(tmp_path: Path) -> None:
     base = TrainOptions(stage="distill", data=tmp_path, out=tmp_path, preset="mini")
-    with pytest.raises(CheckpointError, match="no full student"):
+    with pytest.raises(CheckpointError, match="no teacher"):
         evidence.Evidence(replace(base), 1.0, (0,), 4).ship(tmp_path / "mini.safetensors", "")

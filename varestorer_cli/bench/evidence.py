@@ -6,8 +6,8 @@ without KL, with causal attention) and the restorer that goes on scale after sca
 of them, with the codes of the input, and with random ones. Every part that is finished is kept: run again, it goes on.
 
 Left in ``--out``: ``rows.csv`` (a row per seed and variant), ``crops.csv``, ``path.csv``, ``attention.csv``, two
-pictures as SVG, ``sheet.png``, and ``tables.md``, which is printed too. ``--ship FILE`` writes the best full student
-and its teacher into one model file.
+pictures as SVG, ``sheet.png``, and ``tables.md``, which is printed too. ``--ship FILE`` trains
+the student of the bundled ``mini`` and writes it and its teacher into one model file.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from varestorer_cli.core.training.presets import preset
 from varestorer_cli.core.training.run import crop_cache, train
 from varestorer_cli.core.weights.model_file import load_bundle, load_restorer, save_bundle
 from varestorer_models.multistep import MultiStepRestorer
-from varestorer_models.restorer import OneStepRestorer, Sampling
+from varestorer_models.restorer import OneStepRestorer
 
 STUDENTS: Mapping[str, Mapping[str, Any]] = {
     "full": {},
@@ -45,6 +45,13 @@ STUDENTS: Mapping[str, Mapping[str, Any]] = {
 """What each student's training changes of the preset's recipe."""
 AFTERWARDS: Mapping[str, Mapping[str, Any]] = {"kl_summed": {"losses": {"kl": 0.1}}}
 """The same, trained when all others are judged."""
+SHIPPED: Mapping[str, Any] = {
+    "steps": 2400,
+    "seed": 0,
+    "losses": {"kl": 0.1, "features": 0.1, "mse": 5.0},
+    "variant": {"bits": "expected", "degraded": 1.0},
+}
+"""Recipe of the student that ``mini`` holds: longer, from a teacher that sees the degraded image, on mean codes."""
 SHEET_CROPS = 6
 
 
@@ -220,26 +227,34 @@ class Evidence:
         cv2.imwrite(str(self.out / "sheet.png"), np.concatenate(strips, axis=1)[..., ::-1])
 
     def ship(self, file: Path, license_text: str) -> None:
-        """Write the best full student, and the teacher, into one file in float16.
+        """Train the student that is shipped, judge it, and write it and the teacher into one file in float16.
 
-        Best by the distance that no loss saw, among all seeds and three ways from scores to codes: the likelier bits,
-        mean codes, and mean codes quantised again.
+        Its file restores with mean codes, which it is trained for.
 
         Raises:
-            CheckpointError: there is no full student yet.
+            CheckpointError: the earlier stages are not trained yet.
         """
-        ways: dict[str, Sampling] = {"full": "argmax", "full_expected": "expected", "full_consistent": "consistent"}
-        rows = [row for row in read_rows(self.out / "rows.csv") if row["variant"] in ways]
-        if not rows:
-            raise CheckpointError(f"{self.out}: no full student was judged yet; run without --ship first")
-        best = min(rows, key=lambda row: float(row["lite2"]))
-        folder = self.out / f"seed-{best['seed']}"
-        bundle, teacher = load_bundle(folder / "full" / MODEL), load_bundle(self.out / "teacher" / MODEL)
+        if not (self.out / "teacher" / MODEL).is_file():
+            raise CheckpointError(f"{self.out}: no teacher was trained yet; run without --ship first")
+        folder, recipe = self.out / "shipped", dict(SHIPPED)
+        recipe["steps"] = max(1, round(recipe["steps"] * self.share))
+        before = {"prerestorer": self.out / "prerestorer", "teacher": self.out / "teacher"}
+        self._trained("distill", folder, **before, **recipe)
+        student = load_student(folder)
+        done = {row["variant"] for row in read_rows(self.out / "rows.csv")}
+        for name, variant in {
+            "shipped": measures.one_step(student, "expected"),
+            "shipped_random": measures.at_random(student.tokenizer, 0),
+        }.items():
+            if name not in done:
+                self._keep(0, name, measures.measure(student, variant, self._held_out, self._judge_of_images))
+        bundle, teacher = load_bundle(folder / MODEL), load_bundle(self.out / "teacher" / MODEL)
         parts = {**bundle.components, "teacher": teacher.components["transformer"]}
-        figures = {name: value for name, value in best.items() if value}
+        row = next(row for row in read_rows(self.out / "rows.csv") if row["variant"] == "shipped")
+        figures = {name: value for name, value in row.items() if value}
         notes = {**bundle.notes, "licence": license_text, "held-out crops": str(figures)}
         assert bundle.restorer is not None
-        restorer = replace(bundle.restorer, sampling=ways[best["variant"]])
+        restorer = replace(bundle.restorer, sampling="expected")
         save_bundle(file, parts, restorer=restorer, notes=notes, dtype=torch.float16)
 
 
@@ -301,7 +316,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--ship", type=Path, default=None, metavar="FILE", help="only write the best student there")
+    parser.add_argument(
+        "--ship", type=Path, default=None, metavar="FILE", help="only train the bundled mini and write it there"
+    )
     parser.add_argument("--license", default="", help="licence to write into the shipped file")
     asked = parser.parse_args()
     base = TrainOptions(

@@ -12,6 +12,7 @@ from varestorer_cli.core.errors import CheckpointError, UsageError
 from varestorer_cli.core.training.builder import StageBuilder
 from varestorer_cli.core.training.data.crop_cache import PairBatch
 from varestorer_cli.core.training.data.crops import CropCacheConfig, held_out
+from varestorer_cli.core.training.distill import DistillTask
 from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.presets import Variant, preset
 from varestorer_cli.core.training.run import train
@@ -139,3 +140,43 @@ def test_what_has_no_use_is_refused(tmp_path: Path) -> None:
         train(replace(given, stage="tokenizer", variant={"degraded": 0.5}))
     with pytest.raises(UsageError, match="--degraded"):
         train(replace(given, variant={"degraded": 1.5}))
+
+
+def test_distillation_takes_the_teacher_that_sees_the_degraded_image(chain: Path, tmp_path: Path) -> None:
+    """Its KL is another than the blind teacher's, and depends on the degraded image through the teacher too."""
+
+    def distilled(share: float) -> DistillTask:
+        torch.manual_seed(0)
+        recipe = replace(MINI.recipes["distill"], losses={"kl": 1.0}, variant=Variant(degraded=share))
+        wanted = replace(options("distill", chain), prerestorer=chain / "prerestorer", teacher=chain / "teacher")
+        builder = StageBuilder(wanted, MINI, recipe, torch.device("cpu"), None, torch.Generator().manual_seed(0))
+        made, _ = builder.build()
+        assert isinstance(made, DistillTask)
+        return made
+
+    def kl(made: DistillTask, seed: int) -> float:
+        return float(made.terms(batch(seed), torch.Generator().manual_seed(0))["kl"].detach())
+
+    seeing, blind = distilled(1.0), distilled(0.0)
+    with torch.no_grad():  # two steps leave both alike: the row of the degraded image's tokens tells them apart
+        for made in (seeing, blind):
+            made.teacher.level_embedding.weight.normal_(generator=torch.Generator().manual_seed(1))
+            made.teacher.head.weight.normal_(generator=torch.Generator().manual_seed(2))
+    assert kl(seeing, 1) != kl(blind, 1)
+
+    def scores(made: DistillTask, seed: int) -> torch.Tensor:
+        seen: list[torch.Tensor] = []
+        original = made.teacher.forward
+
+        def spy(*arguments: object, **named: object) -> torch.Tensor:
+            out = original(*arguments, **named)  # type: ignore[arg-type]
+            seen.append(out)
+            return out
+
+        made.teacher.forward = spy  # type: ignore[method-assign, assignment]
+        kl(made, seed)
+        made.teacher.forward = original  # type: ignore[method-assign]
+        return seen[0]
+
+    assert not torch.equal(scores(seeing, 1), scores(seeing, 2))
+    assert torch.equal(scores(blind, 1), scores(blind, 2))

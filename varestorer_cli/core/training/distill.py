@@ -21,6 +21,7 @@ from varestorer_cli.core.training.stages import (
     check_terms,
     degraded,
     per_scale,
+    sees_degraded,
     sharp,
     usage_terms,
 )
@@ -155,7 +156,8 @@ class DistillTask:
         latent, quantized = self._degraded_tokens(batch, prerestored, generator)
         condition = condition_on(restorer.transformer, texts, drop)
         prediction = restorer.predict(quantized, latent, condition)
-        terms = self._bit_terms(prediction, target, texts, drop)
+        seen = quantized.extra_tokens() if sees_degraded(self.variant.degraded, generator) else None
+        terms = self._bit_terms(prediction, target, texts, drop, seen)
         if self.weights.get("alignment"):
             size = batch_mean(clean.square().mean(), len(batch)).clamp_min(1e-8)
             terms["alignment"] = (latent - clean).square().mean() / size
@@ -182,15 +184,17 @@ class DistillTask:
             return latent, with_latent_gradient(quantized, latent, schedule) if self.variant.encoder else quantized
 
     @torch.no_grad()
-    def _teacher_scores(self, tokens_BLd: Tensor, texts: Texts, drop: list[bool]) -> Tensor:
+    def _teacher_scores(
+        self, tokens_BLd: Tensor, texts: Texts, drop: list[bool], degraded_Bld: Tensor | None = None
+    ) -> Tensor:
         """The teacher's logit differences, guided where asked."""
         schedule, teacher = self.restorer.tokenizer.config.schedule, self.teacher
         condition = condition_on(teacher, texts, drop)
-        scores = logit_difference(teacher(tokens_BLd, schedule, condition, causal=True))
+        scores = logit_difference(teacher(tokens_BLd, schedule, condition, causal=True, degraded_Bld=degraded_Bld))
         if self.variant.guidance == 1:
             return scores
         nothing = teacher.encode_condition(None, len(tokens_BLd))
-        null = logit_difference(teacher(tokens_BLd, schedule, nothing, causal=True))
+        null = logit_difference(teacher(tokens_BLd, schedule, nothing, causal=True, degraded_Bld=degraded_Bld))
         return null + self.variant.guidance * (scores - null)
 
     def _score_terms(self, bits_BLd: Tensor, texts: Texts, drop: list[bool]) -> Terms:
@@ -208,12 +212,19 @@ class DistillTask:
             "critic": bit_cross_entropy(critic, hard, schedule.slices, sides),
         }
 
-    def _bit_terms(self, prediction: Prediction, target: Quantized, texts: Texts, drop: list[bool]) -> Terms:
+    def _bit_terms(
+        self,
+        prediction: Prediction,
+        target: Quantized,
+        texts: Texts,
+        drop: list[bool],
+        degraded_Bld: Tensor | None = None,
+    ) -> Terms:
         terms: Terms = {}
         schedule = self.restorer.tokenizer.config.schedule
         difference = self._teacher_forced(prediction, target)
         if self.weights.get("kl"):
-            teacher = self._teacher_scores(target.tokens_BLd, texts, drop)
+            teacher = self._teacher_scores(target.tokens_BLd, texts, drop, degraded_Bld)
             kl = bit_kl(teacher, difference, schedule.slices)
             terms |= {"kl": kl.sum(), **per_scale("kl", kl)}
         if self.weights.get("cross_entropy"):

@@ -331,11 +331,11 @@ class VariantOptions:
     )
     degraded: float | None = option(
         None,
-        "Share of the batches in which the teacher sees the degraded image too; above 0 it restores scale after scale "
-        "(restore --steps all). mini: 0.75.",
+        "Share of the batches in which the teacher sees the degraded image too; a teacher trained above 0 restores scale "
+        "after scale (restore --steps all; mini: 0.75), and its KL may see it.",
         RECIPE,
         range=_from(0, 1),
-        only=("teacher",),
+        only=("teacher", "distill"),
     )
     guidance: float | None = option(
         None, "Guidance of the teacher by --texts; 1 is none.", RECIPE, range=_from(0), only=("distill",)

@@ -51,6 +51,7 @@ class Variant:
         text_drop: probability of training on the null condition instead of an image's text.
         degraded: share of the batches in which the teacher sees the degraded image's tokens too; with 1 it is a
             multi-step restorer alone, between 0 and 1 teacher and restorer in one.
+            In distillation, of a teacher trained so: share of the batches in which the teacher of the KL sees them.
         attention: ``all``: the student's positions see all others; ``causal``: their own and coarser scales only.
     """
 

@@ -65,6 +65,16 @@ def sharp(batch: PairBatch, device: torch.device) -> Tensor:
     return pixels(batch.hq, device).mul_(2).sub_(1)
 
 
+def sees_degraded(share: float, generator: torch.Generator) -> bool:
+    """Whether a teacher sees the degraded image in this step.
+
+    For the whole batch, so that no position is computed for nothing; numbers are drawn only for a share.
+    """
+    if not 0 < share < 1:
+        return share >= 1
+    return float(torch.rand((), generator=generator)) < share
+
+
 def degraded(batch: PairBatch, device: torch.device) -> Tensor:
     """Degraded images upscaled to the reference's size, (B, 3, P, P) in [0, 1].
 
@@ -336,7 +346,7 @@ class TeacherTask:
             quantized = self.tokenizer.quantizer(latent, config.schedule, flips.to(self.device))
         texts: Texts = self.texts.of(batch) if self.texts is not None else [None] * size
         drop = dropped(texts, batch, self.text_drop if self.texts is not None else 0.0, generator)
-        seen = self._degraded(batch) if self._sees_degraded(generator) else None
+        seen = self._degraded(batch) if sees_degraded(self.share, generator) else None
         difference = self._difference(quantized.tokens_BLd, texts, drop, seen)
         sides = [float(h * w) ** 0.5 for h, w in config.schedule.grids]
         loss = bit_cross_entropy(difference, quantized.bits_BLd, config.schedule.slices, sides)
@@ -349,12 +359,6 @@ class TeacherTask:
         condition, schedule = condition_on(self.transformer, texts, drop), self.tokenizer.config.schedule
         scores = self.transformer(tokens_BLd, schedule, condition, causal=True, degraded_Bld=degraded_Bld)
         return logit_difference(scores)
-
-    def _sees_degraded(self, generator: torch.Generator) -> bool:
-        """For the whole batch, so that no position is computed for nothing; numbers are drawn only for a share."""
-        if not 0 < self.share < 1:
-            return self.share >= 1
-        return float(torch.rand((), generator=generator)) < self.share
 
     @torch.no_grad()
     def _degraded(self, batch: PairBatch) -> Tensor:
