@@ -331,8 +331,8 @@ class VariantOptions:
     )
     degraded: float | None = option(
         None,
-        "Share of the batches in which the teacher sees the degraded image too; a teacher trained above 0 restores scale "
-        "after scale (restore --steps all; mini: 0.75), and its KL may see it.",
+        "Share of the batches in which the teacher sees the degraded image too; a teacher trained above 0 restores "
+        "scale after scale (restore --steps all; mini: 0.75), and its KL may see it.",
         RECIPE,
         range=_from(0, 1),
         only=("teacher", "distill"),
