@@ -11,6 +11,16 @@ from varestorer_cli.core.image.formats import camera_raw, describe_unknown, raw_
         (b"\0\0\0\x20ftypisom\0\0\2\0", "a video by its content.*ffmpeg"),
         (b"%PDF-1.7\n", "pdftoppm"),
         (b"\0\0\0\x0cjP  \r\n", "opj_decompress"),
+        (b"8BPS\0\1\0\0", r"Photoshop document.*convert 'IN.psd\[0\]' OUT.png"),
+        (b"\0\0\1\0\1\0\x20\x20", "Windows icon"),
+        (b"qoif\0\0\0\x30", "QOI"),
+        (b"II\xbc\1", "JPEG XR.*JxrDecApp"),
+        (b"#?RADIANCE\n", "Radiance HDR.*oiiotool"),
+        (b"SIMPLE  =                    T", "FITS"),
+        (b"P6\n48 32\n255\n", "PNM"),
+        (b"P3\n48 32\n65535\n", "PNM"),
+        (b"PF\n48 32\n", "PFM"),
+        (b"\1\xda\1\1\0\3", "SGI"),
     ],
 )
 def test_kinds_that_are_not_read_are_named_with_what_to_do(head: bytes, said: str) -> None:

@@ -187,6 +187,31 @@ def test_compressions_not_read_are_named(tmp_path: Any) -> None:
         probe(path)
 
 
+@pytest.mark.parametrize(
+    ("pixels", "settings", "said"),
+    [
+        (CARD8.astype(np.int8), {"photometric": "rgb"}, "8-bit signed integer samples are not supported"),
+        (CARD8, {"photometric": "rgb", "compression": "jpeg2000"}, "JPEG2000 is not supported"),
+        (CARD8, {"photometric": "rgb", "compression": "png"}, "PNG is not supported"),
+        (CARD8, {"photometric": "rgb", "compression": "webp"}, "WEBP is not supported; .*tiffcp"),
+        (CARD8[..., 0] > 99, {"photometric": "mask"}, "MASK"),
+        (CARD16[..., 0].astype(np.uint64), {"photometric": "minisblack"}, "64-bit samples .* 16-bit"),
+        (
+            np.stack([CARD8[..., 0]] * 4),
+            {"photometric": "minisblack", "volumetric": True, "tile": (1, 16, 16)},
+            "a volume of 4 slices",
+        ),
+    ],
+)
+def test_what_pillow_misreads_is_refused_by_name(
+    pixels: Any, settings: dict[str, Any], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Pillow takes signed samples for unsigned ones and one slice for the whole; libtiff speaks on stderr."""
+    with pytest.raises(InputError, match=said):
+        decode(tiff(pixels, **settings))
+    assert capfd.readouterr().err == ""
+
+
 _CAPPED = """
     import resource, sys
     from varestorer_cli.core.errors import InputError

@@ -100,13 +100,22 @@ def test_a_suffix_that_contradicts_the_format(here: Path) -> None:
         make_plan(["a.jpg"], "b.png", format=ImageFormat.TIFF)
 
 
+def test_an_output_with_too_long_a_name_is_planned(here: Path) -> None:
+    """Writing it fails with the reason; planning raises no ``OSError``."""
+    touch("a.png")
+    assert make_plan(["a.png"], "x" * 260 + ".png").single
+    assert not make_plan(["a.png"], "x" * 260).single
+
+
 def test_clashes_name_both_inputs(here: Path) -> None:
     touch("in/a.jpg", "in/a.png")
     assert len(make_plan(["in"], "out").jobs) == 2
-    with pytest.raises(UsageError, match=r"in/a.jpg and in/a.png would both become out/a.png; nothing was done"):
+    with pytest.raises(
+        UsageError, match=r"in/a.jpg and in/a.png would both become out/a.png; nothing was done: add --name"
+    ):
         make_plan(["in"], "out", format=ImageFormat.PNG)
     touch("x/a.jpg", "y/a.jpg")
-    with pytest.raises(UsageError, match=r"x/a.jpg and y/a.jpg would both become out/a.jpg"):
+    with pytest.raises(UsageError, match=r"would both become out/a.jpg; nothing was done: restore their folders"):
         make_plan(["x/a.jpg", "y/a.jpg"], "out")
 
 

@@ -36,6 +36,13 @@ UNWRITABLE = frozenset({".gif", ".heic", ".heif", ".jp2", ".jxl", ".dng", ".psd"
 
 
 _VIDEO = "a video by its content; extract its frames first: ffmpeg -i IN frame_%05d.png"
+
+
+def _not_read(what: str, name: str, command: str = "") -> str:
+    """That an image is of a kind that is not read, and the command (ImageMagick's by default) that converts it."""
+    return f"{what}, which is not read; convert it first: {command or f'convert {name} OUT.png'}"
+
+
 _JP2 = "a JPEG 2000 image, which is not read; convert it first: opj_decompress -i IN.jp2 -o OUT.png"
 # Camera raw files that are not told from others by TIFF tags.
 _RAW = (
@@ -53,6 +60,17 @@ _FOREIGN = (
     (b"\0\0\0\x0cjP  ", _JP2),
     (b"\xffO\xffQ", _JP2),
     (b"\x1aE\xdf\xa3", _VIDEO),
+    (b"8BPS", _not_read("a Photoshop document", "'IN.psd[0]'")),  # whose first image is all layers together
+    (b"\0\0\1\0", _not_read("a Windows icon", "'IN.ico[0]'")),
+    (b"qoif", _not_read("a QOI image", "IN.qoi")),
+    (b"II\xbc", _not_read("a JPEG XR image", "IN.jxr", "JxrDecApp -i IN.jxr -o OUT.tif")),
+    (b"#?R", _not_read("a Radiance HDR image", "IN.hdr", "oiiotool IN.hdr -o OUT.exr")),
+    (b"SIMPLE  =", _not_read("a FITS image", "IN.fits")),
+    (b"gimp xcf", _not_read("a GIMP document", "IN.xcf", "File > Export As in GIMP")),
+    (b"<svg", _not_read("an SVG drawing", "IN.svg")),
+    *((b"P%d\n" % number, _not_read("a PNM image", "IN.pnm")) for number in range(1, 8)),
+    *((start, _not_read("a PFM image", "IN.pfm", "oiiotool IN.pfm -o OUT.exr")) for start in (b"PF\n", b"Pf\n")),
+    *((start, _not_read("an SGI image", "IN.sgi")) for start in (b"\1\xda\0", b"\1\xda\1")),
 )
 
 

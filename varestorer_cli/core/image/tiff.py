@@ -1,7 +1,7 @@
 """TIFF files: tags and pixels through tifffile and imagecodecs; written strip by strip with Exif and GPS directories.
 
 One reader for every compression, depth, arrangement and predictor that it accepts. What it does not (YCbCr without
-JPEG, Lab, old-style JPEG, WebP) goes to Pillow where that reads it unreduced, and is refused by name elsewhere.
+JPEG, Lab, old-style JPEG) goes to Pillow where that reads it unreduced, and is refused by name elsewhere.
 """
 
 import io
@@ -29,7 +29,9 @@ _PALETTE, _CMYK, _YCBCR = 3, 5, 6
 _JPEG = 7
 # None, fax, LZW, JPEG, Deflate, PackBits, LZMA, Zstandard: each decodes into a buffer of a size known beforehand.
 _COMPRESSIONS = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34925, 34926, 50000})
-_PILLOWS = _COMPRESSIONS | {6}  # what Pillow reads of the rest, old-style JPEG among it
+# What Pillow's libtiff is asked for beyond that: old-style JPEG, and the photometric kind CIE Lab.
+_PILLOW_COMPRESSIONS = _COMPRESSIONS | {6}
+_PILLOW_COLORS = frozenset({*_COLORS, 8})
 _MOST_CHANNELS = 32
 _LARGEST_TILE = 1 << 24  # pixels; more are allowed where the image has them
 _THUMBNAIL_SIDE = 512
@@ -101,13 +103,7 @@ def inspect(source: bytes | BinaryIO, number: int | None = None) -> TiffInfo:
             dpi = exif.plausible_dpi(*page.get_resolution("inch"))
         orientation = _tag(page, 274)
         own = _is_own(page)
-        if not own and (
-            int(page.compression) not in _PILLOWS
-            or file.is_bigtiff
-            or thumbnail
-            or (number or 1) > 1
-            or _largest_bits(page) > 8
-        ):
+        if not own and (file.is_bigtiff or thumbnail or (number or 1) > 1 or not _is_for_pillow(page)):
             raise InputError(_refusal(page))
         return TiffInfo(
             width=int(page.imagewidth),
@@ -255,6 +251,17 @@ def _is_own(page: tifffile.TiffPage) -> bool:
     return (kind.kind == "u" and int(bits) <= 32) or (kind.kind == "f" and int(bits) in (16, 32))
 
 
+def _is_for_pillow(page: tifffile.TiffPage) -> bool:
+    """Whether Pillow reads a page that :func:`read_pixels` does not, at its own depth; signed samples it misreads."""
+    return (
+        int(page.compression) in _PILLOW_COMPRESSIONS
+        and int(page.photometric) in _PILLOW_COLORS
+        and (page.dtype is None or page.dtype.kind in "ub")
+        and _largest_bits(page) <= 8
+        and page.imagedepth == 1
+    )
+
+
 def _refusal(page: tifffile.TiffPage) -> str:
     """Why a page is not read, and what to do."""
     kind = {"f": " floating point", "i": " signed integer", "c": " complex"}
@@ -263,7 +270,9 @@ def _refusal(page: tifffile.TiffPage) -> str:
         name = getattr(page.compression, "name", page.compression)
         how = "tiffcp -c lzw IN.tif OUT.tif (libtiff), or gdal_translate -co COMPRESS=LZW IN.tif OUT.tif (GDAL)"
         return f"TIFF compression {name} is not supported; convert it first: {how}"
-    if known != "u":
+    if page.imagedepth > 1:
+        return f"a volume of {page.imagedepth} slices is not supported; save its slices as single images first"
+    if known not in "ub" or _largest_bits(page) > 32:
         what = f"{page.bitspersample}-bit{kind.get(known, '')} samples"
         return f"{what} are not supported; convert it to 16-bit integers first"
     name = getattr(page.photometric, "name", page.photometric)

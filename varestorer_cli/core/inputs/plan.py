@@ -194,7 +194,7 @@ def make_plan(
         raise UsageError(f"{output} is a file name and --name names files too; name a folder, or leave --name out")
     folder = target.parent if target else Path(sequence.folder or ".") if sequence else Path(output)
     plan = RestorePlan(skipped.ignored, skipped.unreadable, skipped.notes, folder=folder, single=target is not None)
-    if not target and plan.folder.exists() and not plan.folder.is_dir():
+    if not target and os.path.exists(plan.folder) and not plan.folder.is_dir():  # noqa: PTH110  (too long a name: False)
         raise UsageError(f"{output}: is a file, and a folder is needed for these inputs; name another output")
     found = list(find(entries, plan.folder, lone, plan))
 
@@ -258,7 +258,8 @@ def _file_target(output: str, lone: bool, format: ImageFormat | None) -> Path | 
     """OUTPUT as a file name, or None where it is a folder."""
     path = Path(output)
     suffix = path.suffix.lower()
-    if output.endswith(("/", os.sep)) or path.is_dir() or suffix not in (SUFFIXES.keys() | UNWRITABLE):
+    is_folder = output.endswith(("/", os.sep)) or os.path.isdir(output)  # noqa: PTH112  (too long a name: False)
+    if is_folder or suffix not in (SUFFIXES.keys() | UNWRITABLE):
         return None
     if not lone:
         raise UsageError(f"{output}: is a file name, and there may be several outputs; name a folder (or add a slash)")
@@ -281,20 +282,22 @@ def _without_clashes(jobs: list[Job], entries: Sequence[NamedInput], folder: Pat
 
     kept: dict[str, Job] = {}
     clashes: list[str] = []
+    differ = True
     inputs = {place(job.input): job for job in jobs}
     for job in jobs:
         where = place(job.output)
         if where in kept:
             if place(kept[where].input) != place(job.input):
                 clashes.append(f"{kept[where].input} and {job.input} would both become {job.output}")
+                suffixes = Path(kept[where].input).suffix, Path(job.input).suffix
+                differ = differ and suffixes[0] != suffixes[1]
             continue
         kept[where] = job
     if clashes:
         more = f" (and {len(clashes) - _NAMED_AT_MOST} more)" if len(clashes) > _NAMED_AT_MOST else ""
-        raise UsageError(
-            "; ".join(clashes[:_NAMED_AT_MOST]) + more + "; nothing was done: add --name '{stem}_{ext}', leave out "
-            "--format to keep the suffixes, or restore their folders apart"
-        )
+        other_names = "add --name '{stem}_{ext}', leave out --format to keep the suffixes, or " if differ else ""
+        advice = f"{other_names}restore their folders apart"
+        raise UsageError("; ".join(clashes[:_NAMED_AT_MOST]) + more + f"; nothing was done: {advice}")
     for where, job in kept.items():
         if where in inputs:
             raise UsageError(f"{job.output}: the output would replace the input {inputs[where].input}; name another")
