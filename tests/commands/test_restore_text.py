@@ -257,7 +257,7 @@ def test_the_networks_are_gone_before_the_first_tile(
 ) -> None:
     networks: list[Any] = []
     alive: list[int] = []
-    whole, infer = transformers_backend._whole, TileInference.infer
+    whole, submit = transformers_backend._whole, TileInference.submit
 
     def remembered(*args: Any) -> Any:
         network = whole(*args)
@@ -267,10 +267,10 @@ def test_the_networks_are_gone_before_the_first_tile(
     def counted(self: Any, *args: Any, **settings: Any) -> Any:
         gc.collect()
         alive.append(sum(network() is not None for network in networks))
-        return infer(self, *args, **settings)
+        return submit(self, *args, **settings)
 
     monkeypatch.setattr(transformers_backend, "_whole", remembered)
-    monkeypatch.setattr(TileInference, "infer", counted)
+    monkeypatch.setattr(TileInference, "submit", counted)
     blip = tiny_text.captioner(here / "blip")
     assert run(model, "out", "--caption", "auto", "--captioner", blip, "--text-encoder", encoder) == 0
     assert len(networks) == 2 and alive and not any(alive)
