@@ -40,9 +40,9 @@ def test_bundled_names_are_reserved_and_the_package_is_never_written(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {path: path.stat() for path in PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc"}
-    bundle = tmp_path / "bundle"
-    bundle.mkdir()
     for name in BUNDLED:
+        bundle = tmp_path / f"bundle of {name}"
+        bundle.mkdir()
         save_bundle(bundle / f"{name}.safetensors", {"prerestorer": ConvRestorer(ConvRestorerConfig(8, 1))})
         with pytest.raises(UsageError, match=f"'{name}' is the name of a bundled model.*nothing was written"):
             import_files([bundle], root)

@@ -8,14 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from varestorer_cli.core.weights.catalog import BUNDLED
 from varestorer_cli.core.weights.model_file import load_restorer
 
 DATA = Path(str(resources.files("varestorer_cli.data")))
 
 
 @pytest.mark.parametrize("crop", [(0, 0), (16, 16)])
-@pytest.mark.parametrize("model", list(BUNDLED))
+@pytest.mark.parametrize("model", ["fine", "compact"])
 @torch.inference_mode()
 def test_psnr_grows_with_fidelity(model: str, crop: tuple[int, int]) -> None:
     photo = Image.open(DATA / "samples" / "honey_bee.png").convert("RGB").crop((*crop, crop[0] + 112, crop[1] + 112))

@@ -25,6 +25,10 @@ BUNDLED: Mapping[str, BundledModel] = {
     "compact": BundledModel(
         "compact.safetensors", "comes with the program; first stage alone, no tokens: 5 blocks, fast"
     ),
+    "mini": BundledModel(
+        "mini.safetensors",
+        "comes with the program; the whole method at small size, to study, not to look at",
+    ),
 }
 """Bundled models by name; ``auto`` takes the first. Names, files and descriptions are nowhere else."""
 DEFAULT_BUNDLED = next(iter(BUNDLED))
