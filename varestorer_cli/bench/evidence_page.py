@@ -23,6 +23,7 @@ VARIANTS = {
 OTHERS = {
     "kl_summed": "full with five times the KL (0.1 on the sum over scales)",
     "teacher_steps": "the common teacher, all steps",
+    "shipped": "bundled mini: 2400 steps, a KL teacher that sees the degraded image, mean codes",
     "full_sampled": "full, bits drawn (temperature 1)",
     "full_expected": "full, mean codes",
     "full_consistent": "full, mean codes quantised again",
