@@ -20,9 +20,10 @@ def test_every_stage_is_counted(tiny: dict[str, Count], capsys: pytest.CaptureFi
     assert capsys.readouterr().out.count("\n") == 2 + len(tiny) + 1
 
 
-def test_optimisations_take_kernels_and_traffic_away(tiny: dict[str, Count]) -> None:
+def test_optimisations_take_traffic_and_products_away(tiny: dict[str, Count]) -> None:
     plain = count(sizes_of("tiny"), plain=True)
-    assert tiny["pre-restorer"].others < plain["pre-restorer"].others, "tables are not made again"
+    # folded doublings are more, smaller operations: the traffic tells, not the number of kernels
+    assert tiny["pre-restorer"].traffic < plain["pre-restorer"].traffic, "tables are not made again"
     assert tiny["decoder"].flops < 0.9 * plain["decoder"].flops, "doublings are folded"
 
 
