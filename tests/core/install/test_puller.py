@@ -73,7 +73,7 @@ def test_in_any_order_the_model_gets_the_default_text(
         root / "text"
     )
     assert Record.read(root).models["2b"] == file_sha256(root / "2b.safetensors")
-    assert verify_models(root, []) == [("fine", ""), ("compact", ""), ("2b", ""), ("text", "")]
+    assert verify_models(root, []) == [("fine", ""), ("compact", ""), ("mini", ""), ("2b", ""), ("text", "")]
 
 
 def test_only_what_the_encoder_needs_is_fetched_and_kept(hub: StandInHub, root: Path) -> None:
