@@ -96,7 +96,7 @@ test-farm: $(VENV)/.installed-dev  ## The farm examples under Slurm, Ray and Ope
 	-$(BIN)/python -m pip install -q -e ".[farm]"
 	$(BIN)/pytest -q -rs -m "slurm or ray or openjd"
 
-fuzz: $(VENV)/.installed-dev  ## Damage pictures in thousands of ways and restore them (CASES, seconds: LIMIT, SEED)
+fuzz: $(VENV)/.installed-dev  ## Damage images in thousands of ways and restore them (CASES, seconds: LIMIT, SEED)
 	$(BIN)/python tests/fuzzing.py --cases $(CASES) --seconds $(LIMIT) --seed $(SEED)
 
 mutate: $(VENV)/.installed-dev  ## Do tests notice changes of the code? PATHS, COUNT changes drawn from SEED, TESTS of each file
@@ -128,7 +128,7 @@ bench-train: $(VENV)/.installed-dev  ## Training speed by stage: samples a secon
 bench-steps: $(VENV)/.installed-dev  ## One step against all steps: products and kernels at full size, time at small size
 	$(BIN)/python -m varestorer_cli.bench.steps
 
-evidence: $(VENV)/.installed-dev  ## What each part of the method does, three seeds at a size that trains here: tables, pictures (an hour)
+evidence: $(VENV)/.installed-dev  ## What each part of the method does, three seeds at a size that trains here: tables, images (an hour)
 	$(BIN)/python -m pip install -q -e ".[train,evidence]"
 	$(BIN)/python -m varestorer_cli.bench.evidence $(PHOTOS) --out $(EVIDENCE)
 

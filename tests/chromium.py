@@ -45,7 +45,7 @@ class Browser:
         return self.script("return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)", selector)
 
     def pixels(self, element: Any) -> Any:
-        """(H, W, 3) screenshot of an element, scrolled into view, with its pictures decoded."""
+        """(H, W, 3) screenshot of an element, scrolled into view, with its images decoded."""
         self.driver.execute_async_script(
             """const [element, done] = arguments;
             element.scrollIntoView({block: "center"});
@@ -94,7 +94,7 @@ class Browser:
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
     def requests(self) -> list[str]:
-        """Addresses asked for since it was asked last, without the embedded pictures."""
+        """Addresses asked for since it was asked last, without the embedded images."""
         found = []
         for entry in self.driver.get_log("performance"):
             message = json.loads(entry["message"])["message"]

@@ -1,4 +1,4 @@
-"""Shared fixtures: pictures made on the fly, and the command with a fake model behind it."""
+"""Shared fixtures: images made on the fly, and the command with a fake model behind it."""
 
 import csv
 import os
@@ -26,17 +26,17 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def photo(height: int = 24, width: int = 32, channels: int = 3, depth: int = 8, seed: int = 0) -> Any:
-    """A picture with smooth parts and detail, as RGB (or gray) samples."""
+    """An image with smooth parts and detail, as RGB (or gray) samples."""
     rng = np.random.default_rng(seed)
     coarse = rng.random((4, 5, channels))
     smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, channels)
-    picture = np.clip(0.15 + 0.7 * smooth + 0.05 * rng.standard_normal((height, width, channels)), 0, 1)
+    image = np.clip(0.15 + 0.7 * smooth + 0.05 * rng.standard_normal((height, width, channels)), 0, 1)
     kind, top = (np.uint16, 65535) if depth == 16 else (np.uint8, 255)
-    return np.floor(picture * top + 0.5).astype(kind)
+    return np.floor(image * top + 0.5).astype(kind)
 
 
 def flat(value: int, size: int = 16) -> Any:
-    """A picture of one gray."""
+    """An image of one gray."""
     return np.full((size, size, 3), value, np.uint8)
 
 
@@ -73,8 +73,8 @@ def tree(folder: Path) -> dict[str, bytes]:
     }
 
 
-def pictures() -> None:
-    """Two pictures and a text file in the folder ``in``."""
+def images() -> None:
+    """Two images and a text file in the folder ``in``."""
     save(Path("in/a.png"), photo(10, 14))
     save(Path("in/sub/b.jpg"), photo(9, 9, seed=1))
     Path("in/notes.txt").write_text("x")
@@ -85,7 +85,7 @@ def broken_folder() -> list[str]:
     save(Path("in/good.png"), photo(10, 14))
     save(Path("in/フォト/ü ñ.jpg"), photo(8, 8))
     Path("in/empty.png").touch()
-    Path("in/text.png").write_text("I am no picture\n")
+    Path("in/text.png").write_text("I am no image\n")
     data = save(Path("in/cut.jpg"), photo(64, 64)).read_bytes()
     Path("in/cut.jpg").write_bytes(data[: len(data) // 2])
     Path("in/loop.png").symlink_to("loop.png")

@@ -29,9 +29,9 @@ def valid_files() -> dict[str, bytes]:
     said: dict[str, Any] = {"exif": exif, "icc_profile": icc, "xmp": b"<x:xmpmeta/>"}
     more = {"save_all": True, "append_images": [image.rotate(180)]}
 
-    def pil(picture: Image.Image, format: str, **settings: Any) -> bytes:
+    def pil(photo: Image.Image, format: str, **settings: Any) -> bytes:
         stream = io.BytesIO()
-        picture.save(stream, format, **settings)
+        photo.save(stream, format, **settings)
         return stream.getvalue()
 
     def tiff(pixels: Any, **settings: Any) -> bytes:

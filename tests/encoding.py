@@ -1,4 +1,4 @@
-"""Pictures as the bytes of a file."""
+"""Images as the bytes of a file."""
 
 import io
 from typing import Any

@@ -40,7 +40,7 @@ class FakeModel:
 
 
 class Noisy(FakeModel):
-    """Adds its uniforms' mean to the picture, so that noise shows in the pixels."""
+    """Adds its uniforms' mean to the image, so that noise shows in the pixels."""
 
     def restore(self, degraded: Tensor, settings: dict[str, Any]) -> Tensor:
         noise = settings["uniforms"]

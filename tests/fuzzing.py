@@ -1,4 +1,4 @@
-"""Damages pictures in thousands of ways and runs them through ``restore``: none may crash, hang or write a wrong file.
+"""Damages images in thousands of ways and runs them through ``restore``: none may crash, hang or write a wrong file.
 
 ``python tests/fuzzing.py --cases 4000 --seconds 600`` (``make fuzz``). Each case is a valid file of one kind, damaged
 by a rule; both come from (seed, number), so that a finding is repeated with ``--only NUMBER``. Cases run in a worker
@@ -59,10 +59,10 @@ def wrong(name: str, data: bytes, folder: Path) -> tuple[str, str | None]:
     from varestorer_cli.core.sizing import Sizing
 
     with suppress(InputError):
-        picture = decode(data)
-        if picture.width * picture.height > _LARGE:
+        photo = decode(data)
+        if photo.width * photo.height > _LARGE:
             return "large", None
-        del picture
+        del photo
     source, target = folder / name, folder / "out"
     source.write_bytes(data)
     # Lossless formats are written so that pixels can be compared.
@@ -133,7 +133,7 @@ def _rgb8(pixels: Any) -> Any:
 
 
 def other_reader(data: bytes) -> Any:
-    """The picture as Pillow (or tifffile, for deep TIFF files) sees it, upright; None where it does not."""
+    """The image as Pillow (or tifffile, for deep TIFF files) sees it, upright; None where it does not."""
     from PIL import ImageOps
 
     ImageFile.LOAD_TRUNCATED_IMAGES = False

@@ -39,7 +39,7 @@ def read(path: Path) -> Reader:
 
 
 def decoded(address: str) -> Any:
-    """The pixels of an embedded picture."""
+    """The pixels of an embedded image."""
     head, _, body = address.partition(",")
     assert head == "data:image/jpeg;base64"
     with Image.open(io.BytesIO(base64.b64decode(body))) as image:

@@ -55,7 +55,7 @@ def shell(line: str, **variables: str) -> "subprocess.CompletedProcess[str]":
 
 def test_strange_surroundings_and_a_reader_that_went_away() -> None:
     folder(3)
-    Path("in/03.png").write_text("no picture")
+    Path("in/03.png").write_text("no image")
     surroundings = {
         "LANG": "de_DE.UTF-8",
         "LC_ALL": "de_DE.UTF-8",
@@ -67,7 +67,7 @@ def test_strange_surroundings_and_a_reader_that_went_away() -> None:
     done = shell(line, **surroundings)
     assert done.returncode == 1, done.stderr
     assert "\x1b" not in done.stderr and "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
-    assert "Progress: 100% (4/4 pictures" in done.stderr
+    assert "Progress: 100% (4/4 images" in done.stderr
     assert {path.stat().st_mode & 0o777 for path in Path("out").iterdir()} == {0o640}
     assert len(rows(Path("out/metrics.csv"))) == 4
 
@@ -126,7 +126,7 @@ def test_a_killed_process_between_name_and_row_is_no_riddle_for_other_settings(
         patch.setattr(ReportFile, "close", lambda self: None)
         cli("restore", "in", "out", "--fidelity", "0.5")
     ran = cli("restore", "in", "out", "--fidelity", "0.25")
-    assert "2 pictures restored, 0 failed" in ran.err and "kept" not in ran.err
+    assert "2 images restored, 0 failed" in ran.err and "kept" not in ran.err
     assert cli("restore", "in", "one", "--fidelity", "0.25").code == 0
     assert tree(Path("out")) == tree(Path("one"))
 
@@ -159,7 +159,7 @@ def test_sixteen_shards_at_once(cli: Cli) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(20000, 300), (300, 20000)])
-def test_memory_does_not_grow_with_the_picture(size: tuple[int, int]) -> None:
+def test_memory_does_not_grow_with_the_image(size: tuple[int, int]) -> None:
     """72 MB of output in 8 bit would be 288 MB as floats: no such copy of the whole is ever made."""
 
     def peak() -> float:
@@ -170,10 +170,10 @@ def test_memory_does_not_grow_with_the_picture(size: tuple[int, int]) -> None:
 
     save(Path("in/small.png"), photo(8, 8))
     small = peak()
-    picture: Any = np.empty((size[1], size[0], 3), np.uint8)
-    picture[:] = photo(1, 50)[0, 7]
-    picture[::7, ::5] = 90
-    save(Path("in/long.png"), picture)
+    image: Any = np.empty((size[1], size[0], 3), np.uint8)
+    image[:] = photo(1, 50)[0, 7]
+    image[::7, ::5] = 90
+    save(Path("in/long.png"), image)
     assert peak() - small < 200
 
 

@@ -1,4 +1,4 @@
-"""The page on the architecture tells the truth: its picture follows the table of imports, its files exist."""
+"""The page on the architecture tells the truth: its image follows the table of imports, its files exist."""
 
 import re
 from pathlib import Path
@@ -35,11 +35,11 @@ def section(title: str) -> str:
     return PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
-def test_the_picture_shows_every_room_and_the_arrows_of_the_rules() -> None:
-    picture = PAGE.partition("```mermaid\n")[2].partition("```")[0]
-    rooms = set(re.findall(r'^    (\w+)\["', picture, re.MULTILINE))
+def test_the_image_shows_every_room_and_the_arrows_of_the_rules() -> None:
+    image = PAGE.partition("```mermaid\n")[2].partition("```")[0]
+    rooms = set(re.findall(r'^    (\w+)\["', image, re.MULTILINE))
     assert rooms == {*ALLOWED, "commands"}
-    arrows = set(re.findall(r"^    (\w+) --> (\w+)$", picture, re.MULTILINE))
+    arrows = set(re.findall(r"^    (\w+) --> (\w+)$", image, re.MULTILINE))
     rules = {**ALLOWED, "commands": imported_by_commands()}
     for name, others in rules.items():  # the foundation is everybody's; shown at the lowest rooms of core
         if not others and name not in ("foundation", "models"):

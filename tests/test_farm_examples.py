@@ -196,9 +196,9 @@ def test_ray_rows(cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     spec.loader.exec_module(example)
     for i in range(5):
         save(Path(f"in/sub{i % 2}/{i}.png"), photo(5, 6, seed=i))
-    Path("in/bad.png").write_text("no picture")
+    Path("in/bad.png").write_text("no image")
     assert example.main(["in", "out", "--batch", "2"]) == 1
-    assert "6 pictures, 1 failed" in capsys.readouterr().err
+    assert "6 images, 1 failed" in capsys.readouterr().err
     assert cli("restore", "in", "one").code == 1
     assert {n: d for n, d in tree(Path("out")).items() if n.endswith("png")} == {
         n: d for n, d in tree(Path("one")).items() if n.endswith("png")

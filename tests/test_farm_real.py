@@ -50,13 +50,13 @@ def status(report: Path) -> dict[str, str]:
 @pytest.mark.ray
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed (pip install 'ray[data]')")
 def test_ray_writes_what_the_command_writes(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("in/bad.png").write_text("no picture")
+    Path("in/bad.png").write_text("no image")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     words = ["in", "out", "--model", "compact", "--actors", "1", "--batch", "2"]
     example = [sys.executable, str(FARM / "ray_rows.py"), *words]
     done = subprocess.run(example, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 1, done.stderr[-3000:]
-    assert "6 pictures, 1 failed" in done.stderr
+    assert "6 images, 1 failed" in done.stderr
     single = [sys.executable, "-m", "varestorer_cli", "restore", "in", "one", "--model", "compact"]
     assert subprocess.run(single, capture_output=True, check=False, timeout=300).returncode == 1
     assert images(Path("out")) == images(Path("one")) and len(images(Path("one"))) == 5
@@ -86,7 +86,7 @@ def test_openjd_runs_the_template(cli: Cli, here: Path) -> None:
 @pytest.mark.openjd
 @pytest.mark.skipif(OPENJD is None, reason="openjd is not installed (pip install openjd-cli)")
 def test_openjd_sees_a_failed_task(here: Path) -> None:
-    Path("in/bad.png").write_text("no picture")
+    Path("in/bad.png").write_text("no image")
     (here / "tool.py").write_text(COMMAND.format(tests=str(ROOT / "tests")))
     tool = shlex.join([sys.executable, str(here / "tool.py")])
     command = [str(OPENJD), "run", str(FARM / "openjd.yaml"), "-p", f"Input={here / 'in'}", "-p", f"Output={here}/out"]

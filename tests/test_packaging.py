@@ -130,7 +130,7 @@ def test_the_wheel_holds_what_the_editable_install_has(built: Path) -> None:
         assert {name.rpartition("/")[2] for name in names if f"/data/{folder}/" in name} >= own - {"__init__.py"}
     assert "Author: the varestorer authors" in described or "Author-email:" in described
     body = described.partition("\n\n")[2]
-    assert not re.search(r"!\[[^\]]*\]\((?!https?:|data:)", body), "a picture that is not there outside the repository"
+    assert not re.search(r"!\[[^\]]*\]\((?!https?:|data:)", body), "an image that is not there outside the repository"
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def encoded(folder: Path, prompts: Sequence[str], **settings: Any) -> dict[str, 
 
 
 def captioner(folder: Path) -> Path:
-    """A BLIP of two small halves that says something about any picture."""
+    """A BLIP of two small halves that says something about any image."""
     transformers = pytest.importorskip("transformers")
     folder.mkdir(parents=True)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]

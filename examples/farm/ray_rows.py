@@ -4,7 +4,7 @@
     python examples/farm/ray_rows.py scans/ restored/ --actors 8 --gpus 1
 
 Rows hold paths, not pixels: the actors read and write the files themselves (on a shared file system), so that depth,
-profile and metadata survive; what comes back is one report row per picture. A bad picture is a row that says so, never
+profile and metadata survive; what comes back is one report row per image. A bad image is a row that says so, never
 an exception, since one would end the whole data set.
 """
 
@@ -20,7 +20,7 @@ from varestorer_cli.core.report.rows import Row
 
 
 class RestoreRows:
-    """An actor: restores the pictures of a batch of rows ``{"path": ...}``, returns their report rows as columns."""
+    """An actor: restores the images of a batch of rows ``{"path": ...}``, returns their report rows as columns."""
 
     def __init__(self, output: str, model: str = "auto") -> None:
         self.output = output
@@ -42,7 +42,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--model", default="auto")
     parser.add_argument("--actors", type=int, default=1)
     parser.add_argument("--gpus", type=float, default=0, help="of each actor")
-    parser.add_argument("--batch", type=int, default=8, help="pictures per call")
+    parser.add_argument("--batch", type=int, default=8, help="images per call")
     options = parser.parse_args(words)
 
     import ray
@@ -64,7 +64,7 @@ def main(words: list[str] | None = None) -> int:
         failed += row.status == "failed"
         report.add(row)
     report.close()
-    sys.stderr.write(f"{len(plan.jobs)} pictures, {failed} failed; report: {report.path}\n")
+    sys.stderr.write(f"{len(plan.jobs)} images, {failed} failed; report: {report.path}\n")
     return 1 if failed else 0
 
 

@@ -128,7 +128,7 @@ class SelfAttention(nn.Module):
         return output
 
     def weights(self, input_BLC: Tensor, rotation_Lk2: Tensor, queries: int | None = None) -> Tensor:
-        """Where an attention without mask looks: (B, N, L or ``queries``, L), rows sum to 1; for pictures of it."""
+        """Where an attention without mask looks: (B, N, L or ``queries``, L), rows sum to 1; for images of it."""
         bias = torch.cat([self.query_bias, torch.zeros_like(self.query_bias)])
         scale = self.log_scale.float().clamp_max(self.log_scale_limit).exp().view(1, self.heads, 1)
         qk = self._heads(self.qkv(input_BLC, bias, slice(2 * self.width)))

@@ -1,4 +1,4 @@
-"""``make evidence``: intervals, verdicts and pictures by hand-made rows; measures on known answers."""
+"""``make evidence``: intervals, verdicts and images by hand-made rows; measures on known answers."""
 
 import math
 from dataclasses import replace
@@ -60,7 +60,7 @@ def test_differences_are_of_the_same_seed() -> None:
     assert ".7669" in evidence_page.table(rows)
 
 
-def test_pictures_hold_every_number(tmp_path: Path) -> None:
+def test_images_hold_every_number(tmp_path: Path) -> None:
     rows = [row("full", 0, psnr_y=20.0, bits_1=0.9)]
     for one in rows:
         evidence.add_row(tmp_path / "rows.csv", one)
@@ -150,8 +150,8 @@ def test_the_page_says_what_its_rows_say() -> None:
     for table in (evidence_page.table(rows), evidence_page.bits_table(rows), evidence_page.differences(rows)):
         assert table in page
     path, attention = (evidence.read_rows(DOCS / "evidence" / f"{name}.csv") for name in ("path", "attention"))
-    assert (DOCS / "evidence" / "path.svg").read_text() == evidence_page.path_picture(path)
-    assert (DOCS / "evidence" / "attention.svg").read_text() == evidence_page.attention_picture(attention)
+    assert (DOCS / "evidence" / "path.svg").read_text() == evidence_page.path_figure(path)
+    assert (DOCS / "evidence" / "attention.svg").read_text() == evidence_page.attention_figure(attention)
 
 
 def test_nothing_is_shipped_before_there_is_a_teacher(tmp_path: Path) -> None:

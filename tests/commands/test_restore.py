@@ -11,7 +11,7 @@ from pathlib import Path
 
 import fakes
 import pytest
-from conftest import Ran, broken_folder, load, photo, pictures, rows, save, tree
+from conftest import Ran, broken_folder, images, load, photo, rows, save, tree
 from PIL import Image
 
 Cli = Callable[..., Ran]
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("alone")
 
 
 def test_a_folder(cli: Cli) -> None:
-    pictures()
+    images()
     ran = cli("restore", "in", "out")
     assert ran.code == 0
     assert sorted(tree(Path("out"))) == ["a.png", "sub/b.jpg"]
@@ -33,22 +33,22 @@ def test_a_folder(cli: Cli) -> None:
 
 
 def test_what_is_said_and_where(cli: Cli) -> None:
-    pictures()
+    images()
     ran = cli("restore", "in", "out")
     assert ran.out == ""
     lines = ran.err.splitlines()
-    assert lines[0] == "plan: 2 pictures -> out/, scale 4, with the model fake on the CPU; existing outputs: skip"
+    assert lines[0] == "plan: 2 images -> out/, scale 4, with the model fake on the CPU; existing outputs: skip"
     assert lines[1:3] == ["ignored 1 path:", "  in/notes.txt: not a type that is read (.txt)"]
     assert re.match(
-        r"2 pictures restored, 0 failed, 1 ignored in \S+ s \(\S+ images/s, \S+ MP/s; model \d+ %, decode \d+ %, "
+        r"2 images restored, 0 failed, 1 ignored in \S+ s \(\S+ images/s, \S+ MP/s; model \d+ %, decode \d+ %, "
         r"encode \d+ %, rest \d+ %\); report: out/metrics.csv",
         lines[-1],
     )
-    assert any(line.startswith("Progress: 100% (2/2 pictures") for line in lines)
+    assert any(line.startswith("Progress: 100% (2/2 images") for line in lines)
 
 
 def test_the_technical_line_is_said_with_v(cli: Cli) -> None:
-    pictures()
+    images()
     assert re.match(
         r"varestorer \S+: cpu \(torch .*\), (fp32|bf16) .*; model fake \(auto\) [0-9a-f]{12}; tiles of 32",
         cli("restore", "in", "out", "-v").err,
@@ -56,19 +56,19 @@ def test_the_technical_line_is_said_with_v(cli: Cli) -> None:
 
 
 def test_a_second_run_says_it_did_nothing(cli: Cli) -> None:
-    pictures()
+    images()
     cli("restore", "in", "out")
     before = tree(Path("out"))
     ran = cli("restore", "in", "out")
     assert ran.code == 0
     assert ran.err.splitlines()[-1] == (
-        "0 pictures restored, 2 already up to date, 0 failed, 1 ignored; report: out/metrics.csv"
+        "0 images restored, 2 already up to date, 0 failed, 1 ignored; report: out/metrics.csv"
     )
     assert tree(Path("out")) == before
 
 
 def test_quiet_says_nothing(cli: Cli) -> None:
-    pictures()
+    images()
     ran = cli("restore", "in", "out", "-q")
     assert (ran.code, ran.out, ran.err) == (0, "", "")
 
@@ -78,7 +78,7 @@ def test_one_file_to_one_file(cli: Cli) -> None:
     ran = cli("restore", "a.jpg", "b.tif", "--scale", "1.5")
     assert ran.code == 0
     assert load(Path("b.tif")).shape == (15, 21, 3)
-    assert "plan: 1 picture -> b.tif, scale 1.5 (the model is made for scale 4;" in ran.err
+    assert "plan: 1 image -> b.tif, scale 1.5 (the model is made for scale 4;" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_the_released_way_is_said_and_warned_about_emulation(cli: Cli, monkeypat
 
 
 def test_existing_error_stops_before_work(cli: Cli) -> None:
-    pictures()
+    images()
     cli("restore", "in", "out")
     before = tree(Path("out"))
     model = fakes.FakeModel()
@@ -143,33 +143,33 @@ def test_existing_error_stops_before_work(cli: Cli) -> None:
 
 
 def test_existing_overwrite_redoes_everything(cli: Cli) -> None:
-    pictures()
+    images()
     cli("restore", "in", "out")
     save(Path("out/a.png"), photo(3, 3))
     ran = cli("restore", "in", "out", "--existing", "overwrite")
-    assert "2 pictures restored" in ran.err
+    assert "2 images restored" in ran.err
     assert load(Path("out/a.png")).shape == (40, 56, 3)
 
 
 def test_a_foreign_file_is_kept_and_said(cli: Cli) -> None:
-    pictures()
+    images()
     save(Path("out/a.png"), photo(3, 3))
     ran = cli("restore", "in", "out")
     assert ran.code == 0
     assert "warning: out/a.png: the output exists and was not made by varestorer; kept (--existing overwrite" in ran.err
-    assert "1 picture restored, 1 existing file kept, 0 failed" in ran.err
+    assert "1 image restored, 1 existing file kept, 0 failed" in ran.err
     assert load(Path("out/a.png")).shape == (3, 3, 3)
 
 
 @pytest.mark.parametrize("change", ["scale", "model", "input"])
 def test_only_stale_files_are_redone(cli: Cli, change: str) -> None:
-    pictures()
+    images()
     cli("restore", "in", "out")
     if change == "input":
         save(Path("in/a.png"), photo(10, 14, seed=9))
     words = ["--scale", "2"] if change == "scale" else []
     ran = cli("restore", "in", "out", *words, name="other" if change == "model" else "fake")
-    expected = "1 picture restored, 1 already up to date" if change == "input" else "2 pictures restored, 0 failed"
+    expected = "1 image restored, 1 already up to date" if change == "input" else "2 images restored, 0 failed"
     assert expected in ran.err
 
 
@@ -193,9 +193,9 @@ def test_dry_run_writes_nothing_and_says_what_it_would_take(cli: Cli) -> None:
     ran = cli("restore", "in", "out", "--dry-run", model=fakes.Slow())
     assert ran.code == 0
     assert "in/good.png -> out/good.png  14x10 -> 56x40, 4 tiles\n" in ran.out
-    assert "in/text.png: would fail: text, not a picture\n" in ran.out
-    # A cut-off picture has a whole header: it is found by the real run only.
-    assert "dry run: 3 pictures would be restored, 3 would fail, 0 ignored" in ran.err
+    assert "in/text.png: would fail: text, not an image\n" in ran.out
+    # A cut-off image has a whole header: it is found by the real run only.
+    assert "dry run: 3 images would be restored, 3 would fail, 0 ignored" in ran.err
     assert re.search(r"time: about [1-9]\d*\.\d s on cpu with model fake", ran.err)  # 145 tiles of 0.05 s
     assert re.search(r"memory: \S+ [MG]B of cpu with the model and its calls", ran.err)
     assert re.search(r"disk: about \S+ kB of output, \S+ GB free", ran.err)
@@ -203,7 +203,7 @@ def test_dry_run_writes_nothing_and_says_what_it_would_take(cli: Cli) -> None:
 
 
 def test_dry_run_on_a_machine_that_lacks_the_device(cli: Cli) -> None:
-    pictures()
+    images()
     ran = cli("restore", "in", "out", "--dry-run", "--device", "cuda:7", "--json")
     assert ran.code == 0
     assert "warning: tiles and time are not estimated: --device cuda" in ran.err
@@ -212,7 +212,7 @@ def test_dry_run_on_a_machine_that_lacks_the_device(cli: Cli) -> None:
 
 
 def test_dry_run_warns_of_a_full_disk(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures()
+    images()
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(2, 1, 1))  # type: ignore[attr-defined]
     assert "will hardly fit" in cli("restore", "in", "out", "--dry-run").err
 
@@ -232,7 +232,7 @@ def test_shards_make_the_whole(cli: Cli) -> None:
 
 
 def test_lists_on_stdin(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures()
+    images()
 
     class Stdin:
         buffer = io.BytesIO(b"in/a.png\0in/sub/b.jpg\0")
@@ -243,7 +243,7 @@ def test_lists_on_stdin(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_report_goes_elsewhere_or_nowhere(cli: Cli) -> None:
-    pictures()
+    images()
     assert cli("restore", "in", "out", "--metrics-csv", "my.csv").code == 0
     assert len(rows(Path("my.csv"))) == 3
     assert not list(Path("out").glob("*.csv"))
@@ -266,7 +266,7 @@ def test_tasks_that_share_a_report_file_do_not_overwrite_one_another(cli: Cli) -
 
 
 def test_umask_and_strange_surroundings(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures()
+    images()
     for name, value in (("LANG", "de_DE"), ("TERM", "dumb"), ("NO_COLOR", "1")):
         monkeypatch.setenv(name, value)
     before = os.umask(0o027)
@@ -280,7 +280,7 @@ def test_umask_and_strange_surroundings(cli: Cli, monkeypatch: pytest.MonkeyPatc
 
 
 def test_output_inside_the_input(cli: Cli) -> None:
-    pictures()
+    images()
     for _ in range(2):
         assert cli("restore", "in", "in/out").code == 0
         assert sorted(tree(Path("in/out"))) == ["a.png", "sub/b.jpg"]
@@ -289,7 +289,7 @@ def test_output_inside_the_input(cli: Cli) -> None:
 
 
 def test_provenance_is_in_the_file(cli: Cli) -> None:
-    pictures()
+    images()
     cli("restore", "in", "out")
     for name in ("out/a.png", "out/sub/b.jpg"):
         with Image.open(name) as image:
@@ -305,6 +305,6 @@ def test_quality_does_not_make_a_png_stale(cli: Cli) -> None:
     cli("restore", "in", "out")
     before = tree(Path("out"))
     ran = cli("restore", "in", "out", "--quality", "50")
-    assert "1 picture restored, 1 already up to date" in ran.err
+    assert "1 image restored, 1 already up to date" in ran.err
     after = tree(Path("out"))
     assert before["a.png"] == after["a.png"] and before["b.jpg"] != after["b.jpg"]

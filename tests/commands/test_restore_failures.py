@@ -9,7 +9,7 @@ import fakes
 import numpy as np
 import pytest
 import torch
-from conftest import Ran, broken_folder, load, photo, pictures, rows, save, tree
+from conftest import Ran, broken_folder, images, load, photo, rows, save, tree
 
 from varestorer_cli.core.report.rows import read_rows
 
@@ -25,8 +25,8 @@ def test_bad_files_are_named_and_stop_nothing(cli: Cli) -> None:
     status = {row["input"]: row["status"] for row in rows(Path("out/metrics.csv"))}
     assert sorted(name for name, state in status.items() if state == "failed") == bad
     assert "error: in/empty.png: the file is empty (0 bytes)" in ran.err
-    assert "error: in/text.png: text, not a picture" in ran.err
-    assert "2 pictures restored, 4 failed" in ran.err
+    assert "error: in/text.png: text, not an image" in ran.err
+    assert "2 images restored, 4 failed" in ran.err
     assert "to try only these again: give @out/failed.txt as the input" in ran.err
     assert "Traceback" not in ran.err
 
@@ -38,7 +38,7 @@ def test_failures_can_be_fed_back(cli: Cli) -> None:
     save(Path("in/empty.png"), photo(5, 5))
     ran = cli("restore", "@out/failed.txt", "out")
     assert ran.code == 1
-    assert "1 picture restored, 2 failed" in ran.err
+    assert "1 image restored, 2 failed" in ran.err
     assert load(Path("out/empty.png")).shape == (20, 20, 3)
     for name in ("cut.jpg", "text.png"):
         Path(f"in/{name}").unlink()
@@ -69,12 +69,12 @@ def test_tracebacks_with_v(cli: Cli) -> None:
         (["in", "out", "--shard", "3/3"], 2, "shards count from 0"),
         (["in", "out", "--format", "gif"], 2, "--format gif: possible are png, jpg"),
         (["in", "out", "--device", "cuda:7"], 3, "--device cuda"),
-        (["in/*.webp", "out"], 0, "nothing to do: no picture in in/*.webp"),
-        (["in/notes.txt", "in/notes.txt", "out"], 0, "nothing to do: no picture in in/notes.txt"),
+        (["in/*.webp", "out"], 0, "nothing to do: no image in in/*.webp"),
+        (["in/notes.txt", "in/notes.txt", "out"], 0, "nothing to do: no image in in/notes.txt"),
     ],
 )
 def test_codes_and_words(cli: Cli, words: list[str], code: int, message: str) -> None:
-    pictures()
+    images()
     ran = cli("restore", *words)
     assert ran.code == code
     assert message in ran.err
@@ -82,7 +82,7 @@ def test_codes_and_words(cli: Cli, words: list[str], code: int, message: str) ->
 
 
 def test_the_output_cannot_be_written(cli: Cli) -> None:
-    pictures()
+    images()
     Path("file").touch()
     ran = cli("restore", "in", "file/out")
     assert ran.code == 5
@@ -90,7 +90,7 @@ def test_the_output_cannot_be_written(cli: Cli) -> None:
 
 
 def test_out_of_memory(cli: Cli) -> None:
-    pictures()
+    images()
     ran = cli("restore", "in", "out", model=fakes.Hungry())
     assert ran.code == 6
     assert "one tile of 32x32 does not fit" in ran.err
@@ -98,7 +98,7 @@ def test_out_of_memory(cli: Cli) -> None:
 
 
 def test_a_smaller_tile_is_said_and_reported(cli: Cli) -> None:
-    pictures()
+    images()
     ran = cli("restore", "in", "out", "--batch", "2", model=fakes.Hungry(tile_sides=(32, 16), fits=256))
     assert ran.code == 0
     assert "in/a.png: out of memory, went on with a smaller batch 2->1, tile 32->16" in ran.err
@@ -108,7 +108,7 @@ def test_a_smaller_tile_is_said_and_reported(cli: Cli) -> None:
 
 
 def test_a_model_that_returns_rubbish_writes_nothing(cli: Cli) -> None:
-    pictures()
+    images()
     ran = cli("restore", "in", "out", model=fakes.Faulty(fault="nan"))
     assert ran.code == 1
     assert "not finite, in fp32 too; nothing was written" in ran.err
@@ -116,7 +116,7 @@ def test_a_model_that_returns_rubbish_writes_nothing(cli: Cli) -> None:
 
 
 class Inverting(fakes.FakeModel):
-    """Returns bright tiles as their negative, which is another picture."""
+    """Returns bright tiles as their negative, which is another image."""
 
     def restore(self, degraded: Any, settings: dict[str, Any]) -> Any:
         return 1 - degraded if float(degraded.mean()) > 0.8 else degraded
@@ -129,7 +129,7 @@ class Darkening(fakes.FakeModel):
         return (degraded - 20 / 255).clamp(0, 1) if float(degraded.mean()) > 0.8 else degraded
 
 
-def test_a_tile_of_another_picture_is_never_written(cli: Cli) -> None:
+def test_a_tile_of_another_image_is_never_written(cli: Cli) -> None:
     save(Path("in/a.png"), photo(8, 8))
     save(Path("in/b.png"), np.clip(photo(8, 8) / 8 + 220, 0, 255).astype(np.uint8))
     ran = cli("restore", "in", "out", model=Inverting())
@@ -146,17 +146,17 @@ class Painting(fakes.FakeModel):
         return columns.float().expand_as(degraded).clone()
 
 
-def test_a_model_that_does_so_to_every_picture_is_taken_as_it_is(cli: Cli) -> None:
+def test_a_model_that_does_so_to_every_image_is_taken_as_it_is(cli: Cli) -> None:
     for name in ("a", "b"):
         save(Path(f"in/{name}.png"), photo(8, 8))
     ran = cli("restore", "in", "out", model=Painting())
     assert ran.code == 0
-    assert "in/a.png: the model spoils even a plain test picture (is it trained?)" in ran.err
+    assert "in/a.png: the model spoils even a plain test image (is it trained?)" in ran.err
     assert [row["retries"] for row in rows(Path("out/metrics.csv"))] == ["0", "0"]
     assert all("unchecked: " in row["warnings"] for row in rows(Path("out/metrics.csv")))
 
 
-def test_pictures_unlike_the_rest_are_named_in_the_summary(cli: Cli) -> None:
+def test_images_unlike_the_rest_are_named_in_the_summary(cli: Cli) -> None:
     for i in range(9):
         save(Path(f"in/{i}.png"), photo(8, 8, seed=i))
     save(Path("in/bright.png"), np.clip(photo(8, 8) / 8 + 220, 0, 255).astype(np.uint8))
@@ -173,7 +173,7 @@ ATTACK = "openjd_env: A=1\nopenjd_env: B=\x1b[2J\u202e2\r\n=cmd().png"
 @pytest.mark.parametrize("progress", ["lines", "bar", "openjd", "deadline", "tractor"])
 def test_names_write_no_line_of_their_own(cli: Cli, progress: str, words: list[str]) -> None:
     Path("in").mkdir()
-    Path(f"in/{ATTACK}").write_text("no picture")
+    Path(f"in/{ATTACK}").write_text("no image")
     save(Path(f"in/x{ATTACK}"), photo(5, 5))
     ran = cli("restore", "in", "out", "--progress", progress, *words)
     said = ran.out + ran.err
@@ -184,8 +184,8 @@ def test_names_write_no_line_of_their_own(cli: Cli, progress: str, words: list[s
 
 def test_reports_and_lists_hold_odd_names_safely_and_give_them_back(cli: Cli) -> None:
     Path("in").mkdir()
-    Path(f"in/{ATTACK}").write_text("no picture")
-    Path("in/\\x41.png").write_text("no picture")
+    Path(f"in/{ATTACK}").write_text("no image")
+    Path("in/\\x41.png").write_text("no image")
     save(Path("in/=1+1.png"), photo(5, 5))
     assert cli("restore", "in", "out").code == 1
     for file in ("out/metrics.csv", "out/failed.txt"):
@@ -198,7 +198,7 @@ def test_reports_and_lists_hold_odd_names_safely_and_give_them_back(cli: Cli) ->
     save(Path(f"in/{ATTACK}"), photo(6, 6))
     save(Path("in/\\x41.png"), photo(6, 6))
     ran = cli("restore", "@out/failed.txt", "out")
-    assert ran.code == 0 and "2 pictures restored, 0 failed" in ran.err
+    assert ran.code == 0 and "2 images restored, 0 failed" in ran.err
     assert Path(f"out/{ATTACK}").exists()
     assert "3 already up to date" in cli("restore", "in", "out").err
 

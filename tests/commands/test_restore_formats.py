@@ -60,12 +60,12 @@ def test_every_mode_and_format(cli: Cli, mode: str, source: str, target: str) ->
     ran = cli("restore", "in", "out", "--scale", "2", "--format", target)
     assert ran.code == 0, ran.err
     (output,) = Path("out").glob(f"*.{target}")
-    picture = decode(output.read_bytes())
+    opened = decode(output.read_bytes())
     (row,) = rows(Path("out/metrics.csv"))
     names = {warning.partition(":")[0] for warning in row["warnings"].split("; ")} - {""}
     deep, clear, gray = mode in ("I;16", "RGB16"), mode in ("LA", "RGBA"), mode in ("L", "LA", "1", "I;16")
     # Upright: the stored 14x10 was held sideways, save for the files without EXIF.
-    assert (picture.width, picture.height) == ((28, 20) if deep else (20, 28))
+    assert (opened.width, opened.height) == ((28, 20) if deep else (20, 28))
     expected = {
         "depth": deep and target in ("jpg", "webp"),
         "alpha": clear and target == "jpg",
@@ -74,16 +74,16 @@ def test_every_mode_and_format(cli: Cli, mode: str, source: str, target: str) ->
         "cmyk": mode == "CMYK",
     }
     assert names == {name for name, lost in expected.items() if lost}
-    assert picture.depth == (16 if deep and target in ("png", "tif") else 8)
-    assert (picture.alpha is not None) == (clear and target != "jpg")
+    assert opened.depth == (16 if deep and target in ("png", "tif") else 8)
+    assert (opened.alpha is not None) == (clear and target != "jpg")
     if target != "webp":
-        assert picture.gray == gray
+        assert opened.gray == gray
     if mode in ("RGB", "RGBA", "P"):
-        assert picture.extras.icc == SRGB
+        assert opened.extras.icc == SRGB
     if not deep:
-        assert picture.extras.exif is not None
-        assert picture.extras.exif.text(0x010F) == "Camera"
-        assert picture.extras.exif.short(0x0112) in (None, 1)
+        assert opened.extras.exif is not None
+        assert opened.extras.exif.text(0x010F) == "Camera"
+        assert opened.extras.exif.short(0x0112) in (None, 1)
     strict = cli("restore", "in", "strict", "--scale", "2", "--format", target, "--strict")
     assert strict.code == (1 if names - {"palette", "bilevel"} else 0)
     assert bool(tree(Path("strict")).keys() - {"failed.txt"}) == (strict.code == 0)
@@ -111,7 +111,7 @@ def test_the_first_of_several_frames_is_said(cli: Cli) -> None:
     assert load(Path("out/a.png")).shape == (32, 32, 3)
 
 
-def test_a_maker_note_that_cannot_stay_makes_a_picture_fail_with_strict(cli: Cli) -> None:
+def test_a_maker_note_that_cannot_stay_makes_a_image_fail_with_strict(cli: Cli) -> None:
     Path("in").mkdir()
     note = exif.ExifTag(7, 40, b"maker" + bytes(35))
     block = exif.build(exif.Exif(photo={exif.MAKER_NOTE: note}, note_offset=26))

@@ -99,7 +99,7 @@ def test_every_colour_fix(model_file: Path, fix: str) -> None:
     assert restore(model_file, "out", "--color-fix", fix) == 0
 
 
-def test_fidelity_zero_is_the_default_of_a_model_with_tokens_and_one_another_picture(model_file: Path) -> None:
+def test_fidelity_zero_is_the_default_of_a_model_with_tokens_and_one_another_image(model_file: Path) -> None:
     for name, words in (("zero", ["--fidelity", "0"]), ("one", ["--fidelity", "1"]), ("default", [])):
         assert restore(model_file, name, *words) == 0
     assert np.array_equal(load(Path("zero/0.png")), load(Path("default/0.png")))

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Ran, load, photo, pictures, rows, save, tree
+from conftest import Ran, images, load, photo, rows, save, tree
 
 Cli = Callable[..., Ran]
 pytestmark = pytest.mark.usefixtures("alone")
 
 
 def test_the_output_may_be_named_by_an_option(cli: Cli) -> None:
-    pictures()
+    images()
     save(Path("b.png"), photo(8, 8))
     assert cli("restore", "in/a.png", "b.png", "-o", "out").code == 0
     assert sorted(tree(Path("out"))) == ["a.png", "b.png"]
@@ -33,7 +33,7 @@ def test_one_image_to_one_file_leaves_nothing_else_unless_asked(cli: Cli) -> Non
 
 
 def test_one_image_leaves_the_list_of_failures_of_others_alone(cli: Cli) -> None:
-    pictures()
+    images()
     Path("in/bad.png").write_bytes(b"text")
     cli("restore", "in", "out")
     before = Path("out/failed.txt").read_bytes()
@@ -42,10 +42,10 @@ def test_one_image_leaves_the_list_of_failures_of_others_alone(cli: Cli) -> None
 
 
 def test_a_foreign_metrics_csv_stops_nothing(cli: Cli) -> None:
-    pictures()
+    images()
     Path("out").mkdir()
     Path("out/metrics.csv").write_text("epoch,loss\n1,0.5\n")
-    for expected in ("2 pictures restored", "2 already up to date"):
+    for expected in ("2 images restored", "2 already up to date"):
         ran = cli("restore", "in", "out")
         assert ran.code == 0 and expected in ran.err
         assert (
@@ -56,7 +56,7 @@ def test_a_foreign_metrics_csv_stops_nothing(cli: Cli) -> None:
 
 
 def test_shards_are_merged_beside_a_foreign_metrics_csv(cli: Cli) -> None:
-    pictures()
+    images()
     cli("restore", "in", "out", "--shard", "0/1")
     Path("out/metrics.csv").write_text("epoch,loss\n")
     ran = cli("restore", "out", "--merge")

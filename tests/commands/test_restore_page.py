@@ -31,9 +31,9 @@ def test_restore_writes_a_page_and_a_resumed_run_the_whole_one(cli: Cli) -> None
     save(Path("in/b.png"), photo(10, 14, seed=1))
     assert cli("restore", "in", "out", "--report", "out/page.html", "-q").code == 1
     reader = read(Path("out/page.html"))
-    assert len(reader.of("div", role="slider")) == 2, "the picture of the earlier run is on it too"
+    assert len(reader.of("div", role="slider")) == 2, "the image of the earlier run is on it too"
     text = Path("out/page.html").read_text(encoding="utf-8")
-    assert "2 pictures restored: 1 by the last run, 1 before it" in text and "in/broken.png" in text
+    assert "2 images restored: 1 by the last run, 1 before it" in text and "in/broken.png" in text
     assert "fake" in text, "the model's name is read from a file"
     assert load(Path("out/a.png")).shape == (40, 56, 3)
 

@@ -25,12 +25,12 @@ def mixed(alone: None) -> None:
 @pytest.mark.usefixtures("mixed")
 def test_large_images_are_left_out_and_counted(cli: Cli) -> None:
     ran = cli("restore", "in", "out", "--only-below", "20")
-    assert ran.code == 0 and "1 picture restored, 2 large already, 0 failed" in ran.err
+    assert ran.code == 0 and "1 image restored, 2 large already, 0 failed" in ran.err
     assert sorted(tree(Path("out"))) == ["small.png"]
     found = {row["input"]: (row["status"], row["reason"]) for row in rows(Path("out/metrics.csv"))}
     assert found["in/edge.png"] == ("skipped", "large already: 20x12 is not below 20 pixels")
     assert (
-        "1 picture restored, 1 already up to date, 1 large already"
+        "1 image restored, 1 already up to date, 1 large already"
         in cli("restore", "in", "out", "--only-below", "21").err
     )
 
@@ -39,14 +39,14 @@ def test_large_images_are_left_out_and_counted(cli: Cli) -> None:
 def test_large_images_are_copied_as_they_are(cli: Cli) -> None:
     words = ["restore", "in", "out", "--only-below", "20", "--large", "copy"]
     ran = cli(*words, "--format", "png")
-    assert ran.code == 0 and "1 picture restored, 2 large already (2 copied), 0 failed" in ran.err
+    assert ran.code == 0 and "1 image restored, 2 large already (2 copied), 0 failed" in ran.err
     assert sorted(tree(Path("out"))) == ["edge.png", "small.png", "sub/large.jpg"]
     assert Path("out/sub/large.jpg").read_bytes() == Path("in/sub/large.jpg").read_bytes()
     before = tree(Path("out"))
     again = cli(*words, "--format", "png")
     assert "1 already up to date, 2 large already (2 copied)" in again.err and tree(Path("out")) == before
     # what was copied is restored once nothing speaks against it
-    assert "2 pictures restored" in cli("restore", "in", "out").err
+    assert "2 images restored" in cli("restore", "in", "out").err
     assert load(Path("out/edge.png")).shape == (48, 80, 3)
 
 
@@ -65,7 +65,7 @@ def test_a_copy_replaces_nothing(cli: Cli) -> None:
 def test_a_dry_run_names_large_images(cli: Cli) -> None:
     ran = cli("restore", "in", "out", "--only-below", "20", "--dry-run")
     assert "in/edge.png: would be left out: large already" in ran.out
-    assert "1 pictures would be restored, 2 are large already, 0 would fail" in ran.err
+    assert "1 images would be restored, 2 are large already, 0 would fail" in ran.err
     assert not Path("out").exists()
 
 

@@ -1,4 +1,4 @@
-"""``restore`` with captions: which text each picture gets, what is cached, what is said, which code it ends with."""
+"""``restore`` with captions: which text each image gets, what is cached, what is said, which code it ends with."""
 
 import gc
 import os
@@ -72,14 +72,14 @@ def forbid(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(prepare, name, lambda *args, **settings: pytest.fail(f"{name} was called"))
 
 
-def test_every_picture_gets_its_caption(model: Path, encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_image_gets_its_caption(model: Path, encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("t.csv").write_text("path,caption\na.png,a red cat\nsub/c.png,blue snow\nz.png,nobody\n")
     assert run(model, "out", "--captions", "t.csv", "--text-encoder", encoder) == 0
     assert captions() == {"a.png": "a red cat", "b.png": STORED, "sub/c.png": "blue snow"}
     err = capsys.readouterr().err
-    assert "warning: 1 of 3 pictures have no caption and use 'a photograph': in/b.png\n" in err
-    assert "1 captions of t.csv belong to no picture of this run: z.png\n" in err
-    assert "text: 2 of 3 pictures with a caption, 1 with 'a photograph'; distinct texts: 3, encoded now: 2\n" in err
+    assert "warning: 1 of 3 images have no caption and use 'a photograph': in/b.png\n" in err
+    assert "1 captions of t.csv belong to no image of this run: z.png\n" in err
+    assert "text: 2 of 3 images with a caption, 1 with 'a photograph'; distinct texts: 3, encoded now: 2\n" in err
     pixels = [load(Path("out", name)) for name in ("a.png", "b.png", "sub/c.png")]
     assert not np.array_equal(pixels[0], pixels[1]) and not np.array_equal(pixels[0], pixels[2])
     # alone and as a prompt each gives the same bytes as in company
@@ -106,7 +106,7 @@ def test_the_pixels_are_those_of_the_condition(model: Path, encoder: Path) -> No
 
 
 def _degraded(tile: int) -> Any:
-    """The first tile of the first picture, cut as the engine does."""
+    """The first tile of the first image, cut as the engine does."""
     from varestorer_cli.core.image.resample import Resampler
 
     resampler = Resampler((12, 16), (48, 64), "bicubic_sharp")
@@ -193,7 +193,7 @@ def test_the_report_is_a_table_of_captions(model: Path, encoder: Path) -> None:
     assert captions("again") == captions("out") and tree(Path("again")) == tree(Path("out"))
 
 
-def test_text_files_beside_the_pictures_are_no_foreign_files(
+def test_text_files_beside_the_images_are_no_foreign_files(
     model: Path, encoder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("in/a.txt").write_text("a red cat\n")
@@ -337,11 +337,11 @@ def test_one_condition_a_text_and_batches_that_mix_them(encoder: Path) -> None:
     made = []
     make = restorer.transformer.encode_condition
     restorer.transformer.encode_condition = lambda *args: made.append(1) or make(*args)  # type: ignore[assignment]
-    picture = photo(40, 40)
+    source = photo(40, 40)
     fresh = RestoreEngine(restorer, EngineOptions(batch=1))
     fresh.conditions.add(tiny_text.encoded(encoder, prompts))
     for _ in range(2):
-        assert fresh.restore(picture, (160, 160), text=prompts[0]).tiles > 4
+        assert fresh.restore(source, (160, 160), text=prompts[0]).tiles > 4
     assert len(made) == 1
     for number in range(20):  # only the last few are kept
         fresh.conditions.add({str(number): torch.randn(3, 32)})

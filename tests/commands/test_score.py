@@ -196,17 +196,17 @@ def test_a_sheet_shows_degraded_restored_and_reference(cli: Cli, out: Path, tmp_
     ran = cli("score", "out", "-r", "gt", "--sheet", "sheet.png", "--degraded", "lq")
     assert ran.code == 0 and "wrote sheet.png" in ran.err
     height, width = load(tmp_path / "sheet.png").shape[:2]
-    assert (width, height) == (3 * 260 + 4, 260 + 26), "one picture has a degraded input: one row of three"
+    assert (width, height) == (3 * 260 + 4, 260 + 26), "one image has a degraded input: one row of three"
     assert cli("score", "out", "-r", "gt", "--sheet", "sheet.nothing").code == 5
 
 
-def test_a_sheet_replaces_no_picture_that_is_scored_and_costs_no_score(cli: Cli, out: Path, tmp_path: Path) -> None:
+def test_a_sheet_replaces_no_image_that_is_scored_and_costs_no_score(cli: Cli, out: Path, tmp_path: Path) -> None:
     before = (out / "a.png").read_bytes()
     ran = cli("score", "out", "-r", "gt", "--sheet", "out/a.png")
-    assert ran.code == 2 and "out/a.png is one of the pictures that are scored" in ran.err
+    assert ran.code == 2 and "out/a.png is one of the images that are scored" in ran.err
     assert (out / "a.png").read_bytes() == before
     (tmp_path / "lq").mkdir()
-    (tmp_path / "lq/a.png").write_text("no picture")
+    (tmp_path / "lq/a.png").write_text("no image")
     ran = cli("score", "out", "-r", "gt", "--sheet", "sheet.png", "--degraded", "lq")
     assert ran.code == 1 and "lq/a.png" in ran.err
     assert len(list(csv.DictReader((out / "scores.csv").open()))) == 3
@@ -240,11 +240,11 @@ def test_two_folders_are_compared(cli: Cli, out: Path, tmp_path: Path) -> None:
     assert "leave out --shard" in cli(*words, "--shard", "0/2").err
 
 
-def test_compared_folders_need_the_same_pictures(cli: Cli, out: Path, tmp_path: Path) -> None:
+def test_compared_folders_need_the_same_images(cli: Cli, out: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         save(tmp_path / f"new/{name}.png", photo(24, 24))
     ran = cli("score", "--compare", "out", "new", "--metrics", "niqe")
-    assert ran.code == 2 and "1 pictures are in only one of out and new: c" in ran.err
+    assert ran.code == 2 and "1 images are in only one of out and new: c" in ran.err
 
 
 def test_pairs_from_photographs(cli: Cli, tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_pairs_from_photographs(cli: Cli, tmp_path: Path) -> None:
     words = ("score", "--dataset", "div2k-synth", "hq", "--metrics", "psnr_rgb")
     ran = cli(*words)
     assert ran.code == 0 and "fine on div2k-synth-hq-" in ran.out and "2 pairs scored" in ran.out
-    assert "stand-ins for DIV2K-Val, not its pictures" in ran.out and "OSEDiff" not in ran.out
+    assert "stand-ins for DIV2K-Val, not its images" in ran.out and "OSEDiff" not in ran.out
     (folder,) = (tmp_path / "scores").glob("div2k-synth-hq-????????")
     assert (folder / "recipe.json").exists() and load(folder / "lq/0.png").shape == (20, 24, 3)
     assert cli(*words, "-q").out == ran.out

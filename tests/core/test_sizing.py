@@ -24,7 +24,7 @@ def test_target_sizes_are_rounded_to_the_pixel(rule: Sizing, expected: tuple[int
     assert rule.target(101, 50) == expected
 
 
-def test_sides_follow_the_picture_not_its_order() -> None:
+def test_sides_follow_the_image_not_its_order() -> None:
     assert Sizing(long_side=1000).target(50, 101) == (495, 1000)
     assert Sizing(short_side=100).target(50, 101) == (100, 202)
 

@@ -55,7 +55,7 @@ def test_sizes_that_do_not_fit_are_refused_with_both_numbers() -> None:
         build(SMALL).encode(torch.zeros(1, 3, 16, 30))
 
 
-def test_linear_path_reproduces_pictures_of_its_basis() -> None:
+def test_linear_path_reproduces_images_of_its_basis() -> None:
     module = build(replace(SMALL, latent_channels=3 * 16, width=8))
     for branch in (module.encoder, module.decoder):
         branch.conv_out.weight.data.zero_()

@@ -90,11 +90,11 @@ def test_usage_tells_constant_bits_from_balanced_ones_in_each_scale() -> None:
     assert used.tolist() == [1.0, 1.0] and entropies.tolist() == pytest.approx([math.log(2)] * 2)
 
 
-def test_picture_terms_vanish_only_for_equal_pictures() -> None:
-    picture, other = noise(1, 3, 32, 32), noise(1, 3, 32, 32, seed=1)
+def test_image_terms_vanish_only_for_equal_images() -> None:
+    image, other = noise(1, 3, 32, 32), noise(1, 3, 32, 32, seed=1)
     for term in (gradient_l1, texture_distance):
-        assert float(term(picture, picture)) == 0
-        assert float(term(picture, other)) > 0
+        assert float(term(image, image)) == 0
+        assert float(term(image, other)) > 0
 
 
 def test_texture_distance_sees_missing_texture_that_l1_rewards() -> None:

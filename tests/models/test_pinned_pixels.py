@@ -1,7 +1,7 @@
 """Pixels of small restorers on one tile, pinned: no part of the way from tile to tile can change unnoticed.
 
 Weights and tile come from formulas, so that no random generator of a release of torch matters. The numbers were printed
-by this file (``python tests/models/test_pinned_pixels.py``); a change of them is a change of every user's pictures.
+by this file (``python tests/models/test_pinned_pixels.py``); a change of them is a change of every user's images.
 """
 
 from dataclasses import replace

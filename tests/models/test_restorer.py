@@ -41,7 +41,7 @@ def tiles(restorer: OneStepRestorer, batch: int = 2) -> torch.Tensor:
 @pytest.mark.parametrize("head", ["bits", "latent"])
 @pytest.mark.parametrize("extra", [True, False])
 @pytest.mark.parametrize("sampling", ["argmax", "sample", "expected", "consistent"])
-def test_every_way_gives_a_finite_picture_of_the_same_size(head: str, extra: bool, sampling: str) -> None:
+def test_every_way_gives_a_finite_image_of_the_same_size(head: str, extra: bool, sampling: str) -> None:
     restorer = build(head, extra=extra)  # type: ignore[arg-type]
     uniforms = torch.rand(2, *restorer.uniforms_shape, generator=torch.Generator().manual_seed(2))
     out = restorer(tiles(restorer), sampling=sampling, uniforms=uniforms)
@@ -92,7 +92,7 @@ def test_sampling_needs_noise_and_follows_it() -> None:
     assert not torch.equal(first, other)
 
 
-def test_fidelity_mixes_towards_the_pre_restored_picture() -> None:
+def test_fidelity_mixes_towards_the_pre_restored_image() -> None:
     restorer = build()
     degraded = tiles(restorer)
     full, none, half = (restorer(degraded, fidelity=f) for f in (0.0, 1.0, 0.5))
@@ -152,7 +152,7 @@ def test_stretched_tiles_cover_more_with_the_same_weights(head: str) -> None:
 
 
 @pytest.mark.parametrize("head", ["bits", "latent"])
-def test_picture_losses_reach_the_transformer(head: str) -> None:
+def test_image_losses_reach_the_transformer(head: str) -> None:
     restorer = build(head)  # type: ignore[arg-type]
     latent = restorer.tokenizer.encode(tiles(restorer) * 2 - 1).detach()
     prediction = restorer.predict(restorer.tokenizer.quantize(latent), latent)
@@ -179,11 +179,11 @@ def test_colours_of_the_input_replace_those_of_the_pre_restorer() -> None:
 
     plain = build()
     plain.prerestorer = Reddens()
-    picture = torch.rand(1, 3, plain.tile, plain.tile, generator=torch.Generator().manual_seed(0))
-    assert (plain.prerestore(picture) - picture).abs().max() > 0.19
+    pixels = torch.rand(1, 3, plain.tile, plain.tile, generator=torch.Generator().manual_seed(0))
+    assert (plain.prerestore(pixels) - pixels).abs().max() > 0.19
     kept = build(input_color_levels=5)
     kept.prerestorer = Reddens()
-    torch.testing.assert_close(kept.prerestore(picture), picture, atol=1e-5, rtol=0)
+    torch.testing.assert_close(kept.prerestore(pixels), pixels, atol=1e-5, rtol=0)
 
 
 # --- the first stage alone

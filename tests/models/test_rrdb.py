@@ -9,10 +9,10 @@ SMALL = RRDBConfig(width=8, growth=4, blocks=2)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 9), (16, 32)])
-def test_the_output_has_the_size_of_the_upscaled_picture(height: int, width: int) -> None:
-    picture = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+def test_the_output_has_the_size_of_the_upscaled_image(height: int, width: int) -> None:
+    image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        assert RRDBNet(SMALL)(picture).shape == picture.shape
+        assert RRDBNet(SMALL)(image).shape == image.shape
 
 
 def test_without_unshuffle_the_output_is_four_times_as_large() -> None:
@@ -31,8 +31,8 @@ def test_published_size_and_names() -> None:
 
 def test_forward_is_its_features_rendered() -> None:
     net = RRDBNet(SMALL)
-    picture = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        first, outputs = net.features(picture)
+        first, outputs = net.features(image)
         assert len(outputs) == SMALL.blocks
-        assert torch.equal(net.render(first, outputs[-1]), net(picture))
+        assert torch.equal(net.render(first, outputs[-1]), net(image))

@@ -20,21 +20,21 @@ def small_network(config: SwinIRConfig = SMALL, seed: int = 0) -> SwinIR:
     return network
 
 
-def picture(*shape: int, seed: int = 0) -> torch.Tensor:
+def pixels(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 1), (8, 8), (9, 8), (5, 31), (16, 24), (17, 40)])
 def test_any_size_comes_back(height: int, width: int) -> None:
     with torch.inference_mode():
-        restored = small_network()(picture(2, 3, height, width))
+        restored = small_network()(pixels(2, 3, height, width))
     assert restored.shape == (2, 3, height, width)
     assert restored.is_contiguous()
     assert restored.isfinite().all()
 
 
-def test_odd_size_is_the_crop_of_the_reflected_picture() -> None:
-    network, image = small_network(), picture(1, 3, 13, 18)
+def test_odd_size_is_the_crop_of_the_reflected_image() -> None:
+    network, image = small_network(), pixels(1, 3, 13, 18)
     padded = np.pad(image.numpy(), ((0, 0), (0, 0), (0, 3), (0, 6)), mode="reflect")
     with torch.inference_mode():
         expected = network(torch.from_numpy(padded))[..., :13, :18]
@@ -43,15 +43,15 @@ def test_odd_size_is_the_crop_of_the_reflected_picture() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 9])
 def test_reflection_goes_to_and_fro(size: int) -> None:
-    image = picture(1, 1, size, 2 * size)
+    image = pixels(1, 1, size, 2 * size)
     padded = reflect_to_multiple(image, 8)
     height, width = (-(-side // 8) * 8 for side in (size, 2 * size))
     expected = np.pad(image.numpy(), ((0, 0), (0, 0), (0, height - size), (0, width - 2 * size)), mode="reflect")
     assert torch.equal(padded, torch.from_numpy(expected))
 
 
-def test_a_batch_is_its_pictures_one_by_one() -> None:
-    network, images = small_network(), picture(3, 3, 24, 16)
+def test_a_batch_is_its_images_one_by_one() -> None:
+    network, images = small_network(), pixels(3, 3, 24, 16)
     with torch.inference_mode():
         together = network(images)
         alone = torch.cat([network(image[None]) for image in images])
@@ -61,9 +61,9 @@ def test_a_batch_is_its_pictures_one_by_one() -> None:
 def test_nothing_is_remembered_between_sizes() -> None:
     network = small_network()
     with torch.inference_mode():
-        first = network(picture(1, 3, 16, 24))
-        network(picture(1, 3, 40, 8))
-        assert torch.equal(network(picture(1, 3, 16, 24)), first)
+        first = network(pixels(1, 3, 16, 24))
+        network(pixels(1, 3, 40, 8))
+        assert torch.equal(network(pixels(1, 3, 16, 24)), first)
 
 
 @pytest.mark.parametrize("window", [2, 3, 4, 8])
@@ -109,22 +109,22 @@ def test_the_default_is_the_published_size() -> None:
 
 def test_every_parameter_learns() -> None:
     network = small_network()
-    network(picture(1, 3, 16, 16)).square().mean().backward()
+    network(pixels(1, 3, 16, 16)).square().mean().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name
 
 
-def test_fresh_weights_start_near_the_mean_picture() -> None:
+def test_fresh_weights_start_near_the_mean_image() -> None:
     torch.manual_seed(0)
     network = SwinIR(SwinIRConfig(width=24, depths=(2, 2), heads=(2, 2), feature_width=32))
     with torch.inference_mode():
-        restored = network(picture(1, 3, 64, 64))
+        restored = network(pixels(1, 3, 64, 64))
     mean = torch.tensor(network.config.image_mean).view(3, 1, 1)
     assert 1e-3 < (restored - mean).std() < 0.3
 
 
-def test_a_few_steps_fit_a_picture() -> None:
+def test_a_few_steps_fit_a_image() -> None:
     torch.manual_seed(0)
     network = SwinIR(SMALL)
     ramp = torch.linspace(0, 1, 16).expand(1, 3, 16, 16)
@@ -142,9 +142,9 @@ def test_a_few_steps_fit_a_picture() -> None:
 def test_the_dtype_is_kept() -> None:
     network = small_network().bfloat16()
     with torch.inference_mode():
-        assert network(picture(1, 3, 8, 8).bfloat16()).dtype == torch.bfloat16
+        assert network(pixels(1, 3, 8, 8).bfloat16()).dtype == torch.bfloat16
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert small_network()(picture(1, 3, 8, 8)).dtype == torch.float32
+            assert small_network()(pixels(1, 3, 8, 8)).dtype == torch.float32
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 1, 8, 8), (1, 3, 0, 8)])
@@ -172,7 +172,7 @@ def test_impossible_configs_are_refused(changes: dict[str, object], message: str
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_padded_heads_and_kept_tables_change_nothing_but_rounding(precision: str) -> None:
-    network, image = small_network(), picture(2, 3, 16, 24)
+    network, image = small_network(), pixels(2, 3, 16, 24)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         set_window_attention(network, padded=False, keeps_bias=False)
         plain = network(image)
@@ -182,7 +182,7 @@ def test_padded_heads_and_kept_tables_change_nothing_but_rounding(precision: str
 
 
 def test_kept_tables_follow_weights_and_grids() -> None:
-    network, image = small_network(), picture(1, 3, 16, 24)
+    network, image = small_network(), pixels(1, 3, 16, 24)
     fresh = small_network()
     set_window_attention(fresh, keeps_bias=False)
     with torch.no_grad():
@@ -194,7 +194,7 @@ def test_kept_tables_follow_weights_and_grids() -> None:
         network.load_state_dict(small_network(seed=3).state_dict())
         fresh.load_state_dict(network.state_dict())
         assert torch.equal(network(image), fresh(image))
-        assert torch.equal(network(picture(1, 3, 24, 16)), fresh(picture(1, 3, 24, 16)))
+        assert torch.equal(network(pixels(1, 3, 24, 16)), fresh(pixels(1, 3, 24, 16)))
     assert not torch.equal(network(image), small_network()(image))
     network(image).sum().backward()  # a kept table has no gradient and is not used here
     assert all(parameter.grad is not None for parameter in network.parameters())

@@ -33,7 +33,7 @@ STATE_NAMES: dict[Component, str] = {"prerestorer": "swinir", "autoencoder": "va
 
 SAMPLE_STEP = 13  # every 13th value is stored; no side of a tensor is a multiple of it
 GROUP = 64  # values per stored mean
-PICTURE_GROUP = 256
+IMAGE_GROUP = 256
 
 # Networks whose weights are drawn by `seeded_state` instead of stored, by file.
 SEEDED_NETWORKS: dict[str, tuple[Component, Any]] = {
@@ -82,7 +82,7 @@ def seeded_state(file: str) -> dict[str, Tensor]:
 def sampled(value: Tensor) -> tuple[Tensor, Tensor]:
     """Every ``SAMPLE_STEP``-th value as it is, and the means of groups of successive values (float64)."""
     flat = value.reshape(-1)
-    group = GROUP if value.is_floating_point() else PICTURE_GROUP
+    group = GROUP if value.is_floating_point() else IMAGE_GROUP
     padded = torch.nn.functional.pad(flat.double(), (0, -len(flat) % group))
     return flat[::SAMPLE_STEP], padded.view(-1, group).mean(1)
 
@@ -107,7 +107,7 @@ class Reference:
 
     @property
     def notes(self) -> dict[str, Any]:
-        """Remarks on the cases, such as whether a picture was tiled."""
+        """Remarks on the cases, such as whether an image was tiled."""
         return json.loads(self.metadata["notes"])
 
     @property
@@ -157,8 +157,8 @@ class Reference:
         """Largest absolute value of :meth:`error`."""
         return self.error(key, actual).abs().max().item()
 
-    def assert_same_picture(self, key: str, actual: Any, share: float = 0.001) -> None:
-        """8-bit pictures must agree up to one step at a small share of the values."""
+    def assert_same_image(self, key: str, actual: Any, share: float = 0.001) -> None:
+        """8-bit images must agree up to one step at a small share of the values."""
         actual = torch.as_tensor(actual)
         assert actual.dtype == torch.uint8
         shape = self.shapes.get(key) or list(self.tensors[key].shape)
@@ -170,7 +170,7 @@ class Reference:
         assert changed <= share, f"{changed:.4%} of the values differ, allowed are {share:.2%}"
         expected = self.tensors[f"{key}#means"].double() if key in self.shapes else sampled(self.tensors[key])[1]
         worst = (means - expected).abs().max().item()
-        assert worst <= 8 / PICTURE_GROUP, f"means of {PICTURE_GROUP} values differ by up to {worst}"
+        assert worst <= 8 / IMAGE_GROUP, f"means of {IMAGE_GROUP} values differ by up to {worst}"
 
     def _uniforms(self, key: str) -> Tensor:
         """Uniform numbers that give the released bits: of each pair the round of drawing that was taken is stored."""
@@ -201,6 +201,6 @@ def max_error(actual: Tensor, expected: Tensor) -> float:
     return (actual - expected).abs().max().item()
 
 
-def thinned(picture_13HW: Tensor) -> Tensor:
-    """The sample of a picture that the complete vectors hold."""
-    return picture_13HW[:, :, 2::4, 1::4]
+def thinned(image_13HW: Tensor) -> Tensor:
+    """The sample of an image that the complete vectors hold."""
+    return image_13HW[:, :, 2::4, 1::4]

@@ -1,7 +1,7 @@
-"""The released command from picture to picture around our modules, its habits included.
+"""The released command from image to image around our modules, its habits included.
 
-It squashes a picture to one square tile or always pads a tiled one, truncates to 8 bits and returns BGR; none of
-that is wanted elsewhere, so it lives with the tests that compare whole pictures.
+It squashes an image to one square tile or always pads a tiled one, truncates to 8 bits and returns BGR; none of
+that is wanted elsewhere, so it lives with the tests that compare whole images.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from varestorer_models.schedule import ScaleSchedule
 from varestorer_models.swinir import SwinIR
 from varestorer_models.transformer import Condition, Transformer
 
-Picture = NDArray[np.uint8]
+Photo = NDArray[np.uint8]
 
 TILE = 512
 OVERLAP = 128
@@ -28,7 +28,7 @@ OVERLAP = 128
 
 @dataclass(frozen=True)
 class Steps:
-    """What one tile passes through, in order: (1, 3, T, T) pictures, (1, d, h, w) maps, (1, L, d) rows."""
+    """What one tile passes through, in order: (1, 3, T, T) images, (1, d, h, w) maps, (1, L, d) rows."""
 
     clean: Tensor
     latent: Tensor
@@ -51,7 +51,7 @@ class ReleasedModels:
     schedule: ScaleSchedule
 
     @torch.inference_mode()
-    def restore_tile(self, tile: Picture, condition: Condition, uniforms_1Ld2: Tensor) -> Steps:
+    def restore_tile(self, tile: Photo, condition: Condition, uniforms_1Ld2: Tensor) -> Steps:
         """One tile, 8-bit RGB, as large as the schedule says."""
         image = torch.from_numpy(tile.copy()).permute(2, 0, 1)[None].float() / 255 * 2 - 1
         clean = self.prerestorer((image + 1) / 2)
@@ -65,7 +65,7 @@ class ReleasedModels:
         return Steps(clean, latent, quantized.bits_BLd, tokens, logits, bits, codes, restored)
 
 
-def to_bgr(image_13HW: Tensor) -> Picture:
+def to_bgr(image_13HW: Tensor) -> Photo:
     """[-1, 1] -> 8-bit BGR by truncation, in float32."""
     values = (image_13HW[0].permute(1, 2, 0) + 1) / 2 * 255
     return values.to(torch.uint8).flip(-1).numpy()
@@ -79,19 +79,19 @@ def evaluation_noise(seed: int, schedule: ScaleSchedule, bits: int) -> Iterator[
         yield torch.cat([scale.view(1, -1, bits, 2) for scale in scales], dim=1)
 
 
-def restore_picture(
-    picture_rgb: Picture,
+def restore_image(
+    image_rgb: Photo,
     sr_scale: float,
     *,
     tiled: bool,
-    restore: Callable[[Picture], Picture],
+    restore: Callable[[Photo], Photo],
     side: int = TILE,
     overlap: int = OVERLAP,
-) -> Picture:
-    """The command's handling of a whole picture.
+) -> Photo:
+    """The command's handling of a whole image.
 
     Args:
-        picture_rgb: 8-bit HWC.
+        image_rgb: 8-bit HWC.
         sr_scale: factor of both sides.
         tiled: overlapping tiles instead of one squashed one.
         restore: RGB tile -> BGR tile.
@@ -99,10 +99,10 @@ def restore_picture(
         overlap: of the tiles.
 
     Returns:
-        8-bit BGR picture.
+        8-bit BGR image.
     """
-    height, width = (max(1, round(side * sr_scale)) for side in picture_rgb.shape[:2])
-    image = Image.fromarray(picture_rgb)
+    height, width = (max(1, round(side * sr_scale)) for side in image_rgb.shape[:2])
+    image = Image.fromarray(image_rgb)
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     if tiled:
@@ -114,9 +114,9 @@ def restore_picture(
     return np.array(Image.fromarray(restored).resize((width, height), Image.Resampling.LANCZOS))
 
 
-def _restore_tiled(picture: Picture, restore: Callable[[Picture], Picture], side: int, overlap: int) -> Picture:
-    height, width = picture.shape[:2]
-    padded = np.pad(picture, ((overlap, overlap), (overlap, overlap), (0, 0)), mode="reflect")
+def _restore_tiled(pixels: Photo, restore: Callable[[Photo], Photo], side: int, overlap: int) -> Photo:
+    height, width = pixels.shape[:2]
+    padded = np.pad(pixels, ((overlap, overlap), (overlap, overlap), (0, 0)), mode="reflect")
     weighted = np.zeros(padded.shape, np.float32)
     weights = np.zeros((*padded.shape[:2], 1), np.float32)
     window = _tile_weight(side)

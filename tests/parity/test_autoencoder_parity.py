@@ -1,4 +1,4 @@
-"""Encoder, decoder and the way from logits to a picture against vectors of the released code."""
+"""Encoder, decoder and the way from logits to an image against vectors of the released code."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def test_decoder_equals_released(network: Autoencoder, size: str) -> None:
     assert stored.max_error(key, image) <= 5e-5
 
 
-def test_sampled_picture_equals_released(network: Autoencoder) -> None:
+def test_sampled_image_equals_released(network: Autoencoder) -> None:
     stored = reference("vae")
     schedule = ScaleSchedule.infinity("0.06M")
     logits = stored.get("sample_0.06M/in/logits").unflatten(-1, (32, 2))
@@ -48,7 +48,7 @@ def test_sampled_picture_equals_released(network: Autoencoder) -> None:
     with torch.inference_mode():
         image = network.decode(codes)
     assert stored.max_error("sample_0.06M/out/image_thinned", thinned(image)) <= 5e-5
-    stored.assert_same_picture("sample_0.06M/out/picture_bgr", to_bgr(image))
+    stored.assert_same_image("sample_0.06M/out/image_bgr", to_bgr(image))
 
 
 def test_released_names_load_with_and_without_the_inner_wrapper(network: Autoencoder) -> None:

@@ -16,7 +16,7 @@ def network() -> SwinIR:
 
 
 @pytest.mark.parametrize("case", ["clean_64x64", "clean_128x192"])
-def test_picture_equals_released(network: SwinIR, case: str) -> None:
+def test_image_equals_released(network: SwinIR, case: str) -> None:
     stored = reference("swinir")
     with torch.inference_mode():
         restored = network(stored.get(f"{case}/in/image"))

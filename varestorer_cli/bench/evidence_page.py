@@ -1,4 +1,4 @@
-"""Tables and pictures of ``make evidence`` from its CSV files alone, so that anybody can make them again.
+"""Tables and figures of ``make evidence`` from its CSV files alone, so that anybody can make them again.
 
 ``python -m varestorer_cli.bench.evidence_page FOLDER`` prints the tables and writes ``tables.md``, ``attention.svg``
 and ``path.svg`` there.
@@ -42,13 +42,13 @@ Rows = Sequence[Mapping[str, str]]
 
 
 def write_page(folder: Path) -> str:
-    """Write tables and pictures; returns the tables, Markdown."""
+    """Write tables and figures; returns the tables, Markdown."""
     rows = _read(folder / "rows.csv")
     text = "\n\n".join([table(rows), bits_table(rows), differences(rows)]) + "\n"
     (folder / "tables.md").write_text(text, encoding="utf-8")
     if (folder / "path.csv").is_file():
-        (folder / "path.svg").write_text(path_picture(_read(folder / "path.csv")), encoding="utf-8")
-        (folder / "attention.svg").write_text(attention_picture(_read(folder / "attention.csv")), encoding="utf-8")
+        (folder / "path.svg").write_text(path_figure(_read(folder / "path.csv")), encoding="utf-8")
+        (folder / "attention.svg").write_text(attention_figure(_read(folder / "attention.csv")), encoding="utf-8")
     return text
 
 
@@ -135,7 +135,7 @@ def _text(mean: float, half: float, digits: int, *, sign: bool = False) -> str:
     return number if math.isnan(half) else f"{number} ± {half:.{digits}f}"
 
 
-def path_picture(rows: Rows) -> str:
+def path_figure(rows: Rows) -> str:
     """Error of the accumulated codes after each scale, a line per path, mean over seeds; SVG."""
     paths: dict[str, dict[int, list[float]]] = {}
     for row in rows:
@@ -165,7 +165,7 @@ def path_picture(rows: Rows) -> str:
     return _svg(width, height, parts)
 
 
-def attention_picture(rows: Rows) -> str:
+def attention_figure(rows: Rows) -> str:
     """Attention between scales, a square per block of the student, mean over seeds; SVG."""
     shares: dict[tuple[int, int, int], list[float]] = {}
     for row in rows:

@@ -82,9 +82,9 @@ def codecs_alone(paths: list[Path], results: dict[tuple[int, int], Any], format:
     """Read, decode, encode; nothing else."""
 
     def one(path: Path) -> None:
-        picture = decode(read_bytes(path))
-        image = results[picture.width * 4, picture.height * 4]
-        write_image(io.BytesIO(), OutputImage(image, picture.gray, None, picture.extras), format, 95, "varestorer")
+        decoded = decode(read_bytes(path))
+        image = results[decoded.width * 4, decoded.height * 4]
+        write_image(io.BytesIO(), OutputImage(image, decoded.gray, None, decoded.extras), format, 95, "varestorer")
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(one, paths))

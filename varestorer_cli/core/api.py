@@ -205,8 +205,8 @@ class Restorer:
         if isinstance(image, str | os.PathLike):
             options = self.options
             pages = "first" if options.pages == "all" else options.pages
-            picture = decode(read_bytes(os.fspath(image)), options.transfer, options.layer, pages)
-            planes = self._restored(picture, key, on_progress, should_stop)
+            decoded = decode(read_bytes(os.fspath(image)), options.transfer, options.layer, pages)
+            planes = self._restored(decoded, key, on_progress, should_stop)
             return planes[..., 0] if planes.shape[2] == 1 else planes
         from PIL import Image
 
@@ -216,21 +216,21 @@ class Restorer:
         return to_pillow(planes[..., 0] if planes.shape[2] == 1 else planes, image)
 
     def _restored(
-        self, picture: DecodedImage, key: str, on_progress: OnProgress | None, should_stop: ShouldStop | None
+        self, decoded: DecodedImage, key: str, on_progress: OnProgress | None, should_stop: ShouldStop | None
     ) -> npt.NDArray[Any]:
         """(H, W, channels) of the restored image, as the files of :meth:`restore` have them."""
-        picture.keep_hidden = self.options.keep_hidden
-        size = self.options.target(picture.width, picture.height)
+        decoded.keep_hidden = self.options.keep_hidden
+        size = self.options.target(decoded.width, decoded.height)
         result = self._session.engine.restore(
-            picture.model_input(),
+            decoded.model_input(),
             size,
             key=key,
             text=self._session.texts.default,
-            dtype=picture.color.dtype,
+            dtype=decoded.color.dtype,
             on_tiles=on_progress,
             should_stop=should_stop,
         )
-        output = OutputImage(result.image, picture.gray, plane_rows(picture.alpha, size), Extras())
+        output = OutputImage(result.image, decoded.gray, plane_rows(decoded.alpha, size), Extras())
         return output.rows(0, output.height)
 
 

@@ -230,7 +230,7 @@ class Console:
         self._last_line = time.monotonic()
         elapsed = self._last_line - self._started
         assert self._dialect is not None
-        text = f"{int(self._done)}/{self._total} pictures"
+        text = f"{int(self._done)}/{self._total} images"
         if 0 < self._done < self._total and elapsed > 1:
             text += f", ETA {clock(elapsed / self._done * (self._total - self._done))}"
         if self._note:

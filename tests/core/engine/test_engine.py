@@ -17,45 +17,45 @@ def engine(model: Any = None, **options: Any) -> RestoreEngine:
     return RestoreEngine(model if model is not None else FakeModel(), EngineOptions(**options))
 
 
-def upscaled(picture: Any, size: tuple[int, int]) -> Any:
+def upscaled(pixels: Any, size: tuple[int, int]) -> Any:
     target = (size[1], size[0])
-    return Resampler(picture.shape[:2], target).window(picture, 0, 0, *target).clip(0, 1)
+    return Resampler(pixels.shape[:2], target).window(pixels, 0, 0, *target).clip(0, 1)
 
 
 @pytest.mark.parametrize("overlap", [0, 1, 4, 8, 16])
 @pytest.mark.parametrize("kind", ["constant", "gradient", "noise"])
 def test_no_seams_with_an_identity_model(kind: str, overlap: int) -> None:
-    picture = {
+    pixels = {
         "constant": np.full((30, 41, 3), 77, np.uint8),
         "gradient": np.repeat(np.linspace(0, 255, 41).astype(np.uint8)[None, :, None].repeat(30, 0), 3, 2),
         "noise": np.random.default_rng(0).integers(0, 256, (30, 41, 3), np.uint8),
     }[kind]
-    result = engine(overlap=overlap).restore(picture, (164, 120)).image
-    np.testing.assert_allclose(result, upscaled(picture, (164, 120)), atol=0.01 / 255)
+    result = engine(overlap=overlap).restore(pixels, (164, 120)).image
+    np.testing.assert_allclose(result, upscaled(pixels, (164, 120)), atol=0.01 / 255)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 9), (7, 5), (8, 8), (9, 33), (100, 3)])
 @pytest.mark.parametrize("scale", [1, 1.5, 4])
 def test_any_size_comes_out_at_its_exact_size(size: tuple[int, int], scale: float) -> None:
-    picture = photo(size[1], size[0])
+    pixels = photo(size[1], size[0])
     target = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-    result = engine().restore(picture, target, dtype=np.uint8).image
+    result = engine().restore(pixels, target, dtype=np.uint8).image
     assert result.shape == (target[1], target[0], 3)
     assert result.dtype == np.uint8
-    np.testing.assert_array_equal(result, to_depth(upscaled(picture, target), np.uint8))
+    np.testing.assert_array_equal(result, to_depth(upscaled(pixels, target), np.uint8))
 
 
-def test_tall_and_wide_pictures_are_the_same_turned() -> None:
-    picture = photo(20, 60)
-    wide = engine().restore(picture, (240, 80)).image
-    tall = engine().restore(np.ascontiguousarray(picture.swapaxes(0, 1)), (80, 240)).image
+def test_tall_and_wide_images_are_the_same_turned() -> None:
+    pixels = photo(20, 60)
+    wide = engine().restore(pixels, (240, 80)).image
+    tall = engine().restore(np.ascontiguousarray(pixels.swapaxes(0, 1)), (80, 240)).image
     np.testing.assert_allclose(wide, tall.swapaxes(0, 1), atol=1e-6)
 
 
 def test_sixteen_bits_pass_through() -> None:
-    picture = photo(20, 30, depth=16)
-    result = engine().restore(picture, (30, 20), dtype=np.uint16).image
-    np.testing.assert_array_equal(result, picture)
+    pixels = photo(20, 30, depth=16)
+    result = engine().restore(pixels, (30, 20), dtype=np.uint16).image
+    np.testing.assert_array_equal(result, pixels)
     assert len(np.unique(result)) > 300
 
 
@@ -131,7 +131,7 @@ def test_noise_differs_between_tiles_and_attempts() -> None:
     assert all(float(draw.min()) >= 0 and float(draw.max()) < 1 for draw in draws)
 
 
-def test_the_released_way_draws_one_sequence_for_every_picture() -> None:
+def test_the_released_way_draws_one_sequence_for_every_image() -> None:
     model = Noisy()
     engine(model, compat="released", seed=5).restore(photo(10, 10), (40, 40), key="a.png")
     expected = torch.rand(
@@ -184,15 +184,15 @@ def test_a_bad_tile_is_computed_again_in_fp32(fault: str) -> None:
 
 
 @pytest.mark.parametrize(("fault", "word"), [("nan", "not finite"), ("constant", "constant"), ("black", "black")])
-def test_a_tile_that_stays_bad_fails_the_picture(fault: str, word: str) -> None:
+def test_a_tile_that_stays_bad_fails_the_image(fault: str, word: str) -> None:
     with pytest.raises(InputError, match=rf"tile 1 of 9 is {word}, in fp32 too; nothing was written"):
         engine(Faulty(fault=fault)).restore(photo(20, 20), (80, 80))
 
 
 @pytest.mark.parametrize("value", [0, 128, 255])
 def test_flat_inputs_may_give_flat_results(value: int) -> None:
-    picture = np.full((10, 10, 3), value, np.uint8)
-    assert engine().restore(picture, (40, 40)).retries == 0
+    pixels = np.full((10, 10, 3), value, np.uint8)
+    assert engine().restore(pixels, (40, 40)).retries == 0
 
 
 def test_our_bugs_are_not_hidden() -> None:
@@ -231,15 +231,15 @@ def test_nothing_smaller_is_left() -> None:
 
 
 def test_memory_is_bounded_by_a_band_across_the_shorter_side() -> None:
-    """A wide picture keeps only a band of tiles in floats, the result belongs to the caller."""
+    """A wide image keeps only a band of tiles in floats, the result belongs to the caller."""
     import tracemalloc
 
-    picture = photo(10, 2000)
+    pixels = photo(10, 2000)
     one = engine()
     one.restore(photo(10, 100), (400, 40), dtype=np.uint8)
     room = np.zeros((40, 8000, 3), np.uint8)
     tracemalloc.start()
-    one.restore(picture, (8000, 40), dtype=np.uint8, allocate=lambda shape, dtype: room)
+    one.restore(pixels, (8000, 40), dtype=np.uint8, allocate=lambda shape, dtype: room)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2_000_000 < 40 * 8000 * 3 * 4
@@ -261,10 +261,10 @@ def test_stopping() -> None:
 
 
 def test_stretched_tiles_save_tiles_and_change_nothing_for_an_identity() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (15, 19, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (15, 19, 3), dtype=np.uint8)
     plain, stretching = FakeModel(), FakeModel(tile_sides=(32, 40, 48))
-    usual = RestoreEngine(plain, EngineOptions(overlap=4)).restore(picture, (76, 60))
-    fewer = RestoreEngine(stretching, EngineOptions(overlap=4)).restore(picture, (76, 60))
+    usual = RestoreEngine(plain, EngineOptions(overlap=4)).restore(pixels, (76, 60))
+    fewer = RestoreEngine(stretching, EngineOptions(overlap=4)).restore(pixels, (76, 60))
     assert (usual.tiles, fewer.tiles) == (6, 4)
     assert {call["shape"][2:] for call in stretching.calls} == {(32, 40)}
     assert fewer.tile == 40
@@ -338,8 +338,8 @@ def test_the_estimate_knows_batches_rests_and_small_tiles(monkeypatch: pytest.Mo
 
 def test_an_explicit_tile_is_not_stretched() -> None:
     model = FakeModel(tile_sides=(32, 40, 48))
-    picture = np.random.default_rng(0).integers(0, 256, (15, 19, 3), dtype=np.uint8)
-    RestoreEngine(model, EngineOptions(tile=32, overlap=4)).restore(picture, (76, 60))
+    pixels = np.random.default_rng(0).integers(0, 256, (15, 19, 3), dtype=np.uint8)
+    RestoreEngine(model, EngineOptions(tile=32, overlap=4)).restore(pixels, (76, 60))
     assert {call["shape"][2:] for call in model.calls} == {(32, 32)}
 
 

@@ -40,7 +40,7 @@ def test_removing_heavy_noise_is_no_blur() -> None:
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (64, 96), (256, 256), (512, 512)])
-def test_the_probe_card_is_a_picture_that_passes_and_whose_opposite_does_not(shape: tuple[int, int]) -> None:
+def test_the_probe_card_is_a_image_that_passes_and_whose_opposite_does_not(shape: tuple[int, int]) -> None:
     card = probe_card(*shape)
     assert card.shape == (*shape, 3) and card.dtype == np.float32
     assert card.min() >= 0.05 - 1e-6 and card.max() <= 0.95 + 1e-6

@@ -62,12 +62,12 @@ def test_exif_tags_in_the_first_directory_of_a_tiff_are_kept_and_private_ones_sa
     stream = io.BytesIO()
     more = [(0x829A, 5, 1, (1, 160), True), (33550, 12, 3, (1.0, 1.0, 0.0), True)]
     tifffile.imwrite(stream, photo(12, 18, depth=16), photometric="rgb", metadata=None, extratags=more)
-    picture = decode(stream.getvalue())
-    assert picture.extras.exif is not None and 0x829A in picture.extras.exif.main
+    pixels = decode(stream.getvalue())
+    assert pixels.extras.exif is not None and 0x829A in pixels.extras.exif.main
     output = io.BytesIO()
-    write_tiff(output, OutputImage(picture.color, False, None, picture.extras), "x")
-    assert decode(output.getvalue()).extras.exif.main[0x829A] == picture.extras.exif.main[0x829A]  # type: ignore[union-attr]
-    assert [(loss.name, loss.text[-17:]) for loss in picture.losses] == [("tags", "are dropped (33550)"[-17:])]
+    write_tiff(output, OutputImage(pixels.color, False, None, pixels.extras), "x")
+    assert decode(output.getvalue()).extras.exif.main[0x829A] == pixels.extras.exif.main[0x829A]  # type: ignore[union-attr]
+    assert [(loss.name, loss.text[-17:]) for loss in pixels.losses] == [("tags", "are dropped (33550)"[-17:])]
 
 
 @pytest.mark.parametrize("data", [b"", b"II*\0", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff"])

@@ -44,7 +44,7 @@ def test_damaged_files_stay_below_a_memory_cap(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("start", range(0, 300, 60))
-def test_damaged_pictures_fail_with_a_reason_or_come_out_right(start: int) -> None:
+def test_damaged_images_fail_with_a_reason_or_come_out_right(start: int) -> None:
     findings = [finding for _, _, finding in fuzzing.work(0, iter(range(start, start + 60))) if finding]
     assert findings == []
 
@@ -63,7 +63,7 @@ def test_cases_are_repeatable() -> None:
     assert [damage.case(1, n, files) for n in range(40, 80)] != [damage.case(0, n, files) for n in range(40, 80)]
 
 
-def test_a_wrong_picture_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_image_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = fuzzing.other_reader
     monkeypatch.setattr(fuzzing, "other_reader", lambda data: 255 - plain(data))
     (found,) = [finding for _, _, finding in fuzzing.work(0, iter([0]))]

@@ -71,7 +71,7 @@ def test_alpha() -> None:
     assert image.alpha is not None and np.abs(image.alpha.astype(int) - pixels[..., 3]).max() <= 1
 
 
-def test_more_than_one_picture_is_said() -> None:
+def test_more_than_one_image_is_said() -> None:
     pillow_heif = pytest.importorskip("pillow_heif")
     stream = io.BytesIO()
     file = pillow_heif.from_bytes("RGB", (16, 16), photo(16, 16).tobytes())

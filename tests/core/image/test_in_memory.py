@@ -12,10 +12,10 @@ from varestorer_cli.core.image.in_memory import from_array, from_pillow, shaped_
 )
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_arrays(shape: tuple[int, ...], channels: int, alpha: bool, dtype: type) -> None:
-    picture = from_array(np.ones(shape, dtype))
-    assert picture.color.shape == (4, 5, channels) and picture.color.dtype == dtype
-    assert (picture.alpha is not None) == alpha
-    assert picture.alpha is None or picture.alpha.shape == (4, 5)
+    pixels = from_array(np.ones(shape, dtype))
+    assert pixels.color.shape == (4, 5, channels) and pixels.color.dtype == dtype
+    assert (pixels.alpha is not None) == alpha
+    assert pixels.alpha is None or pixels.alpha.shape == (4, 5)
 
 
 @pytest.mark.parametrize("shape", [(4,), (0, 4, 3), (4, 4, 5), (1, 4, 4, 3)])
@@ -49,9 +49,9 @@ def test_overshoots_of_resampling_are_clipped() -> None:
     ],
 )
 def test_pillow_modes(mode: str, channels: int, alpha: bool, dtype: type) -> None:
-    picture = from_pillow(Image.new(mode, (5, 4), 1))
-    assert picture.color.shape == (4, 5, channels) and picture.color.dtype == dtype
-    assert (picture.alpha is not None) == alpha
+    pixels = from_pillow(Image.new(mode, (5, 4), 1))
+    assert pixels.color.shape == (4, 5, channels) and pixels.color.dtype == dtype
+    assert (pixels.alpha is not None) == alpha
 
 
 def test_a_palette_with_transparency_has_alpha() -> None:

@@ -145,7 +145,7 @@ SEGMENTS: dict[str, tuple[int, bytes]] = {
     "caption": (0xED, b"Photoshop 3.0\08BIM\4\4\0\0\0\0\0\x0a"),
     "slices": (0xED, b"Photoshop 3.0\08BIM\4\x1a\0\0\0\0\0\x0a"),
     "meta": (0xE3, b"Meta\0"),
-    "picture info": (0xEC, b"[picture info]"),
+    "image info": (0xEC, b"[image info]"),
     "ducky": (0xEC, b"Ducky"),
     "adobe": (0xEE, b"Adobe\0\x64\0\0\0\0\1"),
     "thumbnail": (0xE0, b"JFXX\0\x10"),
@@ -263,7 +263,7 @@ def test_unknown_blocks_share_one_warning() -> None:
     found: list[object] = []
     name_losses("JPEG", ["APP5", "APP7 Q", "APP5", "COM", "APP14 Adobe"], found)  # type: ignore[arg-type]
     assert [getattr(loss, "text", "") for loss in found] == [
-        "the segments APP5, APP7 Q are dropped: unknown, so it may not fit the new picture"
+        "the segments APP5, APP7 Q are dropped: unknown, so it may not fit the new image"
     ]
     assert fate_of("PNG", "caBX").name == "c2pa"
 

@@ -224,7 +224,7 @@ def test_all_comments_are_kept() -> None:
         (bytes(32) + with_segments() + b"rest of it", ["frames", "trailer"]),
     ],
 )
-def test_what_lies_behind_the_picture(behind: bytes, named: list[str]) -> None:
+def test_what_lies_behind_the_image(behind: bytes, named: list[str]) -> None:
     assert losses(decode(with_segments(behind=behind))) == named
 
 

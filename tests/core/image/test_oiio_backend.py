@@ -104,15 +104,15 @@ def test_alpha_has_no_fringe_and_stays_multiplied_in(cli: Cli, tmp_path: Path) -
     assert 0.02 < pixels[..., 3][seen].min() < 0.2  # an edge, not a step
     assert pixels[0, 0].tolist() == [0, 0, 0, 0]
     assert cli("restore", tmp_path / "in", tmp_path / "png", "--format", "png").code == 0
-    picture = decode((tmp_path / "png/a.png").read_bytes())
-    assert picture.depth == 16 and picture.alpha is not None and picture.color[picture.alpha > 0][:, 0].min() == 65535
+    opened = decode((tmp_path / "png/a.png").read_bytes())
+    assert opened.depth == 16 and opened.alpha is not None and opened.color[opened.alpha > 0][:, 0].min() == 65535
 
 
 def test_light_without_cover_is_said(tmp_path: Path) -> None:
     pixels = np.zeros((6, 6, 4), np.float32)
     pixels[2, 2, :3] = 1
-    picture = decode(store(tmp_path / "a.exr", pixels).read_bytes())
-    assert [loss.name for loss in picture.losses] == ["emission"]
+    opened = decode(store(tmp_path / "a.exr", pixels).read_bytes())
+    assert [loss.name for loss in opened.losses] == ["emission"]
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 16])
@@ -155,7 +155,7 @@ def test_what_is_lost_is_named_and_strict_refuses_it(cli: Cli, tmp_path: Path) -
     assert decode((tmp_path / "tif/a.tif").read_bytes()).depth == 16
 
 
-def test_other_pictures_become_exr(cli: Cli, tmp_path: Path) -> None:
+def test_other_images_become_exr(cli: Cli, tmp_path: Path) -> None:
     save(tmp_path / "in/a.png", photo(12, 18, depth=16))
     assert cli("restore", tmp_path / "in", tmp_path / "out", "--scale", "1", "--format", "exr").code == 0
     pixels, _ = stored(tmp_path / "out/a.exr")
@@ -185,5 +185,5 @@ def test_without_the_extra(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyP
     alone = cli("restore", tmp_path / "in", tmp_path / "out")
     assert alone.code == 3 and "pip install 'OpenImageIO" in alone.err
     mixed = cli("restore", tmp_path / "mixed", tmp_path / "out")
-    assert mixed.code == 1 and "a.exr: EXR pictures are read by OpenImageIO, which is missing" in mixed.err
+    assert mixed.code == 1 and "a.exr: EXR images are read by OpenImageIO, which is missing" in mixed.err
     assert (tmp_path / "out/b.png").is_file()

@@ -23,48 +23,54 @@ ALPHA = photo(12, 18, 1, seed=5)[..., 0]
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP", "BMP"])
 def test_rgb(format: str) -> None:
-    picture = decode(encode(Image.fromarray(RGB), format, **({"lossless": True} if format == "WEBP" else {})))
-    np.testing.assert_array_equal(picture.color, RGB)
-    assert (picture.width, picture.height, picture.depth, picture.gray, picture.alpha) == (18, 12, 8, False, None)
-    assert picture.losses == []
+    opened = decode(encode(Image.fromarray(RGB), format, **({"lossless": True} if format == "WEBP" else {})))
+    np.testing.assert_array_equal(opened.color, RGB)
+    assert (opened.width, opened.height, opened.depth, opened.gray, opened.alpha) == (
+        18,
+        12,
+        8,
+        False,
+        None,
+    )
+    assert opened.losses == []
 
 
 def test_jpeg() -> None:
-    picture = decode(encode(Image.fromarray(RGB), "JPEG", quality=100, subsampling=0))
-    assert np.abs(picture.color.astype(int) - RGB).mean() < 2
-    assert picture.source == "JPEG"
+    opened = decode(encode(Image.fromarray(RGB), "JPEG", quality=100, subsampling=0))
+    assert np.abs(opened.color.astype(int) - RGB).mean() < 2
+    assert opened.source == "JPEG"
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "JPEG", "BMP"])
 def test_gray_stays_gray(format: str) -> None:
-    picture = decode(encode(Image.fromarray(GRAY), format))
-    assert picture.gray and picture.color.shape == (12, 18, 1)
+    opened = decode(encode(Image.fromarray(GRAY), format))
+    assert opened.gray and opened.color.shape == (12, 18, 1)
     if format != "JPEG":
-        np.testing.assert_array_equal(picture.color[..., 0], GRAY)
-    assert picture.model_input().shape == (12, 18, 3)
+        np.testing.assert_array_equal(opened.color[..., 0], GRAY)
+    assert opened.model_input().shape == (12, 18, 3)
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
 @pytest.mark.parametrize("gray", [True, False])
 def test_alpha_is_apart(format: str, gray: bool) -> None:
     pixels = np.dstack([GRAY if gray else RGB, ALPHA])
-    picture = decode(
+    opened = decode(
         encode(Image.fromarray(pixels, "LA" if gray else "RGBA") if gray else Image.fromarray(pixels), format)
     )
-    np.testing.assert_array_equal(picture.alpha, ALPHA)
-    np.testing.assert_array_equal(picture.color, pixels[..., :-1])
+    np.testing.assert_array_equal(opened.alpha, ALPHA)
+    np.testing.assert_array_equal(opened.color, pixels[..., :-1])
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_sixteen_bits_are_not_reduced(suffix: str, channels: int) -> None:
     pixels = photo(12, 18, channels, depth=16)
-    picture = decode(deep(pixels if channels > 1 else pixels[..., 0], suffix))
-    assert picture.depth == 16
-    np.testing.assert_array_equal(picture.color, pixels[..., :3])
-    assert len(np.unique(picture.color)) > 150
+    opened = decode(deep(pixels if channels > 1 else pixels[..., 0], suffix))
+    assert opened.depth == 16
+    np.testing.assert_array_equal(opened.color, pixels[..., :3])
+    assert len(np.unique(opened.color)) > 150
     if channels == 4:
-        np.testing.assert_array_equal(picture.alpha, pixels[..., 3])
+        np.testing.assert_array_equal(opened.alpha, pixels[..., 3])
 
 
 def test_sixteen_bit_gray_alpha_png() -> None:
@@ -76,17 +82,17 @@ def test_sixteen_bit_gray_alpha_png() -> None:
 
     header = struct.pack(">IIBBBBB", 18, 12, 16, 4, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
-    picture = decode(data)
-    assert picture.gray
-    np.testing.assert_array_equal(picture.color[..., 0], pixels[..., 0])
-    np.testing.assert_array_equal(picture.alpha, pixels[..., 1])
+    opened = decode(data)
+    assert opened.gray
+    np.testing.assert_array_equal(opened.color[..., 0], pixels[..., 0])
+    np.testing.assert_array_equal(opened.alpha, pixels[..., 1])
 
 
-def test_a_dark_sixteen_bit_picture_is_not_taken_for_eight() -> None:
+def test_a_dark_sixteen_bit_image_is_not_taken_for_eight() -> None:
     pixels = (photo(12, 18, 3) // 2).astype(np.uint16)
-    picture = decode(deep(pixels, ".png"))
-    assert picture.depth == 16
-    np.testing.assert_array_equal(picture.color, pixels)
+    opened = decode(deep(pixels, ".png"))
+    assert opened.depth == 16
+    np.testing.assert_array_equal(opened.color, pixels)
 
 
 @pytest.mark.parametrize(
@@ -128,33 +134,33 @@ def test_premultiplied_and_inverted_tiff() -> None:
 
 def test_palettes_are_expanded() -> None:
     image = Image.fromarray(RGB).quantize(32)
-    picture = decode(encode(image, "PNG"))
-    np.testing.assert_array_equal(picture.color, np.asarray(image.convert("RGB")))
-    assert [(loss.name, loss.strict) for loss in picture.losses] == [("palette", False)]
+    opened = decode(encode(image, "PNG"))
+    np.testing.assert_array_equal(opened.color, np.asarray(image.convert("RGB")))
+    assert [(loss.name, loss.strict) for loss in opened.losses] == [("palette", False)]
 
 
 def test_a_palette_of_grays_is_gray_and_transparency_is_alpha() -> None:
     image = Image.fromarray(GRAY).convert("P")
     assert decode(encode(image, "PNG")).gray
-    picture = decode(encode(Image.fromarray(RGB).quantize(8), "PNG", transparency=0))
-    assert picture.alpha is not None
-    assert set(np.unique(picture.alpha)) == {0, 255}
+    opened = decode(encode(Image.fromarray(RGB).quantize(8), "PNG", transparency=0))
+    assert opened.alpha is not None
+    assert set(np.unique(opened.alpha)) == {0, 255}
 
 
 def test_one_bit_becomes_gray() -> None:
     image = Image.fromarray(GRAY > 128)
-    picture = decode(encode(image, "PNG"))
-    assert picture.gray
-    np.testing.assert_array_equal(picture.color[..., 0], np.where(GRAY > 128, 255, 0))
-    assert [loss.name for loss in picture.losses] == ["bilevel"]
+    opened = decode(encode(image, "PNG"))
+    assert opened.gray
+    np.testing.assert_array_equal(opened.color[..., 0], np.where(GRAY > 128, 255, 0))
+    assert [loss.name for loss in opened.losses] == ["bilevel"]
 
 
 @pytest.mark.parametrize("format", ["JPEG", "TIFF"])
 def test_cmyk_is_converted_and_said(format: str) -> None:
     exact = {"quality": 100, "subsampling": 0} if format == "JPEG" else {}
-    picture = decode(encode(Image.fromarray(RGB).convert("CMYK"), format, **exact))
-    assert np.abs(picture.color.astype(int) - RGB).mean() < 4
-    assert [(loss.name, loss.strict) for loss in picture.losses] == [("cmyk", True)]
+    opened = decode(encode(Image.fromarray(RGB).convert("CMYK"), format, **exact))
+    assert np.abs(opened.color.astype(int) - RGB).mean() < 4
+    assert [(loss.name, loss.strict) for loss in opened.losses] == [("cmyk", True)]
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
@@ -163,18 +169,18 @@ def test_the_first_of_several_frames(format: str) -> None:
     data = encode(
         Image.fromarray(RGB), format, save_all=True, append_images=[other, Image.fromarray(photo(12, 18, seed=9))]
     )
-    picture = decode(data)
-    near, far = (np.abs(picture.color.astype(int) - np.asarray(p)).mean() for p in (RGB, other))
+    opened = decode(data)
+    near, far = (np.abs(opened.color.astype(int) - np.asarray(p)).mean() for p in (RGB, other))
     assert near < far
     word = "pages" if format == "TIFF" else "frames"
-    assert any(f"only the first of 3 {word} is restored; for all, " in loss.text for loss in picture.losses)
+    assert any(f"only the first of 3 {word} is restored; for all, " in loss.text for loss in opened.losses)
 
 
 # --- orientation and metadata
 
 
 def turned(orientation: int) -> Image.Image:
-    """The picture as a camera held that way would store it."""
+    """The image as a camera held that way would store it."""
     back = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -195,8 +201,8 @@ def test_orientation_is_applied(format: str, orientation: int, tmp_path: Path) -
     exif[0x0112] = orientation
     exact = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}.get(format, {})
     data = encode(turned(orientation), format, exif=exif, **exact)
-    picture = decode(data)
-    assert np.abs(picture.color.astype(int) - RGB).mean() < (2 if format == "JPEG" else 1e-9)
+    opened = decode(data)
+    assert np.abs(opened.color.astype(int) - RGB).mean() < (2 if format == "JPEG" else 1e-9)
     path = tmp_path / "x"
     path.write_bytes(data)
     assert probe(path) == (18, 12)
@@ -219,21 +225,21 @@ def test_profile_exif_and_resolution_are_read(format: str) -> None:
         exif.get_ifd(0x8769)[0x9003] = "2001:02:03 04:05:06"
         exif.get_ifd(0x8825)[1] = "N"
     extra = {} if format == "WEBP" else {"dpi": (300, 300)}
-    picture = decode(encode(Image.fromarray(RGB), format, icc_profile=SRGB, exif=exif, **extra))
-    assert picture.extras.icc == SRGB
-    assert picture.extras.exif is not None
-    assert picture.extras.exif.text(0x010F) == "Camera"
+    opened = decode(encode(Image.fromarray(RGB), format, icc_profile=SRGB, exif=exif, **extra))
+    assert opened.extras.icc == SRGB
+    assert opened.extras.exif is not None
+    assert opened.extras.exif.text(0x010F) == "Camera"
     if format != "TIFF":
-        assert picture.extras.exif.photo[0x9003].value.startswith(b"2001:02:03")
-        assert picture.extras.exif.gps[1].value == b"N\0"
+        assert opened.extras.exif.photo[0x9003].value.startswith(b"2001:02:03")
+        assert opened.extras.exif.gps[1].value == b"N\0"
     if format != "WEBP":
-        assert picture.extras.dpi == pytest.approx((300, 300), abs=0.1)
+        assert opened.extras.dpi == pytest.approx((300, 300), abs=0.1)
 
 
 def test_a_profile_of_other_channels_is_dropped_and_said() -> None:
-    picture = decode(encode(Image.fromarray(GRAY), "PNG", icc_profile=SRGB))
-    assert picture.extras.icc == b""
-    assert [loss.name for loss in picture.losses] == ["icc"]
+    opened = decode(encode(Image.fromarray(GRAY), "PNG", icc_profile=SRGB))
+    assert opened.extras.icc == b""
+    assert [loss.name for loss in opened.losses] == ["icc"]
 
 
 def test_profiles_that_imagemagick_hides_in_text_are_read_and_their_turn_is_applied_once() -> None:
@@ -245,11 +251,11 @@ def test_profiles_that_imagemagick_hides_in_text_are_read_and_their_turn_is_appl
     info.add_text("Raw profile type exif", text, zip=True)
     info.add_text("Raw profile type xmp", f"\nxmp\n{5:8}\n{b'<xmp>'.hex()}\n")
     info.add_text("Raw profile type APP12", "not hexadecimal")
-    picture = decode(encode(turned(6), "PNG", pnginfo=info))
-    np.testing.assert_array_equal(picture.color, RGB)
-    assert picture.extras.exif is not None and picture.extras.exif.text(0x010F) == "Camera"
-    assert picture.extras.xmp == b"<xmp>"
-    assert [body.partition(b"\0")[0] for _, body in picture.extras.png_chunks] == [b"Raw profile type APP12"]
+    opened = decode(encode(turned(6), "PNG", pnginfo=info))
+    np.testing.assert_array_equal(opened.color, RGB)
+    assert opened.extras.exif is not None and opened.extras.exif.text(0x010F) == "Camera"
+    assert opened.extras.xmp == b"<xmp>"
+    assert [body.partition(b"\0")[0] for _, body in opened.extras.png_chunks] == [b"Raw profile type APP12"]
 
 
 def test_resolution_of_a_webp_comes_from_its_exif() -> None:
@@ -262,13 +268,13 @@ def test_avif_is_read_where_pillow_can_and_depth_is_said(monkeypatch: pytest.Mon
     if not features.check("avif"):
         pytest.skip("this Pillow has no AVIF")
     data = encode(Image.fromarray(RGB), "AVIF", quality=100, subsampling="4:4:4")
-    picture = decode(data)
-    assert np.abs(picture.color.astype(int) - RGB).mean() < 2 and picture.losses == []
+    opened = decode(data)
+    assert np.abs(opened.color.astype(int) - RGB).mean() < 2 and opened.losses == []
     place = data.index(b"av1C") + 6
     deeper = data[:place] + bytes([data[place] | 0x40]) + data[place + 1 :]
     assert reader._avif_depth(deeper) == 10
     monkeypatch.setattr(features, "check", lambda name: False)
-    with pytest.raises(InputError, match="AVIF picture, which this Pillow cannot read"):
+    with pytest.raises(InputError, match="AVIF image, which this Pillow cannot read"):
         decode(data)
 
 
@@ -285,8 +291,8 @@ def test_bleeding_replaces_invisible_colours_only() -> None:
     red = np.zeros((40, 40, 4), np.uint8)
     y, x = np.mgrid[:40, :40]
     red[(y - 20) ** 2 + (x - 20) ** 2 < 100] = (200, 10, 10, 255)
-    picture = decode(encode(Image.fromarray(red), "PNG"))
-    bled = picture.model_input()
+    opened = decode(encode(Image.fromarray(red), "PNG"))
+    bled = opened.model_input()
     np.testing.assert_array_equal(bled[red[..., 3] > 0], red[red[..., 3] > 0][:, :3])
     np.testing.assert_allclose(bled.reshape(-1, 3), np.tile([[200, 10, 10]], (1600, 1)), atol=1)
 
@@ -304,9 +310,9 @@ def test_the_clear_colour_of_a_sixteen_bit_png_is_alpha(kind: int, channels: int
     data += (
         chunk(b"tRNS", struct.pack(f">{channels}H", *key)) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
     )
-    picture = decode(data)
-    np.testing.assert_array_equal(picture.color, pixels)
-    assert picture.alpha is not None and picture.alpha.dtype == np.uint16
+    opened = decode(data)
+    np.testing.assert_array_equal(opened.color, pixels)
+    assert opened.alpha is not None and opened.alpha.dtype == np.uint16
     clear = np.zeros((6, 7), bool)
     clear[2, 3] = True
-    np.testing.assert_array_equal(picture.alpha, np.where(clear, 0, 65535))
+    np.testing.assert_array_equal(opened.alpha, np.where(clear, 0, 65535))

@@ -1,4 +1,4 @@
-"""Files that are no pictures, or no longer: refused with a reason, and never decoded at any price."""
+"""Files that are no images, or no longer: refused with a reason, and never decoded at any price."""
 
 import io
 import struct
@@ -21,9 +21,9 @@ RGB = photo(12, 18)
 
 
 def test_damaged_exif_costs_the_exif_only() -> None:
-    picture = decode(encode(Image.fromarray(RGB), "JPEG", exif=b"Exif\0\0garbage that is no TIFF header"))
-    assert picture.extras.exif is None
-    assert [loss.name for loss in picture.losses] == ["exif"]
+    pixels = decode(encode(Image.fromarray(RGB), "JPEG", exif=b"Exif\0\0garbage that is no TIFF header"))
+    assert pixels.extras.exif is None
+    assert [loss.name for loss in pixels.losses] == ["exif"]
 
 
 def bad_header(width: int, height: int) -> bytes:
@@ -65,7 +65,7 @@ def test_a_flipped_bit_in_a_png_is_found(kind: str) -> None:
     ("data", "words"),
     [
         (b"", "empty"),
-        (b"Dear diary,\n", "text, not a picture"),
+        (b"Dear diary,\n", "text, not an image"),
         (bytes(500), "zero bytes only"),
         (b"\x00\x05\x16\x07\x00\x02\x00\x00", "AppleDouble"),
         (b"%PDF-1.4\x80\x90", "a PDF document"),

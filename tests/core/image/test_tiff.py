@@ -163,7 +163,7 @@ def test_jpeg_inside_equals_libtiff(big: bool, subsampling: tuple[int, int]) -> 
     assert difference.max() <= 2
 
 
-def test_thumbnail_before_the_picture_is_passed_over() -> None:
+def test_thumbnail_before_the_image_is_passed_over() -> None:
     for flag in (1, 0):  # marked as reduced, or only looking like it
         stream = io.BytesIO()
         with tifffile.TiffWriter(stream) as writer:

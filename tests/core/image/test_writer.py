@@ -52,17 +52,17 @@ def test_pixels_survive(format: ImageFormat, depth: int, gray: bool, clear: bool
     color = photo(37, 53, 1 if gray else 3, depth)
     alpha = photo(37, 53, 1, depth, seed=3)[..., 0] if clear else None
     extras = Extras()
-    picture = decode(write(np.broadcast_to(color, (37, 53, 3)), format, gray=gray, alpha=alpha, extras=extras))
-    assert (picture.gray, picture.depth) == (gray, depth)
-    np.testing.assert_array_equal(picture.color, color)
+    opened = decode(write(np.broadcast_to(color, (37, 53, 3)), format, gray=gray, alpha=alpha, extras=extras))
+    assert (opened.gray, opened.depth) == (gray, depth)
+    np.testing.assert_array_equal(opened.color, color)
     if clear:
-        np.testing.assert_array_equal(picture.alpha, alpha)
+        np.testing.assert_array_equal(opened.alpha, alpha)
     else:
-        assert picture.alpha is None
+        assert opened.alpha is None
 
 
 @pytest.mark.parametrize("format", LOSSLESS)
-def test_large_pictures_are_written_in_strips(format: ImageFormat, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_are_written_in_strips(format: ImageFormat, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("varestorer_cli.core.image.image_data._STRIP_BYTES", 4000)
     color = photo(101, 67, depth=16)
     np.testing.assert_array_equal(decode(write(color, format)).color, color)
@@ -107,7 +107,7 @@ def test_tiff_is_one_page_that_tifffile_reads() -> None:
         assert file.pages[0].tags["ExifTag"].value["DateTimeOriginal"] == "2001:02:03 04:05:06"
 
 
-def test_the_same_picture_gives_the_same_bytes() -> None:
+def test_the_same_image_gives_the_same_bytes() -> None:
     for format in set(ImageFormat) - (set() if oiio_backend.available() else {ImageFormat.EXR, ImageFormat.DPX}):
         assert write(photo(), format) == write(photo(), format), format
 
@@ -172,8 +172,8 @@ def test_metadata_too_large_for_jpeg_is_dropped_and_said() -> None:
     extras = Extras(exif=huge, xmp=b"y" * 70000)
     names = [loss.name for loss in losses_of(ImageFormat.JPEG, depth=8, alpha=False, source="JPEG", extras=extras)]
     assert names == ["exif", "xmp"]
-    picture = decode(write(photo(), ImageFormat.JPEG, extras=extras))
-    assert picture.extras.exif is not None and picture.extras.exif.text(0x0131)
+    opened = decode(write(photo(), ImageFormat.JPEG, extras=extras))
+    assert opened.extras.exif is not None and opened.extras.exif.text(0x0131)
 
 
 def test_sides_too_long_for_a_format() -> None:
@@ -300,7 +300,7 @@ def test_a_gray_profile_does_not_go_into_a_webp() -> None:
     assert decode(write(photo(), ImageFormat.PNG, gray=True, extras=extras)).extras.icc == gray
 
 
-def test_the_software_field_of_a_picture_beyond_pillows_limit_is_read(tmp_path: Path) -> None:
+def test_the_software_field_of_a_image_beyond_pillows_limit_is_read(tmp_path: Path) -> None:
     """Results are often larger than what Pillow takes for an attack; an unread field makes them look foreign."""
     data = bytearray(write(photo(), ImageFormat.PNG))
     data[16:24] = struct.pack(">II", 20000, 20000)
@@ -312,10 +312,10 @@ def test_the_software_field_of_a_picture_beyond_pillows_limit_is_read(tmp_path: 
 def test_a_resolution_that_no_device_has_is_dropped() -> None:
     stream = io.BytesIO()
     tifffile.imwrite(stream, photo(depth=16), photometric="rgb", metadata=None, resolution=(4e9, 4e9), resolutionunit=2)
-    picture = decode(stream.getvalue())
-    assert picture.extras.dpi is None
+    opened = decode(stream.getvalue())
+    assert opened.extras.dpi is None
     for format in (ImageFormat.PNG, ImageFormat.TIFF, ImageFormat.JPEG, ImageFormat.WEBP):
-        assert decode(write(picture.color, format, extras=picture.extras)).color.shape == (24, 32, 3)
+        assert decode(write(opened.color, format, extras=opened.extras)).color.shape == (24, 32, 3)
 
 
 def skip_without_oiio(format: ImageFormat) -> None:

@@ -234,10 +234,10 @@ def test_a_name_with_brackets_is_a_name(here: Path) -> None:
 
 
 def test_explicit_files_are_judged_by_content(here: Path) -> None:
-    touch("picture.dat", "a.png")
-    Path("Thumbs.db").write_bytes(b"no picture")
-    plan = make_plan(["picture.dat", "a.png", "Thumbs.db"], "out")
-    assert pairs(plan) == [("picture.dat", "out/picture.dat.png"), ("a.png", "out/a.png")]
+    touch("image.dat", "a.png")
+    Path("Thumbs.db").write_bytes(b"no image")
+    plan = make_plan(["image.dat", "a.png", "Thumbs.db"], "out")
+    assert pairs(plan) == [("image.dat", "out/image.dat.png"), ("a.png", "out/a.png")]
     assert list(ignored(plan)) == ["Thumbs.db"]
     assert pairs(make_plan(["Thumbs.db"], "out")) == [("Thumbs.db", "out/Thumbs.db.png")]  # fails with its reason
 

@@ -104,9 +104,9 @@ def test_the_captioner_says_the_same_as_the_published_one(hub: StandInHub, root:
     for key, data in hub.files.items():
         if key.startswith(BLIP):
             (whole / key.rpartition("/")[2]).write_bytes(data)
-    picture = photo(20, 30)
+    image = photo(20, 30)
     with transformers_backend.captioner(folder) as pulled, transformers_backend.captioner(whole) as expected:
-        assert pulled(picture) == expected(picture) != ""
+        assert pulled(image) == expected(image) != ""
     assert verify_models(root, ["captioner"]) == [("captioner", "")]
 
 

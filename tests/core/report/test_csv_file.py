@@ -160,18 +160,17 @@ def test_each_report_has_its_own_list_of_failures(report: str, failed: str) -> N
 
 def test_counts_summary_and_exit_code_step_by_step() -> None:
     report = BatchReport()
-    assert report.summary() == "0 pictures restored, 0 failed"
+    assert report.summary() == "0 images restored, 0 failed"
     assert report.exit_code() == ExitCode.OK
     report.rows.append(Row(input="a", status=DONE))
     report.seconds, report.megapixels = 2.0, 4.0
     assert report.summary() == (
-        "1 picture restored, 0 failed in 2.0 s "
-        "(0.50 images/s, 2.00 MP/s; model 0 %, decode 0 %, encode 0 %, rest 100 %)"
+        "1 image restored, 0 failed in 2.0 s (0.50 images/s, 2.00 MP/s; model 0 %, decode 0 %, encode 0 %, rest 100 %)"
     )
     report.rows += [Row(input="b", status=SKIPPED), Row(input="c", status=SKIPPED), Row(input="x", status=IGNORED)]
     report.kept.append(report.rows[2])
     assert report.summary().startswith(
-        "1 picture restored, 1 already up to date, 1 existing file kept, 0 failed, 1 ignored"
+        "1 image restored, 1 already up to date, 1 existing file kept, 0 failed, 1 ignored"
     )
     assert report.exit_code() == ExitCode.OK
     report.rows.append(Row(input="d", status=FAILED))

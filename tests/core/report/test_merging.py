@@ -15,7 +15,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for i in range(7):
         save(Path(f"in/{i}.png"), photo(6, 6, seed=i))
-    Path("in/bad.png").write_text("no picture")
+    Path("in/bad.png").write_text("no image")
     Path("in/notes.txt").write_text("x")
 
 
@@ -30,8 +30,8 @@ def test_shards_merged_equal_one_run(cli: Cli) -> None:
     merged = cli("restore", "--merge", "out", "--report", "page.html")
     assert merged.code == 1
     assert "in/bad.png" in Path("page.html").read_text()
-    assert "3 reports of 3 parts: 7 pictures restored, 1 failed, 1 ignored; out/metrics.csv" in merged.err
-    assert "in/bad.png: text, not a picture" in merged.err
+    assert "3 reports of 3 parts: 7 images restored, 1 failed, 1 ignored; out/metrics.csv" in merged.err
+    assert "in/bad.png: text, not an image" in merged.err
     cli("restore", "in", "one")
     assert table("out") == table("one")
     assert Path("out/failed.txt").read_text() == Path("one/failed.txt").read_text()

@@ -38,7 +38,7 @@ def row(name: str, consistency: float | None, status: str = DONE, **more: Any) -
 
 @pytest.fixture
 def page(tmp_path: Path, monkeypatch: Patch) -> Path:
-    """Three restored pictures, red before and blue after, and one that failed."""
+    """Three restored images, red before and blue after, and one that failed."""
     monkeypatch.chdir(tmp_path)
     for name in (ODD, "b.png", "sub/c.png"):
         save(Path("in") / name, plain(RED, 60, 80))
@@ -53,14 +53,14 @@ def page(tmp_path: Path, monkeypatch: Patch) -> Path:
     return (tmp_path / "pages/page #1.html").resolve()
 
 
-def share(picture: Any, color: tuple[int, int, int]) -> float:
+def share(image: Any, color: tuple[int, int, int]) -> float:
     """Part of a line near the lower edge, away from handle and labels, that has a colour."""
-    line = picture[int(picture.shape[0] * 0.85)].astype(int)
+    line = image[int(image.shape[0] * 0.85)].astype(int)
     return float((np.abs(line - color).max(axis=1) < 40).mean())
 
 
 def loaded(browser: Browser) -> Any:
-    """Sizes of the viewer's pictures once all are there."""
+    """Sizes of the viewer's images once all are there."""
     sizes = "i => [i.complete, i.naturalWidth, i.naturalHeight]"
     text = f"return [...document.querySelectorAll('#viewer img')].map({sizes})"
     found = browser.script(text)
@@ -75,7 +75,7 @@ def test_a_slider_is_dragged(browser: Browser, page: Path) -> None:
     browser.open(page)
     box = browser.one(".card .cmp")
     first = browser.pixels(box)
-    assert first.shape[:2] == (240, 320), "100 %: one pixel of the picture is one of the page"
+    assert first.shape[:2] == (240, 320), "100 %: one pixel of the image is one of the page"
     assert share(first, RED) == pytest.approx(0.5, abs=0.02) and share(first, BLUE) == pytest.approx(0.5, abs=0.02)
     handle = browser.one(".card .handle")
     browser.drag(handle, 96)
@@ -84,7 +84,7 @@ def test_a_slider_is_dragged(browser: Browser, page: Path) -> None:
     assert handle.get_attribute("aria-valuenow") == "80"
     assert handle.get_attribute("aria-valuetext") == "80 % before, 20 % after"
     browser.drag(handle, -400)
-    assert share(browser.pixels(box), RED) == 0, "left of the picture the slider stays at its edge"
+    assert share(browser.pixels(box), RED) == 0, "left of the image the slider stays at its edge"
     assert share(browser.pixels(browser.all(".card .cmp")[1]), RED) == pytest.approx(0.5, abs=0.02), "one slider alone"
     assert browser.complaints() == []
     assert browser.requests() == [page.as_uri()], "nothing is loaded beside the page"
@@ -169,7 +169,7 @@ def test_phone_and_dark(browser: Browser, page: Path) -> None:
     assert browser.complaints() == []
 
 
-def test_two_thousand_pictures(browser: Browser, tmp_path: Path, monkeypatch: Patch) -> None:
+def test_two_thousand_images(browser: Browser, tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.chdir(tmp_path)
     save(Path("in/a.png"), photo(20, 30))
     save(Path("out/a.png"), photo(80, 120))
@@ -204,7 +204,7 @@ def run_of_300(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_image_of_300_is_a_thumbnail_that_loads_when_seen(browser: Browser, run_of_300: Path) -> None:
     browser.open(run_of_300)
     assert len(browser.all(".card")) == 9 and len(browser.all(".thumb")) == 300
-    assert browser.one("#thumbnails h2").text == "All 300 pictures as thumbnails"
+    assert browser.one("#thumbnails h2").text == "All 300 images as thumbnails"
     assert len(browser.all(".thumb img")) == 0, "nothing is decoded before it is seen"
     thumbs = browser.all(".thumb")
     browser.script("arguments[0].scrollIntoView()", thumbs[0])
@@ -212,8 +212,7 @@ def test_every_image_of_300_is_a_thumbnail_that_loads_when_seen(browser: Browser
     assert len(browser.all(".thumb img")) < 300
     for thumb, color in zip(thumbs, (RED, BLUE, GREEN), strict=False):
         assert (
-            np.abs(browser.pixels(thumb.find_element("css selector", ".picture"))[50, 70].astype(int) - color).max()
-            < 12
+            np.abs(browser.pixels(thumb.find_element("css selector", ".image"))[50, 70].astype(int) - color).max() < 12
         )
     browser.script("arguments[0].scrollIntoView()", thumbs[-1])
     browser.wait(lambda: thumbs[-1].find_elements("css selector", "img"))
@@ -277,7 +276,7 @@ def test_four_cards_are_printed_on_a_page(browser: Browser, run_of_300: Path) ->
         return len(re.findall(rb"/Type\s*/Page\b", base64.b64decode(browser.driver.print_page())))
 
     browser.open(run_of_300)
-    browser.script("document.querySelectorAll('main > :not(#pictures), footer').forEach(e => e.remove())")
+    browser.script("document.querySelectorAll('main > :not(#images), footer').forEach(e => e.remove())")
     counts = {}
     for cards in (9, 8, 5, 4):
         browser.script("document.querySelectorAll('.card').forEach((e, i) => i >= arguments[0] && e.remove())", cards)

@@ -14,5 +14,5 @@ def test_the_books_are_kept_by_the_rows_alone() -> None:
     assert report.megapixels == 1.0 and report.total == 5
     assert report.failed_inputs == ["in/b.png", "gone.png"]
     assert [row.input for row in report.kept] == ["d.png"]
-    assert report.summary() == "1 picture restored, 1 already up to date, 1 existing file kept, 2 failed, 1 ignored"
-    assert report.stopped_text(9).startswith("stopped: 5 of 9 pictures are dealt with, nothing is half written;")
+    assert report.summary() == "1 image restored, 1 already up to date, 1 existing file kept, 2 failed, 1 ignored"
+    assert report.stopped_text(9).startswith("stopped: 5 of 9 images are dealt with, nothing is half written;")

@@ -52,7 +52,7 @@ def run(source: Path, out: Path, model: Any = None, **settings: Any) -> BatchRep
         file.close()
 
 
-def test_every_picture_once_in_order(tmp_path: Path) -> None:
+def test_every_image_once_in_order(tmp_path: Path) -> None:
     seen: list[Row] = []
     report = run(folder(tmp_path / "in"), tmp_path / "out", on_row=seen.append)
     assert [row.output for row in seen] == [f"{i:02}.png" for i in range(5)]
@@ -72,7 +72,7 @@ def test_rows_are_complete(tmp_path: Path) -> None:
     assert len(row["input_sha256"]) == len(row["output_sha256"]) == 64
 
 
-def test_a_bug_in_the_model_fails_its_pictures_and_is_said(tmp_path: Path) -> None:
+def test_a_bug_in_the_model_fails_its_images_and_is_said(tmp_path: Path) -> None:
     report = run(folder(tmp_path / "in", 2), tmp_path / "out", fakes.Broken())
     assert [row.reason for row in report.rows] == ["unexpected ZeroDivisionError: division by zero"] * 2
     assert report.exit_code() == ExitCode.INTERNAL
@@ -115,7 +115,7 @@ def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_a_disk_that_is_full_only_for_the_last_picture_ends_the_run_too(
+def test_a_disk_that_is_full_only_for_the_last_image_ends_the_run_too(
     count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = encode_stage.write_image
@@ -131,7 +131,7 @@ def test_a_disk_that_is_full_only_for_the_last_picture_ends_the_run_too(
     assert set(tree(tmp_path / "out")) == {f"{i:02}.png" for i in range(count - 1)}
 
 
-def test_stopping_rolls_the_current_picture_back(tmp_path: Path) -> None:
+def test_stopping_rolls_the_current_image_back(tmp_path: Path) -> None:
     stop = StopFlag()
 
     class Stopping(fakes.FakeModel):
@@ -142,7 +142,7 @@ def test_stopping_rolls_the_current_picture_back(tmp_path: Path) -> None:
 
     report = BatchReport()
     with pytest.raises(
-        InterruptedRunError, match=r"stopped: \d of 5 pictures are dealt with.*run the same command"
+        InterruptedRunError, match=r"stopped: \d of 5 images are dealt with.*run the same command"
     ) as error:
         run(folder(tmp_path / "in"), tmp_path / "out", Stopping(), stop=stop, report=report)
     assert error.value.exit_code == ExitCode.TERMINATED
@@ -151,7 +151,7 @@ def test_stopping_rolls_the_current_picture_back(tmp_path: Path) -> None:
     assert [row.output for row in report.rows] == done
 
 
-def test_the_budget_lets_one_large_picture_through_and_blocks_the_next() -> None:
+def test_the_budget_lets_one_large_image_through_and_blocks_the_next() -> None:
     budget = PixelBudget(10, lambda: False)
     budget.take(50)
     passed = threading.Event()

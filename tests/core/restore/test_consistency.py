@@ -8,25 +8,25 @@ from varestorer_cli.core.restore import consistency
 from varestorer_cli.core.restore.consistency import compare, outliers
 
 
-def test_the_same_picture_is_perfect() -> None:
-    picture = photo(70, 90)
-    assert compare(picture, picture) == (0.0, 100.0)
+def test_the_same_image_is_perfect() -> None:
+    pixels = photo(70, 90)
+    assert compare(pixels, pixels) == (0.0, 100.0)
 
 
 @pytest.mark.parametrize("size", [(280, 360), (105, 135), (35, 45)])
-def test_a_resized_picture_is_near(size: tuple[int, int]) -> None:
-    picture = photo(70, 90)
-    picture[:] = np.linspace(0, 255, 90)[None, :, None]
-    other = to_depth(Resampler((70, 90), size).window(picture, 0, 0, *size), np.uint8)
-    shift, psnr = compare(picture, other)
+def test_a_resized_image_is_near(size: tuple[int, int]) -> None:
+    pixels = photo(70, 90)
+    pixels[:] = np.linspace(0, 255, 90)[None, :, None]
+    other = to_depth(Resampler((70, 90), size).window(pixels, 0, 0, *size), np.uint8)
+    shift, psnr = compare(pixels, other)
     assert shift < 0.5 and psnr > 40
 
 
 def test_a_colour_shift_is_measured_in_steps_of_eight_bits() -> None:
-    picture = np.full((20, 20, 3), 100, np.uint8)
-    shifted = picture.copy()
+    pixels = np.full((20, 20, 3), 100, np.uint8)
+    shifted = pixels.copy()
     shifted[..., 1] += 5
-    shift, psnr = compare(picture, shifted)
+    shift, psnr = compare(pixels, shifted)
     assert shift == pytest.approx(5, abs=1e-3)
     assert psnr == pytest.approx(10 * np.log10(255**2 / (25 / 3)), abs=1e-3)
 
@@ -51,13 +51,13 @@ def named(rows: list[Row]) -> list[str]:
     return [one.row.output for one in outliers(rows)]
 
 
-def test_pictures_far_below_the_rest_are_named_worst_first() -> None:
+def test_images_far_below_the_rest_are_named_worst_first() -> None:
     rows = made([34, 35, 36, 33, 20, 34.5, 35.5, 36.5, 12, 35])
     assert named(rows) == ["8.png", "4.png"]
     assert outliers(rows)[0].reason == "12.0 dB against its input, the median is 34.8"
 
 
-def test_many_bad_pictures_do_not_hide_each_other() -> None:
+def test_many_bad_images_do_not_hide_each_other() -> None:
     assert named(made([34, 35, 36, 33, 34, 35, 36, 10, 11, 12, 13])) == ["7.png", "8.png", "9.png", "10.png"]
 
 

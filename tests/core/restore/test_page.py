@@ -19,7 +19,7 @@ from PIL import Image
 from varestorer_cli.core.image.image_data import DecodedImage
 from varestorer_cli.core.image.reader import decode
 from varestorer_cli.core.image.resample import Resampler
-from varestorer_cli.core.report import crops as report_pictures
+from varestorer_cli.core.report import crops as report_images
 from varestorer_cli.core.report import page as report_page
 from varestorer_cli.core.report.charts import histogram, scatter
 from varestorer_cli.core.report.crops import cut_crops
@@ -44,7 +44,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def pictures(*names: str) -> None:
+def decoded_all(*names: str) -> None:
     for seed, name in enumerate(names):
         save(Path("in") / name, photo(6, 8, seed=seed))
         save(Path("out") / name, photo(24, 32, seed=seed))
@@ -59,7 +59,7 @@ def written(*rows: Row, target: str = "page.html") -> Path:
 
 
 def test_odd_names_become_text(tmp_path: Path) -> None:
-    pictures(ODD)
+    decoded_all(ODD)
     bad = "</script><script>x()</script>"
     page = written(row(ODD, warnings=bad), row(bad, None, FAILED, reason=bad))
     text, reader = page.read_text(encoding="utf-8"), read(page)
@@ -96,7 +96,7 @@ def test_a_name_that_is_no_text_does_not_cost_the_page() -> None:
 
 
 def test_nothing_is_loaded_from_elsewhere() -> None:
-    pictures("a.png")
+    decoded_all("a.png")
     page = written(row("a.png"))
     text, reader = page.read_text(encoding="utf-8"), read(page)
     assert not re.search(r"https?://|url\(|@import", text)
@@ -120,7 +120,7 @@ def test_the_least_consistent_comes_first_and_what_was_not_measured_last() -> No
 
 
 def test_the_order_of_the_rows_does_not_matter_and_the_same_rows_give_the_same_bytes() -> None:
-    pictures("a.png", "b.png")
+    decoded_all("a.png", "b.png")
     rows = [row("a.png", 31.0), row("b.png", 30.0), row("c.png", None, FAILED, reason="x"), row("d.png", 31.0)]
     first = written(*rows).read_bytes()
     assert written(*reversed(rows)).read_bytes() == first
@@ -133,7 +133,7 @@ def test_totals_failures_and_losses_come_from_the_rows() -> None:
         row("b.png", 40.0, SKIPPED, reason="up to date", seconds=2.0, warnings="depth: 16 bit becomes 8"),
         row("c.png", None, FAILED, reason="the file is empty (0 bytes)"),
         row("d.png", None, SKIPPED, output_sha256="", reason="the output exists and was not made by varestorer"),
-        Row(input="in/notes.txt", status=IGNORED, reason="not a picture"),
+        Row(input="in/notes.txt", status=IGNORED, reason="not an image"),
     ]
     text = written(*rows).read_text(encoding="utf-8")
     for value, label in (
@@ -143,14 +143,14 @@ def test_totals_failures_and_losses_come_from_the_rows() -> None:
         ("35.00 dB", "mean consistency"),
     ):
         assert f"<b>{value}</b><span>{label}</span>" in text
-    assert "2 pictures restored: 1 by the last run, 1 before it and still up to date. 1 other file ignored." in text
-    assert "1 picture failed" in text and "<li><bdi>in/c.png</bdi><span>the file is empty (0 bytes)</span></li>" in text
-    assert "depth: 16 bit becomes 8 (2 pictures)" in text and "icc: dropped (1 picture)" in text
-    assert "1 existing file kept" in text and "not a picture (1)" in text
+    assert "2 images restored: 1 by the last run, 1 before it and still up to date. 1 other file ignored." in text
+    assert "1 image failed" in text and "<li><bdi>in/c.png</bdi><span>the file is empty (0 bytes)</span></li>" in text
+    assert "depth: 16 bit becomes 8 (2 images)" in text and "icc: dropped (1 image)" in text
+    assert "1 existing file kept" in text and "not an image (1)" in text
     assert not re.search(r"\bnan\b", text, re.I)
 
 
-def test_pictures_unlike_the_rest_are_named() -> None:
+def test_images_unlike_the_rest_are_named() -> None:
     rows = [row(f"{n}.png", 30.0 + n / 10) for n in range(9)]
     assert "Unlike the rest" not in written(*rows).read_text()
     text = written(*rows, row("odd.png", 12.0)).read_text()
@@ -175,18 +175,18 @@ def test_numbers_of_columns_that_this_page_does_not_know_are_shown(monkeypatch: 
 # --- bounds ----------------------------------------------------------------------------------------------------------
 
 
-def test_only_some_pictures_are_embedded_and_the_page_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures("a.png", "b.png", "c.png")
+def test_only_some_images_are_embedded_and_the_page_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded_all("a.png", "b.png", "c.png")
     rows = [row("a.png", 33.0), row("b.png", 31.0), row("c.png", 32.0)]
-    monkeypatch.setattr(report_pictures, "MOST_CARDS", 2)
+    monkeypatch.setattr(report_images, "MOST_CARDS", 2)
     page = written(*rows)
     assert [a["aria-label"] for a in read(page).of("div", role="slider")] == [
         "before and after of b.png",
         "before and after of c.png",
     ]
-    assert "Embedded: 2 of 3 pictures, the least consistent first (at most 2, 24 MB)" in page.read_text()
+    assert "Embedded: 2 of 3 images, the least consistent first (at most 2, 24 MB)" in page.read_text()
     assert len(read(page).of("button", type="button") and re.findall('class="whole"', page.read_text())) == 2 + 3
-    monkeypatch.setattr(report_pictures, "MOST_BYTES", 1)
+    monkeypatch.setattr(report_images, "MOST_BYTES", 1)
     assert len(read(written(*rows)).of("div", role="slider")) == 1
 
 
@@ -199,19 +199,19 @@ def test_many_rows_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
     text = written(*rows).read_text()
     assert text.count('<tr id="row-') == 3
     assert "The 3 rows that come first in the order are on this page, of 7" in text
-    assert "3 pictures failed" in text and "and 1 more, all in the table's file" in text
+    assert "3 images failed" in text and "and 1 more, all in the table's file" in text
 
 
 # --- crops -----------------------------------------------------------------------------------------------------------
 
 
 def smooth(height: int, width: int, **kind: Any) -> Any:
-    """A picture that JPEG keeps nearly as it is."""
+    """An image that JPEG keeps nearly as it is."""
     return cv2.GaussianBlur(photo(height, width, **kind), (0, 0), 4)
 
 
 def off(image: dict[str, str], wanted: Any) -> float:
-    """Mean difference of an embedded picture in 8-bit steps."""
+    """Mean difference of an embedded image in 8-bit steps."""
     return float(np.abs(decoded(image["src"]).astype(int) - wanted).mean())
 
 
@@ -228,11 +228,11 @@ def test_before_is_the_input_enlarged_to_lie_under_the_result() -> None:
 
 @pytest.mark.parametrize("looked_at", [16_000_000, 20_000])
 def test_the_crop_is_where_most_changed(looked_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report_pictures, "_LOOKED_AT", looked_at)
-    picture = smooth(300, 400)
-    changed = picture.copy()
+    monkeypatch.setattr(report_images, "_LOOKED_AT", looked_at)
+    pixels = smooth(300, 400)
+    changed = pixels.copy()
     changed[180:230, 250:330] = 255 - changed[180:230, 250:330]
-    save(Path("a.png"), picture)
+    save(Path("a.png"), pixels)
     save(Path("b.png"), changed)
     paths = [Path("a.png"), Path("b.png")]
     crops = cut_crops(paths, base=1, compared=(0, 1), most=(120, 90))
@@ -240,7 +240,7 @@ def test_the_crop_is_where_most_changed(looked_at: int, monkeypatch: pytest.Monk
     left, top, width, height = crops.window
     assert (width, height) == (120, 90) and crops.whole == (400, 300)
     assert left <= 250 and left + width >= 330 and top <= 180 and top + height >= 230
-    assert off({"src": crops.images[0]}, picture[top : top + height, left : left + width]) < 1
+    assert off({"src": crops.images[0]}, pixels[top : top + height, left : left + width]) < 1
     same = cut_crops([Path("a.png")] * 2, base=1, compared=(0, 1), most=(120, 90))
     assert same is not None and same.window[2:] == (120, 90)
     assert np.abs(np.subtract(same.window[:2], (140, 105))).max() <= 3, "the middle where nothing changed"
@@ -255,9 +255,9 @@ def test_depth_alpha_gray_floats_and_orientation(here: Path, monkeypatch: pytest
     save(Path("out/a.png"), np.dstack([clear, np.zeros((24, 32), np.uint8)]))
     assert off(read(written(row("a.png"))).of("img")[1], 200) < 1
     bright = smooth(24, 32, seed=3).astype(np.float32) / 255
-    monkeypatch.setattr(report_pictures, "decode", lambda data: DecodedImage(bright, None, "EXR"))
+    monkeypatch.setattr(report_images, "decode", lambda data: DecodedImage(bright, None, "EXR"))
     assert off(read(written(row("a.png"))).of("img")[1], bright * 255) < 1
-    monkeypatch.setattr(report_pictures, "decode", decode)
+    monkeypatch.setattr(report_images, "decode", decode)
     turned = Image.fromarray(photo(6, 8))
     exif = Image.Exif()
     exif[274] = 6
@@ -282,11 +282,11 @@ def test_a_profile_is_applied_to_what_is_embedded() -> None:
 
 def test_missing_and_broken_files_are_linked_not_fatal(monkeypatch: pytest.MonkeyPatch) -> None:
     save(Path("out/a.png"), photo(24, 32))
-    Path("out/b.png").write_bytes(b"no picture")
+    Path("out/b.png").write_bytes(b"no image")
     page = written(row("a.png"), row("b.png"), row("c.png"))
     assert [image["data-label"] for image in read(page).of("img")] == ["after"]
     assert "a.png: the file cannot be read" in page.read_text()
-    monkeypatch.setattr(report_pictures, "LARGEST", 100)
+    monkeypatch.setattr(report_images, "LARGEST", 100)
     assert not read(written(row("a.png"))).of("img")
 
 
@@ -294,18 +294,18 @@ def test_missing_and_broken_files_are_linked_not_fatal(monkeypatch: pytest.Monke
 
 
 def test_every_image_has_a_thumbnail_where_not_all_have_cards(monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures("a.png", "b.png", "c.png")
+    decoded_all("a.png", "b.png", "c.png")
     save(Path("in/f.png"), smooth(600, 480))
     rows = [row("a.png", 30.0), row("b.png", 31.0), row("c.png", 32.0), row("f.png", None, FAILED, reason="x")]
-    monkeypatch.setattr(report_pictures, "MOST_CARDS", 1)
+    monkeypatch.setattr(report_images, "MOST_CARDS", 1)
     found = [a for _, a in read(written(*rows)).tags if "data-image" in a]
     assert [a["title"] for a in found] == ["a.png", "b.png", "c.png", "f.png"]
     assert [a["data-row"] for a in found] == [f"row-{n}" for n in range(4)]
     assert decoded(found[3]["data-image"]).shape == (180, 144, 3), "the failed one's input, fitted into 240x180"
     assert np.abs(decoded(found[0]["data-image"]).astype(int) - photo(24, 32, seed=0)).mean() < 12
-    monkeypatch.setattr(report_pictures, "MOST_THUMBNAILS", 2)
+    monkeypatch.setattr(report_images, "MOST_THUMBNAILS", 2)
     assert len([a for _, a in read(written(*rows)).tags if "data-image" in a]) == 2
-    monkeypatch.setattr(report_pictures, "MOST_CARDS", 60)
+    monkeypatch.setattr(report_images, "MOST_CARDS", 60)
     assert "thumbnails" not in re.sub(
         r"<style>.*</style>|<script>.*</script>", "", written(*rows).read_text(), flags=re.S
     )
@@ -324,7 +324,7 @@ def test_a_histogram_counts_every_finite_value() -> None:
         assert "nan" not in histogram(one, "x")
 
 
-def test_a_scatter_plot_has_a_dot_for_every_picture() -> None:
+def test_a_scatter_plot_has_a_dot_for_every_image() -> None:
     points = [(float(n), n / 7, f'p"{n}', f"#row-{n}") for n in range(20)] + [(float("inf"), 1.0, "i", "")]
     chart = scatter(points, "PSNR", "SSIM")
     assert chart.count("<circle") == 20 and 'href="#row-19"' in chart and "p&quot;3: 3, 0.4286" in chart

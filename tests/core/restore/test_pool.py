@@ -20,7 +20,7 @@ from varestorer_cli.core.runtime import several
 
 
 class Deadly(fakes.FakeModel):
-    """Kills its process at one picture: while a marker file is there, or always where there is none to remove."""
+    """Kills its process at one image: while a marker file is there, or always where there is none to remove."""
 
     def restore(self, degraded: Any, settings: dict[str, Any]) -> Any:
         marker = Path(os.environ["DEADLY_MARKER"])
@@ -61,11 +61,11 @@ def run(monkeypatch: pytest.MonkeyPatch, load: Any = load_fake, out: str = "out"
 
 
 def test_two_processes_make_what_one_makes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("in/bad.png").write_text("no picture")
+    Path("in/bad.png").write_text("no image")
     report = run(monkeypatch)
     err = capsys.readouterr().err
     assert (report.count("done"), report.count("failed")) == (6, 1)
-    assert "error: in/bad.png: text, not a picture" in err and "Progress: 100% (7/7 pictures" in err
+    assert "error: in/bad.png: text, not an image" in err and "Progress: 100% (7/7 images" in err
     run(monkeypatch, out="one", gpus=None)
     assert tree(Path("out")) == tree(Path("one"))
     pooled, alone = rows(Path("out/metrics.csv")), rows(Path("one/metrics.csv"))
@@ -90,7 +90,7 @@ def test_a_dead_process_loses_nothing(
 
 
 @pytest.mark.slow
-def test_a_picture_that_kills_every_process_fails_and_the_run_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_that_kills_every_process_fails_and_the_run_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     save(Path("in/3.png"), photo(8, 9) // 255 + 254)
     monkeypatch.setenv("DEADLY_MARKER", "always")
     report = run(monkeypatch, load_deadly)

@@ -32,7 +32,7 @@ def test_what_is_there_is_restored_and_idle_time_ends_it(cli: Cli) -> None:
     before = tree(Path("in"))
     ran = cli("restore", "in", "out", "--watch", "--idle", "0.1")
     assert ran.code == 1 and "1 restored, 1 failed; watching" in ran.err
-    assert "1 picture restored, 1 failed" in ran.err
+    assert "1 image restored, 1 failed" in ran.err
     assert load(Path("out/a.png")).shape == (32, 32, 3)
     assert {row["input"]: row["status"] for row in rows(Path("out/metrics.csv"))} == {
         "in/a.png": "done",
@@ -44,7 +44,7 @@ def test_what_is_there_is_restored_and_idle_time_ends_it(cli: Cli) -> None:
 def test_an_empty_folder_is_waited_for(cli: Cli) -> None:
     Path("in").mkdir()
     ran = cli("restore", "in", "out", "--watch", "--idle", "0.05")
-    assert ran.code == 0 and "0 pictures restored, 0 failed" in ran.err
+    assert ran.code == 0 and "0 images restored, 0 failed" in ran.err
 
 
 class Folder:
@@ -95,7 +95,7 @@ def test_a_changed_file_is_restored_again() -> None:
 
 def test_a_signal_ends_it_with_its_code() -> None:
     folder = Folder([{"a": b"1"}])
-    with pytest.raises(InterruptedRunError, match="stopped watching: 1 picture restored") as caught:
+    with pytest.raises(InterruptedRunError, match="stopped watching: 1 image restored") as caught:
         folder.run(idle=None)
     assert caught.value.exit_code is ExitCode.TERMINATED and folder.restored == [["a"]]
 

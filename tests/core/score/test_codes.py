@@ -54,8 +54,8 @@ def build(guided: bool) -> OneStepRestorer:
     ).eval()
 
 
-def tensor(picture: Any) -> torch.Tensor:
-    return torch.from_numpy(picture.astype(np.float32) / 255).permute(2, 0, 1)[None]
+def tensor(pixels: Any) -> torch.Tensor:
+    return torch.from_numpy(pixels.astype(np.float32) / 255).permute(2, 0, 1)[None]
 
 
 def samples(image: torch.Tensor) -> Any:

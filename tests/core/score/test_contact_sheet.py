@@ -1,4 +1,4 @@
-"""Contact sheets show every picture once, in its place."""
+"""Contact sheets show every image once, in its place."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def flat(folder: Path, name: str, color: tuple[int, int, int], size: tuple[int, 
     return path
 
 
-def test_every_picture_has_its_place(tmp_path: Path) -> None:
+def test_every_image_has_its_place(tmp_path: Path) -> None:
     colors = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (90, 90, 90)]
     paths = [flat(tmp_path, f"{i}.png", color) for i, color in enumerate(colors)]
     target = tmp_path / "sheet.png"
@@ -35,7 +35,7 @@ def test_rows_can_stand_side_by_side(tmp_path: Path) -> None:
     assert Image.open(target).size == (2 * 20 + 4, 2 * 20 + 26)
 
 
-def test_window_shows_the_same_part_of_pictures_of_different_size(tmp_path: Path) -> None:
+def test_window_shows_the_same_part_of_images_of_different_size(tmp_path: Path) -> None:
     large = np.zeros((64, 64, 3), np.uint8)
     large[:32, 32:] = 255
     Image.fromarray(large).save(tmp_path / "large.png")
@@ -48,15 +48,15 @@ def test_window_shows_the_same_part_of_pictures_of_different_size(tmp_path: Path
 
 
 def test_failures_are_named(tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     with pytest.raises(InputError, match=r"text\.png: cannot be read"):
         contact_sheet([[tmp_path / "text.png"]], ["ours"], tmp_path / "sheet.png")
-    picture = flat(tmp_path, "a.png", (1, 2, 3))
+    image = flat(tmp_path, "a.png", (1, 2, 3))
     with pytest.raises(OutputError, match=r"choose a \.jpg or \.png name"):
-        contact_sheet([[picture]], ["ours"], tmp_path / "sheet.nothing")
+        contact_sheet([[image]], ["ours"], tmp_path / "sheet.nothing")
 
 
-def test_pictures_are_shown_as_they_are_scored(tmp_path: Path) -> None:
+def test_images_are_shown_as_they_are_scored(tmp_path: Path) -> None:
     """Upright, and 16 bit reduced to 8: Pillow alone would clip them to white."""
     save(tmp_path / "deep.png", np.full((32, 32), 100 * 257, np.uint16))
     exif = Image.Exif()

@@ -39,7 +39,7 @@ def names(page: str) -> list[str]:
 
 
 def layers(page: Path) -> list[list[str]]:
-    """Labels of the embedded pictures, card by card."""
+    """Labels of the embedded images, card by card."""
     text = page.read_text(encoding="utf-8")
     return [re.findall(r'data-label="(.*?)" width', card) for card in text.split("<article ")[1:]]
 
@@ -65,14 +65,14 @@ def test_one_folder(cli: Cli) -> None:
     assert {unescape(names(page)[int(row)]) == unescape(name) for row, name in dots} == {True}
 
 
-def test_pictures_lie_over_each_other(cli: Cli) -> None:
+def test_images_lie_over_each_other(cli: Cli) -> None:
     cli("score", "out", "-r", "gt", "--degraded", "lq", "--report", "p.html", "--partial")
     images = read(Path("p.html")).of("img")
     assert {decoded(image["src"]).shape for image in images} == {(48, 64, 3)}
     assert [image["class"] for image in images[:3]] == ["left", "right", "off"], "degraded against restored"
 
 
-def test_a_data_set_brings_its_degraded_pictures(cli: Cli) -> None:
+def test_a_data_set_brings_its_degraded_images(cli: Cli) -> None:
     Path("out/d.png").unlink()
     Path("gt/d.png").unlink()
     for name in ("gt", "lq"):

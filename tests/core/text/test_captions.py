@@ -1,4 +1,4 @@
-"""Captions of pictures: which row, which file, and what a captioner adds."""
+"""Captions of images: which row, which file, and what a captioner adds."""
 
 import os
 from pathlib import Path
@@ -140,7 +140,7 @@ def test_a_captions_file_that_is_none_is_left_alone() -> None:
         CaptionsFile(Path("file/captions.csv")).add("a.jpg", "x")
 
 
-def test_texts_of_pictures_and_what_decides_their_bytes() -> None:
+def test_texts_of_images_and_what_decides_their_bytes() -> None:
     texts = Texts({"a.jpg": "a cat", "b.jpg": "plain"}, "plain", "e" * 64, stored="plain")
     assert [texts.of(key) for key in ("a.jpg", "b.jpg", "c.jpg")] == ["a cat", "plain", "plain"]
     assert texts.identity("a.jpg") == ("e" * 64, "a cat")

@@ -151,7 +151,7 @@ def test_the_fingerprint_tells_encoders_apart(tmp_path: Path, monkeypatch: pytes
         folder_fingerprint(tmp_path / "empty")
 
 
-def test_the_captioner_describes_pictures(tmp_path: Path) -> None:
+def test_the_captioner_describes_images(tmp_path: Path) -> None:
     folder = tiny_text.captioner(tmp_path / "blip")
     with captioner(folder) as describe:
         first = [describe(photo(40, 50, seed=1)), describe(photo(7, 3, seed=2)), describe(photo(9, 9, depth=16))]

@@ -30,7 +30,7 @@ def large() -> RRDBNet:
     return RRDBNet(LARGE).eval().requires_grad_(False)
 
 
-def pictures(count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+def images(count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
     smooth = torch.rand(count, 3, 6, 6, generator=torch.Generator().manual_seed(1))
     small = F.interpolate(smooth, size=(24, 24), mode="bicubic", align_corners=False).clamp(0, 1)
     return small, F.interpolate(small, scale_factor=4, mode="bicubic", align_corners=False).clamp(0, 1)
@@ -105,9 +105,9 @@ def test_more_spans_than_blocks_are_refused() -> None:
 
 
 def test_with_as_many_blocks_the_small_network_is_the_large_one() -> None:
-    """Nothing is left out then, so only the fit of the first convolution to the upscaled picture differs."""
+    """Nothing is left out then, so only the fit of the first convolution to the upscaled image differs."""
     network, small = large(), RRDBNet(replace(SMALL, blocks=4))
-    degraded, upscaled = pictures(24)
+    degraded, upscaled = images(24)
     hints = compressed_start(small, network, degraded, upscaled)
     with torch.no_grad():
         first, outputs = small.features(upscaled)
@@ -119,7 +119,7 @@ def test_with_as_many_blocks_the_small_network_is_the_large_one() -> None:
 
 def test_the_start_is_nearer_than_random_weights() -> None:
     network, small = large(), RRDBNet(SMALL)
-    degraded, upscaled = pictures()
+    degraded, upscaled = images()
     hints = compressed_start(small, network, degraded, upscaled)
     wanted = hints(degraded, upscaled)
     torch.manual_seed(5)
@@ -131,7 +131,7 @@ def test_the_start_is_nearer_than_random_weights() -> None:
 
 def test_a_network_of_the_same_kind_gives_its_weights_unchanged() -> None:
     network, small = RRDBNet(replace(SMALL, blocks=4)).requires_grad_(False), RRDBNet(replace(SMALL, blocks=4))
-    degraded, upscaled = pictures()
+    degraded, upscaled = images()
     hints = compressed_start(small, network, degraded, upscaled)
     assert hints.factors == (1.0,) * 4
     for name, tensor in network.state_dict().items():
@@ -140,4 +140,4 @@ def test_a_network_of_the_same_kind_gives_its_weights_unchanged() -> None:
 
 def test_another_width_is_refused() -> None:
     with pytest.raises(UsageError, match="width 16 cannot be made from one of width 8"):
-        compressed_start(RRDBNet(replace(SMALL, width=16)), large(), *pictures())
+        compressed_start(RRDBNet(replace(SMALL, width=16)), large(), *images())

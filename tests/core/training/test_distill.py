@@ -36,7 +36,7 @@ def make_batch() -> PairBatch:
 
 
 class FakeTexts:
-    """Features of the first picture only."""
+    """Features of the first image only."""
 
     def of(self, batch: PairBatch) -> list[Any]:
         width = SMOKE.teacher.text_width
@@ -73,7 +73,7 @@ def published() -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("variant", [{"bits": "greedy"}, {"bits": "expected"}], ids=str)
-def test_other_bits_change_the_picture_and_not_the_scores(
+def test_other_bits_change_the_image_and_not_the_scores(
     variant: dict[str, Any], published: dict[str, torch.Tensor]
 ) -> None:
     found = terms(task(**variant))
@@ -197,8 +197,8 @@ def test_text_features_are_found_by_the_photographs_names(tmp_path: Path) -> Non
 
     (tmp_path / "a").mkdir()
     save_file({"text": torch.ones(4, 8)}, tmp_path / "a" / "one.safetensors")
-    pictures = torch.zeros(3, 3, 4, 4, dtype=torch.uint8)
-    texts = TextFolder(tmp_path, Cache()).of(PairBatch(pictures, pictures, torch.arange(3)))  # type: ignore[arg-type]
+    images = torch.zeros(3, 3, 4, 4, dtype=torch.uint8)
+    texts = TextFolder(tmp_path, Cache()).of(PairBatch(images, images, torch.arange(3)))  # type: ignore[arg-type]
     assert [None if text is None else tuple(text.shape) for text in texts] == [(4, 8), (4, 8), None]
     with pytest.raises(InputError, match="for none of the 2 photographs"):
         TextFolder(tmp_path / "empty", Cache())  # type: ignore[arg-type]

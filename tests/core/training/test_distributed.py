@@ -102,8 +102,8 @@ def test_the_launcher_says_who_this_process_is() -> None:
 
 
 def test_parts_of_a_batch_draw_the_numbers_of_the_whole() -> None:
-    pictures = torch.arange(7, dtype=torch.uint8).view(7, 1, 1, 1)
-    batch = PairBatch(pictures, pictures, torch.arange(7))
+    images = torch.arange(7, dtype=torch.uint8).view(7, 1, 1, 1)
+    batch = PairBatch(images, images, torch.arange(7))
 
     def numbers(part: PairBatch) -> torch.Tensor:
         generator = torch.Generator().manual_seed(1)
@@ -111,7 +111,7 @@ def test_parts_of_a_batch_draw_the_numbers_of_the_whole() -> None:
 
     parts = [piece for part in batch.parts(2) for piece in part.parts(2)]
     assert [len(part) for part in parts] == [1, 2, 2, 2]
-    assert torch.equal(torch.cat([part.hq for part in parts]), pictures)
+    assert torch.equal(torch.cat([part.hq for part in parts]), images)
     assert torch.equal(torch.cat([numbers(part) for part in parts]), numbers(batch))
 
 

@@ -113,11 +113,11 @@ def test_every_photograph_gets_the_features_of_its_text(
     class Cache:
         sources = tuple({"name": name, "first": n, "crops": 1} for n, name in enumerate(sorted(named_photos(photos))))
 
-    pictures = torch.zeros(6, 3, 4, 4, dtype=torch.uint8)
+    images = torch.zeros(6, 3, 4, 4, dtype=torch.uint8)
     texts = TextFolder(out, Cache())  # type: ignore[arg-type]
     wanted = [BESIDE.get(source["name"], DEFAULT_PROMPT) for source in Cache.sources]
     alone = tiny_text.encoded(folder, list(dict.fromkeys(wanted)))
-    found = texts.of(PairBatch(pictures, pictures, torch.arange(6)))
+    found = texts.of(PairBatch(images, images, torch.arange(6)))
     assert all(rows is not None and torch.equal(rows, alone[text]) for rows, text in zip(found, wanted, strict=True))
     assert texts.default is not None and texts.default.prompt == DEFAULT_PROMPT
     assert texts.default.encoder == transformers_backend.folder_fingerprint(folder)

@@ -87,7 +87,7 @@ def test_a_step_of_the_published_recipe_costs_what_the_authors_must_have_paid() 
     published = preset("2b")
     found = estimate(replace(OPTIONS, preset="2b"), published, published.recipes["distill"], processes=8)
     assert found.trained == 27_262_976
-    # forward 20.5 TFLOP and 11 of the teacher, backward through frozen weights, blocks once more: 55 to 85 a picture
+    # forward 20.5 TFLOP and 11 of the teacher, backward through frozen weights, blocks once more: 55 to 85 an image
     assert 55e12 < found.flops / 32 < 85e12
     assert found.memory < 48e9  # they had eight GPUs of 48 GB
 

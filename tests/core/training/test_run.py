@@ -37,16 +37,14 @@ from varestorer_models.tokenizer import ImageTokenizer
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seven small pictures with edges and texture, one of which is held out for validation."""
+    """Seven small images with edges and texture, one of which is held out for validation."""
     folder = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     names = [name for name in (f"photo_{n}.png" for n in range(200)) if held_out(name, CropCacheConfig())][:1]
     for index, name in enumerate([*names, *(f"training_{n}.png" for n in range(6))]):
-        picture = cv2.resize(
-            rng.integers(0, 255, (24, 30, 3), dtype=np.uint8), (200, 160), interpolation=cv2.INTER_CUBIC
-        )
-        picture = cv2.circle(picture, (60 + 10 * index, 80), 40, (20, 200, 90), -1)
-        cv2.imwrite(str(folder / name), picture)
+        image = cv2.resize(rng.integers(0, 255, (24, 30, 3), dtype=np.uint8), (200, 160), interpolation=cv2.INTER_CUBIC)
+        image = cv2.circle(image, (60 + 10 * index, 80), 40, (20, 200, 90), -1)
+        cv2.imwrite(str(folder / name), image)
     return folder
 
 
@@ -99,7 +97,7 @@ def test_chain_ends_in_a_restorer_that_runs(chain: Path) -> None:
     assert loaded.metadata["steps"] == "6"
 
 
-def test_runs_leave_logs_and_pictures(chain: Path) -> None:
+def test_runs_leave_logs_and_images(chain: Path) -> None:
     for stage in ("prerestorer", "tokenizer", "teacher", "distill"):
         assert set(losses(chain / stage)) == {1, 2, 3, 4, 5, 6}
         assert (chain / stage / "samples" / "step_000004.png").stat().st_size > 100
@@ -201,14 +199,14 @@ def test_both_heads_train(head: str, photos: Path, chain: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_the_target_keeps_a_share_of_the_sharper_picture(share: float) -> None:
-    picture = torch.full((1, 3, 64, 64), 51, dtype=torch.uint8)
-    batch = PairBatch(picture, picture[..., ::4, ::4], torch.zeros(1, dtype=torch.int64))
+def test_the_target_keeps_a_share_of_the_sharper_image(share: float) -> None:
+    image = torch.full((1, 3, 64, 64), 51, dtype=torch.uint8)
+    batch = PairBatch(image, image[..., ::4, ::4], torch.zeros(1, dtype=torch.int64))
     target = blended_target(batch, torch.full((1, 3, 64, 64), 0.6), share)
     torch.testing.assert_close(target, torch.full_like(target, 2 * (0.2 + share * (0.6 - 0.2)) - 1))
 
 
-def test_keeping_the_pre_restored_picture_is_another_target(photos: Path, chain: Path, tmp_path: Path) -> None:
+def test_keeping_the_pre_restored_image_is_another_target(photos: Path, chain: Path, tmp_path: Path) -> None:
     earlier = earlier_stages("distill", chain)
     run = options("distill", photos, tmp_path, steps=2, cache=chain / "cache", **earlier)
     plain = losses(train(run).parent)
@@ -312,7 +310,7 @@ def test_broken_photograph_is_named_and_skipped(
     assert "torn.png" in capsys.readouterr().err
 
 
-def test_smoke_preset_from_photographs_to_a_restored_picture(photos: Path, tmp_path: Path) -> None:
+def test_smoke_preset_from_photographs_to_a_restored_image(photos: Path, tmp_path: Path) -> None:
     """The four stages with the preset's own steps, then ``restore``: everything a user types, in one process."""
     runs = tmp_path / "runs"
     common = ["--preset", "smoke", "--crops", "24", "--threads", "1", "--device", "cpu", "-q"]

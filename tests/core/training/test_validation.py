@@ -36,9 +36,9 @@ def test_validation_figures_are_those_of_score(tmp_path: Path) -> None:
     pairs = []
     for number in range(2):
         paths = []
-        for name, pictures in (("result", result), ("reference", reference)):
+        for name, images in (("result", result), ("reference", reference)):
             paths.append(tmp_path / f"{name}{number}.png")
-            levels = (pictures[number].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+            levels = (images[number].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
             cv2.imwrite(str(paths[-1]), np.ascontiguousarray(levels[:, :, ::-1]))
         pairs.append(Pair(str(number), *paths))
     files = score_pairs(pairs, metrics)
@@ -83,7 +83,7 @@ def test_processes_that_do_not_write_do_not_warn(tmp_path: Path, capsys: pytest.
     assert capsys.readouterr().err == ""
 
 
-def test_a_tokenizer_that_says_the_same_of_every_picture_is_told(
+def test_a_tokenizer_that_says_the_same_of_every_image_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos = tmp_path / "photos"
@@ -105,8 +105,8 @@ def test_a_tokenizer_that_says_the_same_of_every_picture_is_told(
 
     encode = ImageTokenizer.encode
 
-    def same(self: ImageTokenizer, picture: Tensor) -> Tensor:
-        return encode(self, picture) * 0 + 0.1
+    def same(self: ImageTokenizer, image: Tensor) -> Tensor:
+        return encode(self, image) * 0 + 0.1
 
     monkeypatch.setattr(ImageTokenizer, "encode", same)
     train(TrainOptions(**{**vars(options), "out": tmp_path / "collapsed"}))

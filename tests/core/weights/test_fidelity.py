@@ -63,7 +63,7 @@ def test_other_points_are_within_the_rounding_of_eight_bits(dial_file: Path, poi
         assert not torch.equal(tensor, weights_at(dial_file, DEFAULT)[name])
 
 
-def test_the_dial_changes_the_picture_and_is_loaded_with_the_restorer(dial_file: Path) -> None:
+def test_the_dial_changes_the_image_and_is_loaded_with_the_restorer(dial_file: Path) -> None:
     tile = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     images = []
     for point in (0.0, DEFAULT, 1.0):

@@ -112,7 +112,7 @@ assert loaded.restorer.tile == 512
 
 
 @pytest.mark.long
-def test_the_published_size_restores_a_picture(tmp_path: Path) -> None:
+def test_the_published_size_restores_a_image(tmp_path: Path) -> None:
     """One tile of 512 pixels: minutes to an hour, by the machine."""
     from conftest import load, photo, save
 

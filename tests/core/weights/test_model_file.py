@@ -54,7 +54,7 @@ def rewrite(path: Path, change: dict[str, torch.Tensor | None], **metadata: str)
     save_file({k: v for k, v in tensors.items() if change.get(k, v) is not None}, path, metadata=header)
 
 
-def test_round_trip_gives_the_same_picture(restorer: OneStepRestorer, model_file: Path) -> None:
+def test_round_trip_gives_the_same_image(restorer: OneStepRestorer, model_file: Path) -> None:
     loaded = load_restorer(model_file)
     tile = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     stored, expected = loaded.restorer.state_dict(), restorer.state_dict()

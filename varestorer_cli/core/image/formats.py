@@ -130,10 +130,10 @@ def describe_unknown(head: bytes) -> str:
     if not head.strip(b"\0"):
         return "the file starts with zero bytes only: it was never written completely"
     if head[:4] == b"\x00\x05\x16\x07":
-        return "an AppleDouble file (macOS metadata), not a picture"
+        return "an AppleDouble file (macOS metadata), not an image"
     if all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in head):
-        return "text, not a picture"
-    return f"not a picture by its content (first bytes {head[:8].hex(' ')})"
+        return "text, not an image"
+    return f"not an image by its content (first bytes {head[:8].hex(' ')})"
 
 
 def output_name(name: str, chosen: ImageFormat | None) -> str:

@@ -72,7 +72,7 @@ def name_contents(data: bytes, format: str, *, icc: bool, losses: list[Loss]) ->
             contents.boxes.append(f"property {name}")
     name_losses(format, contents.boxes, losses)
     if images > 1:
-        losses.append(Loss("frames", f"only the first of {images} pictures is restored"))
+        losses.append(Loss("frames", f"only the first of {images} images is restored"))
     return set(contents.boxes)
 
 

@@ -139,12 +139,12 @@ def read_metadata(data: bytes) -> FileMetadata:
         if block == "trailer image":
             images += 1
         elif block == "trailer":
-            losses.append(Loss("trailer", f"{size} bytes behind the picture are dropped"))
+            losses.append(Loss("trailer", f"{size} bytes behind the image are dropped"))
         else:
             blocks.append(block)
     name_losses("JPEG", blocks, losses)
     if images > 1:
-        losses.append(Loss("frames", f"only the first of {images} pictures is restored"))
+        losses.append(Loss("frames", f"only the first of {images} images is restored"))
     return FileMetadata(
         icc, exif, xmp[0] if xmp else b"", dpi, (), tuple(parts.get("COM", [])), resources, losses=losses
     )

@@ -34,7 +34,7 @@ def _named(name: str, text: str) -> Fate:
 
 
 _C2PA = _named("c2pa", "the C2PA manifest (content credentials) is dropped: it was signed for the old pixels")
-_GAIN_MAP = _named("gainmap", "the HDR gain map is dropped: the output shows the picture for standard displays")
+_GAIN_MAP = _named("gainmap", "the HDR gain map is dropped: the output shows the image for standard displays")
 VIDEO = _named("video", "the video of the motion photo is dropped")
 _JUMBF = _named("jumbf", "JUMBF data that is no C2PA manifest is dropped")
 _DEPTH_MAP = _named("depthmap", "the depth map is dropped")
@@ -66,7 +66,7 @@ PNG: dict[str, Fate] = {
     "caBX": _C2PA,
     "bKGD": _named("background", "the background colour (bKGD) is dropped"),
     "tIME": _named("time", "the time of the last change (tIME) is dropped"),
-    "sCAL": _named("scale", "the physical size of what the picture shows (sCAL) is dropped"),
+    "sCAL": _named("scale", "the physical size of what the image shows (sCAL) is dropped"),
     "pCAL": _named("calibration", "the calibration of pixel values (pCAL) is dropped"),
     "oFFs": _named("offset", "the position on a page (oFFs) is dropped"),
     "sTER": _named("stereo", "the stereo layout (sTER) is dropped"),
@@ -95,7 +95,7 @@ ISOBMFF: dict[str, Fate] = {
     "property mdcv": _named("hdr", "the mastering display (mdcv) is dropped"),
     "property cclv": _named("hdr", "the colour volume of the content (cclv) is dropped"),
     "property amve": _named("hdr", "the ambient viewing environment (amve) is dropped"),
-    "property clap": _named("crop", "the crop (clap) is not applied: the whole picture is restored"),
+    "property clap": _named("crop", "the crop (clap) is not applied: the whole image is restored"),
     "property udes": _named("description", "the description (udes) is dropped"),
     "item tmap": _GAIN_MAP,
     "item depth map": _DEPTH_MAP,
@@ -126,4 +126,4 @@ def name_losses(format: str, blocks: Iterable[str], losses: list[Loss]) -> None:
         what = _BLOCK[format]
         plural = "es" if what == "box" else "s"
         said = f"the {what} {unknown[0]} is" if len(unknown) == 1 else f"the {what}{plural} {', '.join(unknown)} are"
-        losses.append(Loss(what, f"{said} dropped: unknown, so it may not fit the new picture"))
+        losses.append(Loss(what, f"{said} dropped: unknown, so it may not fit the new image"))

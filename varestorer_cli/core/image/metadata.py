@@ -74,7 +74,7 @@ def tiff_tree(data: bytes, first: int | None, losses: list[Loss]) -> exif.Exif |
     others = sorted(set(whole.main) - exif.KEPT_OF_TIFF - exif.STORAGE)
     if others:
         said = ", ".join(str(tag) for tag in others[:6]) + (" ..." if len(others) > 6 else "")
-        losses.append(Loss("tags", f"{len(others)} TIFF tags that may not fit the new picture are dropped ({said})"))
+        losses.append(Loss("tags", f"{len(others)} TIFF tags that may not fit the new image are dropped ({said})"))
     main = {tag: entry for tag, entry in whole.main.items() if tag in exif.KEPT_OF_TIFF}
     if exif.PHOTOSHOP in main:
         turned = (whole.short(exif.ORIENTATION) or 1) > 1
@@ -94,7 +94,7 @@ def fitting_profile(extras: Extras, *, gray: bool, losses: list[Loss]) -> Extras
     if space == ("GRAY" if gray else "RGB"):
         return extras
     if space != "CMYK" or not any(loss.name == "cmyk" for loss in losses):
-        said = f"the ICC profile ({space or 'damaged'}) does not fit a {'gray' if gray else 'RGB'} picture"
+        said = f"the ICC profile ({space or 'damaged'}) does not fit a {'gray' if gray else 'RGB'} image"
         losses.append(Loss("icc", f"{said} and was dropped"))
     return replace(extras, icc=b"")
 

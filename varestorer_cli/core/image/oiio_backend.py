@@ -220,7 +220,7 @@ def _from_chroma(pixels: Floats, chromaticities: Any) -> Floats:
 def _open(path: Path) -> Any:
     if not available():
         raise InputError(
-            f"{path.suffix[1:].upper()} pictures are read by OpenImageIO, which is missing; {install_command('vfx')}"
+            f"{path.suffix[1:].upper()} images are read by OpenImageIO, which is missing; {install_command('vfx')}"
         )
     import OpenImageIO as oiio  # noqa: N813
 
@@ -235,7 +235,7 @@ def _open(path: Path) -> Any:
 
 def _stored(data: bytes, kind: str, folder: str) -> Path:
     """OpenImageIO reads named files only, and tells formats by their suffixes."""
-    path = Path(folder) / f"picture{KINDS[kind]}"
+    path = Path(folder) / f"image{KINDS[kind]}"
     path.write_bytes(data)
     return path
 
@@ -297,7 +297,7 @@ def write(stream: BinaryIO, output: OutputImage, format: ImageFormat, software: 
     """
     if not available():
         raise InputError(
-            f"{format.value.upper()} pictures are written by OpenImageIO, which is missing; {install_command('vfx')}"
+            f"{format.value.upper()} images are written by OpenImageIO, which is missing; {install_command('vfx')}"
         )
     import OpenImageIO as oiio  # noqa: N813
 
@@ -316,7 +316,7 @@ def write(stream: BinaryIO, output: OutputImage, format: ImageFormat, software: 
     if exr:
         _scale_windows(spec, output, scene)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"picture.{format.value}"
+        path = Path(folder) / f"image.{format.value}"
         target = oiio.ImageOutput.create(str(path))
         if target is None or not target.open(str(path), spec):
             raise InputError(f"the result cannot be encoded ({oiio.geterror() or (target and target.geterror())})")

@@ -94,7 +94,7 @@ def read_metadata(data: bytes) -> FileMetadata:
         found.losses.append(Loss("chunk", losses))
     name_losses("PNG", names, found.losses)
     if data[end:].strip(b"\0"):
-        found.losses.append(Loss("trailer", f"{len(data) - end} bytes behind the picture are dropped"))
+        found.losses.append(Loss("trailer", f"{len(data) - end} bytes behind the image are dropped"))
     return found
 
 

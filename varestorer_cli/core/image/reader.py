@@ -213,7 +213,7 @@ def decode(
     except InputError:
         raise
     except MemoryError as error:
-        raise InputError("there is not enough memory to decode the picture") from error
+        raise InputError("there is not enough memory to decode the image") from error
     except UnidentifiedImageError as error:
         if kind == "JPEG" and (said := jpeg.unsupported(data)) is not None:
             raise InputError(said) from error
@@ -221,7 +221,7 @@ def decode(
     except Exception as error:  # decoders raise whatever they like on damaged files
         raise InputError(f"the {kind} data is damaged or cut off ({error})") from error
     if image.color.size == 0:
-        raise InputError("the picture has no pixels")
+        raise InputError("the image has no pixels")
     return image
 
 
@@ -371,7 +371,7 @@ def _many(kind: str) -> str:
 def open_image(stream: Any, kind: str) -> Image.Image:
     """Open a file of a kind known to Pillow, without its global size limit; pixels are not decoded."""
     if kind == "AVIF" and not features.check("avif"):
-        raise InputError("an AVIF picture, which this Pillow cannot read; update it, or convert the picture first")
+        raise InputError("an AVIF image, which this Pillow cannot read; update it, or convert the image first")
     with _PILLOW_LOCK:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -392,7 +392,7 @@ def _check_size(width: int, height: int, size: int) -> None:
     if width * height > MOST_PIXELS:
         raise TooLargeError(
             f"the header says {width}x{height} = {width * height / 1e6:.0f} megapixels, the limit is "
-            f"{MOST_PIXELS / 1e6:.0f}; if the picture is real, cut it into parts"
+            f"{MOST_PIXELS / 1e6:.0f}; if the image is real, cut it into parts"
         )
     if width * height > max(_PLAUSIBLE_PIXELS, _MOST_PIXELS_PER_BYTE * size):
         raise InputError(
@@ -462,7 +462,7 @@ def _pillow_pixels(
     mode = image.mode
     clear = image.info.get("transparency") is not None
     if mode == "1":
-        losses.append(Loss("bilevel", "the 1-bit picture becomes 8-bit gray", strict=False))
+        losses.append(Loss("bilevel", "the 1-bit image becomes 8-bit gray", strict=False))
         image = image.convert("LA" if clear else "L")
     elif mode == "P":
         losses.append(Loss("palette", "the palette is expanded", strict=False))
@@ -487,7 +487,7 @@ def _pillow_pixels(
         srgb = ImageCms.createProfile("sRGB")
         image = ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), srgb, outputMode="RGB") or image
     elif mode not in ("L", "LA", "RGB", "RGBA"):
-        raise InputError(f"pictures of kind {mode!r} are not supported; convert it to 8 or 16-bit gray or RGB first")
+        raise InputError(f"images of kind {mode!r} are not supported; convert it to 8 or 16-bit gray or RGB first")
     return _channels(image)
 
 

@@ -151,7 +151,7 @@ def read_pixels(data: bytes, losses: list[Loss], number: int | None = None) -> t
                 alpha = _unpacked(alpha, bits, [])
         else:
             if bits == 1:
-                losses.append(Loss("bilevel", "the 1-bit picture becomes 8-bit gray", strict=False))
+                losses.append(Loss("bilevel", "the 1-bit image becomes 8-bit gray", strict=False))
             color = _unpacked(color, bits, losses)
             alpha = None if alpha is None else _unpacked(alpha, bits, losses)
         top = np.iinfo(color.dtype).max
@@ -180,7 +180,7 @@ def _choose(file: tifffile.TiffFile, asked: int | None = None) -> tuple[tifffile
         raise InputError("the TIFF file is cut off: its directory lies behind its end")
     pages = [page for page in (file.pages[i] for i in range(number)) if isinstance(page, tifffile.TiffPage)]
     if not pages:
-        raise InputError("the TIFF file's first page is not a picture")
+        raise InputError("the TIFF file's first page is not an image")
     first = pages[0]
     if 50706 in first.tags:
         raise CameraRawError("DNG")

@@ -26,5 +26,5 @@ def read_metadata(data: bytes) -> FileMetadata:
     found.exif = first["EXIF"].removeprefix(b"Exif\0\0")
     name_losses("WebP", names, found.losses)
     if data[end + end % 2 :].strip(b"\0"):
-        found.losses.append(Loss("trailer", f"{len(data) - end} bytes behind the picture are dropped"))
+        found.losses.append(Loss("trailer", f"{len(data) - end} bytes behind the image are dropped"))
     return found

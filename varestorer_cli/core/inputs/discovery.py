@@ -268,7 +268,7 @@ def find(entries: Sequence[NamedInput], folder: Path, lone: bool, skipped: Skipp
         elif not entry.pattern and (lone or _is_image(path)):
             yield FoundFile(entry.path, entry.key)
         else:
-            skipped.ignored.append(SkippedPath(entry.path, reason or "not a picture"))
+            skipped.ignored.append(SkippedPath(entry.path, reason or "not an image"))
 
 
 def _walk(

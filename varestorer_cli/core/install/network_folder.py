@@ -45,7 +45,7 @@ _COPIED = (
     "spiece.model",
     "vocab.txt",
 )
-_PARTS = {"text_decoder.": "decoder", "vision_model.": "picture half"}  # of a captioner
+_PARTS = {"text_decoder.": "decoder", "vision_model.": "image half"}  # of a captioner
 
 
 @dataclass(frozen=True)

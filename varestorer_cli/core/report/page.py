@@ -298,7 +298,7 @@ def embedding_rule(embedder: crops.Embedder, shown: int, order: str, fitting: st
         fitting: how states of other sizes are laid under each other.
     """
     if not embedder.embedded:
-        return "No picture is embedded; the table links to the files."
+        return "No image is embedded; the table links to the files."
     width, height = crops.CROP
     folder = embedder.folder
     kept = "Embedded" if folder is None else f"In {folder.folder.name}/"
@@ -307,11 +307,11 @@ def embedding_rule(embedder: crops.Embedder, shown: int, order: str, fitting: st
         if folder is None
         else f"at most {crops.MOST_CARDS_APART}"
     )
-    which = "each picture" if embedder.embedded == shown else f"{embedder.embedded} of {shown} pictures, {order}"
+    which = "each image" if embedder.embedded == shown else f"{embedder.embedded} of {shown} images, {order}"
     text = (
         f"{kept}: {which} ({most}), {width}x{height} pixels "
         f"from the place that changed most, at 100 %: one pixel of the result is one pixel of the page; {fitting}. "
-        f"These parts are JPEG of quality {crops.QUALITY} in sRGB; the links and 'whole picture' open the files "
+        f"These parts are JPEG of quality {crops.QUALITY} in sRGB; the links and 'whole image' open the files "
         "themselves."
     )
     if embedder.left_out:

@@ -92,7 +92,7 @@ class BatchReport:
             inputs: that the run was to deal with.
         """
         return (
-            f"stopped: {self.total} of {inputs} pictures are dealt with, nothing is half written; "
+            f"stopped: {self.total} of {inputs} images are dealt with, nothing is half written; "
             "run the same command again for the rest"
         )
 
@@ -108,7 +108,7 @@ class BatchReport:
         done, skipped, failed = self.count(DONE), self.count(SKIPPED), self.count(FAILED)
         large = sum(row.status == SKIPPED and row.reason.startswith(LARGE) for row in self.rows)
         up_to_date = skipped - len(self.kept) - large
-        parts = [f"{count(done, 'picture')} restored"]
+        parts = [f"{count(done, 'image')} restored"]
         if up_to_date:
             parts.append(f"{up_to_date} already up to date")
         if large:

@@ -313,7 +313,7 @@ class _Batch:
         row.tiles, row.retries = (sum(getattr(one, name) for one in results) for name in ("tiles", "retries"))
         if result.unverified:
             text = (
-                "the model spoils even a plain test picture (is it trained?): its tiles were not held against the input"
+                "the model spoils even a plain test image (is it trained?): its tiles were not held against the input"
             )
             item.warnings.append(text)
             row.warnings = "; ".join(filter(None, (row.warnings, f"unchecked: {text}")))

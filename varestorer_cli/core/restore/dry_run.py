@@ -101,7 +101,7 @@ def dry_run(
     failing = report.count("would fail") + len(plan.unreadable)
     large = sum(row.reason == LARGE for row in report.rows)
     console.info(
-        f"dry run: {len(plan.jobs) - report.count('would fail') - large} pictures would be restored, "
+        f"dry run: {len(plan.jobs) - report.count('would fail') - large} images would be restored, "
         f"{f'{large} are {LARGE}, ' if large else ''}{failing} would fail, "
         f"{len(plan.ignored)} ignored; {needs.megapixels:.1f} MP of output; nothing was written"
     )
@@ -163,7 +163,7 @@ def _say_time(session: Session, needs: _Needs, processes: int, console: Console)
     shared = f" in {processes} processes" if processes > 1 else ""
     console.info(
         f"time: about {clock(seconds)}{shared} on {session.runtime.device} with model {session.model} "
-        f"({per_pixel * 1e6:.2f} s per megapixel of tiles, measured in {clock(spent)}); pictures that are up to date "
+        f"({per_pixel * 1e6:.2f} s per megapixel of tiles, measured in {clock(spent)}); images that are up to date "
         "take none"
     )
     peak = session.context().peak_mb()

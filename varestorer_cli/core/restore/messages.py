@@ -21,9 +21,9 @@ def plan_line(plan: RestorePlan, options: RestoreOptions, means: str = "") -> st
     """What will be done, in one line; ``means`` says with which model and where."""
     count = len(plan.jobs)
     sizing = options.sizing if options.sizing != Sizing() else Sizing(scale=DEFAULT_SCALE)
-    text = f"plan: {count} picture{'s' if count != 1 else ''} -> {_target(plan)}, {sizing.describe()}"
+    text = f"plan: {count} image{'s' if count != 1 else ''} -> {_target(plan)}, {sizing.describe()}"
     if sizing.scale not in (None, DEFAULT_SCALE):
-        text += f" (the model is made for scale {DEFAULT_SCALE:g}; pictures are resized before it)"
+        text += f" (the model is made for scale {DEFAULT_SCALE:g}; images are resized before it)"
     if means:
         text += f", {means}"
     if options.shard is not None:
@@ -39,9 +39,9 @@ def nothing_to_do(inputs: Sequence[str], plan: RestorePlan) -> str:
     """Why there is nothing to do."""
     names = ", ".join(inputs[:3]) + (" ..." if len(inputs) > 3 else "")
     if plan.elsewhere:
-        return f"nothing to do: the {plan.elsewhere} pictures of {names} belong to other shards"
+        return f"nothing to do: the {plan.elsewhere} images of {names} belong to other shards"
     ignored = f" ({len(plan.ignored)} other files ignored)" if plan.ignored else ""
-    return f"nothing to do: no picture in {names}{ignored}; PNG, JPEG, WebP, TIFF, BMP, GIF and AVIF files are read"
+    return f"nothing to do: no image in {names}{ignored}; PNG, JPEG, WebP, TIFF, BMP, GIF and AVIF files are read"
 
 
 def say_end(

@@ -176,13 +176,13 @@ def _finished(row: Row) -> bool:
 
 
 def _failed_title(failed: Sequence[Row]) -> str:
-    return f"{count(len(failed), 'picture')} failed"
+    return f"{count(len(failed), 'image')} failed"
 
 
 def _sentence(images: Sequence[Row], ignored: Sequence[Row]) -> str:
     finished = [row for row in images if _finished(row)]
     fresh = sum(row.status == DONE for row in finished)
-    text = f"{count(len(finished), 'picture')} restored"
+    text = f"{count(len(finished), 'image')} restored"
     if len(finished) != fresh:
         text += f": {fresh} by the last run, {len(finished) - fresh} before it and still up to date"
     return text + f". {count(len(ignored), 'other file')} ignored." if ignored else text + "."
@@ -304,11 +304,11 @@ _ON_CARDS = {label for name, label, *_ in _NUMBERS if name in ("consistency_psnr
 
 
 def _unlike(images: Sequence[Row]) -> Section | None:
-    """Pictures that came out unlike the rest of the folder."""
+    """Images that came out unlike the rest of the folder."""
     found = tuple((one.row.output or one.row.input, one.reason) for one in outliers(images))[:MOST_NAMES]
     if not found:
         return None
-    return Section("Unlike the rest of the folder", (Table(("Picture", "Why"), found),), "unlike")
+    return Section("Unlike the rest of the folder", (Table(("Image", "Why"), found),), "unlike")
 
 
 def _warnings(images: Sequence[Row]) -> Section | None:
@@ -320,7 +320,7 @@ def _warnings(images: Sequence[Row]) -> Section | None:
         if row.oom_split:
             losses.setdefault(f"out of memory, went on with a smaller {row.oom_split}", []).append(row.output)
     blocks = tuple(
-        Names.of(f"{text} ({count(len(names), 'picture')})", names)
+        Names.of(f"{text} ({count(len(names), 'image')})", names)
         for text, names in sorted(losses.items(), key=lambda item: (-len(item[1]), item[0]))
     )
     return Section("Warnings and losses", blocks, "warnings") if blocks else None
@@ -368,7 +368,7 @@ def _provenance(images: Sequence[Row], folder: Path) -> Section | None:
         for key, rows in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     ]
     head = (
-        "Pictures",
+        "Images",
         "Model",
         "Version",
         "Model hash",
@@ -382,7 +382,7 @@ def _provenance(images: Sequence[Row], folder: Path) -> Section | None:
     used = [place for place in range(len(head)) if any(line[place] for line in lines)]
     table = Table(tuple(head[i] for i in used), tuple(tuple(line[i] for i in used) for line in lines))
     mixed = len({key[1:3] for key in groups}) > 1
-    notes = (Note("The pictures were made by different models or settings."),) if mixed else ()
+    notes = (Note("The images were made by different models or settings."),) if mixed else ()
     return Section("Provenance", (table, *notes), "provenance")
 
 

@@ -221,7 +221,7 @@ class _Pool:
             )
             return
         self.console.warn(
-            f"the process for {worker.device} died ({how}); its {len(worker.in_hand)} pictures are done again"
+            f"the process for {worker.device} died ({how}); its {len(worker.in_hand)} images are done again"
         )
         for number in reversed(worker.in_hand):
             if self.tries[number] < _TRIES:

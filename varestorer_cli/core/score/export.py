@@ -267,7 +267,7 @@ def targets_of(
     folder, stem = (restored.parent, f"{restored.stem}.scores") if one else (restored, "scores")
     if options.sheet is not None:
         if options.sheet in inputs:
-            raise UsageError(f"--sheet {options.sheet} is one of the pictures that are scored; choose another name")
+            raise UsageError(f"--sheet {options.sheet} is one of the images that are scored; choose another name")
         check_writable(options.sheet.parent)
     chosen: list[Path | None] = []
     for asked, suffix in ((options.csv, ".csv"), (options.json, ".json")):

@@ -199,7 +199,7 @@ def _compare(options: ScoreOptions, protocol: Protocol, names: tuple[str, ...], 
     if sets[0] != sets[1] and not options.partial:
         only = sorted(sets[0] ^ sets[1])
         raise UsageError(
-            f"{len(only)} pictures are in only one of {options.compare[0]} and {options.compare[1]}: "
+            f"{len(only)} images are in only one of {options.compare[0]} and {options.compare[1]}: "
             f"{named(only, 10)}. Add them, or compare those in both with --partial."
         )
     selections = [replace(selection, plan=selection.plan.only(sets[0] & sets[1])) for selection in selections]

@@ -98,7 +98,7 @@ def make_set(
 def _opened(folder: Path, name: str) -> Dataset:
     found = open_folder(folder, name)
     refused: dict[str, str] = json.loads((folder / RECIPE_FILE).read_text("utf-8"))["refused"]
-    note = f"made by the recipe in {folder / RECIPE_FILE}: stand-ins for DIV2K-Val, not its pictures"
+    note = f"made by the recipe in {folder / RECIPE_FILE}: stand-ins for DIV2K-Val, not its images"
     if refused:
         note += f"; {len(refused)} photographs gave no pair: {_said(refused)}"
     return Dataset(found.name, found.degraded, found.references, found.folder, note=note)

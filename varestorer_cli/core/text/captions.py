@@ -79,7 +79,7 @@ def find_captions(source: str, jobs: Sequence[Job]) -> FoundCaptions:
         UsageError: there is no such file, or it is not a table of captions.
     """
     if source == BESIDE:
-        return _from_files("text files beside the pictures", jobs, lambda job: Path(job.input).with_suffix(".txt"))
+        return _from_files("text files beside the images", jobs, lambda job: Path(job.input).with_suffix(".txt"))
     path = Path(source)
     if path.is_dir():
         return _from_files(source, jobs, lambda job: path / PurePosixPath(job.key).with_suffix(".txt"))
@@ -109,7 +109,7 @@ def captions_of(jobs: Sequence[Job], text: TextOptions, console: Console) -> Fou
         console.warn(problem)
     if found.unused:
         count = len(found.unused)
-        console.info(f"{count} captions of {found.source} belong to no picture of this run: {named(found.unused, 5)}")
+        console.info(f"{count} captions of {found.source} belong to no image of this run: {named(found.unused, 5)}")
     return found
 
 

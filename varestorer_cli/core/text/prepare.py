@@ -96,7 +96,7 @@ def prepare_texts(
     bare_names = [job.input for job in jobs if job.key not in captions]
     if bare_names and (text.captions is not None or text.captioning == Captioning.AUTO):
         console.warn(
-            f"{len(bare_names)} of {len(jobs)} pictures have no caption and use {default!r}: {named(bare_names, 5)}"
+            f"{len(bare_names)} of {len(jobs)} images have no caption and use {default!r}: {named(bare_names, 5)}"
         )
     wanted = dict.fromkeys([*captions.values(), *([default] if bare_names or not jobs else [])])
     rows = {stored.prompt: stored.rows} if stored and stored.prompt in wanted else {}
@@ -105,7 +105,7 @@ def prepare_texts(
     if missing:
         encoder, encoded = _add_features(rows, missing, options, width, stored, console, device, stop)
     summary = (
-        f"text: {len(jobs) - len(bare_names)} of {len(jobs)} pictures with a caption, {len(bare_names)} with "
+        f"text: {len(jobs) - len(bare_names)} of {len(jobs)} images with a caption, {len(bare_names)} with "
         f"{default!r}; distinct texts: {len(wanted)}, encoded now: {encoded}"
     )
     texts = Texts(captions, default, encoder, stored.prompt if stored else None)
@@ -140,19 +140,19 @@ def _described(
     if not jobs:
         return captions
     folder = need_folder(CAPTIONER, options.text.captioner, weights_root(options.weights), "--caption auto")
-    console.start(len(jobs), "describing the pictures")
+    console.start(len(jobs), "describing the images")
     try:
         with captioner(folder, device=device) as describe:
             for number, job in enumerate(jobs):
                 _check(stop)
                 try:
-                    picture = decode(read_bytes(job.input), options.transfer, options.layer).model_input()
+                    decoded = decode(read_bytes(job.input), options.transfer, options.layer).model_input()
                 except InputError:
                     continue  # fails again when it is restored, and is reported then
-                if caption := clean(describe(picture)):
+                if caption := clean(describe(decoded)):
                     captions[job.key] = caption
                     file.add(job.key, caption)
-                console.update(number + 1, "describing the pictures")
+                console.update(number + 1, "describing the images")
     finally:
         console.finish()
     console.info(f"captions: {path} (edit it and give it back with --captions, or run again as it is)")
@@ -214,4 +214,4 @@ def _tell_cut(console: Console) -> Callable[[str, int], None]:
 
 def _check(stop: StopFlag) -> None:
     if stop.requested():
-        raise stop.error("stopped before the first picture; run the same command again")
+        raise stop.error("stopped before the first image; run the same command again")

@@ -184,8 +184,8 @@ def captioner(folder: Path, *, device: str = "cpu") -> Iterator[Callable[[Sample
         processor = transformers.BlipProcessor.from_pretrained(folder, local_files_only=True)
         model = _whole(folder, transformers.BlipForConditionalGeneration, config).to(device)
 
-    def describe(picture: Samples) -> str:
-        samples = _8_bit(picture)
+    def describe(decoded: Samples) -> str:
+        samples = _8_bit(decoded)
         with _offline(CAPTIONER, folder), torch.inference_mode():
             inputs = processor(images=Image.fromarray(samples), return_tensors="pt").to(device)
             tokens = model.generate(**inputs, max_new_tokens=_CAPTION_TOKENS)
@@ -194,12 +194,12 @@ def captioner(folder: Path, *, device: str = "cpu") -> Iterator[Callable[[Sample
     yield describe
 
 
-def _8_bit(picture: Samples) -> Samples:
-    if picture.dtype == np.uint16:
-        picture = picture >> 8
-    elif picture.dtype != np.uint8:
-        picture = np.nan_to_num(picture).clip(0, 1) * 255 + 0.5
-    return np.ascontiguousarray(picture, np.uint8)
+def _8_bit(decoded: Samples) -> Samples:
+    if decoded.dtype == np.uint16:
+        decoded = decoded >> 8
+    elif decoded.dtype != np.uint8:
+        decoded = np.nan_to_num(decoded).clip(0, 1) * 255 + 0.5
+    return np.ascontiguousarray(decoded, np.uint8)
 
 
 def _check_type(folder: Path, config: Any, kind: Kind) -> None:

@@ -5,7 +5,7 @@
 
   const viewer = one("#viewer");
 
-  // --- comparisons: any picture of the left choice over any of the right one
+  // --- comparisons: any image of the left choice over any of the right one
 
   const split = (box, percent) => {
     const place = Math.min(100, Math.max(0, percent));
@@ -148,7 +148,7 @@
     image.draggable = false;
     image.src = thumb.dataset.image;
     delete thumb.dataset.image;
-    one(".picture", thumb).append(image);
+    one(".image", thumb).append(image);
   };
   const watch = new IntersectionObserver((seen) => seen.forEach((entry) => {
     if (!entry.isIntersecting) return;
@@ -158,7 +158,7 @@
   thumbs.forEach((thumb) => watch.observe(thumb));
   window.addEventListener("beforeprint", () => thumbs.forEach(fill));
 
-  // --- whole pictures, read from their files when asked for
+  // --- whole images, read from their files when asked for
 
   const stage = one(".stage", viewer);
   const sizeButton = one("#viewer-size");

@@ -133,7 +133,7 @@ def test_crops_of_a_photograph_do_not_hang_on_the_others(tmp_path):
 
 def test_broken_and_small_photographs_are_skipped_counted_and_named(tmp_path):
     folder = only_photos(tmp_path / "in", 12)
-    (folder / "no.png").write_text("no picture")
+    (folder / "no.png").write_text("no image")
     photo(50, 31, 100).save(folder / "small.png")
     messages: list[str] = []
     built = CropCache.build(folder, tmp_path / "cache", SMALL, on_warning=messages.append)
@@ -161,7 +161,7 @@ def test_a_photograph_that_breaks_off_leaves_no_crops(tmp_path):
 def test_too_many_broken_photographs_fail_the_build(tmp_path):
     folder = only_photos(tmp_path / "in", 8)
     for name in ("a.png", "b.png"):
-        (folder / name).write_text("no picture")
+        (folder / name).write_text("no image")
     with pytest.raises(InputError, match=r"2 of 10 .*more than the 1%.*a\.png"):
         CropCache.build(folder, tmp_path / "cache", SMALL)
     assert list((tmp_path / "cache").iterdir()) == []

@@ -23,7 +23,7 @@ from varestorer_cli.core.training.data.crops import (
 # ------------------------------------------------------------------ finding and reading photographs
 
 
-def test_a_folder_gives_its_pictures_sorted_and_nothing_else(tmp_path):
+def test_a_folder_gives_its_images_sorted_and_nothing_else(tmp_path):
     for name in ("b.JPG", "a.png", "deep/er/c.webp", "notes.txt", "._a.png", "Thumbs.db", ".hidden/d.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
@@ -65,7 +65,7 @@ def test_photographs_come_upright_and_as_rgb(tmp_path):
 
 
 def test_a_broken_photograph_is_an_input_error(tmp_path):
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     Image.fromarray(photo(70, 90)).save(tmp_path / "whole.jpg", quality=95)
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:900])
     for name in ("text.png", "cut.jpg", "missing.png"):

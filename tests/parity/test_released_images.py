@@ -13,7 +13,7 @@ import torch
 from conftest import load, rows, save
 from PIL import Image
 from reference_data import reference
-from released_pipeline import Picture, ReleasedModels, evaluation_noise, restore_picture, to_bgr
+from released_pipeline import Photo, ReleasedModels, evaluation_noise, restore_image, to_bgr
 from released_states import from_released
 
 from varestorer_cli import app
@@ -50,7 +50,7 @@ def small() -> tuple[ReleasedModels, OneStepRestorer]:
     return build("0.06M")
 
 
-def photograph(height: int, width: int) -> Picture:
+def photograph(height: int, width: int) -> Photo:
     """A piece of a real photograph."""
     with Image.open(SAMPLE) as image:
         pixels = np.asarray(image.convert("RGB"))
@@ -59,48 +59,48 @@ def photograph(height: int, width: int) -> Picture:
 
 
 def script(
-    models: ReleasedModels, picture: Picture, scale: float, *, tiled: bool, side: int, seed: int
-) -> tuple[Picture, int]:
-    """The picture as the script makes it, RGB, and its number of tiles."""
+    models: ReleasedModels, photo: Photo, scale: float, *, tiled: bool, side: int, seed: int
+) -> tuple[Photo, int]:
+    """The image as the script makes it, RGB, and its number of tiles."""
     noise = evaluation_noise(seed, models.schedule, 32)
     with torch.inference_mode():
         condition = models.transformer.encode_condition()
     count = 0
 
-    def restore(tile: Picture) -> Picture:
+    def restore(tile: Photo) -> Photo:
         nonlocal count
         count += 1
         return to_bgr(models.restore_tile(tile, condition, next(noise)).image)
 
-    bgr = restore_picture(picture, scale, tiled=tiled, restore=restore, side=side, overlap=side // 4)
+    bgr = restore_image(photo, scale, tiled=tiled, restore=restore, side=side, overlap=side // 4)
     return bgr[..., ::-1], count
 
 
 def test_tiled_photograph_to_the_last_bit(small: tuple[ReleasedModels, OneStepRestorer]) -> None:
-    picture = photograph(41, 57)  # wider than high: rows of tiles outside all the same
-    expected, count = script(small[0], picture, 4.0, tiled=True, side=256, seed=7)
+    photo = photograph(41, 57)  # wider than high: rows of tiles outside all the same
+    expected, count = script(small[0], photo, 4.0, tiled=True, side=256, seed=7)
     engine = RestoreEngine(small[1], EngineOptions(compat="released", seed=7))
-    result = engine.restore(picture, (228, 164), key="any", dtype=np.uint8)
+    result = engine.restore(photo, (228, 164), key="any", dtype=np.uint8)
     assert count == result.tiles == 4
     np.testing.assert_array_equal(result.image, expected)
 
 
 def test_squashed_photograph_to_the_last_bit(small: tuple[ReleasedModels, OneStepRestorer]) -> None:
-    picture = photograph(20, 45)
-    expected, _ = script(small[0], picture, 4.0, tiled=False, side=256, seed=1)
+    photo = photograph(20, 45)
+    expected, _ = script(small[0], photo, 4.0, tiled=False, side=256, seed=1)
     engine = RestoreEngine(small[1], EngineOptions(compat="released-square", seed=1))
-    np.testing.assert_array_equal(engine.restore(picture, (180, 80), dtype=np.uint8).image, expected)
+    np.testing.assert_array_equal(engine.restore(photo, (180, 80), dtype=np.uint8).image, expected)
 
 
 def test_the_command_writes_those_very_pixels(small: tuple[ReleasedModels, OneStepRestorer], tmp_path: Path) -> None:
     save_bundle(tmp_path / "tiny.safetensors", small[1].components(), restorer=small[1].config)
     # narrower than a tile with its margins, and halves are rounded to even: 62 columns, not 63
-    picture = photograph(90, 25)
-    source, target = save(tmp_path / "in" / "photo.png", picture), tmp_path / "out" / "photo.png"
+    photo = photograph(90, 25)
+    source, target = save(tmp_path / "in" / "photo.png", photo), tmp_path / "out" / "photo.png"
     words = ["restore", source, target, "--model", tmp_path / "tiny.safetensors", "--compat", "released"]
     words += ["--metrics-csv", tmp_path / "metrics.csv"]
     assert app.run([str(word) for word in [*words, "--scale", 2.5, "--seed", 3, "-q"]]) == 0
-    expected, count = script(small[0], picture, 2.5, tiled=True, side=256, seed=3)
+    expected, count = script(small[0], photo, 2.5, tiled=True, side=256, seed=3)
     assert count == 2
     np.testing.assert_array_equal(load(target), expected)
     report = rows(tmp_path / "metrics.csv")[0]
@@ -126,7 +126,7 @@ class WithText:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["square", "stretched", "tiled"])
-def test_engine_equals_released_pictures(monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+def test_engine_equals_released_images(monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     stored = reference("end_to_end")
     models, restorer = build("0.25M")
     uniforms = stored.get(f"{case}/in/uniforms")[0].split(models.schedule.length)
@@ -138,19 +138,19 @@ def test_engine_equals_released_pictures(monkeypatch: pytest.MonkeyPatch, case: 
         WithText(restorer, condition),
         EngineOptions(compat="released" if stored.notes[case]["tiled"] else "released-square"),
     )
-    picture = stored.get(f"{case}/in/picture_rgb").numpy()
-    size = tuple(round(side * stored.notes[case]["sr_scale"]) for side in picture.shape[1::-1])
-    result = engine.restore(picture, size, dtype=np.uint8)
+    photo = stored.get(f"{case}/in/image_rgb").numpy()
+    size = tuple(round(side * stored.notes[case]["sr_scale"]) for side in photo.shape[1::-1])
+    result = engine.restore(photo, size, dtype=np.uint8)
     assert result.tiles == stored.notes[case]["tiles"]
-    stored.assert_same_picture(f"{case}/out/picture_bgr", result.image[..., ::-1].copy())
+    stored.assert_same_image(f"{case}/out/image_bgr", result.image[..., ::-1].copy())
 
 
 @pytest.mark.slow
 def test_photograph_with_tiles_of_the_scripts_size_to_the_last_bit() -> None:
     models, restorer = build("0.25M")
-    picture = photograph(101, 107)
-    expected, count = script(models, picture, 4.0, tiled=True, side=512, seed=11)
+    photo = photograph(101, 107)
+    expected, count = script(models, photo, 4.0, tiled=True, side=512, seed=11)
     engine = RestoreEngine(restorer, EngineOptions(compat="released", seed=11, batch=1))
-    result = engine.restore(picture, (428, 404), dtype=np.uint8)
+    result = engine.restore(photo, (428, 404), dtype=np.uint8)
     assert count == result.tiles == 4
     np.testing.assert_array_equal(result.image, expected)

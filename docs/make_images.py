@@ -1,14 +1,14 @@
-r"""Make the pictures of README and docs again, from a folder of degraded photographs and one of their originals.
+r"""Make the images of README and docs again, from a folder of degraded photographs and one of their originals.
 
     varestorer restore lq/ up/fine
     varestorer restore lq/ up/compact --model compact
-    python docs/make_pictures.py gallery lq/ hq/ --state x4plus=up/x4plus --state fine=up/fine \
+    python docs/make_images.py gallery lq/ hq/ --state x4plus=up/x4plus --state fine=up/fine \
         --state compact=up/compact
-    python docs/make_pictures.py report
+    python docs/make_images.py report
 
-``gallery`` writes one strip per photograph, ``docs/pictures/NAME.jpg``, and ``docs/pictures/first.jpg`` for README.
-Crops are at 100 %: one pixel of the photograph is one of the picture; the input is enlarged by bicubic. ``report``
-restores the bundled samples and takes a picture of the page in headless Chromium (packages selenium, chromium,
+``gallery`` writes one strip per photograph, ``docs/images/NAME.jpg``, and ``docs/images/first.jpg`` for README.
+Crops are at 100 %: one pixel of the photograph is one of the image; the input is enlarged by bicubic. ``report``
+restores the bundled samples and takes an image of the page in headless Chromium (packages selenium, chromium,
 chromium-driver): ``docs/report.jpg``.
 """
 
@@ -67,7 +67,7 @@ def states(name: str, degraded: Path, originals: Path, restored: dict[str, Path]
 
 def gallery(degraded: Path, originals: Path, restored: dict[str, Path]) -> None:
     """Write the strips."""
-    folder = DOCS / "pictures"
+    folder = DOCS / "images"
     folder.mkdir(exist_ok=True)
     rows = []
     for name, place in GALLERY.items():
@@ -83,7 +83,7 @@ def gallery(degraded: Path, originals: Path, restored: dict[str, Path]) -> None:
 
 
 def report(width: int = 1020, height: int = 900) -> None:
-    """Restore the bundled sample photographs and a file that is cut off; take a picture of the page."""
+    """Restore the bundled sample photographs and a file that is cut off; take an image of the page."""
     from selenium import webdriver
 
     with tempfile.TemporaryDirectory() as scratch:
