@@ -46,13 +46,14 @@ def wrong(name: str, data: bytes, folder: Path) -> tuple[str, str | None]:
     """
     import fakes
 
+    from varestorer_cli.core.choices import Existing, ImageFormat, Progress
     from varestorer_cli.core.console import Console
     from varestorer_cli.core.engine.engine import RestoreEngine
     from varestorer_cli.core.engine.inference import EngineOptions
     from varestorer_cli.core.errors import InputError
     from varestorer_cli.core.image.reader import decode
     from varestorer_cli.core.inputs.plan import make_plan
-    from varestorer_cli.core.options import Existing, ImageFormat, Progress, RestoreOptions
+    from varestorer_cli.core.options import RestoreOptions
     from varestorer_cli.core.report.csv_file import ReportFile
     from varestorer_cli.core.restore.batch import run_batch
     from varestorer_cli.core.restore.item import BatchContext

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from varestorer_cli import app
-from varestorer_cli.core.options import GROUPS
+from varestorer_cli.core.shared_options import GROUPS
 
 
 def helped(words: list[str], columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:

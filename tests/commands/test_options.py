@@ -1,6 +1,7 @@
 """The options of all commands: declared once, the same on the command line, in Python, in the docs."""
 
 import json
+import re
 from dataclasses import MISSING, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +13,8 @@ from options_list import all_options
 from typer.testing import CliRunner
 
 from varestorer_cli.commands._from_fields import with_options
-from varestorer_cli.commands._options_page import render
+from varestorer_cli.commands._options_page import COMMANDS, render
+from varestorer_cli.core.choices import ImageFormat
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.fields import (
     Option,
@@ -25,19 +27,10 @@ from varestorer_cli.core.fields import (
     settings_of,
     values_of,
 )
-from varestorer_cli.core.options import (
-    GROUPS,
-    ConsoleOptions,
-    FailureLimit,
-    ImageFormat,
-    RestoreOptions,
-    RestoreRequest,
-    TextOptions,
-)
-from varestorer_cli.core.score.options import ScoreOptions
+from varestorer_cli.core.options import FailureLimit, RestoreOptions, RestoreRequest, TextOptions
 from varestorer_cli.core.sharding import Shard
+from varestorer_cli.core.shared_options import GROUPS
 from varestorer_cli.core.sizing import Sizing
-from varestorer_cli.core.training.options import TrainOptions, VariantOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMISED = json.loads((ROOT / "tests" / "data" / "options.json").read_text())
@@ -54,9 +47,14 @@ def test_the_page_of_options_is_what_the_fields_say() -> None:
     assert (ROOT / "docs" / "options.md").read_text(encoding="utf-8") == render(), "run: make options-page"
 
 
-@pytest.mark.parametrize(
-    "owner", [RestoreRequest, RestoreOptions, ConsoleOptions, ScoreOptions, TrainOptions, VariantOptions]
-)
+def test_the_page_names_every_option_of_every_command() -> None:
+    page = render()
+    for command, options in all_options().items():
+        for name in options:
+            assert re.search(rf"`{re.escape(name)}\b", page) or not name.startswith("-"), f"{command}: {name}"
+
+
+@pytest.mark.parametrize("owner", sorted({one for owners in COMMANDS.values() for one in owners}, key=str))
 def test_every_option_stands_under_a_heading_and_says_what_it_is(owner: type) -> None:
     for one in all_declared(owner):
         assert one.option.group in GROUPS and len(one.option.help) > 5, one.name

@@ -10,11 +10,12 @@ import pytest
 import tifffile
 from conftest import Ran, photo, rows
 
+from varestorer_cli.core.choices import ImageFormat
 from varestorer_cli.core.image import exif
 from varestorer_cli.core.image.image_data import Extras, OutputImage
 from varestorer_cli.core.image.reader import decode, probe
 from varestorer_cli.core.image.writer import write_image
-from varestorer_cli.core.options import ImageFormat, RestoreOptions
+from varestorer_cli.core.options import RestoreOptions
 
 Cli = Callable[..., Ran]
 PAGES = (photo(12, 16), photo(20, 10, 1, 16, seed=1)[..., 0], photo(9, 9, 4, seed=2))

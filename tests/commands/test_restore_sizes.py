@@ -7,8 +7,9 @@ import pytest
 from conftest import Ran, load, photo, rows, save, tree
 from PIL import Image
 
+from varestorer_cli.core.choices import ImageFormat
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.options import ImageFormat, RestoreOptions
+from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.sizing import Sizing, parse_size
 
 Cli = Callable[..., Ran]

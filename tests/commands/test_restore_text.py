@@ -16,9 +16,10 @@ from conftest import load, photo, rows, save, tree
 from PIL import Image
 
 from varestorer_cli import RestoreOptions, Restorer, app
+from varestorer_cli.core.choices import Precision
 from varestorer_cli.core.engine.engine import RestoreEngine
 from varestorer_cli.core.engine.inference import EngineOptions, TileInference
-from varestorer_cli.core.options import Precision, TextOptions
+from varestorer_cli.core.options import TextOptions
 from varestorer_cli.core.text import prepare, transformers_backend
 from varestorer_cli.core.weights import model_file as checkpoint
 from varestorer_cli.core.weights.model_file import StoredText, save_bundle

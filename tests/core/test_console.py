@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from varestorer_cli.core import console as module
+from varestorer_cli.core.choices import Progress
 from varestorer_cli.core.console import Console
-from varestorer_cli.core.options import Progress
 
 
 class Terminal(io.StringIO):

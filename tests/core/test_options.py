@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from varestorer_cli.core.choices import ColorFix, Compat, ImageFormat
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.inputs.plan import plan_for
-from varestorer_cli.core.options import ColorFix, Compat, FailureLimit, ImageFormat, RestoreOptions, TextOptions
+from varestorer_cli.core.options import FailureLimit, RestoreOptions, TextOptions
 from varestorer_cli.core.sizing import Sizing
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from varestorer_cli.core import runtime
+from varestorer_cli.core.choices import Precision
 from varestorer_cli.core.errors import MissingDependencyError, UsageError
-from varestorer_cli.core.options import Precision
 
 
 @pytest.fixture(autouse=True)

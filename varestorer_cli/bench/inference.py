@@ -18,10 +18,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from varestorer_cli.bench import realesrgan_backend
+from varestorer_cli.core.choices import Precision
 from varestorer_cli.core.engine.engine import RestoreEngine
 from varestorer_cli.core.engine.inference import EngineOptions
 from varestorer_cli.core.errors import VarestorerError
-from varestorer_cli.core.options import Precision
 from varestorer_cli.core.runtime import autocast_type, choose
 from varestorer_cli.core.training.compression import load_realesrgan
 from varestorer_cli.core.weights.model_file import load_restorer

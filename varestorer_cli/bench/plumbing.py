@@ -21,13 +21,14 @@ from typing import Any
 import cv2
 import numpy as np
 
+from varestorer_cli.core.choices import Existing, ImageFormat, Progress
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.image.formats import SUFFIXES
 from varestorer_cli.core.image.image_data import OutputImage
 from varestorer_cli.core.image.reader import decode, read_bytes
 from varestorer_cli.core.image.writer import write_image
 from varestorer_cli.core.inputs.plan import make_plan
-from varestorer_cli.core.options import Existing, ImageFormat, Progress, RestoreOptions
+from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.report.csv_file import ReportFile
 from varestorer_cli.core.restore.batch import run_batch
 from varestorer_cli.core.restore.item import BatchContext

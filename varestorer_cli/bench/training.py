@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from varestorer_cli.core.options import Precision
+from varestorer_cli.core.choices import Precision
 from varestorer_cli.core.runtime import autocast_type, choose, keep_freed_memory
 from varestorer_cli.core.training.builder import StageBuilder
 from varestorer_cli.core.training.data.crop_cache import PairBatch

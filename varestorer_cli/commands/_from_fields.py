@@ -24,7 +24,7 @@ def with_options(
     """The function to register for a command whose parameters are dataclasses of options.
 
     Args:
-        command: each parameter's annotation is a dataclass with options.
+        command: each parameter's annotation is a dataclass with options; one may be ``typer.Context``.
         groups: order of the headings in the help.
         name: leaves out options that belong to commands of other names only.
         fixed: values of fields that are no options.
@@ -32,8 +32,10 @@ def with_options(
     Raises:
         TypeError: two options have one name.
     """
-    owners = [kind for parameter, kind in get_type_hints(command).items() if parameter != "return"]
-    options = [one for owner in owners for one in all_declared(owner) if name in (one.option.only or (name,))]
+    hints = {parameter: kind for parameter, kind in get_type_hints(command).items() if parameter != "return"}
+    owners = {parameter: kind for parameter, kind in hints.items() if kind is not typer.Context}
+    contexts = {parameter: kind for parameter, kind in hints.items() if kind is typer.Context}
+    options = [one for owner in owners.values() for one in all_declared(owner) if name in (one.option.only or (name,))]
     if len({one.name for one in options}) != len(options):
         raise TypeError(f"{command.__name__}: two fields have one name")
     if groups:
@@ -42,10 +44,13 @@ def with_options(
     @functools.wraps(command)
     def run(**values: Any) -> None:
         given = fixed | {one.name: _from_command_line(one, values[one.name]) for one in options}
-        command(*(build(owner, given) for owner in owners))
+        built = {parameter: build(owner, given) for parameter, owner in owners.items()}
+        command(**built, **{parameter: values[parameter] for parameter in contexts})
 
-    run.__signature__ = inspect.Signature([_parameter(one) for one in options])  # type: ignore[attr-defined]
-    run.__annotations__ = {one.name: _annotation(one) for one in options}
+    parameters = [inspect.Parameter(one, inspect.Parameter.KEYWORD_ONLY, annotation=contexts[one]) for one in contexts]
+    parameters += [_parameter(one) for one in options]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
     return run
 
 
@@ -98,9 +103,7 @@ def _typer_info(one: Declared) -> Any:
 def _from_command_line(one: Declared, value: Any) -> Any:
     if value is None:
         return one.default
-    if get_origin(one.plain_kind) is tuple and get_args(one.plain_kind)[-1] is Ellipsis:
-        return tuple(value)
-    return value
+    return tuple(value) if get_origin(one.plain_kind) is tuple and isinstance(value, list) else value
 
 
 def _models(incomplete: str) -> list[str]:

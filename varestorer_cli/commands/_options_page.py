@@ -1,4 +1,4 @@
-"""The page ``docs/options.md``: every option of the commands that declare theirs as fields (``make options-page``)."""
+"""The page ``docs/options.md``: every option of every command (``make options-page``)."""
 
 import re
 import sys
@@ -9,16 +9,35 @@ from pathlib import Path
 from typing import Any
 
 from varestorer_cli.core.fields import Declared, Stale, all_declared
-from varestorer_cli.core.options import GROUPS, ConsoleOptions, QuietOptions, RestoreOptions, RestoreRequest
+from varestorer_cli.core.install.options import ImportOptions, PullOptions, StoreTextOptions, VerifyOptions
+from varestorer_cli.core.options import RestoreOptions, RestoreRequest
 from varestorer_cli.core.score.options import ScoreOptions
-from varestorer_cli.core.training.options import RunsOptions, TrainOptions, VariantOptions
+from varestorer_cli.core.shared_options import GROUPS, ConsoleOptions, InstalledOptions, QuietOptions
+from varestorer_cli.core.training.options import TrainOptions, VariantOptions
+from varestorer_cli.core.training.tool_options import (
+    AverageOptions,
+    ConfigOptions,
+    DialOptions,
+    RunsOptions,
+    TextsOptions,
+)
 
-_COMMANDS: Mapping[str, tuple[type, ...]] = {
+COMMANDS: Mapping[str, tuple[type, ...]] = {
     "restore": (RestoreRequest, RestoreOptions, ConsoleOptions),
     "score": (ScoreOptions, QuietOptions),
     "train STAGE, distill": (TrainOptions, VariantOptions),
+    "train without a stage": (ConfigOptions,),
+    "train average": (AverageOptions,),
+    "train dial": (DialOptions,),
     "runs": (RunsOptions,),
+    "texts": (TextsOptions,),
+    "weights pull": (PullOptions,),
+    "weights import": (ImportOptions,),
+    "weights text": (StoreTextOptions,),
+    "weights verify": (VerifyOptions,),
+    "weights list, doctor": (InstalledOptions,),
 }
+_MOST_WITHOUT_HEADINGS = 10
 _HEAD = """# Options
 This page is made from the fields that declare the options (`make options-page`); a test holds it to them.
 
@@ -30,9 +49,12 @@ options of `restore` are fields of `RestoreOptions`, `Sizing` and `TextOptions`,
 def render() -> str:
     """The page."""
     lines = [_HEAD]
-    for command, owners in _COMMANDS.items():
+    for command, owners in COMMANDS.items():
         options = [one for owner in owners for one in all_declared(owner)]
         lines += [f"## {command}", ""]
+        if len(options) <= _MOST_WITHOUT_HEADINGS:
+            lines += [*_table(options, redone=False), ""]
+            continue
         for group in GROUPS:
             of_group = [one for one in options if one.option.group == group]
             if of_group:

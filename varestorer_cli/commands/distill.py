@@ -5,7 +5,7 @@ import typer
 from varestorer_cli.commands._from_fields import with_options
 from varestorer_cli.commands._help import GroupedCommand
 from varestorer_cli.commands.train import train
-from varestorer_cli.core.options import GROUPS
+from varestorer_cli.core.shared_options import GROUPS
 
 _HELP = "Distil a teacher into one forward pass; the result is a model for 'varestorer restore --model OUT'."
 

@@ -4,7 +4,8 @@ import typer
 
 from varestorer_cli.commands._from_fields import with_options
 from varestorer_cli.commands._help import GroupedCommand
-from varestorer_cli.core.options import GROUPS, ConsoleOptions, RestoreOptions, RestoreRequest
+from varestorer_cli.core.options import RestoreOptions, RestoreRequest
+from varestorer_cli.core.shared_options import GROUPS, ConsoleOptions
 
 _HELP = """Restore images: files, folders (with their structure), patterns, lists.
 

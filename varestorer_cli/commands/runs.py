@@ -3,7 +3,7 @@
 import typer
 
 from varestorer_cli.commands._from_fields import with_options
-from varestorer_cli.core.training.options import RunsOptions
+from varestorer_cli.core.training.tool_options import RunsOptions
 
 _HELP = """Compare training runs: a table of settings and figures, and with --report a page of curves.
 

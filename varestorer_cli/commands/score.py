@@ -5,8 +5,8 @@ import typer
 from varestorer_cli.commands._from_fields import with_options
 from varestorer_cli.commands._help import GroupedCommand
 from varestorer_cli.core.errors import ExitCode
-from varestorer_cli.core.options import GROUPS, QuietOptions
 from varestorer_cli.core.score.options import ScoreOptions
+from varestorer_cli.core.shared_options import GROUPS, QuietOptions
 
 _HELP = """Score restored images against references: PSNR, SSIM and any pyiqa metric.
 

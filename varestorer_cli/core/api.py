@@ -58,13 +58,14 @@ import numpy as np
 import numpy.typing as npt
 
 from varestorer_cli.core.atomic import check_writable
+from varestorer_cli.core.choices import Progress
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.image.image_data import DecodedImage, Extras, OutputImage
 from varestorer_cli.core.image.in_memory import from_array, from_pillow, shaped_like, to_pillow
 from varestorer_cli.core.image.reader import decode, read_bytes
 from varestorer_cli.core.inputs.plan import NameTemplate, RestorePlan, plan_for
-from varestorer_cli.core.options import Progress, RestoreOptions
+from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.report.csv_file import ReportFile, free_report_path, reports_in
 from varestorer_cli.core.report.rows import Row
 from varestorer_cli.core.report.summary import BatchReport

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from varestorer_cli.core.options import Progress
+from varestorer_cli.core.choices import Progress
 from varestorer_cli.core.phrases import clock, visible
 
 HEARTBEAT_SECONDS = 60.0

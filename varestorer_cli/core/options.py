@@ -9,148 +9,45 @@ import hashlib
 import json
 import re
 from dataclasses import MISSING, dataclass, field
-from enum import StrEnum
 from pathlib import Path
 
+from varestorer_cli.core.choices import (
+    LOSSY,
+    Captioning,
+    ColorFix,
+    Compat,
+    Compile,
+    Existing,
+    ImageFormat,
+    Large,
+    Missing,
+    Precision,
+    Sampling,
+    Steps,
+    Transfer,
+)
 from varestorer_cli.core.errors import ExitCodes, UsageError
-from varestorer_cli.core.fields import Option, Range, Stale, check_fields, option, settings_of
-from varestorer_cli.core.sharding import Shard, parse_shard
+from varestorer_cli.core.fields import Range, Stale, check_fields, option, settings_of
+from varestorer_cli.core.sharding import Shard
+from varestorer_cli.core.shared_options import (
+    COMPUTING,
+    DEVICE,
+    FARM,
+    INPUT,
+    MESSAGES,
+    METADATA,
+    MODEL,
+    OUTPUT,
+    QUALITY,
+    SHARD,
+    TEXT,
+    THREADS,
+    WEIGHTS,
+)
 from varestorer_cli.core.sizing import SIZE, Sizing
-
-INPUT, OUTPUT, QUALITY, MODEL, TEXT = "Input", "Output", "Quality", "Model", "Text"
-COMPUTING, FARM, METADATA, MESSAGES = "Computing", "Farm", "Metadata", "Messages"
-SCORES, RECIPE, RUN = "Scores", "Recipe", "Run"
-GROUPS = (INPUT, OUTPUT, SIZE, QUALITY, SCORES, RECIPE, MODEL, TEXT, RUN, COMPUTING, FARM, METADATA, MESSAGES)
-"""Headings of the help and of the table in the docs, in their order."""
 
 # Raised when the processing itself changes, so that finished files of older versions are redone.
 PROCESSING_VERSION = 1
-
-
-class Precision(StrEnum):
-    """Arithmetic of the model; ``auto`` takes the fastest the device computes natively."""
-
-    AUTO = "auto"
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP16 = "fp16"
-
-
-class Compile(StrEnum):
-    """Whether the model is compiled; ``auto``: models with tokens on a CUDA device."""
-
-    AUTO = "auto"
-    ON = "on"
-    OFF = "off"
-
-
-class ColorFix(StrEnum):
-    """Where the colours of the result come from; ``auto`` is the model's own setting."""
-
-    AUTO = "auto"
-    WAVELET = "wavelet"
-    ADAIN = "adain"
-    NONE = "none"
-
-
-class Sampling(StrEnum):
-    """The way from predicted bits to codes; ``auto`` is the model's own setting."""
-
-    AUTO = "auto"
-    ARGMAX = "argmax"
-    SAMPLE = "sample"
-    EXPECTED = "expected"
-    CONSISTENT = "consistent"
-
-
-class Steps(StrEnum):
-    """Passes of the transformer: one, or one for each scale; ``auto`` is the model's own way."""
-
-    AUTO = "auto"
-    ONE = "one"
-    ALL = "all"
-
-
-class Existing(StrEnum):
-    """What happens to an output that exists already."""
-
-    SKIP = "skip"
-    OVERWRITE = "overwrite"
-    ERROR = "error"
-
-
-class Missing(StrEnum):
-    """What a frame means that was asked for and is not there."""
-
-    ERROR = "error"
-    SKIP = "skip"
-    FAIL = "fail"
-
-
-class Compat(StrEnum):
-    """How images are handled: this project's way, or the released script's tiled or squashing one, faults included."""
-
-    NONE = "none"
-    RELEASED = "released"
-    RELEASED_SQUARE = "released-square"
-
-
-class Progress(StrEnum):
-    """How progress is shown on stderr; ``auto`` is a bar on a terminal and lines elsewhere.
-
-    ``deadline``, ``openjd`` and ``tractor`` are the lines that these render managers look for.
-    """
-
-    AUTO = "auto"
-    BAR = "bar"
-    LINES = "lines"
-    DEADLINE = "deadline"
-    OPENJD = "openjd"
-    TRACTOR = "tractor"
-    NONE = "none"
-
-
-class Transfer(StrEnum):
-    """What the values of OpenEXR and DPX files mean; ``auto``: OpenEXR linear light, DPX what it says, else encoded."""
-
-    AUTO = "auto"
-    LINEAR = "linear"
-    ENCODED = "encoded"
-
-
-class Large(StrEnum):
-    """What happens to an image that is large already, see ``only_below``."""
-
-    SKIP = "skip"
-    COPY = "copy"
-
-
-class Captioning(StrEnum):
-    """Who describes images that have no caption."""
-
-    NONE = "none"
-    AUTO = "auto"
-
-
-class ImageFormat(StrEnum):
-    """Formats that can be written; the value is the suffix given to outputs."""
-
-    PNG = "png"
-    JPEG = "jpg"
-    WEBP = "webp"
-    TIFF = "tif"
-    BMP = "bmp"
-    EXR = "exr"
-    DPX = "dpx"
-
-    @classmethod
-    def _missing_(cls, value: object) -> "ImageFormat | None":
-        """Other spellings: ``jpeg``, ``tiff``, capitals, a dot in front."""
-        name = str(value).lower().lstrip(".")
-        return next((one for one in cls if one.value == {"jpeg": "jpg", "tiff": "tif"}.get(name, name)), None)
-
-
-LOSSY = frozenset({ImageFormat.JPEG, ImageFormat.WEBP})  # their bytes depend on --quality
 
 
 @dataclass(frozen=True)
@@ -178,14 +75,6 @@ class FailureLimit:
 
     def __str__(self) -> str:
         return f"{self.count:g}{'%' if self.percent else ''}"
-
-
-# Options that several commands have.
-WEIGHTS = Option("Installed models [default: VARESTORER_WEIGHTS or the user's].", MODEL, metavar="DIR")
-DEVICE = Option("auto, cpu, cuda, cuda:N or mps.", COMPUTING, values=("auto", "cpu", "cuda", "cuda:0", "mps"))
-THREADS = Option("CPU threads [default: OMP_NUM_THREADS, scheduler's share, all].", COMPUTING, range=Range(1))
-QUIET = Option("Only warnings and errors.", MESSAGES, flags=("--quiet", "-q"))
-SHARD = Option("Part I of N of the inputs, from 0; auto: array job.", FARM, metavar="I/N|auto", parse=parse_shard)
 
 
 @dataclass(frozen=True)
@@ -508,20 +397,3 @@ class RestoreRequest:
             raise UsageError(f"{self.inputs[0]}: an input and an output are needed: restore INPUT... OUTPUT")
         object.__setattr__(self, "output", self.inputs[-1])
         object.__setattr__(self, "inputs", self.inputs[:-1])
-
-
-@dataclass(frozen=True)
-class QuietOptions:
-    """Whether a command speaks."""
-
-    quiet: bool = option(False, QUIET)
-
-
-@dataclass(frozen=True)
-class ConsoleOptions(QuietOptions):
-    """What a command says while it works."""
-
-    progress: Progress = option(
-        Progress.AUTO, "A bar on a terminal and lines elsewhere, or what a farm reads.", MESSAGES
-    )
-    verbose: bool = option(False, "Every file, and tracebacks.", MESSAGES, flags=("--verbose", "-v"))

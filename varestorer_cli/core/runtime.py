@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from varestorer_cli.core.choices import Precision
 from varestorer_cli.core.errors import MissingDependencyError, UsageError
-from varestorer_cli.core.options import Precision
 
 if TYPE_CHECKING:
     import torch

@@ -12,12 +12,13 @@ import torch
 from conftest import photo, save
 
 from varestorer_cli.bench.gpu import build, sizes_of
+from varestorer_cli.core.choices import Compile, Progress
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.engine.compiled import CompiledModel
 from varestorer_cli.core.engine.engine import RestoreEngine
 from varestorer_cli.core.engine.inference import EngineOptions
 from varestorer_cli.core.inputs.plan import make_plan
-from varestorer_cli.core.options import Compile, Progress, RestoreOptions
+from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.report.csv_file import ReportFile
 from varestorer_cli.core.restore.batch import run_batch
 from varestorer_cli.core.restore.item import BatchContext

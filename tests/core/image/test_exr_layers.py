@@ -180,7 +180,7 @@ def test_a_single_bright_pixel_gets_no_satellites(cli: Cli, tmp_path: Path) -> N
 
 def test_the_layer_is_part_of_the_settings_only_where_given() -> None:
     plain = {"overlap": 0, "sampling": "argmax"}
-    from varestorer_cli.core.options import ImageFormat
+    from varestorer_cli.core.choices import ImageFormat
 
     default = RestoreOptions().settings_sha256(**plain, format=ImageFormat.EXR)  # type: ignore[arg-type]
     other = RestoreOptions(layer="spec").settings_sha256(**plain, format=ImageFormat.EXR)  # type: ignore[arg-type]

@@ -20,13 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from varestorer_cli.core.choices import ImageFormat
 from varestorer_cli.core.image import exif
 from varestorer_cli.core.image.image_data import OutputImage
 from varestorer_cli.core.image.loss_table import fate_of, name_losses
 from varestorer_cli.core.image.metadata import fitted
 from varestorer_cli.core.image.reader import decode
 from varestorer_cli.core.image.writer import losses_of, write_image
-from varestorer_cli.core.options import ImageFormat
 
 FORMATS = {
     "PNG": ImageFormat.PNG,

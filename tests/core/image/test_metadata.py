@@ -9,13 +9,13 @@ import pytest
 from conftest import photo
 from PIL import Image
 
+from varestorer_cli.core.choices import ImageFormat
 from varestorer_cli.core.image import exif, jpeg, xmp
 from varestorer_cli.core.image.geometry import Geometry
 from varestorer_cli.core.image.image_data import DecodedImage, OutputImage
 from varestorer_cli.core.image.metadata import fitted
 from varestorer_cli.core.image.reader import decode, probe
 from varestorer_cli.core.image.writer import write_image
-from varestorer_cli.core.options import ImageFormat
 
 CASES = Path(__file__).parents[2] / "data" / "cases"
 

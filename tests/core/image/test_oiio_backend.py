@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from conftest import Ran, photo, rows, save, tree
 
+from varestorer_cli.core.choices import Transfer
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image import oiio_backend
 from varestorer_cli.core.image.reader import decode, probe
-from varestorer_cli.core.options import Transfer
 
 oiio = pytest.importorskip("OpenImageIO")
 Cli = Callable[..., Ran]

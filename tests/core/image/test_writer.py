@@ -14,6 +14,7 @@ from conftest import photo
 from PIL import Image, ImageCms
 
 from varestorer_cli.core.atomic import allocate, atomic_file
+from varestorer_cli.core.choices import ImageFormat
 from varestorer_cli.core.errors import InputError, OutputError
 from varestorer_cli.core.image import oiio_backend, writer
 from varestorer_cli.core.image.exif import Exif, ExifTag
@@ -22,7 +23,6 @@ from varestorer_cli.core.image.png import write_png
 from varestorer_cli.core.image.reader import decode
 from varestorer_cli.core.image.resample import to_depth
 from varestorer_cli.core.image.writer import SCENE, check_side, losses_of, read_software, write_image
-from varestorer_cli.core.options import ImageFormat
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 EXIF = Exif(

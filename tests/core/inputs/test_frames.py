@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from conftest import photo, save
 
+from varestorer_cli.core.choices import Missing
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.inputs.frames import FramePattern, read_range
 from varestorer_cli.core.inputs.plan import RestorePlan, make_plan
-from varestorer_cli.core.options import Missing
 from varestorer_cli.core.sharding import Shard
 
 

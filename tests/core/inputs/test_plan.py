@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from conftest import photo, save
 
+from varestorer_cli.core.choices import ImageFormat
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.inputs.plan import NameTemplate, RestorePlan, make_plan
-from varestorer_cli.core.options import ImageFormat, RestoreOptions
+from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.phrases import REPORT_HEADER
 from varestorer_cli.core.report.rows import COLUMNS
 from varestorer_cli.core.sharding import Shard

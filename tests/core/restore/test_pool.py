@@ -10,9 +10,10 @@ import fakes
 import pytest
 from conftest import photo, rows, save, tree
 
+from varestorer_cli.core.choices import Progress
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode, MissingDependencyError, OutOfMemoryError, UsageError
-from varestorer_cli.core.options import Progress, RestoreOptions, RestoreRequest
+from varestorer_cli.core.options import RestoreOptions, RestoreRequest
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore import session
 from varestorer_cli.core.restore.run import run_restore

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from varestorer_cli.app import run
+from varestorer_cli.core.choices import Sampling, Steps
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.options import RestoreOptions, Sampling, Steps
+from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.restore.session import open_session
 from varestorer_cli.core.training.presets import preset
 from varestorer_cli.core.weights.model_file import save_bundle

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from conftest import Ran, load, photo, rows, save, tree
 
+from varestorer_cli.core.choices import Progress
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode, InterruptedRunError, UsageError
 from varestorer_cli.core.inputs.plan import Job, RestorePlan
-from varestorer_cli.core.options import Progress
 from varestorer_cli.core.report.rows import DONE, Row
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore import watch

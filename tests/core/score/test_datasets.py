@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 from conftest import photo, save
 
+from varestorer_cli.core.choices import ImageFormat
 from varestorer_cli.core.errors import MissingDependencyError, UsageError
 from varestorer_cli.core.inputs.plan import make_plan
-from varestorer_cli.core.options import ImageFormat
 from varestorer_cli.core.score import datasets as benchmarks
 from varestorer_cli.core.sharding import Shard
 

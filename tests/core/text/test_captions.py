@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from varestorer_cli.core.choices import Captioning, ImageFormat
 from varestorer_cli.core.errors import OutputError, UsageError
 from varestorer_cli.core.inputs.plan import Job
-from varestorer_cli.core.options import Captioning, ImageFormat, RestoreOptions, TextOptions
+from varestorer_cli.core.options import RestoreOptions, TextOptions
 from varestorer_cli.core.text.captions import BESIDE, CaptionsFile, Texts, clean, find_captions, read_table
 
 

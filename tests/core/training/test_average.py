@@ -10,6 +10,7 @@ import torch
 from varestorer_cli.app import run
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, UsageError
 from varestorer_cli.core.training.average import average_models, make_dial
+from varestorer_cli.core.training.tool_options import AverageOptions, DialOptions
 from varestorer_cli.core.weights.model_file import load_bundle, save_bundle
 from varestorer_models.conv_restorer import ConvRestorer, ConvRestorerConfig
 from varestorer_models.restorer import RestorerConfig
@@ -44,21 +45,23 @@ def test_the_command_mixes_a_run_and_a_file(words: list[str], shares: tuple[floa
 
 def test_three_models_have_a_third_each(tmp_path: Path) -> None:
     files = [written(tmp_path / f"{n}.safetensors", n) for n in range(3)]
-    out = average_models(files, tmp_path / "mean.safetensors")
+    out = average_models(AverageOptions(tuple(files), tmp_path / "mean.safetensors"))
     for name, tensor in state(out).items():
         torch.testing.assert_close(tensor, sum(state(file)[name] for file in files) / 3)
 
 
 def test_licences_of_all_are_kept_unless_another_is_given(tmp_path: Path) -> None:
     files = [written(tmp_path / f"{n}.safetensors", n, licence=text) for n, text in enumerate(("MIT", "BSD", "MIT"))]
-    assert load_bundle(average_models(files, tmp_path / "x.safetensors")).notes["licence"] == "MIT; BSD"
-    other = average_models(files, tmp_path / "y.safetensors", license_text="mine")
+    both = average_models(AverageOptions(tuple(files), tmp_path / "x.safetensors"))
+    assert load_bundle(both).notes["licence"] == "MIT; BSD"
+    other = average_models(AverageOptions(tuple(files), tmp_path / "y.safetensors", license_text="mine"))
     assert load_bundle(other).notes["licence"] == "mine"
 
 
 def test_half_is_half_the_size(tmp_path: Path) -> None:
     files = [written(tmp_path / f"{n}.safetensors", n) for n in range(2)]
-    whole, half = (average_models(files, tmp_path / f"{h}.safetensors", half=h) for h in (False, True))
+    asked = AverageOptions(tuple(files), tmp_path / "whole.safetensors")
+    whole, half = average_models(asked), average_models(replace(asked, out=tmp_path / "half.safetensors", half=True))
     assert half.stat().st_size < 0.75 * whole.stat().st_size
     for name, tensor in state(half).items():
         torch.testing.assert_close(tensor, state(whole)[name].half().float())
@@ -72,14 +75,14 @@ def test_half_is_half_the_size(tmp_path: Path) -> None:
 def test_unusable_weights_are_refused(weights: list[float], message: str, tmp_path: Path) -> None:
     files = [written(tmp_path / f"{n}.safetensors", n) for n in range(2)]
     with pytest.raises(UsageError, match=message):
-        average_models(files, tmp_path / "out.safetensors", weights)
+        average_models(AverageOptions(tuple(files), tmp_path / "out.safetensors", tuple(weights)))
     assert not (tmp_path / "out.safetensors").exists()
 
 
 def test_one_model_or_words_for_weights_are_refused(tmp_path: Path) -> None:
     a = written(tmp_path / "a.safetensors", 1)
     with pytest.raises(UsageError, match="two models or more"):
-        average_models([a], tmp_path / "out")
+        average_models(AverageOptions((a,), tmp_path / "out"))
     assert run(["train", "average", str(a), str(a), "--weights", "half,half", "--out", str(tmp_path / "out")]) == 2
 
 
@@ -93,16 +96,16 @@ def test_models_of_other_layouts_are_refused(tmp_path: Path) -> None:
     refused = ((deeper, "prerestorer differ"), (other, "prerestorer differ"), (part, "the other something"))
     for second, message in refused:
         with pytest.raises(CheckpointError, match=message):
-            average_models([a, second], tmp_path / "out.safetensors")
+            average_models(AverageOptions((a, second), tmp_path / "out.safetensors"))
     with pytest.raises(MissingDependencyError):
-        average_models([a, tmp_path / "missing"], tmp_path / "out.safetensors")
+        average_models(AverageOptions((a, tmp_path / "missing"), tmp_path / "out.safetensors"))
 
 
 def test_an_existing_file_stays(tmp_path: Path) -> None:
     a, b = written(tmp_path / "a.safetensors", 1), written(tmp_path / "b.safetensors", 2)
     before = b.read_bytes()
     with pytest.raises(UsageError, match="exists already"):
-        average_models([a, b], b)
+        average_models(AverageOptions((a, b), b))
     assert b.read_bytes() == before
 
 
@@ -133,12 +136,12 @@ def test_the_dial_command_writes_the_line_through_the_default_point_and_the_fait
 def test_a_dial_between_models_that_are_no_first_stage_is_refused(tmp_path: Path) -> None:
     a, b = written(tmp_path / "a.safetensors", 1), written(tmp_path / "b.safetensors", 2)
     with pytest.raises(CheckpointError, match="two pre-restorers"):
-        make_dial(a, b, tmp_path / "out.safetensors", 0.5)
+        make_dial(DialOptions(a, b, tmp_path / "out.safetensors", 0.5))
 
 
 def test_a_dial_needs_a_default_between_its_ends_and_a_new_file(tmp_path: Path) -> None:
     a, b = (first_stage(tmp_path / f"{n}.safetensors", n) for n in range(2))
     with pytest.raises(UsageError, match=r"--default 1\.5"):
-        make_dial(a, b, tmp_path / "out.safetensors", 1.5)
+        DialOptions(a, b, tmp_path / "out.safetensors", 1.5)
     with pytest.raises(UsageError, match="exists already"):
-        make_dial(a, b, a, 0.5)
+        make_dial(DialOptions(a, b, a, 0.5))

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import nn
 
+from varestorer_cli.core.choices import Progress
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import CheckpointError, OutputError
-from varestorer_cli.core.options import Progress
 from varestorer_cli.core.training import checkpoint as module
 from varestorer_cli.core.training.checkpoint import RunState, weights_sha256
 from varestorer_cli.core.training.distributed import World

@@ -19,11 +19,12 @@ from varestorer_cli.core.text.transformers_backend import DEFAULT_PROMPT
 from varestorer_cli.core.training.data.crop_builder import named_photos
 from varestorer_cli.core.training.data.crop_cache import PairBatch
 from varestorer_cli.core.training.data.crops import CropCacheConfig, held_out
-from varestorer_cli.core.training.encode_captions import CaptioningOptions, make_features, photo_captions
+from varestorer_cli.core.training.encode_captions import make_features, photo_captions
 from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.presets import preset
 from varestorer_cli.core.training.run import train
 from varestorer_cli.core.training.text_features import DEFAULT_FILE, TextFolder, condition_on, feature_file
+from varestorer_cli.core.training.tool_options import TextsOptions
 from varestorer_cli.core.weights.model_file import read_metadata, read_text
 
 
@@ -125,7 +126,7 @@ def test_every_photograph_gets_the_features_of_its_text(
 
 @pytest.mark.usefixtures("home")
 def test_again_encodes_only_what_changed(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = CaptioningOptions(
+    options = TextsOptions(
         photos, tmp_path / "texts", tiny_text.text_encoder(tmp_path / "t5"), device="cpu", quiet=True
     )
     assert make_features(options) == 4
@@ -167,7 +168,7 @@ def test_a_distilled_model_takes_the_default_text_with_it(tmp_path: Path) -> Non
     width = preset("smoke").teacher.text_width
     encoder = tiny_text.text_encoder(tmp_path / "t5", width=width)
     texts = tmp_path / "texts"
-    make_features(CaptioningOptions(tmp_path / "photos", texts, encoder, prompt="a house", device="cpu", quiet=True))
+    make_features(TextsOptions(tmp_path / "photos", texts, encoder, prompt="a house", device="cpu", quiet=True))
     base = TrainOptions(
         "prerestorer", tmp_path / "photos", tmp_path / "prerestorer", preset="smoke", steps=1, crops=12, threads=1,
         device="cpu", quiet=True,

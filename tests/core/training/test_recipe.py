@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from varestorer_cli.core.choices import Progress
 from varestorer_cli.core.console import Console
-from varestorer_cli.core.options import Progress
 from varestorer_cli.core.training.builder import StageBuilder
 from varestorer_cli.core.training.data.crop_cache import PairBatch
 from varestorer_cli.core.training.distill import DistillTask

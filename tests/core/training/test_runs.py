@@ -11,10 +11,10 @@ import pytest
 
 from varestorer_cli.app import run
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.training.options import RunsOptions
 from varestorer_cli.core.training.run_folder import Best, write_best
 from varestorer_cli.core.training.runs import chosen_figures, differences, find_runs, read_run
 from varestorer_cli.core.training.runs_report import runs_page
+from varestorer_cli.core.training.tool_options import RunsOptions
 
 RECORD: dict[str, Any] = {
     "stage": "distill", "preset": "smoke", "seed": 0, "cache": "crops-1", "frozen": {"teacher": "aa"},

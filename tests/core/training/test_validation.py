@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from varestorer_cli.core.choices import Progress
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import MissingDependencyError, UsageError
 from varestorer_cli.core.metrics.psnr_ssim import OUR_METRICS
-from varestorer_cli.core.options import Progress
 from varestorer_cli.core.score.pairing import Pair
 from varestorer_cli.core.score.scorer import score_pairs
 from varestorer_cli.core.training.data.crops import CropCacheConfig, held_out

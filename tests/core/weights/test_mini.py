@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from varestorer_cli.app import run
-from varestorer_cli.core.options import RestoreOptions, Sampling, Steps
+from varestorer_cli.core.choices import Sampling, Steps
+from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.restore.session import open_session
 from varestorer_cli.core.score.codes import ReplacedCodes
 from varestorer_cli.core.score.options import Codes

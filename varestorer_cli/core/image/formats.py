@@ -2,7 +2,7 @@
 
 from pathlib import PurePath
 
-from varestorer_cli.core.options import ImageFormat
+from varestorer_cli.core.choices import ImageFormat
 
 HEAD_BYTES = 32
 

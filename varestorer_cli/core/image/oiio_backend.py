@@ -17,11 +17,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from varestorer_cli.core.choices import ImageFormat, Transfer
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image.exr_layers import Layer, Part, choose_layer
 from varestorer_cli.core.image.image_data import DecodedImage, Extras, Loss, OutputImage, Scene, bleed
 from varestorer_cli.core.image.resample import to_float
-from varestorer_cli.core.options import ImageFormat, Transfer
 from varestorer_cli.core.phrases import count, install_command, named
 
 Floats = npt.NDArray[np.float32]

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError, features
 
+from varestorer_cli.core.choices import Transfer
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image import (
     archive,
@@ -34,7 +35,6 @@ from varestorer_cli.core.image import (
 from varestorer_cli.core.image.formats import HEAD_BYTES, describe_unknown, raw_kind, sniff
 from varestorer_cli.core.image.image_data import DecodedImage, Extras, FileMetadata, Loss, Samples
 from varestorer_cli.core.image.resample import to_depth
-from varestorer_cli.core.options import Transfer
 from varestorer_cli.core.phrases import byte_size
 
 # 10000 x 10000 must pass; above this a header is more likely damage, or an attack, than a photograph.

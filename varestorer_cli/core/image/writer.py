@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from varestorer_cli.core.atomic import allocate, release
+from varestorer_cli.core.choices import ImageFormat
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image import jpeg, oiio_backend
 from varestorer_cli.core.image.exif import (
@@ -26,7 +27,6 @@ from varestorer_cli.core.image.image_data import Extras, Loss, OutputImage, Samp
 from varestorer_cli.core.image.png import is_unusual_colour, write_png
 from varestorer_cli.core.image.reader import open_image
 from varestorer_cli.core.image.tiff import write_tiff
-from varestorer_cli.core.options import ImageFormat
 
 SCENE = frozenset({ImageFormat.EXR, ImageFormat.DPX})
 DEEP = SCENE | {ImageFormat.PNG, ImageFormat.TIFF}  # hold more than 8 bits

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from varestorer_cli.core.choices import Missing
 from varestorer_cli.core.errors import InputError, UsageError
 from varestorer_cli.core.image import archive, raw_backend
 from varestorer_cli.core.image.formats import HEAD_BYTES, RAW_SUFFIXES, SUFFIXES, sniff
 from varestorer_cli.core.inputs.frames import FramePattern, read_range, select_frames
-from varestorer_cli.core.options import Missing
 from varestorer_cli.core.phrases import FAILED_LIST_MARK, REPORT_HEADER, unescaped
 
 _NOT_REGULAR = "not a regular file; write a pipe's or device's content to a file first"

@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from varestorer_cli.core.choices import Missing
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.options import Missing
 
 _PATTERN = re.compile(r"%0?(?P<printf>\d*)d|(?P<hash>#+)|(?P<at>@+)|\$F(?P<houdini>\d*)")
 

@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from varestorer_cli.core.choices import Existing, ImageFormat, Missing
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.image.archive import is_archive
 from varestorer_cli.core.image.formats import SUFFIXES, UNWRITABLE, output_format, output_name
 from varestorer_cli.core.inputs.discovery import FoundFile, InputOptions, NamedInput, SkippedPaths, find, read_entries
 from varestorer_cli.core.inputs.frames import FramePattern
-from varestorer_cli.core.options import Existing, ImageFormat, Missing, RestoreOptions
+from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.phrases import named
 from varestorer_cli.core.sharding import Shard
 

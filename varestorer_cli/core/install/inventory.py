@@ -1,6 +1,7 @@
 """List the models, text encoders and captioners of a weights root, and check them against their hashes."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def _source_line(source: dict[str, str]) -> str:
     return f"{where}{source['file']}, sha256 {source['sha256'] or 'not known'}"
 
 
-def verify_models(root: Path, names: list[str]) -> list[tuple[str, str]]:
+def verify_models(root: Path, names: Sequence[str]) -> list[tuple[str, str]]:
     """Check installed models against every known hash.
 
     Args:

@@ -15,12 +15,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from varestorer_cli.core.atomic import allocate, release
+from varestorer_cli.core.choices import ImageFormat
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import InputError, InterruptedRunError, VarestorerError
 from varestorer_cli.core.image.image_data import DecodedImage, Samples
 from varestorer_cli.core.image.writer import DEEP, SCENE
 from varestorer_cli.core.inputs.plan import Job, RestorePlan
-from varestorer_cli.core.options import ImageFormat, RestoreOptions
+from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.report.csv_file import ReportFile
 from varestorer_cli.core.report.rows import DONE, FAILED, IGNORED, Row
 from varestorer_cli.core.report.summary import BatchReport

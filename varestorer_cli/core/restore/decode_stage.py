@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from varestorer_cli.core.atomic import atomic_file
+from varestorer_cli.core.choices import Existing, ImageFormat, Large
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image.formats import output_format
 from varestorer_cli.core.image.reader import decode, probe, read_bytes
 from varestorer_cli.core.image.writer import check_side, losses_of
 from varestorer_cli.core.inputs.plan import Job
-from varestorer_cli.core.options import Existing, ImageFormat, Large, RestoreOptions
+from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.report.csv_file import ReportFile
 from varestorer_cli.core.report.rows import LARGE, SKIPPED, Row
 from varestorer_cli.core.restore import fingerprint

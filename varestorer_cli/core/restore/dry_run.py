@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from varestorer_cli.core.atomic import MOST_IN_MEMORY
+from varestorer_cli.core.choices import Existing, ImageFormat, Large
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import InputError, VarestorerError
 from varestorer_cli.core.image.formats import output_format
 from varestorer_cli.core.image.reader import probe
 from varestorer_cli.core.inputs.plan import RestorePlan
-from varestorer_cli.core.options import Existing, ImageFormat, Large, RestoreOptions
+from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.phrases import byte_size, clock, visible
 from varestorer_cli.core.report.rows import LARGE, Row
 from varestorer_cli.core.report.summary import BatchReport

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from varestorer_cli.core.atomic import MOST_IN_MEMORY
+from varestorer_cli.core.choices import ImageFormat
 from varestorer_cli.core.image.image_data import DecodedImage
 from varestorer_cli.core.inputs.plan import Job
-from varestorer_cli.core.options import ImageFormat
 from varestorer_cli.core.report.rows import Row
 from varestorer_cli.core.restore import fingerprint
 from varestorer_cli.core.text.captions import Texts

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from varestorer_cli.core.choices import Compat, Precision, Sampling, Steps
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import MissingDependencyError, UsageError
 from varestorer_cli.core.inputs.plan import RestorePlan
-from varestorer_cli.core.options import Compat, Precision, RestoreOptions, Sampling, Steps
+from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.report.csv_file import report_name
 from varestorer_cli.core.restore.item import BatchContext
 from varestorer_cli.core.signals import StopFlag

@@ -5,10 +5,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from varestorer_cli.core.choices import Captioning, Existing
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.inputs.plan import RestorePlan
-from varestorer_cli.core.options import Captioning, Existing, RestoreOptions, RestoreRequest
+from varestorer_cli.core.options import RestoreOptions, RestoreRequest
 from varestorer_cli.core.report.rows import DONE, FAILED
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.signals import StopFlag

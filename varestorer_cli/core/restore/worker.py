@@ -10,10 +10,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from varestorer_cli.core.choices import Progress
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode, InterruptedRunError, VarestorerError
 from varestorer_cli.core.inputs.plan import Job, RestorePlan
-from varestorer_cli.core.options import Progress, RestoreOptions
+from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.report.csv_file import ReportFile
 from varestorer_cli.core.report.rows import Row
 from varestorer_cli.core.report.summary import BatchReport

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from varestorer_cli.core.atomic import atomic_file, check_writable
+from varestorer_cli.core.choices import ImageFormat
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.engine.engine import RestoreEngine
 from varestorer_cli.core.engine.inference import EngineOptions
@@ -26,7 +27,7 @@ from varestorer_cli.core.image.image_data import Extras, OutputImage
 from varestorer_cli.core.image.reader import read_bytes
 from varestorer_cli.core.image.resample import Floats, Resampler, to_float
 from varestorer_cli.core.image.writer import write_image
-from varestorer_cli.core.options import ImageFormat, RestoreOptions
+from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.restore import fingerprint
 from varestorer_cli.core.restore.session import Session, open_session
 from varestorer_cli.core.score.options import Codes

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from varestorer_cli.core.choices import ImageFormat
 from varestorer_cli.core.errors import MissingDependencyError, UsageError
 from varestorer_cli.core.image.formats import output_name
-from varestorer_cli.core.options import ImageFormat
 from varestorer_cli.core.phrases import named
 from varestorer_cli.core.score.pairing import Pair, PairPlan, find_images, match_pairs
 from varestorer_cli.core.sharding import Shard

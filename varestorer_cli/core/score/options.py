@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from varestorer_cli.core.choices import Steps
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.fields import Range, check_fields, option
-from varestorer_cli.core.options import COMPUTING, FARM, INPUT, MODEL, OUTPUT, SCORES, SHARD, WEIGHTS, Steps
 from varestorer_cli.core.sharding import Shard
+from varestorer_cli.core.shared_options import COMPUTING, FARM, INPUT, MODEL, OUTPUT, SCORES, SHARD, WEIGHTS
 
 DEFAULT_MODEL = "fine"
 SYNTHETIC = "div2k-synth"

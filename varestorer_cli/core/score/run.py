@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from varestorer_cli.core.choices import ImageFormat
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode, UsageError
 from varestorer_cli.core.metrics.base import Metric
 from varestorer_cli.core.metrics.protocols import PROTOCOLS, Protocol, metric_names
 from varestorer_cli.core.metrics.registry import load_metrics
-from varestorer_cli.core.options import ImageFormat, RestoreOptions, RestoreRequest
+from varestorer_cli.core.options import RestoreOptions, RestoreRequest
 from varestorer_cli.core.phrases import named
 from varestorer_cli.core.report.page import page_folder_target
 from varestorer_cli.core.report.rows import FAILED

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from varestorer_cli.core.choices import Steps
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.options import Steps
 from varestorer_cli.core.score.datasets import Dataset, open_dataset
 from varestorer_cli.core.score.options import DEFAULT_MODEL, SYNTHETIC, Codes, ScoreOptions
 from varestorer_cli.core.score.pairing import PairPlan, find_images, plan_pairs

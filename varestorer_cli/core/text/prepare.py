@@ -6,11 +6,12 @@ from pathlib import Path
 
 from torch import Tensor
 
+from varestorer_cli.core.choices import Captioning
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import InputError, MissingDependencyError, UsageError
 from varestorer_cli.core.image.reader import decode, read_bytes
 from varestorer_cli.core.inputs.plan import Job
-from varestorer_cli.core.options import Captioning, RestoreOptions
+from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.phrases import named
 from varestorer_cli.core.signals import StopFlag
 from varestorer_cli.core.text.cache import TextCache, text_cache_folder

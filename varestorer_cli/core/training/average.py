@@ -7,7 +7,6 @@ of sharpness (network interpolation, ESRGAN, arXiv 1809.00219, section 3.4; mode
 """
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,43 +15,27 @@ from torch import Tensor, nn
 
 from varestorer_cli.core.errors import CheckpointError, UsageError
 from varestorer_cli.core.training.builder import MODEL
+from varestorer_cli.core.training.tool_options import AverageOptions, DialOptions
 from varestorer_cli.core.weights.fidelity import packed
 from varestorer_cli.core.weights.model_file import Bundle, load_bundle, save_bundle
 from varestorer_cli.core.weights.root import choose_model
 
 
-def average_models(
-    models: Sequence[str | Path],
-    out: Path,
-    weights: Sequence[float] | None = None,
-    *,
-    half: bool = False,
-    license_text: str | None = None,
-) -> Path:
+def average_models(options: AverageOptions) -> Path:
     """Write the weighted mean of models.
-
-    Args:
-        models: two or more files, run folders or names of installed models, of the same layout.
-        out: a file ``*.safetensors``, or a folder that gets ``model.safetensors``, so that it can be given wherever a
-            run folder can.
-        weights: of each model, from 0 to 1, together 1; equal by default.
-        half: store float16.
-        license_text: of the result; the models' own by default.
 
     Returns:
         The file.
 
     Raises:
-        UsageError: fewer than two models, unusable weights, or a file that exists.
+        UsageError: the file exists.
         CheckpointError: the models differ in anything but their weights, or one is damaged.
         MissingDependencyError: there is no such model.
         OutputError: the file cannot be written.
     """
-    shares = _shares(len(models), weights)
-    target = out if out.suffix == ".safetensors" else out / MODEL
-    if target.exists():
-        raise UsageError(f"{target} exists already; choose another --out")
-    bundles = [load_bundle(choose_model(str(model)).path) for model in models]
+    target = _target(options.out)
+    shares = options.shares or ()
+    bundles = [load_bundle(choose_model(str(model)).path) for model in options.models]
     for other in bundles[1:]:
         _check_same_layout(bundles[0], other)
     components = {name: _mean([b.components[name] for b in bundles], shares) for name in bundles[0].components}
@@ -61,74 +44,54 @@ def average_models(
         target,
         components,
         restorer=bundles[0].restorer,
-        notes=_notes(bundles, shares, license_text),
-        dtype=torch.float16 if half else None,
+        notes=_notes(bundles, shares, options.license_text),
+        dtype=torch.float16 if options.half else None,
         text=bundles[0].text,
     )
     return target
 
 
-def make_dial(
-    base: str | Path, faithful: str | Path, out: Path, default: float, *, license_text: str | None = None
-) -> Path:
+def make_dial(options: DialOptions) -> Path:
     """Write a pre-restorer whose weights ``--fidelity`` moves along the line through two models.
 
     The line is W(F) = base + (F - default) / (1 - default) * (faithful - base): below the default point it goes on
     beyond the base, away from the faithful model. The base is stored in float16, the difference per unit of F in 8
     bits.
 
-    Args:
-        base: the model at the default point: a file, run folder or name.
-        faithful: the model at fidelity 1, of the same layout.
-        out: a file ``*.safetensors``, or a folder that gets ``model.safetensors``.
-        default: fidelity that the base stands for, from 0 to below 1.
-        license_text: of the result; the models' own by default.
-
     Returns:
         The file.
 
     Raises:
-        UsageError: a default outside 0 to below 1, or a file that exists.
+        UsageError: the file exists.
         CheckpointError: the models are no pre-restorers alone, differ in their layout, or one is damaged.
         MissingDependencyError: there is no such model.
         OutputError: the file cannot be written.
     """
-    if not 0 <= default < 1:
-        raise UsageError(f"--default {default:g}: 0 to below 1 (the faithful model) is possible")
-    target = out if out.suffix == ".safetensors" else out / MODEL
-    if target.exists():
-        raise UsageError(f"{target} exists already; choose another --out")
-    ends = [load_bundle(choose_model(str(model)).path) for model in (base, faithful)]
+    target = _target(options.out)
+    ends = [load_bundle(choose_model(str(model)).path) for model in (options.base, options.faithful)]
     _check_same_layout(*ends)
     if set(ends[0].components) != {"prerestorer"} or ends[0].restorer is None:
         raise CheckpointError(f"{ends[0].path}: a dial is made of two pre-restorers as 'train prerestorer' writes them")
     networks = [bundle.components["prerestorer"] for bundle in ends]
-    differences = packed(networks[0].state_dict(), networks[1].state_dict(), 1 - default)
+    differences = packed(networks[0].state_dict(), networks[1].state_dict(), 1 - options.default)
     target.parent.mkdir(parents=True, exist_ok=True)
     save_bundle(
         target,
         {"prerestorer": networks[0]},
         restorer=ends[0].restorer,
-        notes={**_notes(ends, [default, 1.0], license_text, "fidelity"), "stage": "dial"},
+        notes={**_notes(ends, [options.default, 1.0], options.license_text, "fidelity"), "stage": "dial"},
         dtype=torch.float16,
-        dial=(default, differences),
+        dial=(options.default, differences),
     )
     return target
 
 
-def _shares(count: int, weights: Sequence[float] | None) -> list[float]:
-    if count < 2:
-        raise UsageError(f"an average needs two models or more, {count} given")
-    if weights is None:
-        return [1 / count] * count
-    if len(weights) != count:
-        raise UsageError(f"--weights: {len(weights)} numbers for {count} models; give one per model")
-    if any(not 0 <= weight <= 1 for weight in weights) or not math.isclose(sum(weights), 1, abs_tol=1e-6):
-        raise UsageError(
-            f"--weights {','.join(f'{weight:g}' for weight in weights)}: each must lie between 0 and 1, all together "
-            f"must be 1; they are {sum(weights):g}"
-        )
-    return list(weights)
+def _target(out: Path) -> Path:
+    """File to write: ``out``, or ``model.safetensors`` in the folder ``out``, so that it serves wherever a run can."""
+    target = out if out.suffix == ".safetensors" else out / MODEL
+    if target.exists():
+        raise UsageError(f"{target} exists already; choose another --out")
+    return target
 
 
 def _check_same_layout(first: Bundle, other: Bundle) -> None:

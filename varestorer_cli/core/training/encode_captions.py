@@ -2,15 +2,14 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
+from varestorer_cli.core.choices import Precision
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.inputs.plan import Job
-from varestorer_cli.core.options import Precision
 from varestorer_cli.core.phrases import named
 from varestorer_cli.core.runtime import choose
 from varestorer_cli.core.text.cache import TextCache, read_features, text_cache_folder, write_features
@@ -19,40 +18,14 @@ from varestorer_cli.core.text.transformers_backend import DEFAULT_PROMPT, LONGES
 from varestorer_cli.core.training.data import tar_shards
 from varestorer_cli.core.training.data.crop_builder import named_photos
 from varestorer_cli.core.training.text_features import DEFAULT_FILE, feature_file
+from varestorer_cli.core.training.tool_options import TextsOptions
 from varestorer_cli.core.weights.catalog import TEXT_ENCODER
 from varestorer_cli.core.weights.root import need_folder, weights_root
 
 _KEYS = ("caption", "text")
 
 
-@dataclass(frozen=True)
-class CaptioningOptions:
-    """What ``varestorer texts`` is asked to do.
-
-    Attributes:
-        data: photographs, as for training: folder, list file or tar shard.
-        out: gets the features.
-        encoder: folder of the text encoder; None looks below the weights root.
-        captions: CSV file, folder of text files, or ``beside``; goes before the files beside the photographs.
-        prompt: text of photographs without a caption, and the trained model's default; None is the usual one.
-        weights: folder of installed models; None asks the environment.
-        device: torch device of the encoder.
-        threads: CPU threads.
-        quiet: no progress.
-    """
-
-    data: Path
-    out: Path
-    encoder: Path | None = None
-    captions: str | None = None
-    prompt: str | None = None
-    weights: Path | None = None
-    device: str = "auto"
-    threads: int | None = None
-    quiet: bool = False
-
-
-def make_features(options: CaptioningOptions) -> int:
+def make_features(options: TextsOptions) -> int:
     """Write the features of every photograph's text, and of the default text; those that are there already are kept.
 
     Returns:

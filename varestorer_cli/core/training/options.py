@@ -9,7 +9,7 @@ from typing import Any
 
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.fields import Option, Range, check_fields, choice, declared, option
-from varestorer_cli.core.options import COMPUTING, INPUT, MODEL, OUTPUT, QUIET, RECIPE, RUN, WEIGHTS
+from varestorer_cli.core.shared_options import COMPUTING, INPUT, MODEL, OUTPUT, QUIET, RECIPE, RUN, WEIGHTS
 
 STAGES = ("tokenizer", "prerestorer", "teacher", "distill")
 _LARGEST = sys.float_info.max
@@ -268,26 +268,6 @@ class TrainOptions:
         if self.stage in ("prerestorer", "tokenizer") and (self.recompute or self.parallel == "fsdp"):
             given = "--recompute" if self.recompute else "--parallel fsdp"
             raise UsageError(f"{given}: stage {self.stage} has no transformer; leave it out")
-
-
-@dataclass(frozen=True)
-class RunsOptions:
-    """Which runs are compared, and how."""
-
-    runs: tuple[Path, ...] = option(
-        (), "Run folders, or folders that hold them.", INPUT, positional=True, metavar="RUN..."
-    )
-    figures: str | None = option(
-        None,
-        "Figures of validation in the table, separated by commas.",
-        OUTPUT,
-        metavar="LIST",
-        default_text="the usual ones",
-    )
-    report: Path | None = option(None, "Page with table, settings and curves to write.", OUTPUT, metavar="FILE.html")
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from varestorer_cli.core.choices import Precision, Progress
 from varestorer_cli.core.console import Console, is_terminal
 from varestorer_cli.core.degradation.pipeline import load_recipe
 from varestorer_cli.core.errors import OutputError, UsageError
 from varestorer_cli.core.metrics.base import Metric
-from varestorer_cli.core.options import Precision, Progress
 from varestorer_cli.core.runtime import Runtime, autocast_type, choose, keep_freed_memory
 from varestorer_cli.core.training.builder import MODEL, StageBuilder
 from varestorer_cli.core.training.checkpoint import SIZES

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from varestorer_cli.core.phrases import count, visible
 from varestorer_cli.core.report.charts import MOST_CURVES, curves
 from varestorer_cli.core.report.page import Block, Charts, Lines, Page, Section, Table, check_page_target, write_page
-from varestorer_cli.core.training.options import RunsOptions
 from varestorer_cli.core.training.run_folder import LOG
 from varestorer_cli.core.training.runs import (
     TrainingRun,
@@ -17,6 +16,7 @@ from varestorer_cli.core.training.runs import (
     setting_rows,
     table,
 )
+from varestorer_cli.core.training.tool_options import RunsOptions
 
 _OVER = "step"
 

@@ -1,7 +1,7 @@
 """One pass or one for each scale: the restorer of a model file that ``--steps`` asks for."""
 
+from varestorer_cli.core.choices import Steps
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.options import Steps
 from varestorer_models.multistep import MultiStepRestorer, multistep
 from varestorer_models.restorer import FirstStageRestorer
 
