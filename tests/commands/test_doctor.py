@@ -1,6 +1,7 @@
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from conftest import Ran
@@ -11,11 +12,18 @@ from varestorer_cli.core.weights import root as weights
 Cli = Callable[..., Ran]
 
 
+def only_compact(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Changes the table in place: modules that are imported meanwhile keep no copy of it."""
+    for name in list(weights.BUNDLED_MODELS):
+        monkeypatch.delitem(weights.BUNDLED_MODELS, name)
+    monkeypatch.setitem(weights.BUNDLED_MODELS, "compact", path)
+
+
 @pytest.fixture
 def bundled(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("data") / "compact.safetensors"
     path.write_bytes(b"weights")
-    monkeypatch.setattr(weights, "BUNDLED_MODELS", {"compact": path})
+    only_compact(path, monkeypatch)
 
 
 @pytest.mark.usefixtures("bundled")
@@ -36,7 +44,7 @@ def test_json(cli: Cli) -> None:
 
 
 def test_missing_weights_are_named_with_what_to_do(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
-    monkeypatch.setattr(weights, "BUNDLED_MODELS", {"compact": tmp_path / "none.safetensors"})  # type: ignore[operator]
+    only_compact(tmp_path / "none.safetensors", monkeypatch)  # type: ignore[operator]
     ran = cli("doctor")
     assert ran.code == 3
     assert "-> reinstall varestorer, or give a model file with --model" in ran.out
