@@ -39,7 +39,7 @@ _TYPES = {
 }
 STORED_TYPES = frozenset(_TYPES)
 """Types that files are written in."""
-_BLOCK = 1 << 24
+_BLOCK = 1 << 20  # bytes read at a time; two are held
 _DAMAGED = "{path}: cannot be read ({error}); it is cut off or damaged: fetch it again"
 
 
