@@ -154,7 +154,7 @@ def vae(full: Reference) -> Small:
     small.output(f"{case}/out/bits", bits)
     small.output(f"{case}/out/codes", codes)
     small.output(f"{case}/out/image_thinned", thinned(image))
-    small.output(f"{case}/out/image_bgr", torch.from_numpy(to_bgr(image).copy()))
+    small.output(f"{case}/out/picture_bgr", torch.from_numpy(to_bgr(image).copy()))
     small.own = sorted(full.cases)
     return small
 

@@ -80,7 +80,7 @@ def evaluation_noise(seed: int, schedule: ScaleSchedule, bits: int) -> Iterator[
 
 
 def restore_image(
-    image_rgb: Photo,
+    picture_rgb: Photo,
     sr_scale: float,
     *,
     tiled: bool,
@@ -91,7 +91,7 @@ def restore_image(
     """The command's handling of a whole image.
 
     Args:
-        image_rgb: 8-bit HWC.
+        picture_rgb: 8-bit HWC.
         sr_scale: factor of both sides.
         tiled: overlapping tiles instead of one squashed one.
         restore: RGB tile -> BGR tile.
@@ -101,8 +101,8 @@ def restore_image(
     Returns:
         8-bit BGR image.
     """
-    height, width = (max(1, round(side * sr_scale)) for side in image_rgb.shape[:2])
-    image = Image.fromarray(image_rgb)
+    height, width = (max(1, round(side * sr_scale)) for side in picture_rgb.shape[:2])
+    image = Image.fromarray(picture_rgb)
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     if tiled:

@@ -48,7 +48,7 @@ def test_sampled_image_equals_released(network: Autoencoder) -> None:
     with torch.inference_mode():
         image = network.decode(codes)
     assert stored.max_error("sample_0.06M/out/image_thinned", thinned(image)) <= 5e-5
-    stored.assert_same_image("sample_0.06M/out/image_bgr", to_bgr(image))
+    stored.assert_same_image("sample_0.06M/out/picture_bgr", to_bgr(image))
 
 
 def test_released_names_load_with_and_without_the_inner_wrapper(network: Autoencoder) -> None:

@@ -38,7 +38,7 @@ def condition_of(networks: ReleasedModels, case: str) -> Condition:
 def tiles_of(stored: Reference, case: str) -> list[Image]:
     """The tiles that the command makes of a case's image, in order; it enlarges an image to one tile first."""
     tiles: list[Image] = []
-    pixels, notes = stored.get(f"{case}/in/image_rgb").numpy(), stored.notes[case]
+    pixels, notes = stored.get(f"{case}/in/picture_rgb").numpy(), stored.notes[case]
     restore_image(pixels, notes["sr_scale"], tiled=notes["tiled"], restore=lambda tile: tiles.append(tile) or tile)
     return tiles
 
@@ -62,7 +62,7 @@ def test_every_step_of_a_tile_equals_released(networks: ReleasedModels) -> None:
     assert torch.equal(steps.bits, stored.get("square/out/bits"))
     assert stored.max_error("square/out/codes", steps.codes) <= 5e-6
     assert stored.max_error("square/out/image_thinned", thinned(steps.image)) <= 5e-5
-    stored.assert_same_image("square/out/image_bgr", to_bgr(steps.image))
+    stored.assert_same_image("square/out/picture_bgr", to_bgr(steps.image))
 
 
 @pytest.mark.parametrize("case", ["stretched", "tiled"])
@@ -81,11 +81,11 @@ def test_image_equals_released(networks: ReleasedModels, case: str) -> None:
         return to_bgr(steps.image)
 
     pixels = restore_image(
-        stored.get(f"{case}/in/image_rgb").numpy(), notes["sr_scale"], tiled=notes["tiled"], restore=restore
+        stored.get(f"{case}/in/picture_rgb").numpy(), notes["sr_scale"], tiled=notes["tiled"], restore=restore
     )
     assert len(bits) == notes["tiles"] == len(uniforms)
     assert torch.equal(torch.cat(bits, dim=1), stored.get(f"{case}/out/bits"))
-    stored.assert_same_image(f"{case}/out/image_bgr", pixels)
+    stored.assert_same_image(f"{case}/out/picture_bgr", pixels)
 
 
 def test_restorer_module_equals_released(networks: ReleasedModels) -> None:
@@ -104,6 +104,6 @@ def test_restorer_module_equals_released(networks: ReleasedModels) -> None:
         return to_bgr(tiles.image_B3TT * 2 - 1)
 
     pixels = restore_image(
-        stored.get("square/in/image_rgb").numpy(), stored.notes["square"]["sr_scale"], tiled=False, restore=restore
+        stored.get("square/in/picture_rgb").numpy(), stored.notes["square"]["sr_scale"], tiled=False, restore=restore
     )
-    stored.assert_same_image("square/out/image_bgr", pixels)
+    stored.assert_same_image("square/out/picture_bgr", pixels)

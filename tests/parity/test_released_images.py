@@ -138,11 +138,11 @@ def test_engine_equals_released_images(monkeypatch: pytest.MonkeyPatch, case: st
         WithText(restorer, condition),
         EngineOptions(compat="released" if stored.notes[case]["tiled"] else "released-square"),
     )
-    photo = stored.get(f"{case}/in/image_rgb").numpy()
+    photo = stored.get(f"{case}/in/picture_rgb").numpy()
     size = tuple(round(side * stored.notes[case]["sr_scale"]) for side in photo.shape[1::-1])
     result = engine.restore(photo, size, dtype=np.uint8)
     assert result.tiles == stored.notes[case]["tiles"]
-    stored.assert_same_image(f"{case}/out/image_bgr", result.image[..., ::-1].copy())
+    stored.assert_same_image(f"{case}/out/picture_bgr", result.image[..., ::-1].copy())
 
 
 @pytest.mark.slow
