@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from varestorer_cli.commands._help import help_width
+from varestorer_cli.commands._usage_errors import show as show_usage_error
 from varestorer_cli.core.errors import ExitCode, InterruptedRunError, VarestorerError
 from varestorer_cli.core.phrases import visible
 from varestorer_cli.version import __version__
@@ -100,8 +101,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if signals.interrupted:  # a library made another error of it, as extension modules do while they are imported
             return _failed(error, _INTERRUPTED, ExitCode.INTERRUPTED, verbose)
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # the option parser's own errors
-            error.show()
-            return int(error.exit_code)
+            return show_usage_error(error, words)
         if type(error).__name__ == "Abort":
             return _failed(error, _INTERRUPTED, ExitCode.INTERRUPTED, verbose)
         text = f"unexpected {type(error).__name__}: {error}; this is a bug, run again with -v and report the traceback"

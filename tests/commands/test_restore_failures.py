@@ -209,5 +209,5 @@ def test_a_shard_with_nothing_to_do_leaves_a_report(cli: Cli) -> None:
         assert cli("restore", "in", "out", "--shard", f"{index}/3").code == 0
     assert len(list(Path("out").glob("metrics.*-of-3.csv"))) == 3
     ran = cli("restore", "--merge", "out")
-    assert ran.code == 0 and "3 reports of 3 parts" in ran.err
+    assert ran.code == 0 and "3 of 3 reports" in ran.err
     assert [row.output for row in read_rows(Path("out/metrics.csv"))] == ["only.png"]

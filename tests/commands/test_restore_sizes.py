@@ -66,7 +66,7 @@ def test_a_copy_replaces_nothing(cli: Cli) -> None:
 def test_a_dry_run_names_large_images(cli: Cli) -> None:
     ran = cli("restore", "in", "out", "--only-below", "20", "--dry-run")
     assert "in/edge.png: would be left out: large already" in ran.out
-    assert "1 images would be restored, 2 are large already, 0 would fail" in ran.err
+    assert "1 image would be restored, 2 large already, 0 would fail" in ran.err
     assert not Path("out").exists()
 
 

@@ -28,7 +28,7 @@ def test_lines_are_plain_and_never_fall(capsys: pytest.CaptureFixture[str]) -> N
     assert percents == sorted(percents)
     assert percents[-1] == 100
     assert "\x1b" not in err and "\r" not in err
-    assert err.splitlines()[-1] == "Progress: 100% (40/40 images)"
+    assert err.splitlines()[-1] == "Progress: 100% (40/40 images done)"
 
 
 def test_auto_is_lines_off_a_terminal_and_a_bar_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +179,7 @@ def test_a_sign_of_life_without_news(monkeypatch: pytest.MonkeyPatch, capsys: py
     console.finish()
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) >= 2
-    assert set(lines) == {"Progress: 0% (0/2 images, loading the model)"}
+    assert set(lines) == {"Progress: 0% (0/2 images done, loading the model)"}
     waiting.wait(0.1)
     assert capsys.readouterr().err == ""
 
@@ -240,7 +240,7 @@ def test_percentages_never_fall_and_reach_the_end(mode: Progress, capsys: pytest
 @pytest.mark.parametrize(
     ("mode", "code", "last"),
     [
-        (Progress.OPENJD, 0, "openjd_status: 8/8 images"),
+        (Progress.OPENJD, 0, "openjd_status: 8/8 images done"),
         (Progress.OPENJD, 5, "openjd_fail: in/a.png: no room"),
         (Progress.TRACTOR, 0, "TR_EXIT_STATUS 0"),
         (Progress.TRACTOR, 33, "TR_EXIT_STATUS 33"),

@@ -250,7 +250,7 @@ class _Listener(Console):
     def error(self, text: str) -> None:
         """Nothing: the report says it."""
 
-    def start(self, total: int, note: str = "", done: float = 0.0) -> None:
+    def start(self, total: int, note: str = "", done: float = 0.0, *, unit: str = "image", lines: bool = True) -> None:
         """Note how many images there are."""
         self._images = total
 

@@ -181,6 +181,22 @@ def check_writable(folder: Path) -> None:
             trial.unlink(missing_ok=True)
 
 
+def check_name(folder: Path) -> None:
+    """Refuse a folder that no file system here could hold, before anything is looked for in it.
+
+    Raises:
+        OutputError: its name is too long or has characters that are impossible.
+    """
+    try:
+        folder.stat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # made, or refused with its reason, by check_writable
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"{folder}: cannot be an output folder ({getattr(error, 'strerror', None) or error}); choose another name"
+        ) from error
+
+
 def allocate(
     shape: tuple[int, ...], dtype: npt.DTypeLike, folder: Path, limit: int = MOST_IN_MEMORY
 ) -> npt.NDArray[Any]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from varestorer_cli.core.choices import Progress
-from varestorer_cli.core.phrases import clock, visible
+from varestorer_cli.core.phrases import clock, count, visible
 
 HEARTBEAT_SECONDS = 60.0
 
@@ -78,7 +78,7 @@ class Console:
         self._task: Any = None
         self._total = 0
         self._done = 0.0
-        self._note = ""
+        self._note, self._unit = "", "image"
         self._started = time.monotonic()
         self._last_line = self._started
         self._last_percent = -1
@@ -138,23 +138,25 @@ class Console:
 
     # --- progress
 
-    def start(self, total: int, note: str = "", done: float = 0.0) -> None:
+    def start(self, total: int, note: str = "", done: float = 0.0, *, unit: str = "image", lines: bool = True) -> None:
         """Begin to show progress over ``total`` images, or steps of training.
 
         Args:
             total: number of images.
             note: what is done, beside the bar.
             done: number that an earlier start has finished.
+            unit: what is counted, in the singular.
+            lines: whether logs hear of it; False shows a bar only.
         """
         with self._lock:
-            self._total, self._done, self._note = total, done, note
+            self._total, self._done, self._note, self._unit = total, done, note, unit
             self._started = time.monotonic()
             self._last_percent = -1
             if self._mode == Progress.BAR and self._bar is None:
                 self._bar = _bar()
                 self._bar.start()
                 self._task = self._bar.add_task(visible(note), total=total, completed=done, speed="")
-            elif self._dialect is not None and self._beat is None:
+            elif self._dialect is not None and self._beat is None and lines:
                 self._schedule()
 
     def stage(self, note: str) -> None:
@@ -230,7 +232,7 @@ class Console:
         self._last_line = time.monotonic()
         elapsed = self._last_line - self._started
         assert self._dialect is not None
-        text = f"{int(self._done)}/{self._total} images"
+        text = f"{int(self._done)}/{count(self._total, self._unit)} done"
         if 0 < self._done < self._total and elapsed > 1:
             text += f", ETA {clock(elapsed / self._done * (self._total - self._done))}"
         if self._note:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.phrases import and_list
 
 _KEY = "option"
 
@@ -235,8 +236,7 @@ def choice(kind: type[StrEnum], value: str, flag: str) -> StrEnum:
     try:
         return kind(value)
     except ValueError:
-        *known, last = list(kind)
-        raise UsageError(f"{flag} {value}: possible are {', '.join(known)} and {last}") from None
+        raise UsageError(f"{flag} {value}: possible are {and_list(list(kind))}") from None
 
 
 def settings_of(instance: Any) -> dict[str, Any]:

@@ -70,6 +70,12 @@ def named(names: Sequence[object], most: int = MOST_NAMED) -> str:
     return text if len(names) <= most else f"{text} and {len(names) - most} more"
 
 
+def and_list(words: Sequence[object]) -> str:
+    """All words of a list as a sentence has them: ``a, b and c``."""
+    *first, last = (str(word) for word in words)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def clock(seconds: float) -> str:
     """Seconds as h:mm:ss or m:ss; below ten seconds with one decimal."""
     if seconds < 10:

@@ -30,7 +30,7 @@ def test_shards_merged_equal_one_run(cli: Cli) -> None:
     merged = cli("restore", "--merge", "out", "--report", "page.html")
     assert merged.code == 1
     assert "in/bad.png" in Path("page.html").read_text()
-    assert "3 reports of 3 parts: 7 images restored, 1 failed, 1 ignored; out/metrics.csv" in merged.err
+    assert "3 of 3 reports: 7 images restored, 1 failed, 1 ignored; out/metrics.csv" in merged.err
     assert "in/bad.png: text, not an image" in merged.err
     cli("restore", "in", "one")
     assert table("out") == table("one")
@@ -55,7 +55,7 @@ def test_a_missing_shard_is_named(cli: Cli) -> None:
         cli("restore", "in", "out", "--shard", f"{i}/3", "--max-failed", "9")
     ran = cli("restore", "--merge", "out", "--max-failed", "9")
     assert ran.code == 1
-    assert "shards 1 of 3 have left no report" in ran.err
+    assert "shard 1 of 3 has left no report; run it, then merge again" in ran.err
 
 
 @pytest.mark.parametrize("words", [["--merge", "in"], ["--merge", "in", "out"], ["in"]])

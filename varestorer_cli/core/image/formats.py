@@ -1,36 +1,61 @@
 """File types: which suffixes are looked for, what a file's first bytes say, what can be written."""
 
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import PurePath
 
 from varestorer_cli.core.choices import ImageFormat
+from varestorer_cli.core.phrases import and_list, install_command
 
 HEAD_BYTES = 32
 
-# Suffix -> format written under it; a format of None is read only, and its outputs become PNG.
-SUFFIXES: dict[str, ImageFormat | None] = {
-    ".png": ImageFormat.PNG,
-    ".jpg": ImageFormat.JPEG,
-    ".jpeg": ImageFormat.JPEG,
-    ".jpe": ImageFormat.JPEG,
-    ".jfif": ImageFormat.JPEG,
-    ".webp": ImageFormat.WEBP,
-    ".tif": ImageFormat.TIFF,
-    ".tiff": ImageFormat.TIFF,
-    ".bmp": ImageFormat.BMP,
-    ".exr": ImageFormat.EXR,
-    ".dpx": ImageFormat.DPX,
-    ".gif": None,
-    ".avif": None,
-    # With the extra heif; without it each one fails by name with what to do.
-    ".heic": None,
-    ".heif": None,
-    ".hif": None,
-    ".jxl": None,  # with the extra jxl
-}
-# Camera raw files, which are inputs with the extra raw and left out of folders without it.
-RAW_SUFFIXES = frozenset(
-    {".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".sr2", ".raf", ".orf", ".rw2", ".pef", ".srw"}
+
+@dataclass(frozen=True)
+class FormatRead:
+    """An image format that is read.
+
+    Attributes:
+        name: as messages say it.
+        suffixes: of its files, with the format that is written under them; None is read only and becomes PNG.
+        extra: that its reading needs; "" for none.
+        package: of the extra, as Python imports it.
+    """
+
+    name: str
+    suffixes: dict[str, ImageFormat | None]
+    extra: str = ""
+    package: str = ""
+
+    def is_installed(self) -> bool:
+        """Whether its files can be read here."""
+        return not self.package or find_spec(self.package) is not None
+
+
+def _read_only(*suffixes: str) -> dict[str, ImageFormat | None]:
+    return dict.fromkeys(suffixes)
+
+
+_RAW = "camera raw"
+_RAW_SUFFIXES = (".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".sr2", ".raf", ".orf", ".rw2", ".pef", ".srw")
+FORMATS_READ = (
+    FormatRead("PNG", {".png": ImageFormat.PNG}),
+    FormatRead("JPEG", dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), ImageFormat.JPEG)),
+    FormatRead("WebP", {".webp": ImageFormat.WEBP}),
+    FormatRead("TIFF", {".tif": ImageFormat.TIFF, ".tiff": ImageFormat.TIFF}),
+    FormatRead("BMP", {".bmp": ImageFormat.BMP}),
+    FormatRead("OpenEXR", {".exr": ImageFormat.EXR}, "vfx", "OpenImageIO"),
+    FormatRead("DPX", {".dpx": ImageFormat.DPX}, "vfx", "OpenImageIO"),
+    FormatRead("GIF", _read_only(".gif")),
+    FormatRead("AVIF", _read_only(".avif")),
+    # Without the extra each one fails by name with what to do.
+    FormatRead("HEIC/HEIF", _read_only(".heic", ".heif", ".hif"), "heif", "pillow_heif"),
+    FormatRead("JPEG XL", _read_only(".jxl"), "jxl", "pillow_jxl"),
+    # Inputs with the extra, left out of folders without it.
+    FormatRead(_RAW, _read_only(*_RAW_SUFFIXES), "raw", "rawpy"),
 )
+# Suffix -> format written under it; a format of None is read only, and its outputs become PNG.
+SUFFIXES = {suffix: own for one in FORMATS_READ if one.name != _RAW for suffix, own in one.suffixes.items()}
+RAW_SUFFIXES = frozenset(_RAW_SUFFIXES)
 # Image types a user may name as OUTPUT and that cannot be written.
 UNWRITABLE = frozenset({".gif", ".heic", ".heif", ".jp2", ".jxl", ".dng", ".psd", ".mp4", ".mov", ".pdf"})
 
@@ -45,7 +70,7 @@ def _not_read(what: str, name: str, command: str = "") -> str:
 
 _JP2 = "a JPEG 2000 image, which is not read; convert it first: opj_decompress -i IN.jp2 -o OUT.png"
 # Camera raw files that are not told from others by TIFF tags.
-_RAW = (
+_RAW_STARTS = (
     (b"II*\0\x10\0\0\0CR", "Canon CR2"),
     (b"FUJIFILMCCD-RAW", "Fujifilm RAF"),
     (b"IIRO", "Olympus ORF"),
@@ -74,11 +99,21 @@ _FOREIGN = (
 )
 
 
+def said_to_be_read() -> str:
+    """Which formats are read here, and what the others need: for messages about a lack of images."""
+    text = f"{and_list([one.name for one in FORMATS_READ if one.is_installed()])} files are read"
+    missing: dict[str, list[str]] = {}
+    for one in FORMATS_READ:
+        if not one.is_installed():
+            missing.setdefault(one.extra, []).append(one.name)
+    return text + "".join(f"; for {and_list(names)}: {install_command(extra)}" for extra, names in missing.items())
+
+
 def raw_kind(head: bytes) -> str | None:
     """Kind of a camera raw file that its first bytes tell from all others, else None."""
     if head[4:12] == b"ftypcrx ":
         return "Canon CR3"
-    return next((kind for start, kind in _RAW if head.startswith(start)), None)
+    return next((kind for start, kind in _RAW_STARTS if head.startswith(start)), None)
 
 
 def camera_raw(kind: str) -> str:

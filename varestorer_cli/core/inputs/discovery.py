@@ -148,6 +148,8 @@ def _sequence(text: str, pattern: FramePattern, options: InputOptions, skipped: 
 def _hint(inputs: Sequence[str], place: int) -> str:
     """Why an argument may not exist: a name with spaces without quotes, or backslashes that are no separators here."""
     words, text = [inputs[place]], inputs[place]
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+        return "; addresses are not read: download it first, and name the file"
     for word in inputs[place + 1 :]:
         words.append(word)
         if Path(" ".join(words)).exists():

@@ -92,8 +92,8 @@ class BatchReport:
             inputs: that the run was to deal with.
         """
         return (
-            f"stopped: {self.total} of {inputs} images are dealt with, nothing is half written; "
-            "run the same command again for the rest"
+            f"stopped: {self.total} of {count(inputs, 'image')} {'is' if inputs == 1 else 'are'} dealt with, "
+            "nothing is half written; run the same command again for the rest"
         )
 
     def exit_code(self, limit: FailureLimit | None = None) -> ExitCode:

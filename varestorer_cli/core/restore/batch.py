@@ -157,7 +157,8 @@ class _Batch:
             times.model += self.engine.model_seconds - model_before
             self.report.seconds = time.monotonic() - self.started
             self.console.finish()
-        if self.stop.requested():
+        all_done = bool(self.plan.jobs) and self.recorded == len(self.plan.jobs)  # a worker knows of no jobs
+        if self.stop.requested() and not all_done:
             raise self.stop.error(self.report.stopped_text(len(self.plan.jobs) + len(self.plan.unreadable)))
         if lost is not None:
             raise lost

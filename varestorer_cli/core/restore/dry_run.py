@@ -18,7 +18,7 @@ from varestorer_cli.core.image.formats import output_format
 from varestorer_cli.core.image.reader import probe
 from varestorer_cli.core.inputs.plan import RestorePlan
 from varestorer_cli.core.options import RestoreOptions
-from varestorer_cli.core.phrases import byte_size, clock, visible
+from varestorer_cli.core.phrases import byte_size, clock, count, visible
 from varestorer_cli.core.report.rows import LARGE, Row
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore.batch import BUDGET_PIXELS
@@ -74,10 +74,14 @@ def dry_run(
     """
     session, why = None, ""
     if plan.jobs:
+        console.info("dry run: loading the model, to say tiles and time; nothing is written")
+        console.start(len(plan.jobs), "loading the model", lines=False)
         try:
-            session = open_session(options)
+            session = open_session(options, on_stage=console.stage)
         except VarestorerError as error:
             why = str(error)
+        finally:
+            console.finish()
     report, needs = BatchReport(), _Needs()
     captions = captions_of(plan.jobs, options.text, console).by_key
     for one in plan.jobs:
@@ -94,7 +98,7 @@ def dry_run(
             console.out(visible(f"{one.input}: {row.status}: {row.reason}"))
         else:
             sizes = f"{row.width}x{row.height} -> {row.out_width}x{row.out_height}"
-            tiles = f", {row.tiles} tile{'s' if row.tiles != 1 else ''}" if row.tiles else ""
+            tiles = f", {count(row.tiles, 'tile')}" if row.tiles else ""
             console.out(visible(f"{one.input} -> {one.output}  {sizes}{tiles}{'  (exists)' if row.reason else ''}"))
     for aside in plan.unreadable:
         console.out(visible(f"{aside.path}: would fail: {aside.reason}"))
@@ -102,8 +106,8 @@ def dry_run(
     failing = report.count("would fail") + len(plan.unreadable)
     large = sum(row.reason == LARGE for row in report.rows)
     console.info(
-        f"dry run: {len(plan.jobs) - report.count('would fail') - large} images would be restored, "
-        f"{f'{large} are {LARGE}, ' if large else ''}{failing} would fail, "
+        f"dry run: {count(len(plan.jobs) - report.count('would fail') - large, 'image')} would be restored, "
+        f"{f'{large} {LARGE}, ' if large else ''}{failing} would fail, "
         f"{len(plan.ignored)} ignored; {needs.megapixels:.1f} MP of output; nothing was written"
     )
     if session is not None and needs.tile_pixels:
@@ -157,7 +161,13 @@ def _bytes_per_pixel(row: Row, format: ImageFormat, quality: int) -> float:
 
 def _say_time(session: Session, needs: _Needs, processes: int, console: Console) -> None:
     started = time.monotonic()
-    seconds = session.engine.estimate_seconds(session.engine.calls(needs.tiles))
+    sides = " and ".join(f"{width}x{height}" for width, height in sorted(needs.tiles)[:2])
+    console.info(f"timing the model on tiles of {sides} pixels on {session.runtime.device} ...")
+    console.start(1, "timing the model", lines=False)
+    try:
+        seconds = session.engine.estimate_seconds(session.engine.calls(needs.tiles))
+    finally:
+        console.finish()
     spent = time.monotonic() - started
     per_pixel = seconds / needs.tile_pixels
     seconds /= processes

@@ -6,8 +6,10 @@ from contextlib import suppress
 
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode
+from varestorer_cli.core.image.formats import said_to_be_read
 from varestorer_cli.core.inputs.plan import RestorePlan
 from varestorer_cli.core.options import RestoreOptions
+from varestorer_cli.core.phrases import count
 from varestorer_cli.core.report.csv_file import Merged, ReportFile, failed_list_path, report_name, write_failed_list
 from varestorer_cli.core.report.rows import FAILED
 from varestorer_cli.core.report.summary import BatchReport
@@ -19,9 +21,8 @@ _NAMED_AT_MOST = 10
 
 def plan_line(plan: RestorePlan, options: RestoreOptions, means: str = "") -> str:
     """What will be done, in one line; ``means`` says with which model and where."""
-    count = len(plan.jobs)
     sizing = options.sizing if options.sizing != Sizing() else Sizing(scale=DEFAULT_SCALE)
-    text = f"plan: {count} image{'s' if count != 1 else ''} -> {_target(plan)}, {sizing.describe()}"
+    text = f"plan: {count(len(plan.jobs), 'image')} -> {_target(plan)}, {sizing.describe()}"
     if sizing.scale not in (None, DEFAULT_SCALE):
         text += f" (the model is made for scale {DEFAULT_SCALE:g}; images are resized before it)"
     if means:
@@ -39,9 +40,10 @@ def nothing_to_do(inputs: Sequence[str], plan: RestorePlan) -> str:
     """Why there is nothing to do."""
     names = ", ".join(inputs[:3]) + (" ..." if len(inputs) > 3 else "")
     if plan.elsewhere:
-        return f"nothing to do: the {plan.elsewhere} images of {names} belong to other shards"
-    ignored = f" ({len(plan.ignored)} other files ignored)" if plan.ignored else ""
-    return f"nothing to do: no image in {names}{ignored}; PNG, JPEG, WebP, TIFF, BMP, GIF and AVIF files are read"
+        belong = "belongs" if plan.elsewhere == 1 else "belong"
+        return f"nothing to do: {count(plan.elsewhere, 'image')} of {names} {belong} to other shards"
+    ignored = f" ({count(len(plan.ignored), 'other file')} ignored)" if plan.ignored else ""
+    return f"nothing to do: no image in {names}{ignored}; {said_to_be_read()}"
 
 
 def say_end(
@@ -83,11 +85,15 @@ def say_merged(merged: Merged, options: RestoreOptions, console: Console) -> Exi
     report = merged.report
     _say_failed(report, console)
     console.info(
-        f"{merged.count - len(merged.missing)} reports of {merged.count} parts: {report.summary()}; {merged.path}"
+        f"{merged.count - len(merged.missing)} of {count(merged.count, 'report')}: {report.summary()}; {merged.path}"
     )
     if merged.missing:
         names = ", ".join(str(index) for index in merged.missing)
-        console.error(f"shards {names} of {merged.count} have left no report; run them, then merge again")
+        one = len(merged.missing) == 1
+        console.error(
+            f"{'shard' if one else 'shards'} {names} of {merged.count} {'has' if one else 'have'} left no report; "
+            f"run {'it' if one else 'them'}, then merge again"
+        )
         return ExitCode.SOME_FAILED
     return report.exit_code(options.max_failed)
 
@@ -110,9 +116,8 @@ def say_ignored(plan: RestorePlan, console: Console) -> None:
     if not plan.ignored:
         return
     shown = plan.ignored if console.verbose else plan.ignored[:_NAMED_AT_MOST]
-    count = len(plan.ignored)
-    console.info(f"ignored {count} path{'s' if count != 1 else ''}:")
+    console.info(f"ignored {count(len(plan.ignored), 'path')}:")
     for aside in shown:
         console.info(f"  {aside.path}: {aside.reason}")
-    if count > len(shown):
-        console.info(f"  and {count - len(shown)} more (-v names all)")
+    if len(plan.ignored) > len(shown):
+        console.info(f"  and {len(plan.ignored) - len(shown)} more (-v names all)")

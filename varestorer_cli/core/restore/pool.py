@@ -131,8 +131,9 @@ class _Pool:
             self.console.finish()
         if self.error is not None:
             raise self.error
-        if self.stop.requested():
-            raise self.stop.error(self.report.stopped_text(len(self.plan.jobs) + len(self.plan.unreadable)))
+        inputs = len(self.plan.jobs) + len(self.plan.unreadable)
+        if self.stop.requested() and self.report.total < inputs:
+            raise self.stop.error(self.report.stopped_text(inputs))
         return self.report
 
     def _asides(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from varestorer_cli.core.atomic import check_writable, remove_stale_parts
+from varestorer_cli.core.atomic import check_name, check_writable, remove_stale_parts
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode, MissingDependencyError, VarestorerError, exit_code_for
 from varestorer_cli.core.image import oiio_backend
@@ -85,6 +85,7 @@ def _run(request: RestoreRequest, options: RestoreOptions, console: Console) -> 
     plan = look()
     if request.watch:
         refuse_unwatchable(request, options, plan)
+    check_name(plan.folder)
     report_path = _report_path(request, options, plan)
     report_file = ReportFile(report_path, reports_in(plan.folder))
     if request.metrics_csv is None and report_path is not None and "metrics.varestorer" in report_path.name:
@@ -145,6 +146,8 @@ def _run(request: RestoreRequest, options: RestoreOptions, console: Console) -> 
         finally:
             report_file.close()
             say_end(report, report_file, options, plan, console)
+        if stop.requested():
+            console.info("told to stop when nothing was left to do")
     if page is not None:
         write_restore_page(report_file.rows, plan.folder, page, options, apart=request.page_folder is not None)
         console.info(f"page: {page}")

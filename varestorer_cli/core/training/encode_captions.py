@@ -126,7 +126,7 @@ def _write(files: Mapping[str, list[Path]], folder: Path, encoder: str, device: 
     missing: list[str] = []
     done = 0
     total = sum(map(len, files.values()))
-    console.start(total)
+    console.start(total, unit="file")
 
     def write(text: str, rows: Tensor) -> None:
         nonlocal done

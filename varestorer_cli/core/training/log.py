@@ -56,7 +56,7 @@ class RunLog:
         self._csv_path = folder / LOG
         if writing:
             self._rewind(first_step)
-            console.start(steps, done=first_step)
+            console.start(steps, done=first_step, unit="step")
         self._events = _event_writer(folder, first_step) if writing else None
         self._done = first_step
         self._since = (time.monotonic(), first_step)

@@ -134,9 +134,12 @@ class Record:
         """Read the root's record; empty if there is none.
 
         Raises:
-            CheckpointError: it exists and cannot be parsed.
+            UsageError: the root is a file.
+            CheckpointError: the record exists and cannot be parsed.
         """
         path = root / RECORD
+        if root.exists() and not root.is_dir():
+            raise UsageError(f"{root}: is a file, and --weights needs the folder of installed models; name a folder")
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             return cls(

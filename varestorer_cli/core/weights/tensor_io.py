@@ -205,9 +205,13 @@ def read_state(path: Path) -> Mapping[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"it wants to run {found[1]!r} when it is opened" if found else str(error).partition("\n")[0][:200]
+        if found is None:  # PyTorch's own advice would be to load it all the same
+            raise CheckpointError(
+                f"{path}: is neither a safetensors nor a PyTorch file of weights; is it the right file, and complete?"
+            ) from error
         raise CheckpointError(
-            f"{path}: holds more than weights ({what}); nothing of it was run. Get the file from its authors"
+            f"{path}: holds more than weights (it wants to run {found[1]!r} when it is opened); nothing of it was run. "
+            "Get the file from its authors"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
         reason = str(error).partition("\n")[0][:200] or type(error).__name__

@@ -39,12 +39,12 @@ def test_a_list_file_gives_its_lines(tmp_path):
 
 
 def test_nothing_to_train_on_is_said(tmp_path):
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(UsageError, match="no such file or folder"):
         list_photos(tmp_path / "none")
-    with pytest.raises(InputError, match="gives no photographs"):
+    with pytest.raises(UsageError, match="gives no photographs"):
         list_photos(tmp_path)
     (tmp_path / "list.bin").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="not a text file"):
+    with pytest.raises(UsageError, match="not a text file"):
         list_photos(tmp_path / "list.bin")
 
 

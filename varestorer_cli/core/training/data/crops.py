@@ -98,7 +98,8 @@ def list_photos(data: Path) -> list[Path]:
         in a shard are paths below it, see ``tar_shards``.
 
     Raises:
-        InputError: ``data`` does not exist or gives no photograph.
+        UsageError: ``data`` does not exist or gives no photograph.
+        InputError: a shard cannot be read.
     """
     if data.is_dir():
         found = _in_folder(data)
@@ -108,16 +109,16 @@ def list_photos(data: Path) -> list[Path]:
         try:
             lines = [line.strip() for line in data.read_text(encoding="utf-8").splitlines()]
         except UnicodeDecodeError as error:
-            raise InputError(f"{data} is not a text file: give a folder, or a list of paths.") from error
+            raise UsageError(f"{data} is not a text file; give a folder of photographs, or a list of paths") from error
         listed = [data.parent / line for line in lines if line and not line.startswith("#")]
         found = [
             photo for path in listed for photo in (_in_shard(path) if path.suffix == tar_shards.SUFFIX else [path])
         ]
     else:
-        raise InputError(f"No training photographs: {data} does not exist. Give a folder or a list of paths.")
+        raise UsageError(f"{data}: no such file or folder; give a folder of photographs, or a list of paths")
     if not found:
         wanted = ", ".join(sorted(PHOTO_SUFFIXES))
-        raise InputError(f"{data} gives no photographs: none of its files ends in {wanted}.")
+        raise UsageError(f"{data} gives no photographs: none of its files ends in {wanted}; give another folder")
     return sorted(set(found))
 
 
