@@ -56,7 +56,7 @@ def wrong(name: str, data: bytes, folder: Path) -> tuple[str, str | None]:
     from varestorer_cli.core.options import RestoreOptions
     from varestorer_cli.core.report.csv_file import ReportFile
     from varestorer_cli.core.restore.batch import run_batch
-    from varestorer_cli.core.restore.item import BatchContext
+    from varestorer_cli.core.restore.item import BatchContext, Reporting
     from varestorer_cli.core.sizing import Sizing
 
     with suppress(InputError):
@@ -74,7 +74,7 @@ def wrong(name: str, data: bytes, folder: Path) -> tuple[str, str | None]:
     plan = make_plan([str(source)], str(target) + "/", format=options.format)
     report_file = ReportFile(None)
     engine = RestoreEngine(fakes.FakeModel(tile=128), EngineOptions())
-    report = run_batch(plan, engine, BatchContext("fake", "0" * 64), options, report_file, console)
+    report = run_batch(plan, engine, BatchContext("fake", "0" * 64), options, Reporting(report_file, console))
     (row,) = report.rows
     output = plan.jobs[0].output
     parts = sorted(path.name for path in target.glob("*")) if target.is_dir() else []

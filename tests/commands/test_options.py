@@ -17,11 +17,11 @@ from varestorer_cli.commands._options_page import COMMANDS, render
 from varestorer_cli.core.choices import ImageFormat
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.fields import (
+    CheckedOptions,
     Option,
     Range,
     Stale,
     all_declared,
-    check_fields,
     declared,
     option,
     settings_of,
@@ -161,7 +161,7 @@ class Inner:
 
 
 @dataclass(frozen=True)
-class Outer:
+class Outer(CheckedOptions):
     files: tuple[str, ...] = option(MISSING, "Which.", "Loud", positional=True, metavar="FILE...")
     colour: Colour = option(Colour.RED, "Which one.", "Loud")
     volume: int | None = option(None, SHARED)
@@ -169,9 +169,6 @@ class Outer:
     deep: bool = option(False, "Whether deep.", "Loud")
     inner: Inner = Inner()
     untold: int = 5
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 def run(words: list[str], groups: tuple[str, ...] = ()) -> tuple[Any, str]:

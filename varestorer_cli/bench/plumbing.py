@@ -31,7 +31,7 @@ from varestorer_cli.core.inputs.plan import make_plan
 from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.report.csv_file import ReportFile
 from varestorer_cli.core.restore.batch import run_batch
-from varestorer_cli.core.restore.item import BatchContext
+from varestorer_cli.core.restore.item import BatchContext, Reporting
 from varestorer_cli.core.runtime import usable_cpus
 
 _SAMPLES = Path(__file__).resolve().parent.parent / "data" / "samples"
@@ -98,7 +98,7 @@ def tool(source: Path, out: Path, results: dict[tuple[int, int], Any], threads: 
     report_file.open()
     options = RestoreOptions(existing=Existing.OVERWRITE)
     setup = BatchContext("costless", "0" * 64, encoders=threads)
-    run_batch(plan, CostlessEngine(results), setup, options, report_file, Console(Progress.NONE, quiet=True))
+    run_batch(plan, CostlessEngine(results), setup, options, Reporting(report_file, Console(Progress.NONE, quiet=True)))
     report_file.close()
 
 

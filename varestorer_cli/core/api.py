@@ -71,6 +71,7 @@ from varestorer_cli.core.report.rows import Row
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore.batch import run_batch
 from varestorer_cli.core.restore.encode_stage import plane_rows
+from varestorer_cli.core.restore.item import Reporting
 from varestorer_cli.core.restore.session import automatic_model, open_session, prepare_run_texts
 from varestorer_cli.core.signals import StopFlag
 
@@ -149,8 +150,8 @@ class Restorer:
                 session.engine.conditions.add(prepared.rows)
                 session = replace(session, texts=prepared.texts)
             return run_batch(
-                plan, session.engine, session.context(), self.options, report_file, listener,
-                stop=StopFlag(should_stop), on_row=on_row,
+                plan, session.engine, session.context(), self.options, Reporting(report_file, listener, on_row),
+                stop=StopFlag(should_stop),
             )  # fmt: skip
         finally:
             report_file.close()

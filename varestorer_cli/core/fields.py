@@ -1,8 +1,8 @@
 """Declaration of options: one dataclass field carries type, default, help, flags, group and check of one option.
 
 From such fields follow the options of the command line (``commands/_from_fields.py``), the checks of values given in
-Python (:func:`check_fields`), the settings hash (:func:`settings_of`) and the table in ``docs/options.md``. Plain data:
-knows no Typer and imports nothing heavy.
+Python (:class:`CheckedOptions`), the settings hash (:func:`settings_of`) and the table in ``docs/options.md``. Plain
+data: knows no Typer and imports nothing heavy.
 """
 
 import dataclasses
@@ -190,16 +190,18 @@ def values_of(instance: Any) -> list[tuple[Declared, Any]]:
     return own + [pair for name in parts(type(instance)) for pair in values_of(getattr(instance, name))]
 
 
-def check_fields(instance: Any) -> None:
-    """Check every option of a frozen dataclass, for its ``__post_init__``; text becomes the field's type.
+class CheckedOptions:
+    """Base of frozen dataclasses with options: checks every option of a new instance; text becomes the field's type.
 
     Raises:
         UsageError: a value is none of the choices, of another type, or out of range.
     """
-    for one in declared(type(instance)):
-        value = getattr(instance, one.name)
-        if value is not None:
-            object.__setattr__(instance, one.name, _checked(one, value))
+
+    def __post_init__(self) -> None:
+        for one in declared(type(self)):
+            value = getattr(self, one.name)
+            if value is not None:
+                object.__setattr__(self, one.name, _checked(one, value))
 
 
 def _checked(one: Declared, value: Any) -> Any:

@@ -27,7 +27,7 @@ from varestorer_cli.core.choices import (
     Transfer,
 )
 from varestorer_cli.core.errors import ExitCodes, UsageError
-from varestorer_cli.core.fields import Range, Stale, check_fields, option, settings_of
+from varestorer_cli.core.fields import CheckedOptions, Range, Stale, option, settings_of
 from varestorer_cli.core.sharding import Shard
 from varestorer_cli.core.shared_options import (
     COMPUTING,
@@ -78,7 +78,7 @@ class FailureLimit:
 
 
 @dataclass(frozen=True)
-class TextOptions:
+class TextOptions(CheckedOptions):
     """What a model that takes a text is told about the images.
 
     Raises:
@@ -127,7 +127,7 @@ class TextOptions:
     )
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if self.prompt is not None and not self.prompt.strip():
             raise UsageError("--prompt is empty; leave it out for the model's default, or describe the images")
         for flag, value in (("--captioner", self.captioner), ("--captions-file", self.captions_file)):
@@ -145,7 +145,7 @@ class TextOptions:
 
 
 @dataclass(frozen=True)
-class RestoreOptions:
+class RestoreOptions(CheckedOptions):
     """How ``restore`` works on images; :class:`RestoreRequest` says on which. Each field's help is the option's.
 
     Raises:
@@ -293,7 +293,7 @@ class RestoreOptions:
     )
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if not re.fullmatch("first|all|[1-9][0-9]{0,8}", self.pages):
             raise UsageError(f"--pages {self.pages}: first, all, or the number of a page from 1 is possible")
         if self.gpus is not None and self.device != "auto":
@@ -334,7 +334,7 @@ class RestoreOptions:
 
 
 @dataclass(frozen=True)
-class RestoreRequest:
+class RestoreRequest(CheckedOptions):
     """What ``restore`` was asked to do, beside the options that decide pixels. Each field's help is the option's."""
 
     inputs: tuple[str, ...] = option(
@@ -383,7 +383,7 @@ class RestoreRequest:
     merge: bool = option(False, "Only join the reports of all shards in OUTPUT, the argument.", FARM)
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if self.page is not None and self.page_folder is not None:
             raise UsageError("--report is one file, --report-dir a folder; give one of them")
         if self.idle is not None and not self.watch:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from varestorer_cli.core.choices import Progress
-from varestorer_cli.core.fields import Option, Range, option
+from varestorer_cli.core.fields import CheckedOptions, Option, Range, option
 from varestorer_cli.core.sharding import parse_shard
 from varestorer_cli.core.sizing import SIZE
 
@@ -22,7 +22,7 @@ SHARD = Option("Part I of N of the inputs, from 0; auto: array job.", FARM, meta
 
 
 @dataclass(frozen=True)
-class QuietOptions:
+class QuietOptions(CheckedOptions):
     """Whether a command speaks."""
 
     quiet: bool = option(False, QUIET)
@@ -39,7 +39,7 @@ class ConsoleOptions(QuietOptions):
 
 
 @dataclass(frozen=True)
-class InstalledOptions:
+class InstalledOptions(CheckedOptions):
     """Which installed models a command tells about, and in what form."""
 
     weights: Path | None = option(None, WEIGHTS)

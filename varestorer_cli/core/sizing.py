@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.fields import Range, Stale, check_fields, declared, option, settings_of
+from varestorer_cli.core.fields import CheckedOptions, Range, Stale, declared, option, settings_of
 
 DEFAULT_SCALE = 4.0
 LARGEST_SCALE = 64.0
@@ -32,7 +32,7 @@ class PrintSize:
 
 
 @dataclass(frozen=True)
-class Sizing:
+class Sizing(CheckedOptions):
     """Output size of an image: a factor, or one target; x4 when nothing is given. The fields' help says more.
 
     Raises:
@@ -79,7 +79,7 @@ class Sizing:
             raise UsageError(
                 f"{' and '.join(given)} contradict each other: an output has one size; give only one of them"
             )
-        check_fields(self)
+        super().__post_init__()
         if isinstance(self.size, PrintSize):
             if self.ppi is None:
                 raise UsageError(f"--size {self.size}: a print needs --ppi, its pixels per inch (300 is usual)")

@@ -21,7 +21,7 @@ from varestorer_cli.core.inputs.plan import make_plan
 from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.report.csv_file import ReportFile
 from varestorer_cli.core.restore.batch import run_batch
-from varestorer_cli.core.restore.item import BatchContext
+from varestorer_cli.core.restore.item import BatchContext, Reporting
 
 
 class Compiler:
@@ -99,7 +99,8 @@ def test_a_failure_goes_on_uncompiled_with_one_warning(
     file = ReportFile(tmp_path / "out/metrics.csv")
     file.open()
     plan = make_plan([str(tmp_path / "in")], str(tmp_path / "out"))
-    report = run_batch(plan, engine, BatchContext("fake", "0" * 64), RestoreOptions(), file, Console(Progress.NONE))
+    reporting = Reporting(file, Console(Progress.NONE))
+    report = run_batch(plan, engine, BatchContext("fake", "0" * 64), RestoreOptions(), reporting)
     file.close()
     assert report.count("done") == 4 and report.count("failed") == 0
     said = capsys.readouterr().err

@@ -27,7 +27,7 @@ from varestorer_cli.core.report.rows import Row
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore import batch, encode_stage
 from varestorer_cli.core.restore.batch import run_batch
-from varestorer_cli.core.restore.item import BatchContext, PixelBudget
+from varestorer_cli.core.restore.item import BatchContext, PixelBudget, Reporting
 from varestorer_cli.core.signals import StopFlag
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -46,8 +46,10 @@ def run(source: Path, out: Path, model: Any = None, **settings: Any) -> BatchRep
     engine = settings.pop("engine", None) or RestoreEngine(model or fakes.FakeModel(), EngineOptions())
     file = ReportFile(out / "metrics.csv")
     file.open()
+    own = {name: settings.pop(name) for name in ("on_row", "report") if name in settings}
+    reporting = Reporting(file, Console(quiet=True), **own)
     try:
-        return run_batch(plan, engine, BatchContext("fake", "0" * 64), options, file, Console(quiet=True), **settings)
+        return run_batch(plan, engine, BatchContext("fake", "0" * 64), options, reporting, **settings)
     finally:
         file.close()
 
@@ -351,7 +353,8 @@ def test_noise_is_the_same_whatever_the_order_and_the_company(tmp_path: Path) ->
             plan.jobs.reverse()
         file = ReportFile(None)
         engine = RestoreEngine(fakes.Noisy(sampling="sample"), EngineOptions())
-        run_batch(plan, engine, BatchContext("fake", "0" * 64), RestoreOptions(), file, Console(quiet=True))
+        reporting = Reporting(file, Console(quiet=True))
+        run_batch(plan, engine, BatchContext("fake", "0" * 64), RestoreOptions(), reporting)
         return tree(tmp_path / out)
 
     names = [f"{i:02}.png" for i in range(4)]

@@ -4,7 +4,7 @@ from dataclasses import MISSING, dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from varestorer_cli.core.fields import Option, check_fields, option
+from varestorer_cli.core.fields import CheckedOptions, Option, option
 from varestorer_cli.core.shared_options import INPUT, OUTPUT, QUIET, TEXT, WEIGHTS
 
 
@@ -34,7 +34,7 @@ _ENCODER = Option(
 
 
 @dataclass(frozen=True)
-class PullOptions:
+class PullOptions(CheckedOptions):
     """What ``weights pull`` fetches, and where it goes. Each field's help is the option's."""
 
     names: tuple[Pulled, ...] = option(
@@ -51,12 +51,9 @@ class PullOptions:
     force: bool = option(False, "Also what is there already.", OUTPUT)
     quiet: bool = option(False, QUIET)
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
 
 @dataclass(frozen=True)
-class ImportOptions:
+class ImportOptions(CheckedOptions):
     """What ``weights import`` makes models of. Each field's help is the option's."""
 
     files: tuple[Path, ...] = option(
@@ -71,12 +68,9 @@ class ImportOptions:
     text_encoder: Path | None = option(None, _ENCODER)
     quiet: bool = option(False, QUIET)
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
 
 @dataclass(frozen=True)
-class StoreTextOptions:
+class StoreTextOptions(CheckedOptions):
     """Models that ``weights text`` stores the default text in. Each field's help is the option's."""
 
     models: tuple[str, ...] = option(
@@ -90,18 +84,12 @@ class StoreTextOptions:
     text_encoder: Path | None = option(None, _ENCODER)
     quiet: bool = option(False, QUIET)
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
 
 @dataclass(frozen=True)
-class VerifyOptions:
+class VerifyOptions(CheckedOptions):
     """What ``weights verify`` compares with known hashes. Each field's help is the option's."""
 
     names: tuple[str, ...] = option(
         (), "Models and networks; all by default.", INPUT, metavar="NAME...", positional=True
     )
     weights: Path | None = option(None, WEIGHTS)
-
-    def __post_init__(self) -> None:
-        check_fields(self)

@@ -16,18 +16,16 @@ import numpy as np
 
 from varestorer_cli.core.atomic import allocate, release
 from varestorer_cli.core.choices import ImageFormat
-from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import InputError, InterruptedRunError, VarestorerError
 from varestorer_cli.core.image.image_data import DecodedImage, Samples
 from varestorer_cli.core.image.writer import DEEP, SCENE
 from varestorer_cli.core.inputs.plan import Job, RestorePlan
 from varestorer_cli.core.options import RestoreOptions
-from varestorer_cli.core.report.csv_file import ReportFile
 from varestorer_cli.core.report.rows import DONE, FAILED, IGNORED, Row
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore.decode_stage import DecodeStage
 from varestorer_cli.core.restore.encode_stage import EncodeStage
-from varestorer_cli.core.restore.item import BatchContext, PixelBudget, RestoreItem
+from varestorer_cli.core.restore.item import BatchContext, PixelBudget, Reporting, RestoreItem
 from varestorer_cli.core.signals import StopFlag
 
 _AHEAD = 4
@@ -61,12 +59,9 @@ def run_batch(
     engine: Engine,
     context: BatchContext,
     options: RestoreOptions,
-    report_file: ReportFile,
-    console: Console,
+    reporting: Reporting,
     *,
     stop: StopFlag | None = None,
-    on_row: Callable[[Row], None] | None = None,
-    report: BatchReport | None = None,
     jobs: Iterable[Job] | None = None,
 ) -> BatchReport:
     """Restore every job of a plan.
@@ -76,11 +71,8 @@ def run_batch(
         engine: restores arrays.
         context: model and device.
         options: as given by the user.
-        report_file: open; rows go there as images are finished.
-        console: for warnings, failures and progress.
+        reporting: where rows and messages go.
         stop: set from outside to stop.
-        on_row: called with each row.
-        report: filled while the run goes on, so that a caller has it when this raises.
         jobs: in place of the plan's, for a queue shared with other processes.
 
     Raises:
@@ -89,7 +81,7 @@ def run_batch(
         OutOfMemoryError: the model does not fit.
     """
     todo = plan.jobs if jobs is None else jobs
-    return _Batch(plan, todo, engine, context, options, report_file, console, stop or StopFlag(), on_row, report).run()
+    return _Batch(plan, todo, engine, context, options, reporting, stop or StopFlag()).run()
 
 
 class _Batch:
@@ -100,29 +92,24 @@ class _Batch:
         engine: Engine,
         context: BatchContext,
         options: RestoreOptions,
-        report_file: ReportFile,
-        console: Console,
+        reporting: Reporting,
         stop: StopFlag,
-        on_row: Callable[[Row], None] | None,
-        report: BatchReport | None,
     ) -> None:
         self.plan = plan
         self.engine = engine
         self.context = context
         self.options = options
-        self.report_file = report_file
-        self.console = console
+        self.reporting = reporting
+        self.console, self.report = reporting.console, reporting.report
         self.stop = stop
-        self.on_row = on_row
         self.jobs = jobs
         self.recorded = 0
         self.started = time.monotonic()
-        self.report = report if report is not None else BatchReport()
         self.budget = PixelBudget(BUDGET_PIXELS, stop.requested)
         self.decode_stage = DecodeStage(
-            plan.folder, context, options, self._settings, report_file, self.budget, stop.requested
+            plan.folder, context, options, self._settings, reporting.file, self.budget, stop.requested
         )
-        self.encode_stage = EncodeStage(context, options, self.budget, report_file.announce)
+        self.encode_stage = EncodeStage(context, options, self.budget, reporting.file.announce)
 
     def run(self) -> BatchReport:
         """Do all jobs."""
@@ -181,9 +168,9 @@ class _Batch:
 
     def _asides(self) -> None:
         for aside in self.plan.ignored:
-            self._add(Row(input=aside.path, status=IGNORED, reason=aside.reason))
+            self.reporting.add(Row(input=aside.path, status=IGNORED, reason=aside.reason))
         for aside in self.plan.unreadable:
-            self._add(Row(input=aside.path, status=FAILED, reason=aside.reason))
+            self.reporting.add(Row(input=aside.path, status=FAILED, reason=aside.reason))
             self.console.error(f"{aside.path}: {aside.reason}")
 
     def _done(self, behind: int, fraction: float = 0.0) -> float:
@@ -332,7 +319,7 @@ class _Batch:
         elif not row.status:
             return  # the run was stopped before this one's turn
         self.recorded += 1
-        self._add(row, job.feed, kept=item.kept)
+        self.reporting.add(row, job.feed, kept=item.kept)
         if row.status == DONE:
             for text in item.warnings:
                 self.console.warn(f"{job.input}: {text}")
@@ -352,12 +339,6 @@ class _Batch:
             self.report.internal = True
         self.console.error(f"{job.input}: {row.reason}")
         self.console.trace(error)
-
-    def _add(self, row: Row, retry_as: str = "", *, kept: bool = False) -> None:
-        self.report.record(row, retry_as=retry_as, kept=kept)
-        self.report_file.add(row)
-        if self.on_row is not None:
-            self.on_row(row)
 
 
 @dataclass(frozen=True)

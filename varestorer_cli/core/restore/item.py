@@ -8,9 +8,12 @@ from pathlib import Path
 
 from varestorer_cli.core.atomic import MOST_IN_MEMORY
 from varestorer_cli.core.choices import ImageFormat
+from varestorer_cli.core.console import Console
 from varestorer_cli.core.image.image_data import DecodedImage
 from varestorer_cli.core.inputs.plan import Job
+from varestorer_cli.core.report.csv_file import ReportFile
 from varestorer_cli.core.report.rows import Row
+from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore import fingerprint
 from varestorer_cli.core.text.captions import Texts
 
@@ -58,6 +61,30 @@ class BatchContext:
     peak_mb: Callable[[], float | None] = lambda: None
     encoders: int = 1
     texts: Texts = field(default_factory=Texts)
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """Where the rows and messages of a run go.
+
+    Attributes:
+        file: the open CSV report; rows go there as images are finished.
+        console: for warnings, failures and progress.
+        on_row: called with each row.
+        report: filled while the run goes on, so that a caller has it when the run raises.
+    """
+
+    file: ReportFile
+    console: Console
+    on_row: Callable[[Row], None] | None = None
+    report: BatchReport = field(default_factory=BatchReport)
+
+    def add(self, row: Row, retry_as: str = "", *, kept: bool = False) -> None:
+        """Book a finished row everywhere; arguments as of :meth:`BatchReport.record`."""
+        self.report.record(row, retry_as=retry_as, kept=kept)
+        self.file.add(row)
+        if self.on_row is not None:
+            self.on_row(row)
 
 
 @dataclass

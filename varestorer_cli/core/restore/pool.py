@@ -9,22 +9,19 @@ others do. Workers leave signals to the parent and end when it dies.
 import multiprocessing
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode, VarestorerError
 from varestorer_cli.core.inputs.plan import RestorePlan
 from varestorer_cli.core.options import RestoreOptions
-from varestorer_cli.core.report.csv_file import ReportFile
 from varestorer_cli.core.report.rows import FAILED, IGNORED, SKIPPED, Row
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore import session
 from varestorer_cli.core.restore.fingerprint import UP_TO_DATE
-from varestorer_cli.core.restore.item import name_of
+from varestorer_cli.core.restore.item import Reporting, name_of
 from varestorer_cli.core.restore.worker import WorkerConfig, work
 from varestorer_cli.core.signals import StopFlag
 
@@ -49,14 +46,11 @@ def run_pool(
     plan: RestorePlan,
     devices: tuple[str, ...],
     options: RestoreOptions,
-    report_file: ReportFile,
     earlier_reports: list[Path],
-    console: Console,
+    reporting: Reporting,
     *,
     prepared: "RunTexts | None" = None,
     stop: StopFlag,
-    on_row: Callable[[Row], None] | None,
-    report: BatchReport,
 ) -> BatchReport:
     """Restore every job of a plan on several devices; see :func:`core.batch.run_batch`.
 
@@ -64,22 +58,19 @@ def run_pool(
         plan: what to do.
         devices: torch device strings, one process for each; a device may be named twice.
         options: as given by the user.
-        report_file: open; rows go there as images are finished.
         earlier_reports: report files of earlier runs, read by the workers.
-        console: for messages and progress.
+        reporting: where rows and messages go.
         prepared: texts of the images, None gives all the model's own.
         stop: set from outside to stop.
-        on_row: called with each row.
-        report: filled while the run goes on.
 
     Raises:
         InterruptedRunError: told to stop.
         VarestorerError: the first error that ended a worker.
     """
     config = WorkerConfig(
-        plan.folder, options, earlier_reports, session.load_model, console.verbose, len(devices), prepared
+        plan.folder, options, earlier_reports, session.load_model, reporting.console.verbose, len(devices), prepared
     )
-    return _Pool(plan, devices, report_file, config, console, stop, on_row, report).run()
+    return _Pool(plan, devices, config, reporting, stop).run()
 
 
 class _Pool:
@@ -87,20 +78,15 @@ class _Pool:
         self,
         plan: RestorePlan,
         devices: tuple[str, ...],
-        report_file: ReportFile,
         config: WorkerConfig,
-        console: Console,
+        reporting: Reporting,
         stop: StopFlag,
-        on_row: Callable[[Row], None] | None,
-        report: BatchReport,
     ) -> None:
         self.plan = plan
         self.devices = devices
-        self.report_file = report_file
-        self.console = console
+        self.reporting = reporting
+        self.console, self.report = reporting.console, reporting.report
         self.stop = stop
-        self.on_row = on_row
-        self.report = report
         self.queue = deque(range(len(plan.jobs)))
         self.tries = [0] * len(plan.jobs)
         self.workers: list[_Worker] = []
@@ -138,7 +124,7 @@ class _Pool:
 
     def _asides(self) -> None:
         for aside in self.plan.ignored:
-            self._add(Row(input=aside.path, status=IGNORED, reason=aside.reason))
+            self.reporting.add(Row(input=aside.path, status=IGNORED, reason=aside.reason))
         for aside in self.plan.unreadable:
             self._fail(Row(input=aside.path, reason=aside.reason), aside.path)
 
@@ -184,11 +170,13 @@ class _Pool:
         elif kind == "row":
             number, row = content
             worker.in_hand.pop(number, None)
-            self._add(row, self.plan.jobs[number].feed, kept=row.status == SKIPPED and row.reason != UP_TO_DATE)
+            self.reporting.add(
+                row, self.plan.jobs[number].feed, kept=row.status == SKIPPED and row.reason != UP_TO_DATE
+            )
             worker.fraction = 0.0
             self._progress()
         elif kind == "announce":
-            self.report_file.announce(content[0])
+            self.reporting.file.announce(content[0])
         elif kind == "say":
             getattr(self.console, content[0])(content[1])
         elif kind == "progress":
@@ -238,10 +226,4 @@ class _Pool:
     def _fail(self, row: Row, retry_as: str) -> None:
         row.status = FAILED
         self.console.error(f"{row.input}: {row.reason}")
-        self._add(row, retry_as)
-
-    def _add(self, row: Row, retry_as: str = "", *, kept: bool = False) -> None:
-        self.report.record(row, retry_as=retry_as, kept=kept)
-        self.report_file.add(row)
-        if self.on_row is not None:
-            self.on_row(row)
+        self.reporting.add(row, retry_as)

@@ -18,6 +18,7 @@ from varestorer_cli.core.report.rows import Row
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore.batch import run_batch
 from varestorer_cli.core.restore.dry_run import dry_run
+from varestorer_cli.core.restore.item import Reporting
 from varestorer_cli.core.restore.messages import nothing_to_do, plan_line, say_end, say_ignored, say_merged
 from varestorer_cli.core.restore.page import page_target, write_restore_page
 from varestorer_cli.core.restore.pool import run_pool
@@ -127,12 +128,13 @@ def _run(request: RestoreRequest, options: RestoreOptions, console: Console) -> 
             console.info(prepared.summary)
         say_ignored(plan, console)
         report_file.open()
-        report = BatchReport()
+        reporting = Reporting(report_file, console, on_row)
+        report = reporting.report
         try:
             if session is not None:
                 restore = functools.partial(
-                    run_batch, engine=session.engine, context=session.context(), options=options,
-                    report_file=report_file, console=console, stop=stop, on_row=on_row, report=report,
+                    run_batch, engine=session.engine, context=session.context(), options=options, reporting=reporting,
+                    stop=stop,
                 )  # fmt: skip
                 if request.watch:
                     watch_folders(look, restore, report, console, stop, request.idle)
@@ -140,8 +142,8 @@ def _run(request: RestoreRequest, options: RestoreOptions, console: Console) -> 
                     restore(plan)
             else:
                 run_pool(
-                    plan, devices, replace(options, gpus=None), report_file, reports_in(plan.folder), console,
-                    prepared=prepared, stop=stop, on_row=on_row, report=report,
+                    plan, devices, replace(options, gpus=None), reports_in(plan.folder), reporting, prepared=prepared,
+                    stop=stop,
                 )  # fmt: skip
         finally:
             report_file.close()

@@ -19,7 +19,7 @@ from varestorer_cli.core.report.csv_file import ReportFile
 from varestorer_cli.core.report.rows import Row
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore.batch import run_batch
-from varestorer_cli.core.restore.item import name_of
+from varestorer_cli.core.restore.item import Reporting, name_of
 from varestorer_cli.core.signals import StopFlag
 
 if TYPE_CHECKING:
@@ -181,6 +181,6 @@ def _restore(
     report_file = ForwardingReport(config.earlier_reports, parent)
     plan = RestorePlan(folder=config.folder)
     run_batch(
-        plan, session.engine, session.context(), options, report_file, console,
-        stop=stop, on_row=on_row, report=report, jobs=jobs(),
+        plan, session.engine, session.context(), options, Reporting(report_file, console, on_row, report),
+        stop=stop, jobs=jobs(),
     )  # fmt: skip

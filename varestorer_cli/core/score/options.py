@@ -6,7 +6,7 @@ from pathlib import Path
 
 from varestorer_cli.core.choices import Steps
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.fields import Range, check_fields, option
+from varestorer_cli.core.fields import CheckedOptions, Range, option
 from varestorer_cli.core.sharding import Shard
 from varestorer_cli.core.shared_options import COMPUTING, FARM, INPUT, MODEL, OUTPUT, SCORES, SHARD, WEIGHTS
 
@@ -43,7 +43,7 @@ class TableStyle(StrEnum):
 
 
 @dataclass(frozen=True)
-class ScoreOptions:
+class ScoreOptions(CheckedOptions):
     """Options of ``score``. Each field's help is the option's.
 
     Attributes:
@@ -148,7 +148,7 @@ class ScoreOptions:
     )
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if self.page is not None and self.page_folder is not None:
             raise UsageError("--report is one file, --report-dir a folder; give one of them")
         if self.target is not None:

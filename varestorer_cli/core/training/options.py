@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.fields import Option, Range, check_fields, choice, declared, option
+from varestorer_cli.core.fields import CheckedOptions, Option, Range, choice, declared, option
 from varestorer_cli.core.shared_options import COMPUTING, INPUT, MODEL, OUTPUT, QUIET, RECIPE, RUN, WEIGHTS
 
 STAGES = ("tokenizer", "prerestorer", "teacher", "distill")
@@ -91,7 +91,7 @@ def _from(least: float, most: float = _LARGEST) -> Range:
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(CheckedOptions):
     """One training run. Each field's help is the option's; ``only`` names the stages that have a use for it.
 
     Attributes:
@@ -239,7 +239,7 @@ class TrainOptions:
     quiet: bool = option(False, QUIET, help="No progress on stderr.")
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         choice(TrainingPrecision, self.precision, "--precision")
         for name, weight in self.losses.items():
             if not 0 <= weight <= _LARGEST:
@@ -271,7 +271,7 @@ class TrainOptions:
 
 
 @dataclass(frozen=True)
-class VariantOptions:
+class VariantOptions(CheckedOptions):
     """Research options: changes of the recipe's ``Variant``, by field name; None leaves the recipe's own.
 
     Raises:
@@ -327,9 +327,6 @@ class VariantOptions:
         range=_from(0, 1),
         only=("teacher", "distill"),
     )
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def given(self) -> dict[str, Any]:
         """What is set, by field name."""

@@ -8,7 +8,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.fields import Option, check_fields, option
+from varestorer_cli.core.fields import CheckedOptions, Option, option
 from varestorer_cli.core.shared_options import (
     DEVICE,
     INPUT,
@@ -27,7 +27,7 @@ _LICENSE = Option("Licence to write into the file [default: the models' own].", 
 
 
 @dataclass(frozen=True)
-class TextsOptions:
+class TextsOptions(CheckedOptions):
     """Which photographs' captions ``texts`` encodes, and how."""
 
     data: Path = option(
@@ -51,12 +51,9 @@ class TextsOptions:
     threads: int | None = option(None, THREADS)
     quiet: bool = option(False, QUIET, help="No progress on stderr.")
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
 
 @dataclass(frozen=True)
-class RunsOptions:
+class RunsOptions(CheckedOptions):
     """Which runs ``runs`` compares, and how."""
 
     runs: tuple[Path, ...] = option(
@@ -71,9 +68,6 @@ class RunsOptions:
     )
     report: Path | None = option(None, "Page with table, settings and curves to write.", OUTPUT, metavar="FILE.html")
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
 
 def _shares(text: str) -> tuple[float, ...]:
     try:
@@ -83,7 +77,7 @@ def _shares(text: str) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True)
-class AverageOptions:
+class AverageOptions(CheckedOptions):
     """Models that ``train average`` mixes, and the file that it writes.
 
     Raises:
@@ -106,7 +100,7 @@ class AverageOptions:
     license_text: str | None = option(None, _LICENSE)
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         count, shares = len(self.models), self.shares
         if count < 2:
             raise UsageError(f"an average needs two models or more, {count} given")
@@ -123,7 +117,7 @@ class AverageOptions:
 
 
 @dataclass(frozen=True)
-class DialOptions:
+class DialOptions(CheckedOptions):
     """Two pre-restorers that ``train dial`` writes into one file.
 
     Raises:
@@ -139,18 +133,15 @@ class DialOptions:
     license_text: str | None = option(None, _LICENSE)
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if not 0 <= self.default < 1:
             raise UsageError(f"--default {self.default:g}: 0 to below 1 (the faithful model) is possible")
 
 
 @dataclass(frozen=True)
-class ConfigOptions:
+class ConfigOptions(CheckedOptions):
     """What ``train --show-config`` prints, without a stage."""
 
     show_config: bool = option(False, "Print a preset's sizes and recipes as TOML.", RUN)
     preset: str | None = option(None, PRESET)
     config: Path | None = option(None, CONFIG)
-
-    def __post_init__(self) -> None:
-        check_fields(self)
