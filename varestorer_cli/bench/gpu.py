@@ -16,7 +16,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -164,10 +163,10 @@ def first_and_idle(
 ) -> tuple[float, float | None]:
     """Seconds of the engine's first call, and the share of its later calls in which the GPU computes nothing.
 
-    The engine's calls take a NumPy array and give one back, copies included. None without a GPU.
+    The engine's calls include the check of the tiles. None without a GPU.
     """
     inference = TileInference(restorer, EngineOptions(str(device), precision, batch=batch), not_finite)
-    tiles = np.random.default_rng(0).random((batch, restorer.tile, restorer.tile, 3), dtype=np.float32)
+    tiles = torch.rand(batch, 3, restorer.tile, restorer.tile, device=device)
     started = time.perf_counter()
     inference.infer(tiles, None, precision=precision)
     first = time.perf_counter() - started

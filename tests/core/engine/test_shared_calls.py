@@ -231,14 +231,14 @@ def test_company_changes_rounding_only(precision: str) -> None:
 
 
 class Clock:
-    """Host and device time in milliseconds: the host cuts, checks and blends, the device computes in order."""
+    """Host and device time in milliseconds: the host cuts and blends, the device computes in order."""
 
-    cut, check, device = 5.0, 8.0, 35.0
+    cut, blend, device = 5.0, 8.0, 35.0
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, inference: TileInference) -> None:
         self.host = self.free = self.idle = 0.0
         self.ends: deque[float] = deque()
-        submit, collect, fault, cut = inference.submit, inference.collect, inference.fault, BlendedTiler.cut
+        submit, collect, cut = inference.submit, inference.collect, BlendedTiler.cut
 
         def submitted(degraded: Any, *words: Any, **settings: Any) -> Any:
             begin = max(self.host, self.free)
@@ -248,12 +248,8 @@ class Clock:
             return submit(degraded, *words, **settings)
 
         def collected(call: Any) -> Any:
-            self.host = max(self.host, self.ends.popleft())
+            self.host = max(self.host, self.ends.popleft()) + self.blend * len(call.image)
             return collect(call)
-
-        def checked(restored: Any, degraded: Any) -> Any:
-            self.host += self.check
-            return fault(restored, degraded)
 
         def cut_out(tiler: BlendedTiler, tile: Any) -> Any:
             self.host += self.cut
@@ -261,7 +257,6 @@ class Clock:
 
         monkeypatch.setattr(inference, "submit", submitted)
         monkeypatch.setattr(inference, "collect", collected)
-        monkeypatch.setattr(inference, "fault", checked)
         monkeypatch.setattr(BlendedTiler, "cut", cut_out)
 
 

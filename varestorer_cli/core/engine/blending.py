@@ -1,7 +1,9 @@
-"""Tilers: cut an image into tiles, and blend its restored tiles into an image. Knows no model and no device.
+"""Tilers: cut an image into tiles, and blend its restored tiles into an image, on the device. Knows no model.
 
 A tiler belongs to one image. :class:`BlendedTiler` is this project's; :mod:`.released` has those of the released
 script. The engine asks for tiles, restores them, and writes the finished blocks, whatever the tiler.
+
+Shapes: C channels of the image, T tile side (the two sides of a tile may differ).
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,13 +12,21 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
-from varestorer_cli.core.engine.tiling import Tile, TileGrid
-from varestorer_cli.core.image.resample import Pixels, Resampler
+from varestorer_cli.core.engine.tiling import Axis, Tile, TileGrid
+from varestorer_cli.core.engine.transfers import Transfers
+from varestorer_cli.core.image.resample import Pixels, taps
 
-Floats = npt.NDArray[np.float32]
-RestoredTiles = Iterator[tuple[Tile, Floats]]
-"""Tiles in the order of :attr:`Tiler.tiles`, each with its restored pixels in [0, 1], cut to the tile's window."""
+RestoredTiles = Iterator[tuple[Tile, Tensor]]
+"""Tiles in the order of :attr:`Tiler.tiles`, each with its restored pixels (3, h, w) in [0, 1], cut to its window."""
+_TENSOR_TYPES = {
+    np.dtype(np.uint8): torch.uint8,
+    np.dtype(np.uint16): torch.uint16,
+    np.dtype(np.float32): torch.float32,
+}
+_LARGEST = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 
 
 class Tiler(Protocol):
@@ -30,67 +40,137 @@ class Tiler(Protocol):
     def tiles(self) -> Sequence[Tile]:
         """The tiles in the order in which :meth:`blocks` takes them."""
 
-    def cut(self, tile: Tile) -> Floats:
-        """Pixels of one tile for the model: (T, T, 3) in [0, 1]; the two sides may differ."""
+    def cut(self, tile: Tile) -> Tensor:
+        """Pixels of one tile for the model, on the device: (C, T, T) in [0, 1]; the two sides may differ."""
 
-    def blocks(self, restored: RestoredTiles) -> Iterator[tuple[int, int, Floats]]:
-        """Finished parts of the result: (top, left, block in [0, 1]); together they cover each pixel once."""
+    def blocks(self, restored: RestoredTiles) -> Iterator[tuple[int, int, Tensor]]:
+        """Finished parts of the result: (top, left, block (3, h, w) in [0, 1]); together they cover each pixel once.
+
+        A block is only valid until the next one is asked for.
+        """
 
 
 class BlendedTiler:
     """Tiles spread evenly, cut from the virtually upscaled image, blended where neighbours overlap.
 
-    Memory is bounded by one band of tiles across the image's shorter side: each tile is resampled from the image as it
-    was given (see :class:`varestorer_cli.core.image.resample.Resampler`); the whole upscaled image never exists.
+    Memory of host and device is bounded by one band of tiles across the image's shorter side: what a tile needs of the
+    image as it was given goes to the device and is resampled there, with the weights of
+    :func:`varestorer_cli.core.image.resample.taps`; the whole upscaled image never exists.
 
     Args:
-        image: (h, w, 3) as decoded.
+        image: (h, w, C) as decoded.
         grid: tiles over the result.
         filter: of the upscaling, a key of ``resample.FILTERS``.
+        transfers: to the device.
+        blend_on: torch device of the band; that of ``transfers`` by default.
     """
 
-    def __init__(self, image: Pixels, grid: TileGrid, filter: str) -> None:
+    def __init__(
+        self, image: Pixels, grid: TileGrid, filter: str, transfers: Transfers, blend_on: str | None = None
+    ) -> None:
         self.grid = grid
         self.tiles = [tile for tiles in grid.bands() for tile in tiles]
         self._image = image
-        target = (grid.vertical.length, grid.horizontal.length)
-        self._resampler = Resampler((image.shape[0], image.shape[1]), target, filter)
-        self._rows = [grid.vertical.weights(i) for i in range(len(grid.vertical.starts))]
-        self._columns = [grid.horizontal.weights(i) for i in range(len(grid.horizontal.starts))]
+        self._filter = filter
+        self._transfers = transfers
+        self._blend_on = torch.device(blend_on) if blend_on else transfers.device
+        self._rows, self._columns = self._weights(grid.vertical), self._weights(grid.horizontal)
+        self._matrices: dict[tuple[bool, int], tuple[int, int, Tensor | None]] = {}
 
-    def cut(self, tile: Tile) -> Floats:
+    def cut(self, tile: Tile) -> Tensor:
         """Cut a tile from the upscaled image; an image smaller than the tile is padded by reflection."""
-        pixels = self._resampler.window(self._image, tile.top, tile.left, tile.bottom, tile.right).clip(0, 1)
-        return reflected(pixels, self.grid.sides)
+        top, bottom, rows = self._matrix(False, tile.row)
+        left, right, columns = self._matrix(True, tile.column)
+        part = self._transfers.to_device(self._image[top:bottom, left:right])
+        pixels = part.to(torch.float32)
+        if self._image.dtype in _LARGEST:
+            pixels = pixels / _LARGEST[self._image.dtype]
+        pixels = pixels.permute(2, 0, 1)
+        if rows is not None:
+            pixels = torch.matmul(rows, pixels)
+        if columns is not None:
+            pixels = torch.matmul(pixels, columns.t())
+        return reflected(pixels.clamp(0, 1), self.grid.sides)
 
-    def blocks(self, restored: RestoredTiles) -> Iterator[tuple[int, int, Floats]]:
+    def blocks(self, restored: RestoredTiles) -> Iterator[tuple[int, int, Tensor]]:
         """See :class:`Tiler`."""
         grid, by_rows = self.grid, self.grid.by_rows
         along = grid.vertical if by_rows else grid.horizontal
         across = grid.horizontal if by_rows else grid.vertical
         depth = min(along.side, along.length)
         # The band holds the sum of weighted tiles from the first pixel that is not final yet.
-        band = np.zeros((depth, across.length, 3) if by_rows else (across.length, depth, 3), np.float32)
+        shape = (3, depth, across.length) if by_rows else (3, across.length, depth)
+        band = torch.zeros(shape, device=self._blend_on)
         for number, tiles in enumerate(grid.bands()):
             start = along.starts[number]
             for tile, pixels in islice(restored, len(tiles)):
-                weights = self._rows[tile.row][:, None, None] * self._columns[tile.column][None, :, None]
+                weights = self._rows[tile.row][:, None] * self._columns[tile.column]
+                rows, columns = slice(tile.top, tile.bottom), slice(tile.left, tile.right)
                 if by_rows:
-                    band[: tile.bottom - tile.top, tile.left : tile.right] += pixels * weights
+                    rows = slice(0, tile.bottom - tile.top)
                 else:
-                    band[tile.top : tile.bottom, : tile.right - tile.left] += pixels * weights
+                    columns = slice(0, tile.right - tile.left)
+                band[:, rows, columns] += pixels.to(self._blend_on) * weights
             final = along.done_before(number) - start
             if by_rows:
-                yield start, 0, band[:final]
-                band = np.concatenate([band[final:], np.zeros_like(band[:final])])
+                yield start, 0, band[:, :final]
             else:
-                yield 0, start, band[:, :final]
-                band = np.concatenate([band[:, final:], np.zeros_like(band[:, :final])], axis=1)
+                yield 0, start, band[:, :, :final]
+            dim = 1 if by_rows else 2
+            kept = band.narrow(dim, final, depth - final)
+            band = torch.cat([kept, torch.zeros_like(band.narrow(dim, 0, final))], dim)
+
+    def _weights(self, axis: Axis) -> Tensor:
+        """Blend weights of all tiles along an axis, one row each."""
+        rows = np.stack([axis.weights(i) for i in range(len(axis.starts))])
+        return self._transfers.to_device(rows).to(self._blend_on)
+
+    def _matrix(self, horizontal: bool, number: int) -> tuple[int, int, Tensor | None]:
+        """Source pixels (first, last exclusive) that a row or column of tiles needs, and the matrix that makes them.
+
+        The matrix (pixels of a tile, source pixels) is None where the image keeps its size.
+        """
+        key = (horizontal, number)
+        found = self._matrices.get(key)
+        if found is not None:
+            return found
+        axis, source = (self.grid.vertical, self._image.shape[0])
+        if horizontal:
+            axis, source = (self.grid.horizontal, self._image.shape[1])
+        start, stop = axis.window(number)
+        if source == axis.length:
+            made: tuple[int, int, Tensor | None] = (start, stop, None)
+        else:
+            tap = taps(source, axis.length, start, stop, self._filter)
+            index, weights = self._transfers.to_device(tap.index), self._transfers.to_device(tap.weights)
+            empty = torch.zeros(stop - start, tap.last - tap.first, device=weights.device)
+            made = (tap.first, tap.last, empty.scatter_add_(1, index, weights))
+        if horizontal != self.grid.by_rows:  # of the direction in which bands follow each other only the latest is kept
+            self._matrices = {kept: one for kept, one in self._matrices.items() if kept[0] != horizontal}
+        self._matrices[key] = made
+        return made
 
 
-def reflected(pixels: Floats, sides: tuple[int, int]) -> Floats:
-    """Continue (h, w, C) at the bottom and right to these sides; the edge itself is not repeated."""
-    missing = (sides[0] - pixels.shape[0], sides[1] - pixels.shape[1])
-    if not any(missing):
-        return pixels
-    return np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect")
+def samples(block_3HW: Tensor, dtype: npt.DTypeLike) -> Tensor:
+    """Pixels (H, W, 3) in the type of the result, as ``resample.to_depth`` has it, on the device.
+
+    Args:
+        block_3HW: in [0, 1]; it may be changed afterwards.
+        dtype: uint8, uint16 or float32.
+    """
+    kind = np.dtype(dtype)
+    pixels = block_3HW.permute(1, 2, 0)
+    if kind.kind != "f":
+        pixels = (pixels.clamp(0, 1) * int(np.iinfo(kind).max) + 0.5).floor_()
+    out: Tensor = pixels.to(_TENSOR_TYPES[kind], memory_format=torch.contiguous_format, copy=True)
+    return out
+
+
+def reflected(pixels: Tensor, sides: tuple[int, int]) -> Tensor:
+    """Continue (C, h, w) at the bottom and right to these sides; the edge itself is not repeated."""
+    for dim, side in ((1, sides[0]), (2, sides[1])):
+        last = pixels.shape[dim] - 1
+        if side > last + 1:
+            position = torch.arange(side, device=pixels.device) % max(1, 2 * last)
+            pixels = pixels.index_select(dim, last - (position - last).abs())
+    return pixels

@@ -3,25 +3,31 @@
 How an image becomes tiles, and tiles an image, is the business of its tiler (:mod:`.blending`, :mod:`.released`);
 which tiles share a call that of :class:`SharedCalls`; one call of the model that of :class:`TileInference`. No path and
 no file is known here: the result array belongs to the caller, who may keep it on disk.
+
+Pixels of the degraded image go to the device tile by tile, in their own type; they are upscaled, restored, checked,
+blended and rounded to 8 or 16 bits there, and come back once per finished block (see :mod:`.transfers`).
 """
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
-from varestorer_cli.core.engine.blending import BlendedTiler, Tiler
+from varestorer_cli.core.engine.blending import BlendedTiler, Tiler, samples
 from varestorer_cli.core.engine.inference import Conditions, EngineOptions, TileInference
 from varestorer_cli.core.engine.released import COMPAT_MODES, OneSequence
 from varestorer_cli.core.engine.shared_calls import SharedCalls, TileRun, TileTooLargeError
 from varestorer_cli.core.engine.tile_check import fault
 from varestorer_cli.core.engine.tile_model import TileModel
 from varestorer_cli.core.engine.tiling import Axis, TileGrid, fewest_tiles
+from varestorer_cli.core.engine.transfers import HostCopy
 from varestorer_cli.core.errors import OutOfMemoryError, UsageError
-from varestorer_cli.core.image.resample import Pixels, to_depth
+from varestorer_cli.core.image.resample import Pixels
 
 Call = tuple[int, tuple[int, int]]
 """Tiles of one call of the model, and their (vertical, horizontal) sides."""
@@ -93,7 +99,9 @@ class RestoreEngine:
         if overlap > self.tile // 2:
             raise UsageError(f"--overlap {overlap}: at most half a tile is possible, {self.tile // 2} here")
         self._overlap = overlap
-        self._largest_side = max(self._sides)  # learned from out-of-memory errors, for all images that follow
+        # learned from out-of-memory errors, for all images that follow
+        self._largest_side = max(self._sides)
+        self._blend_on_host = False
 
     @property
     def compatible(self) -> bool:
@@ -257,8 +265,16 @@ class RestoreEngine:
     def tiler(self, image: Pixels, size: tuple[int, int]) -> Tiler:
         """How this image, restored to (width, height), becomes tiles and is put together again."""
         if self._compat is not None:
-            return self._compat.tiler(image, size, self.tile, self._overlap)
-        return BlendedTiler(image, self.grid(*size), self._filter)
+            return self._compat.tiler(image, size, self.tile, self._overlap, self.inference.transfers)
+        blend_on = "cpu" if self._blend_on_host else None
+        return BlendedTiler(image, self.grid(*size), self._filter, self.inference.transfers, blend_on)
+
+    def blend_on_host(self) -> bool:
+        """From now on keep bands in the host's memory; False where they are there already."""
+        if self._blend_on_host or self._compat is not None or self.inference.transfers.device.type == "cpu":
+            return False
+        self._blend_on_host = True
+        return True
 
     def new_sequence(self) -> OneSequence | None:
         """Noise of one image as the released evaluation draws it; None where tiles draw their own."""
@@ -319,18 +335,36 @@ class QueuedImage:
             while True:
                 run = self._run
                 try:
-                    for top, left, block in run.tiler.blocks(calls.tiles_of(run, self._on_tiles)):
-                        height, width = block.shape[:2]
-                        result[top : top + height, left : left + width] = to_depth(block, self._dtype)
+                    self._write(run.tiler.blocks(calls.tiles_of(run, self._on_tiles)), result)
                 except TileTooLargeError as error:
                     engine.shrink(run.sides, str(error))
-                    calls.remove(run)
-                    self._run = self._begun()
-                    continue
-                return engine.finished(result, run, first)
+                except torch.cuda.OutOfMemoryError:
+                    if not engine.blend_on_host():
+                        raise
+                else:
+                    return engine.finished(result, run, first)
+                calls.remove(run)
+                self._run = self._begun()
         finally:
             calls.remove(self._run)
             del self._image
+
+    def _write(self, blocks: Iterator[tuple[int, int, Tensor]], result: Any) -> None:
+        """Write finished blocks to the result, each when its copy has arrived, so that the host waits for the last."""
+        transfers = self._queue.engine.inference.transfers
+        on_the_way: deque[tuple[int, int, HostCopy]] = deque()
+
+        def write() -> None:
+            top, left, copy = on_the_way.popleft()
+            block = copy.array()
+            result[top : top + block.shape[0], left : left + block.shape[1]] = block
+
+        for top, left, block in blocks:
+            on_the_way.append((top, left, transfers.to_host(samples(block, self._dtype))))
+            while on_the_way and on_the_way[0][2].ready:
+                write()
+        while on_the_way:
+            write()
 
     def _begun(self) -> TileRun:
         engine = self._queue.engine

@@ -1,24 +1,23 @@
 """One call of the network: its settings, its batch size and memory, its noise and its text conditions.
 
-Shapes: n tiles given, B tiles of one call, T tile side (the two sides of a tile may differ).
+Shapes: n tiles given, B tiles of one call, C channels, T tile side (the two sides of a tile may differ).
 """
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from varestorer_cli.core.engine.blending import Floats
 from varestorer_cli.core.engine.compiled import CompiledModel
-from varestorer_cli.core.engine.tile_check import RELATIVE, probe_card
+from varestorer_cli.core.engine.tile_check import RELATIVE, TileCheck, probe_card
 from varestorer_cli.core.engine.tile_model import TileModel, TokenModel
+from varestorer_cli.core.engine.transfers import HostCopy, Transfers
 from varestorer_cli.core.runtime import autocast_type
 
 _CONDITIONS_KEPT = 16  # as many as the largest call has tiles
@@ -63,12 +62,12 @@ class PendingCall:
     """A call of the model under way.
 
     Attributes:
-        host: (B, 3, T, T) float32 where the result will lie, pinned where a device writes it.
-        event: that the device reaches when it does; None if it does already.
+        image: restored tiles (B, 3, T, T), float32, on the device.
+        faults: what is wrong with each, on its way to the host.
     """
 
-    host: Tensor
-    event: Any = None
+    image: Tensor
+    faults: HostCopy
 
 
 class Conditions:
@@ -124,8 +123,7 @@ class TileInference:
     Args:
         model: the network, on the device, in eval mode.
         options: settings.
-        fault: what is wrong with a restored tile, from (restored, degraded), or None; see
-            :func:`varestorer_cli.core.engine.tile_check.fault`.
+        fault: what is wrong with restored tiles; see :func:`varestorer_cli.core.engine.tile_check.fault`.
 
     Attributes:
         tile: tile side, asked for or native.
@@ -134,11 +132,13 @@ class TileInference:
         tiles_computed: tiles that went through the model so far, repeated ones included.
         compiled: what is called: the model, compiled or plain.
         conditions: text conditions of the model.
+        transfers: copies to the device and back.
         model_passes_probe: whether the model restores a plain test image; None = not tried yet.
     """
 
-    def __init__(self, model: TileModel, options: EngineOptions, fault: Callable[[Floats, Floats], str | None]) -> None:
+    def __init__(self, model: TileModel, options: EngineOptions, fault: TileCheck) -> None:
         self.model = model
+        self.transfers = Transfers(options.device)
         self.compiled = CompiledModel(model, options.device, options.compile)
         self.options = options
         self.fault = fault
@@ -183,32 +183,32 @@ class TileInference:
 
     def infer(
         self,
-        degraded: Floats,
+        degraded_BCTT: Tensor,
         uniforms: Sequence[Tensor] | None,
         *,
         precision: str,
         texts: Sequence[str | None] | None = None,
-    ) -> Floats:
-        """Call the model and wait for the result: (n, T, T, 3) float32; arguments as of :meth:`submit`."""
-        return self.collect(self.submit(degraded, uniforms, precision=precision, texts=texts))
+    ) -> tuple[Tensor, list[int]]:
+        """Call the model and wait for the result; arguments as of :meth:`submit`, result of :meth:`collect`."""
+        return self.collect(self.submit(degraded_BCTT, uniforms, precision=precision, texts=texts))
 
     @property
     def calls_ahead(self) -> int:
         """Calls that may be under way: on a CUDA device one computes while the host works on the one before."""
-        return 2 if self.options.device.startswith("cuda") else 1
+        return 1 if self.transfers.waits else 2
 
     def submit(
         self,
-        degraded: Floats,
+        degraded_BCTT: Tensor,
         uniforms: Sequence[Tensor] | None,
         *,
         precision: str,
         texts: Sequence[str | None] | None = None,
     ) -> PendingCall:
-        """Begin a call of the model; on a CUDA device it runs, copies included, while the host does something else.
+        """Begin a call of the model; on a CUDA device it runs, checks included, while the host does something else.
 
         Args:
-            degraded: (n, T, T, 3) in [0, 1]; n from :meth:`call_size`, so that few shapes occur.
+            degraded_BCTT: on the device, in [0, 1]; B from :meth:`call_size`, so that few shapes occur.
             uniforms: noise of each tile, or None.
             precision: arithmetic of this call.
             texts: text of each tile; None is the learned null condition for all.
@@ -217,50 +217,42 @@ class TileInference:
             What :meth:`collect` makes the result of.
         """
         started = time.monotonic()
-        tiles = self._to_device(torch.from_numpy(np.ascontiguousarray(degraded.transpose(0, 3, 1, 2))))
-        noise = self._to_device(torch.stack(list(uniforms))) if uniforms is not None else None
+        noise = self.transfers.to_device(torch.stack(list(uniforms))) if uniforms is not None else None
         with torch.inference_mode(), self._autocast(precision):
             condition = self.conditions.of(texts or [None], precision)
             if not isinstance(self.model, TokenModel):
-                out = self.compiled(tiles)
+                out = self.compiled(degraded_BCTT)
             else:
                 out = self.compiled(
-                    tiles,
+                    degraded_BCTT,
                     uniforms=noise,
                     sampling=self.options.sampling,
                     fidelity=self.options.fidelity,
                     color_fix=self.options.color_fix,
                     **({} if condition is None else {"condition": condition}),
                 )
-        image, event = out.image_B3TT.float(), None
-        if image.device.type == "cuda":
-            host = torch.empty(image.shape, pin_memory=True)
-            host.copy_(image, non_blocking=True)
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record()
-        else:
-            host = image.cpu()
+        image = out.image_B3TT.float()
+        if self.compiled.is_compiled:
+            image = image.clone()  # the next call of a CUDA graph writes to the same place
+        faults = self.transfers.to_host(self.fault(image, degraded_BCTT))
         self.model_seconds += time.monotonic() - started
-        self.tiles_computed += len(degraded)
-        return PendingCall(host, event)
+        self.tiles_computed += len(degraded_BCTT)
+        return PendingCall(image, faults)
 
-    def collect(self, call: PendingCall) -> Floats:
-        """Wait for a call; returns (n, T, T, 3) float32."""
+    def collect(self, call: PendingCall) -> tuple[Tensor, list[int]]:
+        """Wait for a call.
+
+        Returns:
+            restored tiles (B, 3, T, T), float32, on the device, and what is wrong with each (``tile_check.FAULTS``).
+        """
         started = time.monotonic()
-        if call.event is not None:
-            call.event.synchronize()
+        faults = [int(number) for number in call.faults.array()]
         self.model_seconds += time.monotonic() - started
-        image: Floats = call.host.numpy().transpose(0, 2, 3, 1)
-        return image
-
-    def _to_device(self, tensor: Tensor) -> Tensor:
-        if self.options.device.startswith("cuda"):
-            return tensor.pin_memory().to(self.options.device, non_blocking=True)
-        return tensor.to(self.options.device)
+        return call.image, faults
 
     def seconds_per_call(self, batch: int, side: int) -> float:
         """Seconds of a call of so many square tiles, from the second of two."""
-        gray = np.full((batch, side, side, 3), 0.5, np.float32)
+        gray = torch.full((batch, 3, side, side), 0.5, device=self.transfers.device)
         noise = [self.draw("", 0, 0)] * batch if self.sampling == "sample" else None
         seconds = 0.0
         for _ in range(2):
@@ -269,18 +261,19 @@ class TileInference:
             seconds = time.monotonic() - started
         return seconds
 
-    def model_always_fails(self, wrong: str) -> bool:
+    def model_always_fails(self, wrong: int) -> bool:
         """True if the model fails the same check on a plain test image too: the fault is the model's, not the tile's.
 
         Args:
-            wrong: the fault that a tile showed.
+            wrong: the fault that a tile showed, a number of ``tile_check.FAULTS``.
         """
         if wrong not in RELATIVE:
             return False
         if self.model_passes_probe is None:
-            card = probe_card(self.tile, self.tile)
+            card = probe_card(self.tile, self.tile, self.transfers.device)
             noise = [self.draw("", 0, 0)] if self.sampling == "sample" else None
-            self.model_passes_probe = self.fault(self.infer(card[None], noise, precision="fp32")[0], card) is None
+            _, (found,) = self.infer(card[None], noise, precision="fp32")
+            self.model_passes_probe = found == 0
         return not self.model_passes_probe
 
     def draw(self, key: str, tile: int, attempt: int) -> Tensor:

@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from varestorer_cli.core.engine.blending import Floats, RestoredTiles, Tiler
-from varestorer_cli.core.engine.tile_check import not_finite
+from varestorer_cli.core.engine.blending import RestoredTiles, Tiler
+from varestorer_cli.core.engine.tile_check import TileCheck, not_finite
 from varestorer_cli.core.engine.tiling import Axis, Tile, TileGrid
-from varestorer_cli.core.image.resample import Pixels, to_depth, to_float
+from varestorer_cli.core.engine.transfers import Transfers
+from varestorer_cli.core.image.resample import Floats, Pixels, to_depth, to_float
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -31,49 +32,54 @@ class ReleasedTiler:
         size: (width, height) of the result.
         tile: side T of the tiles.
         overlap: pixels that neighbours share, and width of the padding.
+        transfers: to the device; the image itself is resized and padded on the host.
     """
 
-    def __init__(self, image: Pixels, size: tuple[int, int], tile: int, overlap: int) -> None:
+    def __init__(self, image: Pixels, size: tuple[int, int], tile: int, overlap: int, transfers: Transfers) -> None:
         upscaled = _resized(_eight_bit(image), size)
         self._margin, self._size = overlap, size
         self._padded: Bytes = np.pad(upscaled, ((overlap, overlap), (overlap, overlap), (0, 0)), mode="reflect")
         height, width = self._padded.shape[:2]
         self.grid = TileGrid(_axis(height, tile, overlap), _axis(width, tile, overlap))
         self.tiles = [tile for tiles in self.grid.rows() for tile in tiles]
-        self._window = _gaussian(tile)
+        self._transfers = transfers
+        self._window = transfers.to_device(_gaussian(tile))
 
-    def cut(self, tile: Tile) -> Floats:
+    def cut(self, tile: Tile) -> Tensor:
         """Cut a tile from the padded image; one that sticks out is padded by reflection at the bottom and right."""
         part = self._padded[tile.top : tile.bottom, tile.left : tile.right]
         missing = (self.grid.vertical.side - part.shape[0], self.grid.horizontal.side - part.shape[1])
-        return _network_input(np.pad(part, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect"))
+        square = np.pad(part, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect")
+        return _network_input(self._transfers.to_device(square))
 
-    def blocks(self, restored: RestoredTiles) -> Iterator[tuple[int, int, Floats]]:
+    def blocks(self, restored: RestoredTiles) -> Iterator[tuple[int, int, Tensor]]:
         """See :class:`Tiler`; rows of tiles from top to bottom, each from left to right."""
         axis, width = self.grid.vertical, self.grid.horizontal.length
         depth = min(axis.side, axis.length)
-        weighted, weights = np.zeros((depth, width, 3), np.float32), np.zeros((depth, width, 1), np.float32)
+        weighted = torch.zeros(3, depth, width, device=self._transfers.device)
+        weights = torch.zeros(depth, width, device=self._transfers.device)
         for number, tiles in enumerate(self.grid.rows()):
             top = axis.starts[number]
             for tile, pixels in islice(restored, len(tiles)):
                 rows, columns = slice(0, tile.bottom - tile.top), slice(tile.left, tile.right)
-                weight = self._window[rows, : tile.right - tile.left, None]
-                weighted[rows, columns] += _truncated(pixels).astype(np.float32) * weight
+                weight = self._window[rows, : tile.right - tile.left]
+                weighted[:, rows, columns] += _truncated(pixels).to(torch.float32) * weight
                 weights[rows, columns] += weight
             final = axis.done_before(number) - top
-            yield from self._cropped(top, weighted[:final], weights[:final])
+            yield from self._cropped(top, weighted[:, :final], weights[:final])
             weighted, weights = (
-                np.concatenate([part[final:], np.zeros_like(part[:final])]) for part in (weighted, weights)
+                torch.cat([part[..., final:, :], torch.zeros_like(part[..., :final, :])], -2)
+                for part in (weighted, weights)
             )
 
-    def _cropped(self, top: int, weighted: Floats, weights: Floats) -> Iterator[tuple[int, int, Floats]]:
+    def _cropped(self, top: int, weighted: Tensor, weights: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """Rows of the padded image from ``top`` on, rounded, without the padding."""
         width, height = self._size
-        first, last = max(top, self._margin), min(top + len(weighted), self._margin + height)
+        first, last = max(top, self._margin), min(top + len(weights), self._margin + height)
         if last > first:
             rows, columns = slice(first - top, last - top), slice(self._margin, self._margin + width)
-            blend = np.rint(weighted[rows, columns] / np.maximum(weights[rows, columns], np.float32(1e-8)))
-            yield first - self._margin, 0, to_float(blend.clip(0, 255).astype(np.uint8))
+            blend = torch.round(weighted[:, rows, columns] / weights[rows, columns].clamp_min(1e-8))
+            yield first - self._margin, 0, _ratio(blend.clamp(0, 255))
 
 
 class SquareTiler:
@@ -84,22 +90,25 @@ class SquareTiler:
         size: (width, height) of the result.
         tile: side T of the tile.
         overlap: not used.
+        transfers: to the device and back: the image is stretched on the host, by Pillow as in the script.
     """
 
-    def __init__(self, image: Pixels, size: tuple[int, int], tile: int, overlap: int) -> None:
+    def __init__(self, image: Pixels, size: tuple[int, int], tile: int, overlap: int, transfers: Transfers) -> None:
         self._size = size
+        self._transfers = transfers
         self._square = _resized(_resized(_eight_bit(image), size), (tile, tile))
         self.grid = TileGrid.cover(tile, tile, (tile, tile), 0)
         self.tiles = self.grid.rows()[0]
 
-    def cut(self, tile: Tile) -> Floats:
+    def cut(self, tile: Tile) -> Tensor:
         """The squashed image."""
-        return _network_input(self._square)
+        return _network_input(self._transfers.to_device(self._square))
 
-    def blocks(self, restored: RestoredTiles) -> Iterator[tuple[int, int, Floats]]:
-        """See :class:`Tiler`: one block."""
+    def blocks(self, restored: RestoredTiles) -> Iterator[tuple[int, int, Tensor]]:
+        """See :class:`Tiler`: one block, on the host."""
         for _, pixels in restored:
-            yield 0, 0, to_float(_resized(_truncated(pixels), self._size))
+            square = self._transfers.to_host(_truncated(pixels).permute(1, 2, 0).contiguous()).array()
+            yield 0, 0, torch.from_numpy(to_float(_resized(square, self._size))).permute(2, 0, 1)
 
 
 class OneSequence:
@@ -131,18 +140,18 @@ class CompatMode:
     """What one value of ``--compat`` fixes about how images are handled.
 
     Attributes:
-        tiler: makes the tiler of an image from image, (width, height), tile and overlap.
+        tiler: makes the tiler of an image from image, (width, height), tile, overlap and transfers.
         overlap_share: tile side divided by the default overlap.
         sampling: default sampling.
         color_fix: default colour fix.
         fault: check of a tile, see :mod:`.tile_check`; the script accepts everything that is finite.
     """
 
-    tiler: Callable[[Pixels, tuple[int, int], int, int], Tiler]
+    tiler: Callable[[Pixels, tuple[int, int], int, int, Transfers], Tiler]
     overlap_share: int = 4
     sampling: str = "sample"
     color_fix: str = "none"
-    fault: Callable[[Floats, Floats], str | None] = not_finite
+    fault: TileCheck = not_finite
 
 
 COMPAT_MODES = {"released": CompatMode(ReleasedTiler), "released-square": CompatMode(SquareTiler)}
@@ -160,14 +169,19 @@ def _resized(image: Bytes, size: tuple[int, int]) -> Bytes:
     return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.Resampling.LANCZOS))
 
 
-def _network_input(image: Bytes) -> Floats:
-    """8 bit -> [-1, 1] -> [0, 1], with the roundings of the detour."""
-    signed = image.astype(np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
-    return (signed + np.float32(1)) / np.float32(2)
+def _network_input(image: Tensor) -> Tensor:
+    """8 bit (T, T, 3) -> [-1, 1] -> [0, 1] (3, T, T), with the roundings of the detour."""
+    signed = _ratio(image.permute(2, 0, 1).to(torch.float32)) * 2 - 1
+    return (signed + 1) / 2
 
 
-def _truncated(pixels: Floats) -> Bytes:
-    return (pixels * np.float32(255)).astype(np.uint8)
+def _ratio(values: Tensor) -> Tensor:
+    """Values of 255; a divisor on the host would become a product with its reciprocal on a GPU, which rounds apart."""
+    return values / values.new_full((), 255)
+
+
+def _truncated(pixels: Tensor) -> Tensor:
+    return (pixels * 255).to(torch.uint8)
 
 
 def _axis(length: int, side: int, overlap: int) -> Axis:

@@ -9,13 +9,13 @@ On a CUDA device the next call is begun before the results of the last one are c
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from varestorer_cli.core.engine.blending import Floats, Tiler
+from varestorer_cli.core.engine.blending import Tiler
 from varestorer_cli.core.engine.inference import PendingCall, TileInference
 from varestorer_cli.core.engine.released import OneSequence
+from varestorer_cli.core.engine.tile_check import FAULTS
 from varestorer_cli.core.engine.tile_model import is_out_of_memory
 from varestorer_cli.core.engine.tiling import Tile
 from varestorer_cli.core.errors import InputError, InterruptedRunError
@@ -37,7 +37,7 @@ class TileRun:
     Attributes:
         retries: tiles that were computed again.
         sizes: tiles per call of the calls that its tiles went through.
-        restored: tiles that are computed and not taken yet, with their pixels.
+        restored: tiles that are computed and not taken yet, with their pixels (3, h, w) on the device.
         failure: what ended the pass.
     """
 
@@ -49,7 +49,7 @@ class TileRun:
         self.sequence = sequence
         self.retries = 0
         self.sizes: set[int] = set()
-        self.restored: deque[tuple[Tile, Floats]] = deque()
+        self.restored: deque[tuple[Tile, Tensor]] = deque()
         self.failure: Exception | None = None
         self._begun = self._taken = 0
 
@@ -65,11 +65,11 @@ class TileRun:
         """Forget tiles that are under way."""
         self._begun = self._taken
 
-    def take(self, tile: Tile, pixels: Floats, size: int) -> None:
+    def take(self, tile: Tile, pixels: Tensor, size: int) -> None:
         """Keep the result of the next tile, which came from a call of ``size`` tiles."""
         self._taken += 1
         self.sizes.add(size)
-        self.restored.append((tile, pixels[: tile.bottom - tile.top, : tile.right - tile.left]))
+        self.restored.append((tile, pixels[:, : tile.bottom - tile.top, : tile.right - tile.left]))
 
 
 Call = list[tuple[TileRun, Tile]]
@@ -94,7 +94,7 @@ class SharedCalls:
         self._more = more
         self._should_stop = should_stop
         self._line: list[TileRun] = []
-        self._under_way: deque[tuple[Call, Floats, PendingCall]] = deque()
+        self._under_way: deque[tuple[Call, Tensor, PendingCall]] = deque()
 
     def add(self, run: TileRun) -> None:
         """Put an image at the end of the line."""
@@ -104,8 +104,8 @@ class SharedCalls:
         """Take an image out of the line."""
         self._line = [other for other in self._line if other is not run]
 
-    def tiles_of(self, run: TileRun, on_tiles: Callable[[int, int], None] | None) -> Iterator[tuple[Tile, Floats]]:
-        """All tiles of an image in the line, in the order of its tiler, with their pixels, cut to the image.
+    def tiles_of(self, run: TileRun, on_tiles: Callable[[int, int], None] | None) -> Iterator[tuple[Tile, Tensor]]:
+        """All tiles of an image in the line, in the order of its tiler, with their pixels (3, h, w), cut to the image.
 
         Args:
             run: the image.
@@ -155,17 +155,19 @@ class SharedCalls:
 
     def _begin(self, call: Call) -> bool:
         """Begin a call; False where that fails, see :meth:`_recover`."""
-        degraded = []
-        for run, tile in call:
-            try:
-                degraded.append(run.tiler.cut(tile))
-            except Exception as error:
-                run.failure = error
-        if len(degraded) < len(call):
-            return False
-        given, noise, texts = np.stack(degraded), self._noise(call, 0), [run.text for run, _ in call]
-        shortage = ""
+        shortage, noise, texts = "", self._noise(call, 0), [run.text for run, _ in call]
+        cut: list[Tensor] = []
         try:
+            for run, tile in call:
+                try:
+                    cut.append(run.tiler.cut(tile))
+                except torch.cuda.OutOfMemoryError:
+                    raise
+                except Exception as error:
+                    run.failure = error
+            if len(cut) < len(call):
+                return False
+            given = torch.stack(cut)
             pending = self.inference.submit(given, noise, precision=self.inference.options.precision, texts=texts)
         except Exception as error:
             shortage = self._blame(call, error)
@@ -182,7 +184,7 @@ class SharedCalls:
         call, degraded, pending = self._under_way.popleft()
         shortage = ""
         try:
-            self._check(call, degraded, self.inference.collect(pending))
+            self._check(call, degraded, *self.inference.collect(pending))
             return
         except Exception as error:
             shortage = self._blame(call, error)
@@ -212,22 +214,20 @@ class SharedCalls:
                 if run.failure is None and tile in run.next_tiles(1) and self._begin([(run, tile)]):
                     self._finish()
 
-    def _check(self, call: Call, degraded: Floats, restored: Floats) -> None:
+    def _check(self, call: Call, degraded: Tensor, restored: Tensor, faults: Sequence[int]) -> None:
         """Keep restored tiles; unusable ones are computed again in fp32 with fresh noise."""
         inference = self.inference
-        for (run, tile), given, got in zip(call, degraded, restored, strict=True):
+        for (run, tile), given, got, found in zip(call, degraded, restored, faults, strict=True):
             if run.failure is not None:
                 continue
-            found = inference.fault(got, given)
-            if found is not None and not inference.model_always_fails(found):
+            if found and not inference.model_always_fails(found):
                 run.retries += 1
                 noise = self._noise([(run, tile)], 1)
-                got = inference.infer(given[None], noise, precision="fp32", texts=[run.text])[0]
-                found = inference.fault(got, given)
-                if found is not None and not inference.model_always_fails(found):
+                (got,), (found,) = inference.infer(given[None], noise, precision="fp32", texts=[run.text])
+                if found and not inference.model_always_fails(found):
                     run.failure = InputError(
-                        f"the model's result for tile {tile.index + 1} of {len(run.tiler.tiles)} is {found}, in fp32 "
-                        "too; nothing was written; try another --tile or --model"
+                        f"the model's result for tile {tile.index + 1} of {len(run.tiler.tiles)} is {FAULTS[found]}, "
+                        "in fp32 too; nothing was written; try another --tile or --model"
                     )
                     continue
             run.take(tile, got, len(call))

@@ -6,72 +6,90 @@ reduced tiles differ by 0.02 at most and keep 0.9 or more of the structure; the 
 
 A model that fails on :func:`probe_card` too fails everywhere (it is untrained, say): its tiles are then checked for
 values that are not finite only.
+
+The check runs where the tiles are; what leaves the device is one small number per tile.
+
+Shapes: n tiles, C channels (3 or more; only the first three are compared), T tile side.
 """
 
-import cv2
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Callable
 
-Floats = npt.NDArray[np.float32]
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 _BLOCK = 16  # output pixels; noise has averaged out at this size, content has not
 _LARGEST_DIFFERENCE = 0.15
 _STRUCTURE = 10 / 255
 _LEAST_STRUCTURE = 0.15
 
-UNLIKE, BLURRED = "unlike its input", "blurred"
+FAULTS = ("", "not finite", "black", "constant", "unlike its input", "blurred")
+"""What can be wrong with a tile, in words that follow "is", by number; 0 is nothing."""
+NOT_FINITE, BLACK, CONSTANT, UNLIKE, BLURRED = range(1, len(FAULTS))
 RELATIVE = (UNLIKE, BLURRED)
 """Faults that only a comparison with the input shows."""
 
+TileCheck = Callable[[Tensor, Tensor], Tensor]
+"""What is wrong with each of n restored tiles (n, 3, T, T), given the degraded ones (n, C, T, T): (n,) of FAULTS."""
 
-def fault(restored: Floats, degraded: Floats) -> str | None:
-    """What is wrong with a restored tile, in words that follow "is", or None.
+
+def fault(restored_n3TT: Tensor, degraded_nCTT: Tensor) -> Tensor:
+    """What is wrong with restored tiles.
 
     Args:
-        restored: (H, W, 3), nominally in [0, 1].
-        degraded: the model's input for it, (H, W, 3 or more); only its first three channels are compared.
+        restored_n3TT: nominally in [0, 1].
+        degraded_nCTT: the model's input for them.
+
+    Returns:
+        (n,) int64, numbers of :data:`FAULTS`.
     """
-    degraded = degraded[..., :3]
-    found = not_finite(restored, degraded)
-    if found is not None:
-        return found
-    if degraded.mean() > 16 / 255 and restored.mean() < 1 / 255:
-        return "black"
-    if degraded.std() > 4 / 255 and restored.std() < 0.5 / 255:
-        return "constant"
-    got, given = _reduced(restored.clip(0, 1), _BLOCK), _reduced(degraded, _BLOCK)
-    if float(np.sqrt(np.mean((got - given) ** 2))) > _LARGEST_DIFFERENCE:
-        return UNLIKE
-    if min(restored.shape[:2]) >= 8 * _BLOCK:
-        structure = _band(given)
-        energy = float(np.mean(structure**2))
-        if energy > _STRUCTURE**2 and float(np.mean(structure * _band(got))) < _LEAST_STRUCTURE * energy:
-            return BLURRED
-    return None
+    given, got = degraded_nCTT[:, :3], restored_n3TT
+    found = not_finite(got, given)
+
+    def note(number: int, wrong: Tensor) -> None:
+        nonlocal found
+        # not torch.where with a number: that would wait for the number's copy to the device
+        found = found + ((found == 0) & wrong) * number
+
+    note(BLACK, (_mean(given) > 16 / 255) & (_mean(got) < 1 / 255))
+    note(CONSTANT, (_deviation(given) > 4 / 255) & (_deviation(got) < 0.5 / 255))
+    blocks_got, blocks_given = _reduced(got.clamp(0, 1), _BLOCK), _reduced(given, _BLOCK)
+    note(UNLIKE, _mean((blocks_got - blocks_given) ** 2).sqrt() > _LARGEST_DIFFERENCE)
+    if min(got.shape[2:]) >= 8 * _BLOCK:
+        structure = _band(blocks_given)
+        energy = _mean(structure**2)
+        kept = _mean(structure * _band(blocks_got))
+        note(BLURRED, (energy > _STRUCTURE**2) & (kept < _LEAST_STRUCTURE * energy))
+    return found
 
 
-def not_finite(restored: Floats, degraded: Floats) -> str | None:
+def not_finite(restored_n3TT: Tensor, degraded_nCTT: Tensor) -> Tensor:
     """Check for NaN and infinity only; arguments and result as of :func:`fault`."""
-    return None if np.isfinite(restored).all() else "not finite"
+    return torch.isfinite(restored_n3TT).flatten(1).all(1).logical_not() * NOT_FINITE
 
 
-def probe_card(height: int, width: int) -> Floats:
-    """Test image that every trained model restores: (height, width, 3) in [0.05, 0.95], soft waves of three colours."""
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    waves = [np.sin(x / 23 + phase) * np.cos(y / 31 - phase) for phase in (0.0, 2.1, 4.2)]
-    return np.asarray(np.stack(waves, axis=-1) * 0.45 + 0.5, np.float32)
+def probe_card(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+    """Test image that every trained model restores: (3, height, width) in [0.05, 0.95], soft waves of three colours."""
+    y = torch.arange(height, device=device, dtype=torch.float32)[:, None]
+    x = torch.arange(width, device=device, dtype=torch.float32)
+    waves = [torch.sin(x / 23 + phase) * torch.cos(y / 31 - phase) for phase in (0.0, 2.1, 4.2)]
+    return torch.stack(waves) * 0.45 + 0.5
 
 
-def _reduced(image: Floats, factor: int) -> Floats:
-    height, width = image.shape[:2]
-    size = (max(1, width // factor), max(1, height // factor))
-    out: Floats = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.float32)
-    return out.reshape(size[1], size[0], -1)
+def _mean(values: Tensor) -> Tensor:
+    return values.mean((1, 2, 3))
 
 
-def _band(blocks: Floats) -> Floats:
+def _deviation(values: Tensor) -> Tensor:
+    return values.std((1, 2, 3), correction=0)
+
+
+def _reduced(images: Tensor, factor: int) -> Tensor:
+    """Means of blocks of so many pixels a side; blocks are stretched where they do not fit."""
+    height, width = images.shape[2:]
+    return F.interpolate(images, (max(1, height // factor), max(1, width // factor)), mode="area")
+
+
+def _band(blocks: Tensor) -> Tensor:
     """Structure of one to two blocks: the blocks minus their own coarser version."""
-    height, width = blocks.shape[:2]
-    coarse = cv2.resize(_reduced(blocks, 2), (width, height), interpolation=cv2.INTER_LINEAR)
-    out: Floats = blocks - coarse.reshape(blocks.shape)
-    return out
+    return blocks - F.interpolate(_reduced(blocks, 2), blocks.shape[2:], mode="bilinear")

@@ -68,12 +68,33 @@ def to_depth(pixels: Floats, dtype: npt.DTypeLike) -> Pixels:
     return out
 
 
-@lru_cache(maxsize=128)
-def _matrix(source: int, target: int, start: int, stop: int, name: str) -> tuple[int, int, Floats]:
-    """Rows of the resampling matrix for target pixels start .. stop.
+@dataclass(frozen=True)
+class Taps:
+    """Which pixels of one axis of the source make n pixels of the target, and with which weights.
 
-    Returns:
-        first and last (exclusive) source pixel needed, and the weights (stop - start, last - first).
+    Attributes:
+        first: first source pixel that is needed.
+        last: the one after the last.
+        index: (n, k) int64, source pixels counted from ``first``; where one does not exist its weight is 0.
+        weights: (n, k) float32; each row sums to one.
+    """
+
+    first: int
+    last: int
+    index: npt.NDArray[np.int64]
+    weights: Floats
+
+
+@lru_cache(maxsize=128)
+def taps(source: int, target: int, start: int, stop: int, name: str) -> Taps:
+    """Taps of the target pixels start .. stop, for an axis of ``source`` pixels resampled to ``target``.
+
+    Args:
+        source: pixels of the axis.
+        target: pixels it is resampled to.
+        start: first pixel of the target.
+        stop: the one after the last.
+        name: a key of :data:`FILTERS`.
     """
     kernel, radius = FILTERS[name]
     step = source / target
@@ -82,9 +103,24 @@ def _matrix(source: int, target: int, start: int, stop: int, name: str) -> tuple
     reach = radius * widen
     first = max(0, math.ceil(centre[0] - reach))
     last = min(source, math.floor(centre[-1] + reach) + 1)
-    weights = kernel((np.arange(first, last)[None, :] - centre[:, None]) / widen)
+    index = np.floor(centre - reach).astype(np.int64)[:, None] + np.arange(2 * math.ceil(reach) + 2)
+    weights = kernel((index - centre[:, None]) / widen)
+    weights[(index < first) | (index >= last)] = 0
     weights /= weights.sum(1, keepdims=True)
-    return first, last, weights.astype(np.float32)
+    return Taps(first, last, np.clip(index, first, last - 1) - first, weights.astype(np.float32))
+
+
+@lru_cache(maxsize=128)
+def _matrix(source: int, target: int, start: int, stop: int, name: str) -> tuple[int, int, Floats]:
+    """Rows of the resampling matrix for target pixels start .. stop.
+
+    Returns:
+        first and last (exclusive) source pixel needed, and the weights (stop - start, last - first).
+    """
+    found = taps(source, target, start, stop, name)
+    weights = np.zeros((stop - start, found.last - found.first), np.float32)
+    np.add.at(weights, (np.arange(stop - start)[:, None], found.index), found.weights)
+    return found.first, found.last, weights
 
 
 @dataclass(frozen=True)
