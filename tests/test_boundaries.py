@@ -296,3 +296,11 @@ def test_help_loads_nothing_heavy(words: list[str]) -> None:
 def test_importing_the_package_does_not_load_torch() -> None:
     program = "import sys, varestorer_cli; assert varestorer_cli.__version__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_plain_run_loads_neither_pages_nor_processes_before_it_needs_them() -> None:
+    """Before the first tile every import is waited for; torch comes when the session opens."""
+    rest = "{'torch', 'filelock', 'varestorer_cli.core.restore.page', 'varestorer_cli.core.restore.pool'}"
+    program = f"import sys, varestorer_cli.core.restore.run; sys.exit(str({rest} & set(sys.modules) or ''))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert not done.stderr.strip(), done.stderr

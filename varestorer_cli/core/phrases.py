@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from importlib import metadata
 
 MOST_NAMED = 3
 FAILED_LIST_MARK = "# varestorer: inputs that failed"  # begins our own lists, whose names are escaped
@@ -102,6 +101,8 @@ def install_command(extra: str) -> str:
     Args:
         extra: name of an extra in ``pyproject.toml``.
     """
+    from importlib import metadata  # here, not above: --help needs none of it
+
     try:
         requirements = metadata.requires("varestorer") or []
     except metadata.PackageNotFoundError:

@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +17,9 @@ from varestorer_cli.core.report.csv_file import ReportFile, free_report_path, me
 from varestorer_cli.core.report.rows import Row
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore.batch import run_batch
-from varestorer_cli.core.restore.dry_run import dry_run
 from varestorer_cli.core.restore.item import Reporting
 from varestorer_cli.core.restore.messages import nothing_to_do, plan_line, say_end, say_ignored, say_merged
-from varestorer_cli.core.restore.page import page_target, write_restore_page
-from varestorer_cli.core.restore.pool import run_pool
 from varestorer_cli.core.restore.session import automatic_model, open_session, prepare_run_texts
-from varestorer_cli.core.restore.watch import refuse_unwatchable, watch_folders
 from varestorer_cli.core.signals import stop_on_signals
 
 
@@ -60,11 +56,11 @@ def run_merge(request: RestoreRequest, options: RestoreOptions, console: Console
         OutputError: the report cannot be written.
     """
     folder = Path(request.output)
-    page = page_target(request.page, None, page_folder=request.page_folder)
+    page = _page_target(request)
     merged = merge_reports(folder)
     code = say_merged(merged, options, console)
     if page is not None:
-        write_restore_page(merged.report.rows, folder, page, apart=request.page_folder is not None)
+        _write_page(merged.report.rows, folder, page, request)
         console.info(f"page: {page}")
     return code
 
@@ -85,6 +81,8 @@ def _run(request: RestoreRequest, options: RestoreOptions, console: Console) -> 
 
     plan = look()
     if request.watch:
+        from varestorer_cli.core.restore.watch import refuse_unwatchable, watch_folders
+
         refuse_unwatchable(request, options, plan)
     check_name(plan.folder)
     report_path = _report_path(request, options, plan)
@@ -93,8 +91,10 @@ def _run(request: RestoreRequest, options: RestoreOptions, console: Console) -> 
         console.info(f"{plan.folder / 'metrics.csv'} is no report of varestorer and stays; the report is {report_path}")
     if len(devices) == 1:
         options = replace(options, gpus=None, device=devices[0])
-    page = page_target(request.page, options.shard, options.frames, request.page_folder)
+    page = _page_target(request, options)
     if request.dry_run:
+        from varestorer_cli.core.restore.dry_run import dry_run
+
         first = replace(options, gpus=None, device=devices[0]) if devices else options
         return dry_run(plan, first, console, json=request.json, processes=max(1, len(devices)))
     on_row = (lambda row: console.out(row.json())) if request.json else None
@@ -141,6 +141,8 @@ def _run(request: RestoreRequest, options: RestoreOptions, console: Console) -> 
                 else:
                     restore(plan)
             else:
+                from varestorer_cli.core.restore.pool import run_pool
+
                 run_pool(
                     plan, devices, replace(options, gpus=None), reports_in(plan.folder), reporting, prepared=prepared,
                     stop=stop,
@@ -151,9 +153,27 @@ def _run(request: RestoreRequest, options: RestoreOptions, console: Console) -> 
         if stop.requested():
             console.info("told to stop when nothing was left to do")
     if page is not None:
-        write_restore_page(report_file.rows, plan.folder, page, options, apart=request.page_folder is not None)
+        _write_page(report_file.rows, plan.folder, page, request, options)
         console.info(f"page: {page}")
     return report
+
+
+def _page_target(request: RestoreRequest, options: RestoreOptions | None = None) -> Path | None:
+    """Where the page goes; None where none is asked for, and nothing of pages is loaded."""
+    if request.page is None and request.page_folder is None:
+        return None
+    from varestorer_cli.core.restore.page import page_target
+
+    shard, frames = (options.shard, options.frames) if options is not None else (None, None)
+    return page_target(request.page, shard, frames, request.page_folder)
+
+
+def _write_page(
+    rows: Iterable[Row], folder: Path, target: Path, request: RestoreRequest, options: RestoreOptions | None = None
+) -> None:
+    from varestorer_cli.core.restore.page import write_restore_page
+
+    write_restore_page(rows, folder, target, options, apart=request.page_folder is not None)
 
 
 def _devices(options: RestoreOptions) -> tuple[str, ...]:

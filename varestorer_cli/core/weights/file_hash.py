@@ -9,8 +9,6 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-import filelock
-
 from varestorer_cli.core.atomic import atomic_file
 from varestorer_cli.core.errors import OutputError
 from varestorer_cli.core.folders import cache_folder
@@ -41,6 +39,8 @@ def remembered_sha256(path: Path) -> str:
     found = _look_up(cache, path)
     if found:
         return found
+    import filelock  # here, not above: no small file needs it
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{cache}.lock", timeout=_PATIENCE):
