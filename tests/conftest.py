@@ -143,13 +143,19 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """Run the command in this process, with a fake in place of the model."""
+    """Run the command in this process, with a fake in place of the model, or with ``--model mini``."""
     from varestorer_cli import app
     from varestorer_cli.core.restore import session
 
+    load = session.load_model
+
     def run(*words: object, model: Any = None, name: str = "fake") -> Ran:
-        model = model if model is not None else fakes.FakeModel()
-        monkeypatch.setattr(session, "load_model", lambda wanted, device, weights: fakes.loaded(model, name))
+        if model == "mini":
+            words = *words, "--model", model
+            monkeypatch.setattr(session, "load_model", load)
+        else:
+            model = model if model is not None else fakes.FakeModel()
+            monkeypatch.setattr(session, "load_model", lambda wanted, device, weights: fakes.loaded(model, name))
         capsys.readouterr()
         code = app.run([str(word) for word in words])
         out, err = capsys.readouterr()

@@ -1,4 +1,8 @@
-"""Models without weights: each obeys the contract of the network in ``restorer.py`` as far as the engine needs it."""
+"""Models without weights: each obeys the contract of the network in ``restorer.py`` as far as the engine needs it.
+
+For tests whose subject is not the model: files, faults, order, cost. Each fails in one way, or costs nothing, so that
+hundreds of runs are seconds. What a model with tokens does is tested with the bundled ``mini``.
+"""
 
 import hashlib
 import time
@@ -12,7 +16,7 @@ from torch import Tensor
 
 @dataclass
 class FakeModel:
-    """Returns its input; subclasses misbehave. Counts its calls and remembers what it was given."""
+    """Returns its input, at no cost; subclasses misbehave. Counts its calls and remembers what it was given."""
 
     tile: int = 32
     tile_sides: tuple[int, ...] = ()

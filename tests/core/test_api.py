@@ -11,6 +11,7 @@ from PIL import Image
 
 import varestorer_cli
 from varestorer_cli import RestoreOptions, Restorer
+from varestorer_cli.core.choices import Sampling
 from varestorer_cli.core.errors import InterruptedRunError, UsageError
 from varestorer_cli.core.restore import session
 from varestorer_cli.core.sizing import Sizing
@@ -20,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def restorer(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """With a fake: most tests are about what goes in and comes out, and run it often."""
     monkeypatch.setattr(session, "load_model", lambda model, device, weights: fakes.loaded(fakes.FakeModel()))
     return Restorer(options=RestoreOptions(sizing=Sizing(scale=2), threads=1))
 
@@ -114,14 +116,17 @@ def test_paths(restorer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_sampling_default_is_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        session, "load_model", lambda model, device, weights: fakes.loaded(fakes.Noisy(sampling="sample"))
-    )
-    one = Restorer(options=RestoreOptions(threads=1))
-    first, second = one.restore_image(photo(), "a"), one.restore_image(photo(), "b")
-    assert not np.array_equal(first, second)
-    np.testing.assert_array_equal(first, one.restore_image(photo(), "a"))
+def test_the_sampling_default_is_the_models_and_noise_follows_key_and_seed() -> None:
+    def restored(key: str, **options: Any) -> Any:
+        return Restorer(options=RestoreOptions(model="mini", threads=1, **options)).restore_image(photo(8, 8), key)
+
+    default = restored("a")
+    np.testing.assert_array_equal(default, restored("b", sampling=Sampling.EXPECTED))
+    assert not np.array_equal(default, restored("a", sampling=Sampling.ARGMAX))
+    drawn = restored("a", sampling=Sampling.SAMPLE)
+    np.testing.assert_array_equal(drawn, restored("a", sampling=Sampling.SAMPLE))
+    assert not np.array_equal(drawn, restored("b", sampling=Sampling.SAMPLE))
+    assert not np.array_equal(drawn, restored("a", sampling=Sampling.SAMPLE, seed=1))
 
 
 def test_the_page_is_made_from_the_docstrings() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from varestorer_cli.core.training.presets import preset
-from varestorer_models.conv_restorer import ConvRestorer
+from varestorer_cli.core.weights.model_file import load_restorer
 from varestorer_models.multistep import MultiStepRestorer, multistep, restorer_from_components
 from varestorer_models.restorer import OneStepRestorer, RestorerConfig
 from varestorer_models.sampler import draw_bits, sample_multistep
@@ -21,26 +21,26 @@ ALL = SCHEDULE.latent_length
 
 
 @pytest.fixture(scope="module")
-def transformer() -> Transformer:
-    torch.manual_seed(0)
-    made = Transformer(MINI.teacher)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return made.eval().requires_grad_(False)
+def mini() -> OneStepRestorer:
+    """The bundled model: a student, and the teacher that restores scale after scale."""
+    made = load_restorer("mini").restorer
+    assert isinstance(made, OneStepRestorer)
+    return made.requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> ImageTokenizer:
-    made = ImageTokenizer(MINI.tokenizer)
-    made.autoencoder.reset_parameters(torch.Generator().manual_seed(0))
-    return made.eval().requires_grad_(False)
+def restorer(mini: OneStepRestorer) -> MultiStepRestorer:
+    return multistep(mini)
 
 
 @pytest.fixture(scope="module")
-def restorer(transformer: Transformer, tokenizer: ImageTokenizer) -> MultiStepRestorer:
-    prerestorer = ConvRestorer(MINI.prerestorer).eval().requires_grad_(False)
-    return MultiStepRestorer(MINI.restorer, prerestorer, tokenizer, transformer)
+def transformer(restorer: MultiStepRestorer) -> Transformer:
+    return restorer.transformer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(mini: OneStepRestorer) -> ImageTokenizer:
+    return mini.tokenizer
 
 
 def random_bits(seed: int, batch: int = 2) -> Tensor:
@@ -160,17 +160,16 @@ def test_what_cannot_restore_scale_after_scale_is_refused(restorer: MultiStepRes
         multistep(student)
 
 
-def test_a_causal_student_does_not_see_finer_scales(transformer: Transformer, tokenizer: ImageTokenizer) -> None:
+def test_a_causal_student_does_not_see_finer_scales(mini: OneStepRestorer) -> None:
     config = RestorerConfig(causal=True)
-    prerestorer = ConvRestorer(MINI.prerestorer).eval()
     latent = torch.randn(1, BITS, *SCHEDULE.latent_grid, generator=torch.Generator().manual_seed(0))
-    quantized = tokenizer.quantize(latent)
+    quantized = mini.tokenizer.quantize(latent)
     changed = replace(quantized, tokens_BLd=quantized.tokens_BLd.clone())
     last = SCHEDULE.slices[-1]
     changed.tokens_BLd[:, last.start - 1 :] += 1.0
     differences = {}
     for name, made in (("causal", config), ("all", replace(config, causal=False))):
-        restorer = OneStepRestorer(made, prerestorer, tokenizer, transformer)
+        restorer = OneStepRestorer(made, mini.prerestorer, mini.tokenizer, mini.transformer)
         pair = [restorer.predict(tokens, latent).difference_BLd[:, : last.start] for tokens in (quantized, changed)]
         differences[name] = float((pair[0] - pair[1]).abs().max())
     assert differences["causal"] == 0.0

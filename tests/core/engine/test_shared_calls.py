@@ -1,5 +1,6 @@
 """Tiles of several images in one call: none computed for nothing, none mixed up, faults where they belong."""
 
+import itertools
 from collections import Counter, deque
 from typing import Any
 
@@ -14,6 +15,7 @@ from varestorer_cli.core.engine.blending import BlendedTiler
 from varestorer_cli.core.engine.engine import QueuedImage, RestoreEngine
 from varestorer_cli.core.engine.inference import EngineOptions, TileInference
 from varestorer_cli.core.errors import InputError
+from varestorer_cli.core.weights.model_file import load_restorer
 from varestorer_models.restorer import FirstStageRestorer, RestorerConfig
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
 
@@ -114,7 +116,17 @@ def test_without_a_source_of_images_nothing_is_asked_for() -> None:
     asked.queue(lambda: pytest.fail("a call of one tile is full")).add(photo(8, 8), (32, 32)).result()
 
 
-def test_noise_and_texts_stay_with_their_image(calls_ahead: int) -> None:
+def test_the_noise_of_a_model_with_tokens_stays_with_its_image(calls_ahead: int) -> None:
+    images, model = [photo(16, 16)] * 5, load_restorer("mini").restorer
+    alone = [engine(model, batch=1, sampling="sample").restore(image, (64, 64), key=f"{n}.png").image
+             for n, image in enumerate(images)]  # fmt: skip
+    together = [result.image for result in restored(engine(model, batch=4, sampling="sample"), images)]
+    for n, m in itertools.product(range(5), repeat=2):
+        difference = float(np.abs(alone[n] - together[m]).mean())
+        assert difference < 0.001 if n == m else difference > 0.01
+
+
+def test_noise_stays_with_its_image_to_the_last_bit(calls_ahead: int) -> None:
     images = small(5)
     alone = [engine(Noisy(sampling="sample")).restore(image, (32, 32), key=f"{n}.png").image
              for n, image in enumerate(images)]  # fmt: skip

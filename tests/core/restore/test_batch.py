@@ -1,4 +1,8 @@
-"""Files to files, with a fake model: faults, resuming, and processes killed at any moment."""
+"""Files to files: faults, resuming, and processes killed at any moment.
+
+The subject is files, so fakes stand where the result of the model does not matter, and a slow one where a process must
+be met at work; what is drawn from the seed is drawn for the bundled ``mini``.
+"""
 
 import random
 import signal
@@ -29,6 +33,7 @@ from varestorer_cli.core.restore import batch, encode_stage
 from varestorer_cli.core.restore.batch import run_batch
 from varestorer_cli.core.restore.item import BatchContext, PixelBudget, Reporting
 from varestorer_cli.core.signals import StopFlag
+from varestorer_cli.core.weights.model_file import load_restorer
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -352,7 +357,7 @@ def test_noise_is_the_same_whatever_the_order_and_the_company(tmp_path: Path) ->
         if reverse:
             plan.jobs.reverse()
         file = ReportFile(None)
-        engine = RestoreEngine(fakes.Noisy(sampling="sample"), EngineOptions())
+        engine = RestoreEngine(load_restorer("mini").restorer, EngineOptions(sampling="sample"))
         reporting = Reporting(file, Console(quiet=True))
         run_batch(plan, engine, BatchContext("fake", "0" * 64), RestoreOptions(), reporting)
         return tree(tmp_path / out)

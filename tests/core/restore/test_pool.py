@@ -1,4 +1,4 @@
-"""Several processes on one queue; CPU workers stand in for GPUs."""
+"""Several processes on one queue; CPU workers stand in for GPUs. Fakes die and fail, the bundled ``mini`` restores."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ import fakes
 import pytest
 from conftest import photo, rows, save, tree
 
-from varestorer_cli.core.choices import Progress
+from varestorer_cli.core.choices import Progress, Sampling
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode, MissingDependencyError, OutOfMemoryError, UsageError
 from varestorer_cli.core.options import RestoreOptions, RestoreRequest
@@ -32,10 +32,6 @@ class Deadly(fakes.FakeModel):
         return degraded
 
 
-def load_fake(model: str, device: str, weights: str | None) -> Any:
-    return fakes.loaded(fakes.FakeModel())
-
-
 def load_hungry(model: str, device: str, weights: str | None) -> Any:
     return fakes.loaded(fakes.Hungry())
 
@@ -55,7 +51,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         save(Path(f"in/{i}.png"), photo(8 + i, 9, seed=i))
 
 
-def run(monkeypatch: pytest.MonkeyPatch, load: Any = load_fake, out: str = "out", **options: Any) -> BatchReport:
+def run(monkeypatch: pytest.MonkeyPatch, load: Any, out: str = "out", **options: Any) -> BatchReport:
     monkeypatch.setattr(session, "load_model", load)
     options.setdefault("gpus", "cpu,cpu")
     return run_restore(RestoreRequest(("in",), out), RestoreOptions(threads=2, **options), Console(Progress.LINES))
@@ -63,16 +59,17 @@ def run(monkeypatch: pytest.MonkeyPatch, load: Any = load_fake, out: str = "out"
 
 def test_two_processes_make_what_one_makes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     Path("in/bad.png").write_text("no image")
-    report = run(monkeypatch)
+    drawn = {"model": "mini", "sampling": Sampling.SAMPLE}
+    report = run(monkeypatch, session.load_model, **drawn)
     err = capsys.readouterr().err
     assert (report.count("done"), report.count("failed")) == (6, 1)
     assert "error: in/bad.png: text, not an image" in err and "Progress: 100% (7/7 images" in err
-    run(monkeypatch, out="one", gpus=None)
+    run(monkeypatch, session.load_model, out="one", gpus=None, **drawn)
     assert tree(Path("out")) == tree(Path("one"))
     pooled, alone = rows(Path("out/metrics.csv")), rows(Path("one/metrics.csv"))
     same = [name for name in pooled[0] if name not in ("seconds", "peak_mb")]
     assert [[row[n] for n in same] for row in pooled] == [[row[n] for n in same] for row in alone]
-    again = run(monkeypatch)
+    again = run(monkeypatch, session.load_model, **drawn)
     assert (again.count("skipped"), again.count("failed")) == (6, 1)
 
 

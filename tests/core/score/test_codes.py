@@ -15,6 +15,7 @@ from varestorer_cli.core.image.resample import Resampler
 from varestorer_cli.core.score.codes import ReplacedCodes
 from varestorer_cli.core.score.options import Codes
 from varestorer_cli.core.training.presets import preset
+from varestorer_cli.core.weights.model_file import load_restorer
 from varestorer_models.color_fix import adain_fix
 from varestorer_models.conv_restorer import ConvRestorer
 from varestorer_models.restorer import OneStepRestorer
@@ -38,20 +39,26 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def build(guided: bool) -> OneStepRestorer:
+@pytest.fixture(scope="module")
+def mini() -> OneStepRestorer:
+    """The bundled model; its decoder sees codes alone."""
+    restorer = load_restorer("mini").restorer
+    assert isinstance(restorer, OneStepRestorer)
+    return restorer
+
+
+@pytest.fixture(scope="module")
+def guided() -> OneStepRestorer:
+    """A model whose decoder sees the pre-restored image too. None is bundled, so its weights are random."""
     smoke = preset("smoke")
     generator = torch.Generator().manual_seed(0)
-    tokenizer = ImageTokenizer(
-        replace(smoke.tokenizer, autoencoder=replace(smoke.tokenizer.autoencoder, guided=guided))
-    )
+    tokenizer = ImageTokenizer(replace(smoke.tokenizer, autoencoder=replace(smoke.tokenizer.autoencoder, guided=True)))
     tokenizer.autoencoder.reset_parameters(generator)
-    if guided:  # louder than at the start
-        torch.nn.init.normal_(tokenizer.autoencoder.decoder.conv_out.weight, std=0.1, generator=generator)
+    torch.nn.init.normal_(tokenizer.autoencoder.decoder.conv_out.weight, std=0.1, generator=generator)  # louder
     prerestorer = ConvRestorer(smoke.prerestorer)
     prerestorer.reset_parameters(generator)
-    return OneStepRestorer(
-        replace(smoke.restorer, color_fix="none"), prerestorer, tokenizer, Transformer(smoke.teacher)
-    ).eval()
+    config = replace(smoke.restorer, color_fix="none")
+    return OneStepRestorer(config, prerestorer, tokenizer, Transformer(smoke.teacher)).eval()
 
 
 def tensor(pixels: Any) -> torch.Tensor:
@@ -62,24 +69,24 @@ def samples(image: torch.Tensor) -> Any:
     return np.floor(image[0].permute(1, 2, 0).clamp(0, 1).numpy() * 255 + 0.5).astype(np.uint8)
 
 
-def test_a_reference_goes_through_the_tokenizer_alone(cli: Cli, tmp_path: Path) -> None:
-    restorer = build(guided=False)
-    side = restorer.tile
+def test_a_reference_goes_through_the_tokenizer_alone(cli: Cli, mini: OneStepRestorer, tmp_path: Path) -> None:
+    side = mini.tile
     save(tmp_path / "gt/one.png", photo(side, side, seed=1))
     save(tmp_path / "gt/odd.png", photo(side + 21, 2 * side + 3, seed=2))
-    ran = cli("score", "--codes", "reference", "-r", "gt", "--metrics", "psnr_rgb", model=restorer)
-    assert ran.code == 0 and "fine with codes of reference on gt: 2 pairs scored" in ran.out
+    ran = cli("score", "--codes", "reference", "-r", "gt", "--metrics", "psnr_rgb", model="mini")
+    assert ran.code == 0 and "mini with codes of reference on gt: 2 pairs scored" in ran.out
     assert "codes reference: the encoder's of the reference" in ran.out
-    made = tmp_path / "scores/gt-fine-codes-reference"
+    made = tmp_path / "scores/gt-mini-codes-reference"
     assert load(made / "odd.png").shape == (side + 21, 2 * side + 3, 3)
     with torch.inference_mode():
-        expected = (restorer.tokenizer(tensor(load(tmp_path / "gt/one.png")) * 2 - 1) + 1) / 2
+        expected = (mini.tokenizer(tensor(load(tmp_path / "gt/one.png")) * 2 - 1) + 1) / 2
     assert int(np.abs(load(made / "one.png").astype(int) - samples(expected)).max()) <= 1
 
 
-def test_a_guided_decoder_gets_the_pre_restored_input_and_the_references_codes(cli: Cli, tmp_path: Path) -> None:
-    restorer = build(guided=True)
-    side = restorer.tile
+def test_a_guided_decoder_gets_the_pre_restored_input_and_the_references_codes(
+    cli: Cli, guided: OneStepRestorer, tmp_path: Path
+) -> None:
+    restorer, side = guided, guided.tile
     small, large = photo(side // 4, side // 4, seed=1), photo(side, side, seed=2)
     save(tmp_path / "set/lq/a.png", small)
     save(tmp_path / "set/gt/a.png", large)
@@ -96,10 +103,9 @@ def test_a_guided_decoder_gets_the_pre_restored_input_and_the_references_codes(c
 
 
 @pytest.fixture
-def one(tmp_path: Path) -> Pair:
-    """A data set of one tile and a guided model that restores it."""
-    restorer = build(guided=True)
-    side = restorer.tile
+def one(mini: OneStepRestorer, tmp_path: Path) -> Pair:
+    """A data set of one tile and the model that restores it."""
+    restorer, side = mini, mini.tile
     small, large = photo(side // 4, side // 4, seed=1), photo(side, side, seed=2)
     save(tmp_path / "set/lq/a.png", small)
     save(tmp_path / "set/gt/a.png", large)
@@ -108,11 +114,11 @@ def one(tmp_path: Path) -> Pair:
 
 
 def run(cli: Cli, one: Pair, codes: str, *words: str) -> Any:
-    ran = cli("score", "--dataset", "set", "--codes", codes, "--metrics", "psnr_rgb", *words, model=one.restorer)
+    ran = cli("score", "--dataset", "set", "--codes", codes, "--metrics", "psnr_rgb", *words, model="mini")
     assert ran.code == 0, ran.err
     if codes != "predicted":
-        assert f"fine with codes of {codes} on set: 1 pair scored" in ran.out and f"codes {codes}: " in ran.out
-    name = "set-fine" if codes == "predicted" else f"set-fine-codes-{codes}"
+        assert f"mini with codes of {codes} on set: 1 pair scored" in ran.out and f"codes {codes}: " in ran.out
+    name = "set-mini" if codes == "predicted" else f"set-mini-codes-{codes}"
     return load(Path("scores") / name / "a.png").astype(int)
 
 
@@ -120,8 +126,8 @@ def run(cli: Cli, one: Pair, codes: str, *words: str) -> Any:
 def test_only_the_codes_are_replaced(cli: Cli, one: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     restorer, tokenizer = one.restorer, one.restorer.tokenizer
     predicted = run(cli, one, "predicted")
-    assert np.abs(predicted - samples(restorer(one.degraded, sampling="argmax").image_B3TT)).max() <= 1
-    monkeypatch.setattr(restorer.transformer, "forward", None)  # no source but the prediction asks it
+    assert np.abs(predicted - samples(restorer(one.degraded).image_B3TT)).max() <= 1
+    monkeypatch.setattr(Transformer, "forward", None)  # no source but the prediction asks it
     prerestored = restorer.prerestore(one.degraded)
     own = tokenizer.quantize(tokenizer.encode(prerestored * 2 - 1)).accumulated_Bdhw
     expected = {"input": own, "zeros": torch.zeros_like(own)}
@@ -141,10 +147,9 @@ def test_noise_follows_the_seed(cli: Cli, one: Pair) -> None:
     assert (run(cli, one, "noise") == first).all(), "a folder of another seed is made anew"
 
 
-def test_coin_flips_are_fair_and_differ_from_tile_to_tile() -> None:
-    restorer = build(guided=True)
-    model = ReplacedCodes(restorer, Codes.NOISE)
-    tiles = torch.rand(2, 3, restorer.tile, restorer.tile, generator=torch.Generator().manual_seed(1))
+def test_coin_flips_are_fair_and_differ_from_tile_to_tile(mini: OneStepRestorer) -> None:
+    model = ReplacedCodes(mini, Codes.NOISE)
+    tiles = torch.rand(2, 3, mini.tile, mini.tile, generator=torch.Generator().manual_seed(1))
     one, two = (model._flips(tile, (400, 16)) for tile in tiles)
     assert set(one.unique().tolist()) == {0.0, 1.0} and abs(float(one.mean()) - 0.5) < 0.03
     assert 0.4 < float((one == two).float().mean()) < 0.6
@@ -154,10 +159,10 @@ def test_coin_flips_are_fair_and_differ_from_tile_to_tile() -> None:
 
 
 @torch.inference_mode()
-def test_the_colour_fix_stays(one: Pair) -> None:
+def test_the_colour_fix_stays(one: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     restorer = one.restorer
     plain = ReplacedCodes(restorer, Codes.ZEROS)(one.degraded)
-    restorer.config = replace(restorer.config, color_fix="adain")
+    monkeypatch.setattr(restorer, "config", replace(restorer.config, color_fix="adain"))
     fixed = ReplacedCodes(restorer, Codes.ZEROS)(one.degraded).image_B3TT
     prerestored = restorer.prerestore(one.degraded)
     own = torch.zeros_like(restorer.tokenizer.encode(prerestored * 2 - 1))
@@ -186,19 +191,18 @@ def test_contradictions_are_refused(cli: Cli, one: Pair) -> None:
     assert ran.code == 2 and "dped has none" in ran.err
 
 
-def test_what_is_done_is_kept_and_what_fails_is_named(cli: Cli, tmp_path: Path) -> None:
-    restorer = build(guided=False)
+def test_what_is_done_is_kept_and_what_fails_is_named(cli: Cli, mini: OneStepRestorer, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        save(tmp_path / f"gt/{name}.png", photo(restorer.tile, restorer.tile))
+        save(tmp_path / f"gt/{name}.png", photo(mini.tile, mini.tile))
     words = ("score", "--codes", "reference", "-r", "gt", "--metrics", "psnr_rgb")
-    assert cli(*words, model=restorer).code == 0
-    made = tmp_path / "scores/gt-fine-codes-reference"
+    assert cli(*words, model="mini").code == 0
+    made = tmp_path / "scores/gt-mini-codes-reference"
     for name in ("a", "b"):
         os.utime(made / f"{name}.png", (1, 1))
-    save(tmp_path / "gt/b.png", photo(restorer.tile, restorer.tile, seed=5))
-    assert cli(*words, model=restorer).code == 0
+    save(tmp_path / "gt/b.png", photo(mini.tile, mini.tile, seed=5))
+    assert cli(*words, model="mini").code == 0
     assert (made / "a.png").stat().st_mtime == 1 and (made / "b.png").stat().st_mtime != 1
     (tmp_path / "gt/b.png").write_bytes(b"broken")
-    ran = cli(*words, model=restorer)
+    ran = cli(*words, model="mini")
     assert ran.code == 1 and "error: b: not restored:" in ran.err and "1 pair scored, 1 failed" in ran.out
-    assert cli("score", "--codes", "reference", model=restorer).code == 2
+    assert cli("score", "--codes", "reference", model="mini").code == 2

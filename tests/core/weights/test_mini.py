@@ -1,4 +1,7 @@
-"""The bundled model of the whole method: small, nothing past its codes, one pass or all steps, and it teaches."""
+"""The bundled model of the whole method: small, nothing past its codes, one pass or all steps.
+
+That it teaches is tested where teachers are: ``tests/core/training/test_multistep.py``.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,7 @@ from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.restore.session import open_session
 from varestorer_cli.core.score.codes import ReplacedCodes
 from varestorer_cli.core.score.options import Codes
-from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.presets import preset
-from varestorer_cli.core.training.run import train
 from varestorer_cli.core.weights.model_file import load_restorer
 from varestorer_cli.core.weights.root import PACKAGE
 from varestorer_models.multistep import MultiStepRestorer, multistep
@@ -71,8 +72,8 @@ def test_its_codes_make_the_image(mini: OneStepRestorer, steps: str) -> None:
 
 def restored(**options: Any) -> Any:
     session = open_session(RestoreOptions(model="mini", threads=1, device="cpu", **options))
-    image = np.ascontiguousarray(cv2.imread(str(SAMPLE))[:24, :24, ::-1])
-    return session.engine.restore(image, (96, 96), key="one", dtype=np.uint8).image
+    image = np.ascontiguousarray(cv2.imread(str(SAMPLE))[:16, :16, ::-1])
+    return session.engine.restore(image, (64, 64), key="one", dtype=np.uint8).image
 
 
 def test_one_step_and_all_steps_sampled_or_not() -> None:
@@ -82,30 +83,6 @@ def test_one_step_and_all_steps_sampled_or_not() -> None:
         drawn = [restored(steps=steps, sampling=Sampling.SAMPLE, seed=seed) for seed in (1, 1, 2)]
         assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
     assert isinstance(open_session(RestoreOptions(model="mini", steps=Steps.ALL)).engine.model, MultiStepRestorer)
-
-
-def test_it_teaches(tmp_path: Path) -> None:
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for name in ("a.png", "b.png"):
-        cv2.imwrite(str(photos / name), cv2.imread(str(SAMPLE)))
-    given = TrainOptions(
-        stage="distill",
-        data=photos,
-        out=tmp_path / "student",
-        preset="mini",
-        teacher=Path("mini"),
-        prerestorer=Path("mini"),
-        steps=1,
-        batch=1,
-        crops=4,
-        threads=1,
-        device="cpu",
-        quiet=True,
-        losses={"features": 0.0, "texture": 0.1},
-    )
-    train(given)
-    assert isinstance(load_restorer(tmp_path / "student").restorer, OneStepRestorer)
 
 
 def test_score_asks_what_its_codes_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
