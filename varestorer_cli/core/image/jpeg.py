@@ -1,4 +1,4 @@
-"""Metadata of JPEG files: marker segments before the pixels, and what lies behind them (ITU-T T.81, annex B)."""
+"""JPEG files: pixels, marker segments before them, and what lies behind them (ITU-T T.81, annex B)."""
 
 import io
 import re
@@ -6,9 +6,11 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
+import simplejpeg
+
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image.exif import orientation_of, plausible_dpi
-from varestorer_cli.core.image.image_data import FileMetadata, Loss
+from varestorer_cli.core.image.image_data import FileMetadata, Loss, Samples
 from varestorer_cli.core.image.loss_table import name_losses
 from varestorer_cli.core.image.photoshop import kept_resources
 
@@ -34,6 +36,10 @@ _IDENTIFIERS: dict[int, tuple[tuple[bytes, str], ...]] = {
     14: ((b"Adobe", "Adobe"),),
 }
 _LARGEST_SEGMENT = 65533
+_PROGRESSIVE = frozenset({0xC2, 0xCA})
+_COEFFICIENTS = 64  # of a block
+# Warnings of libjpeg about headers only; many programs write such files, and their pixels are right.
+_HARMLESS = re.compile(r"Invalid SOS parameters|Warning: unknown JFIF revision")
 
 
 def split(data: bytes, start: int = 0) -> tuple[list[tuple[int, bytes]], int]:
@@ -80,6 +86,65 @@ def unsupported(data: bytes) -> str | None:
             return f"a JPEG file of {data[place + 2]} bits, of which 8 are read; convert it to 16-bit PNG or TIFF first"
         place += 0 if marker in _STANDALONE else max(2, int.from_bytes(data[place : place + 2], "big"))
     return None
+
+
+def read_pixels(data: bytes, space: str, losses: list[Loss]) -> Samples:
+    """Pixels of an 8-bit JPEG, (H, W, channels) uint8, with damage that libjpeg notices named.
+
+    Args:
+        data: the first image of a file.
+        space: ``GRAY``, ``RGB`` or ``CMYK``.
+        losses: takes what is wrong with the data.
+
+    Raises:
+        InputError: the file is cut off.
+        ValueError: it is not decoded at all.
+    """
+    try:
+        pixels: Samples = simplejpeg.decode_jpeg(data, space)
+        wrong = ""
+    except ValueError as error:
+        wrong = str(error)
+    missing = _missing_coefficients(data)
+    if wrong.startswith("Premature end"):  # a whole scan before a missing end marker decodes without a word
+        try:
+            pixels = simplejpeg.decode_jpeg(data + b"\xff\xd9", space)
+        except ValueError:
+            missing = True
+        if missing:
+            raise InputError(f"the JPEG file is cut off after {len(data)} bytes: its image goes on behind them")
+        said = "the JPEG file ends without its end marker (EOI): the image is whole, what followed it is lost"
+        losses.append(Loss("damage", said))
+    elif wrong:
+        pixels = simplejpeg.decode_jpeg(data, space, strict=False)
+        if not _HARMLESS.match(wrong):
+            said = f"the JPEG data is damaged, parts of the image may be wrong (libjpeg: {wrong})"
+            losses.append(Loss("damage", said))
+    if missing:
+        losses.append(Loss("damage", "scans of the JPEG are missing: the image is coarser or paler than it was"))
+    return pixels
+
+
+def _missing_coefficients(data: bytes) -> bool:
+    """Whether the scans of an image leave bits of its coefficients out (ITU-T T.81, G.1.1.1)."""
+    left: dict[int, list[int]] = {}  # per component: lowest bit that was sent of each coefficient, -1 for none
+    progressive, place = False, 2
+    while (found := _MARKER.search(data, place)) is not None and data[found.end() - 1] != _EOI:
+        marker, place = data[found.end() - 1], found.end()
+        if marker in _STANDALONE:
+            continue
+        size = int.from_bytes(data[place : place + 2], "big")
+        body = data[place + 2 : place + size]
+        if marker in _FRAMES:
+            progressive = marker in _PROGRESSIVE
+            left = {component: [-1] * _COEFFICIENTS for component in body[6::3]}
+        elif marker == _SOS and body:
+            first, last, low = (*body[-3:-1], body[-1] & 15) if progressive else (0, _COEFFICIENTS - 1, 0)
+            for component in body[1 : 1 + 2 * body[0] : 2]:
+                if component in left:
+                    left[component][first : last + 1] = [low] * (last + 1 - first)
+        place += max(2, size)
+    return any(bit for bits in left.values() for bit in bits)
 
 
 _MOST_SKIPPED = 1 << 16  # bytes between segments that are passed over when only the header is looked at

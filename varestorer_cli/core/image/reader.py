@@ -54,6 +54,7 @@ _XYZ_TO_SRGB = np.array(  # IEC 61966-2-1
 )
 _ROWS = 256  # copied at a time
 _PILLOW_LOCK = threading.Lock()
+_JPEG_SPACES = {"L": "GRAY", "RGB": "RGB"}
 _PIXELS_ONLY = {"PNG": png.pixels_only, "JPEG": jpeg.pixels_only}
 
 
@@ -268,7 +269,11 @@ def _decode(data: bytes, kind: str, transfer: Transfer, layer: str | None = None
             image.seek(0)
         if kind == "PNG" and data[24] == 16:  # Pillow would reduce it to 8 bits without a word
             color, alpha = png.read_deep(pixels)
+        elif kind == "JPEG" and image.mode in _JPEG_SPACES:
+            color, alpha = jpeg.read_pixels(pixels, _JPEG_SPACES[image.mode], losses), None
         else:
+            if kind == "JPEG" and image.mode == "CMYK":  # stored inverted, as Photoshop does
+                image = Image.fromarray(255 - jpeg.read_pixels(pixels, "CMYK", losses), "CMYK")
             color, alpha = _pillow_pixels(image, extras, losses, tags.white if kind == "TIFF" else None)
     color = _turn(color, orientation)
     alpha = None if alpha is None else _turn(alpha, orientation)
