@@ -63,6 +63,15 @@ def test_no_image_and_unknown_names_say_what_is_there() -> None:
     assert isinstance(choose_layer([described("depth:Z")], "depth"), Layer)
 
 
+@pytest.mark.parametrize("channels", ["Z", "A Z", "ID"])
+def test_advice_names_the_only_channel_and_works(channels: str) -> None:
+    name = channels.split()[-1]
+    with pytest.raises(InputError, match=rf"to restore it as gray: {name}$"):
+        choose_layer([described(channels)])
+    found = choose_layer([described(channels)], name)
+    assert (found.color, found.alpha) == ((len(channels.split()) - 1,), 0 if "A " in channels else None)
+
+
 def store(path: Path, parts: dict[str, tuple[list[str], Any]]) -> Path:
     """A file of parts: name -> (channel names, pixels)."""
     path.parent.mkdir(parents=True, exist_ok=True)

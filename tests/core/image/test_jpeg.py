@@ -2,6 +2,7 @@
 
 import io
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -116,7 +117,7 @@ def test_missing_scans_are_named() -> None:
     data = jpeg("progressive")
     starts = [*scans(data), len(data) - 2]
     assert len(starts) > 6
-    for first, last in zip(starts[1:], starts[2:], strict=False):
+    for first, last in pairwise(starts[1:]):
         table = data.rfind(b"\xff\xc4", 0, last)  # the tables of the scan that follows stay
         last = table if table > first else last
         assert "damage" in names(data[:first] + data[last:])

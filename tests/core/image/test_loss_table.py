@@ -102,6 +102,12 @@ PNG_BODIES: dict[bytes, Callable[[bytes], bytes]] = {
     b"caBX": lambda text: text,
     b"sTER": lambda text: b"\1",
     b"dSIG": lambda text: text,
+    b"iDOT": lambda text: text,
+    b"CgBI": lambda text: text,
+    b"hIST": lambda text: text[:4],
+    b"PLTE": lambda text: text[:9],
+    b"pHYs": lambda text: b"\1" + text[:8],
+    b"eXIf": lambda text: b"II*\0\x08\0\0\0\1\0\x0e\1\2\0\x0b\0\0\0\x1a\0\0\0\0\0\0\0" + text + b"\0",
 }
 
 
@@ -132,6 +138,39 @@ def test_chunks_of_a_png(blocks: list[tuple[bytes, bool]]) -> None:
     check(build, texts, set())
 
 
+NO_TAGS = b"II*\0\x08\0\0\0\0\0\0\0\0\0"  # an EXIF block
+ODD_CHUNKS = {
+    "empty EXIF": chunk(b"eXIf", b""),
+    "EXIF of a mark only": chunk(b"eXIf", b"Exif\0\0"),
+    "EXIF without tags": chunk(b"eXIf", NO_TAGS),
+    "empty XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0"),
+    "empty profile": chunk(b"iCCP", b""),
+    "two profiles": b"".join(chunk(b"iCCP", b"a\0\0" + zlib.compress(icc)) for icc in (SRGB, SRGB[:-4] + b"abcd")),
+    "resolution cut off": chunk(b"pHYs", bytes(5)),
+    "resolution of zero": chunk(b"pHYs", bytes(8) + b"\1"),
+    "resolution of an unknown unit": chunk(b"pHYs", b"\0\0\0\1\0\0\0\1\7"),
+    "pixels that are square": chunk(b"pHYs", b"\0\0\0\1\0\0\0\1\0"),
+    "two resolutions": chunk(b"pHYs", b"\0\0\x0b\x13" * 2 + b"\1") + chunk(b"pHYs", b"\0\0\x1b\x13" * 2 + b"\1"),
+}
+
+
+@pytest.mark.parametrize("name", ODD_CHUNKS)
+def test_odd_chunks_of_a_png_are_named(name: str) -> None:
+    data = plain("PNG")
+    image = decode(data[:33] + ODD_CHUNKS[name] + data[33:])
+    assert len(image.losses) == 1
+    assert decode(data).losses == []
+
+
+def test_what_says_nothing_about_the_image_does_not_fail_under_strict() -> None:
+    data = plain("PNG")
+    for name in ("empty EXIF", "empty XMP", "EXIF without tags", "pixels that are square"):
+        assert [loss.strict for loss in decode(data[:33] + ODD_CHUNKS[name] + data[33:]).losses] == [False], name
+    assert [loss.strict for loss in decode(data[:33] + chunk(b"iDOT", bytes(28)) + data[33:]).losses] == [False]
+    late = decode(data[:-12] + chunk(b"acTL", b"\0\0\0\1\0\0\0\0") + data[-12:])
+    assert [(loss.name, loss.strict) for loss in late.losses] == [("frames", False)]
+
+
 # --- JPEG ------------------------------------------------------------------------------------------------------------
 
 SEGMENTS: dict[str, tuple[int, bytes]] = {
@@ -151,7 +190,7 @@ SEGMENTS: dict[str, tuple[int, bytes]] = {
     "thumbnail": (0xE0, b"JFXX\0\x10"),
     "index": (0xE2, b"MPF\0"),
 }
-SILENT_SEGMENTS = {"ducky", "adobe", "thumbnail", "index"}
+SILENT_SEGMENTS = {"adobe", "thumbnail", "index"}
 
 
 @settings(max_examples=25, deadline=None)
@@ -182,6 +221,29 @@ def test_segments_of_a_jpeg(names: list[str], behind: bytes) -> None:
     check(build, texts, silent | (set() if behind else {len(names)}))
 
 
+def segment(marker: int, body: bytes) -> bytes:
+    return b"\xff" + bytes([marker]) + struct.pack(">H", len(body) + 2) + body
+
+
+ODD_SEGMENTS = {
+    "empty EXIF": segment(0xE1, b"Exif\0\0"),
+    "EXIF without tags": segment(0xE1, b"Exif\0\0" + NO_TAGS),
+    "empty XMP": segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0"),
+    "empty profile": segment(0xE2, b"ICC_PROFILE\0\1\1"),
+    "other resolution": segment(0xE0, b"JFIF\0\1\1\1\1\x48\1\x48\0\0"),
+    "bytes between segments": b"between",
+    "comment of Photoshop": segment(0xEC, b"Ducky\0\1\0\4\0\0\0\x3c\0\2\0\7\0\0\0\3abc\0\0"),
+}
+
+
+@pytest.mark.parametrize("name", ODD_SEGMENTS)
+def test_odd_segments_of_a_jpeg_are_named(name: str) -> None:
+    data = plain("JPEG")
+    assert len(decode(data[:20] + ODD_SEGMENTS[name] + data[20:]).losses) == 1
+    quality = segment(0xEC, b"Ducky\0\1\0\4\0\0\0\x3c\0\0")
+    assert decode(data[:20] + quality + b"\xff\xff" + data[20:]).losses == []
+
+
 # --- WebP, AVIF ------------------------------------------------------------------------------------------------------
 
 
@@ -200,6 +262,15 @@ def test_chunks_of_a_webp(names: list[bytes]) -> None:
         return b"RIFF" + struct.pack("<I", len(body)) + body
 
     check(build, texts, set())
+
+
+@pytest.mark.parametrize("name", [b"EXIF", b"XMP ", b"ICCP"])
+def test_empty_chunks_of_a_webp_are_named(name: bytes) -> None:
+    parts = [b"VP8X" + struct.pack("<I", 10) + bytes([0x2C, 0, 0, 0]) + b"\x0b\0\0\x07\0\0", plain("WEBP")[12:]]
+    parts.insert(1 if name == b"ICCP" else 2, name + bytes(4))
+    body = b"WEBP" + b"".join(parts)
+    losses = decode(b"RIFF" + struct.pack("<I", len(body)) + body).losses
+    assert [(loss.text[:8], loss.strict) for loss in losses] == [("an empty", False)]
 
 
 @settings(max_examples=10, deadline=None)
@@ -254,6 +325,31 @@ def test_tags_of_a_tiff(tags: list[int]) -> None:
         return stream.getvalue()
 
     check(build, texts, set())
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (None, None),
+        ("smaller copy", None),
+        ("image below", "1 image below the page (SubIFDs) is dropped"),
+        ("mask", "the transparency mask is dropped"),
+    ],
+)
+def test_further_images_of_a_tiff(kind: str | None, said: str | None) -> None:
+    import tifffile
+
+    stream, image = io.BytesIO(), photo(32, 48)
+    below = kind in ("smaller copy", "image below")
+    with tifffile.TiffWriter(stream) as writer:
+        writer.write(image, photometric="rgb", metadata=None, subifds=1 if below else 0)
+        if kind == "mask":
+            marked = [(254, 4, 1, 4, True)]
+            writer.write(image[..., 0], photometric="minisblack", metadata=None, extratags=marked)
+        elif below:
+            small = kind == "smaller copy"
+            writer.write(image[:: 1 + small, :: 1 + small], photometric="rgb", metadata=None, subfiletype=int(small))
+    assert [loss.text for loss in decode(stream.getvalue()).losses] == ([said] if said else [])
 
 
 # --- the table and other programs ------------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ def test_gray_of_every_depth(bits: int, white_is_zero: bool) -> None:
     assert {loss.name for loss in found.losses} == ({"bilevel"} if bits == 1 else {"depth"} if bits > 16 else set())
 
 
-@pytest.mark.parametrize("kind", [np.float16, np.float32])
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
 def test_floating_point_is_read_and_said(kind: Any) -> None:
     values = np.linspace(0, 1, 12 * 10 * 3).reshape(12, 10, 3).astype(kind)
     values[0, 0] = (-1, 2, np.nan)
@@ -94,8 +94,18 @@ def test_floating_point_is_read_and_said(kind: Any) -> None:
     assert found.color[0, 0].tolist() == [0, 65535, 0]
     np.testing.assert_allclose(found.color[1:] / 65535, values[1:], atol=1e-5)
     assert {loss.name for loss in found.losses} == {"depth", "nan", "range"}
+    bits = np.dtype(kind).itemsize * 8
+    assert f"{bits}-bit floating point becomes 16-bit integers" in [loss.text for loss in found.losses]
     with pytest.raises(InputError, match="scale them to 0 to 1"):
         decode(tiff(np.full((4, 4), 200, kind), photometric="minisblack"))
+
+
+def test_doubles_beyond_the_range_of_floats_become_0_without_a_warning() -> None:
+    values = np.full((4, 4), 0.5)
+    values[0, 0] = 1e300
+    found = decode(tiff(values, photometric="minisblack"))
+    assert found.color[:, :, 0].tolist()[0] == [0, 32768, 32768, 32768]
+    assert {loss.name for loss in found.losses} == {"depth", "nan"}
 
 
 @pytest.mark.parametrize("depth", [8, 16])

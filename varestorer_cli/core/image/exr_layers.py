@@ -37,6 +37,7 @@ class Layer:
         chroma: whether ``color`` is luminance and chroma.
         alpha: index of its alpha channel, None without one.
         data: whether it is one channel that is neither luminance nor the file's only channel.
+        channel: name of its one channel without the prefix, "" where it has more.
     """
 
     part: int
@@ -46,12 +47,13 @@ class Layer:
     chroma: bool
     alpha: int | None
     data: bool
+    channel: str = ""
 
     @property
     def label(self) -> str:
         """What ``--layer`` takes: the layer's name, after that of its part where the part is not called the same."""
         if not self.name or self.name == self.part_name:
-            return self.part_name or "RGB"
+            return self.part_name or self.channel or "RGB"
         return f"{self.part_name}:{self.name}" if self.part_name else self.name
 
     def answers_to(self, wanted: str) -> bool:
@@ -82,14 +84,15 @@ def layers_of(parts: Sequence[Part]) -> list[Layer]:
                 color, chroma, data = ("y", "ry", "by"), True, False
             elif luma:
                 color, chroma, data = ("y",), False, False
-            elif len(roles) == 1:
-                (role,) = roles
+            elif len(others := roles.keys() - {"a"} or roles.keys()) == 1:
+                (role,) = others
                 color, chroma, data = (role,), False, role in _DEPTH or not single
-                alpha = None
+                alpha = alpha if role != "a" else None
             else:
                 continue
             places = tuple(roles[role] for role in color)
-            found.append(Layer(number, prefix, part.name, places, chroma, alpha, data))
+            channel = part.channels[places[0]].rpartition(".")[2] if len(places) == 1 else ""
+            found.append(Layer(number, prefix, part.name, places, chroma, alpha, data, channel))
     return found
 
 

@@ -31,6 +31,11 @@ class Loss:
     strict: bool = True
 
 
+def empty_block(name: str) -> Loss:
+    """An empty block of metadata is left out: named, but nothing that ``--strict`` should fail on."""
+    return Loss(name, f"an empty {name.upper()} block is dropped", strict=False)
+
+
 @dataclass(frozen=True)
 class Scene:
     """What a film or render file says beyond its display values; see :mod:`varestorer_cli.core.image.oiio_backend`.

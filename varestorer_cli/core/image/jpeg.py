@@ -10,7 +10,7 @@ import simplejpeg
 
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image.exif import orientation_of, plausible_dpi
-from varestorer_cli.core.image.image_data import FileMetadata, Loss, Samples
+from varestorer_cli.core.image.image_data import FileMetadata, Loss, Samples, empty_block
 from varestorer_cli.core.image.loss_table import name_losses
 from varestorer_cli.core.image.photoshop import kept_resources
 
@@ -88,7 +88,7 @@ def unsupported(data: bytes) -> str | None:
     return None
 
 
-def read_pixels(data: bytes, space: str, losses: list[Loss]) -> Samples:
+def read_pixels(data: bytes, space: str, losses: list[Loss]) -> Samples | None:
     """Pixels of an 8-bit JPEG, (H, W, channels) uint8, with damage that libjpeg notices named.
 
     Args:
@@ -96,9 +96,11 @@ def read_pixels(data: bytes, space: str, losses: list[Loss]) -> Samples:
         space: ``GRAY``, ``RGB`` or ``CMYK``.
         losses: takes what is wrong with the data.
 
+    Returns:
+        None where libjpeg-turbo's own interface does not take the file (rare subsamplings), which says nothing of it.
+
     Raises:
         InputError: the file is cut off.
-        ValueError: it is not decoded at all.
     """
     try:
         pixels: Samples = simplejpeg.decode_jpeg(data, space)
@@ -116,7 +118,10 @@ def read_pixels(data: bytes, space: str, losses: list[Loss]) -> Samples:
         said = "the JPEG file ends without its end marker (EOI): the image is whole, what followed it is lost"
         losses.append(Loss("damage", said))
     elif wrong:
-        pixels = simplejpeg.decode_jpeg(data, space, strict=False)
+        try:
+            pixels = simplejpeg.decode_jpeg(data, space, strict=False)
+        except ValueError:
+            return None
         if not _HARMLESS.match(wrong):
             said = f"the JPEG data is damaged, parts of the image may be wrong (libjpeg: {wrong})"
             losses.append(Loss("damage", said))
@@ -189,7 +194,11 @@ def read_metadata(data: bytes) -> FileMetadata:
         blocks.append(name)
         parts.setdefault(name, []).append(body)
     exif = _exif(parts.get("APP1 Exif", []), losses)
+    if not exif and "APP1 Exif" in parts:
+        losses.append(empty_block("exif"))
     xmp = [body[len(_XMP) :] for body in parts.get("APP1 XMP", [])]
+    if xmp and not xmp[0]:
+        losses.append(empty_block("xmp"))
     if any(packet != xmp[0] for packet in xmp[1:]):
         losses.append(Loss("xmp", "a second XMP packet is dropped"))
     resources = kept_resources(
@@ -199,6 +208,11 @@ def read_metadata(data: bytes) -> FileMetadata:
     )
     dpi = _density(parts.get("APP0 JFIF", []), losses)
     icc = _profile(parts.get("APP2 ICC_PROFILE", []), losses)
+    for body in parts.get("APP12 Ducky", []):
+        if any(number not in (0, 1) for number in _ducky_tags(body[5:])):
+            losses.append(Loss("comment", "texts of Photoshop's Ducky segment (comment, copyright) are dropped"))
+    if between := _unread_bytes(data):
+        losses.append(Loss("trailer", f"{between} bytes between the segments of the JPEG are dropped"))
     images = 1
     for block, size in _behind(data, end):
         if block == "trailer image":
@@ -256,8 +270,30 @@ def _profile(bodies: list[bytes], losses: list[Loss]) -> bytes:
     return b"".join(numbered[number] for number in range(1, count + 1))
 
 
+def _ducky_tags(body: bytes) -> Iterator[int]:
+    """Tags of a Ducky segment: 1 quality, 2 comment, 3 copyright (as exiftool names them)."""
+    place = 0
+    while place + 4 <= len(body) and (tag := int.from_bytes(body[place : place + 2], "big")):
+        yield tag
+        place += 4 + int.from_bytes(body[place + 2 : place + 4], "big")
+
+
+def _unread_bytes(data: bytes) -> int:
+    """Bytes before the first scan that belong to no segment, fill bytes apart."""
+    place, unread = 2, 0
+    while (found := _MARKER.search(data, place)) is not None:
+        unread += len(data[place : found.start()].strip(b"\xff"))
+        marker, place = data[found.end() - 1], found.end()
+        if marker in (_SOS, _EOI):
+            break
+        place += 0 if marker in _STANDALONE else max(2, int.from_bytes(data[place : place + 2], "big"))
+    return unread
+
+
 def _density(bodies: list[bytes], losses: list[Loss]) -> tuple[float, float] | None:
     """Pixels per inch; a ratio of pixels that are not square is a loss."""
+    if any(body[5:12] != bodies[0][5:12] for body in bodies):
+        losses.append(Loss("resolution", "a second, different JFIF segment is dropped"))
     for body in bodies:
         if len(body) < 12:
             continue

@@ -19,18 +19,20 @@ class Fate:
         kind: ``kept``, ``storage`` or ``named``.
         name: of the loss.
         text: sentence of the loss.
+        strict: as of :class:`Loss`.
     """
 
     kind: str
     name: str = ""
     text: str = ""
+    strict: bool = True
 
 
 KEPT, STORAGE = Fate("kept"), Fate("storage")
 
 
-def _named(name: str, text: str) -> Fate:
-    return Fate("named", name, text)
+def _named(name: str, text: str, strict: bool = True) -> Fate:
+    return Fate("named", name, text, strict)
 
 
 _C2PA = _named("c2pa", "the C2PA manifest (content credentials) is dropped: it was signed for the old pixels")
@@ -51,7 +53,7 @@ JPEG: dict[str, Fate] = {
     "APP2 ISO 21496-1": _GAIN_MAP,
     "APP11 C2PA": _C2PA,
     "APP11 JUMBF": _JUMBF,
-    "APP12 Ducky": STORAGE,  # quality of Photoshop's encoder
+    "APP12 Ducky": STORAGE,  # quality of Photoshop's encoder; texts in it are named
     "APP13 Photoshop": KEPT,
     "APP14 Adobe": STORAGE,  # colour transform
     "COM": KEPT,
@@ -60,10 +62,11 @@ JPEG: dict[str, Fate] = {
     "trailer video": VIDEO,
 }
 PNG: dict[str, Fate] = {
-    **dict.fromkeys(("IHDR", "PLTE", "IDAT", "IEND", "tRNS", "acTL", "fcTL", "fdAT", "iDOT", "CgBI"), STORAGE),
+    **dict.fromkeys(("IHDR", "PLTE", "IDAT", "IEND", "tRNS", "acTL", "fcTL", "fdAT"), STORAGE),
     **dict.fromkeys(("gAMA", "cHRM", "sRGB", "cICP", "mDCV", "mDCv", "cLLI", "cLLi", "iCCP"), KEPT),
     **dict.fromkeys(("tEXt", "zTXt", "iTXt", "eXIf", "pHYs"), KEPT),
     "caBX": _C2PA,
+    "iDOT": _named("index", "Apple's index of the old file's rows (iDOT) is dropped", strict=False),
     "bKGD": _named("background", "the background colour (bKGD) is dropped"),
     "tIME": _named("time", "the time of the last change (tIME) is dropped"),
     "sCAL": _named("scale", "the physical size of what the image shows (sCAL) is dropped"),
@@ -121,7 +124,7 @@ def name_losses(format: str, blocks: Iterable[str], losses: list[Loss]) -> None:
             unknown.append(block)
         elif fate.kind == "named" and (fate.name, fate.text) not in known:
             known.add((fate.name, fate.text))
-            losses.append(Loss(fate.name, fate.text))
+            losses.append(Loss(fate.name, fate.text, fate.strict))
     if unknown:
         what = _BLOCK[format]
         plural = "es" if what == "box" else "s"

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from varestorer_cli.core.image import exif, jpeg, photoshop, png, webp, xmp
 from varestorer_cli.core.image.geometry import Geometry
-from varestorer_cli.core.image.image_data import DecodedImage, Extras, FileMetadata, Loss
+from varestorer_cli.core.image.image_data import DecodedImage, Extras, FileMetadata, Loss, empty_block
 
 READERS = {"JPEG": jpeg.read_metadata, "PNG": png.read_metadata, "WebP": webp.read_metadata}
 # Descriptions that programs write to find their own pixels again: tifffile, ImageJ, SCIFIO, OME-TIFF, Aperio.
@@ -26,6 +26,9 @@ def extras_of(found: FileMetadata, losses: list[Loss]) -> Extras:
         if tree is None or (tree.damaged and not (tree.main or tree.photo or tree.gps)):
             tree = None
             losses.append(Loss("exif", "the EXIF block is damaged and was dropped"))
+    if tree is not None and not (tree.damaged or tree.main or tree.photo or tree.gps or tree.interop):
+        tree = None
+        losses.append(empty_block("exif"))
     tree = checked(tree, losses)
     return Extras(
         icc=found.icc,

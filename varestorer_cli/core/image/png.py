@@ -13,7 +13,7 @@ from isal import isal_zlib
 
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image.exif import build, plausible_dpi
-from varestorer_cli.core.image.image_data import FileMetadata, Loss, OutputImage, Samples, is_text
+from varestorer_cli.core.image.image_data import FileMetadata, Loss, OutputImage, Samples, empty_block, is_text
 from varestorer_cli.core.image.loss_table import name_losses
 
 Chunk = tuple[bytes, bytes]
@@ -21,7 +21,8 @@ Chunk = tuple[bytes, bytes]
 _COLOUR = frozenset({b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"mDCv", b"cLLI", b"cLLi"})
 _KEPT = _COLOUR | {b"tEXt", b"zTXt", b"iTXt"}
 _PIXELS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT"})
-_DATA = frozenset({b"IDAT", b"fdAT"})
+_ANIMATION = frozenset({b"acTL", b"fcTL", b"fdAT"})
+_ANIMATION_NAMES = frozenset({"acTL", "fcTL", "fdAT"})
 _MOST_TEXT = 1 << 24
 _XMP_KEYWORD = b"XML:com.adobe.xmp\0"
 _XMP_APP1 = b"http://ns.adobe.com/xap/1.0/\0"
@@ -78,17 +79,25 @@ def read_metadata(data: bytes) -> FileMetadata:
     chunks: list[Chunk] = []
     damaged: list[str] = []
     names: list[str] = []
-    end = 8
+    end, frames = 8, 0
     for kind, start, end, sound in _walk(data):
         name = kind.decode("ascii") if kind.isalpha() and kind.isascii() else kind.hex()
         if not sound:
             damaged.append(name)
-        elif kind in _DATA:
-            continue
+        elif kind == b"IDAT":
+            frames = frames or 1
+        elif kind == b"acTL" and not frames:  # before the pixels, where it counts
+            frames = int.from_bytes(data[start + 8 : start + 12], "big")
+        elif kind in _ANIMATION:
+            names.append(name)
         elif kind != b"sBIT" or any(bits != _sample_bits(data) for bits in data[start + 8 : end - 4]):
             names.append(name)
             chunks.append((kind, data[start + 8 : end - 4]))
     found = _collect(chunks)
+    if frames < 2 and not _ANIMATION_NAMES.isdisjoint(names):
+        found.losses.append(Loss("frames", "control chunks of an animation of one frame are dropped", strict=False))
+    if "PLTE" in names and data[25] != 3:  # in an image without a palette it is a suggestion
+        names.append("sPLT")
     if damaged:
         losses = f"{len(damaged)} damaged PNG chunks are dropped ({', '.join(dict.fromkeys(damaged))})"
         found.losses.append(Loss("chunk", losses))
@@ -149,7 +158,7 @@ def _collect(chunks: Sequence[Chunk]) -> FileMetadata:
             blocks["icc"] += [profile] if profile else []
             if not profile:
                 found.losses.append(Loss("icc", "the ICC profile is damaged and was dropped"))
-        elif kind == b"pHYs" and len(body) == 9:
+        elif kind == b"pHYs":
             _read_density(body, found)
         elif kind == b"iTXt" and body.startswith(_XMP_KEYWORD):
             packet = _international_text(body)
@@ -160,8 +169,10 @@ def _collect(chunks: Sequence[Chunk]) -> FileMetadata:
             _read_raw_profile(kind, body, hidden, found.losses)
         elif kind in _KEPT and not (kind in (b"tEXt", b"zTXt", b"iTXt") and keyword == b"Software"):
             kept.append((kind, body))
-    for name in ("exif", "xmp"):
-        blocks[name] += hidden[name]
+    for name in ("exif", "xmp", "icc"):
+        blocks[name] += hidden.get(name, [])
+        if blocks[name] and not blocks[name][0]:
+            found.losses.append(empty_block(name))
         if any(block != blocks[name][0] for block in blocks[name][1:]):
             found.losses.append(Loss(name, f"a second {name.upper()} block is dropped"))
     found.icc, found.exif, found.xmp = (blocks[name][0] if blocks[name] else b"" for name in ("icc", "exif", "xmp"))
@@ -170,11 +181,18 @@ def _collect(chunks: Sequence[Chunk]) -> FileMetadata:
 
 
 def _read_density(body: bytes, found: FileMetadata) -> None:
-    x, y, unit = struct.unpack(">IIB", body)
-    if unit == 1:
-        found.dpi = plausible_dpi(x * 0.0254, y * 0.0254)
-    elif x and y and x != y:
+    x, y, unit = struct.unpack(">IIB", body) if len(body) == 9 else (0, 0, 0)
+    said = plausible_dpi(x * 0.0254, y * 0.0254) if unit == 1 else None
+    if said is not None and found.dpi in (None, said):
+        found.dpi = said
+    elif said is not None:
+        found.losses.append(Loss("resolution", "a second, different resolution (pHYs) is dropped"))
+    elif unit == 0 and x and y and x != y:
         found.losses.append(Loss("aspect", f"the pixels are not square (pHYs: {x}:{y}), which the output does not say"))
+    elif unit == 0 and x and y:
+        found.losses.append(Loss("aspect", "the output does not say that pixels are square (pHYs)", strict=False))
+    else:
+        found.losses.append(Loss("resolution", "the resolution (pHYs) is damaged and was dropped"))
 
 
 def _inflated(packed: bytes) -> bytes | None:

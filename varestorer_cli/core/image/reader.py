@@ -54,7 +54,7 @@ _XYZ_TO_SRGB = np.array(  # IEC 61966-2-1
 )
 _ROWS = 256  # copied at a time
 _PILLOW_LOCK = threading.Lock()
-_JPEG_SPACES = {"L": "GRAY", "RGB": "RGB"}
+_JPEG_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 _PIXELS_ONLY = {"PNG": png.pixels_only, "JPEG": jpeg.pixels_only}
 
 
@@ -269,16 +269,21 @@ def _decode(data: bytes, kind: str, transfer: Transfer, layer: str | None = None
             image.seek(0)
         if kind == "PNG" and data[24] == 16:  # Pillow would reduce it to 8 bits without a word
             color, alpha = png.read_deep(pixels)
-        elif kind == "JPEG" and image.mode in _JPEG_SPACES:
-            color, alpha = jpeg.read_pixels(pixels, _JPEG_SPACES[image.mode], losses), None
+        elif (read := _jpeg_pixels(pixels, kind, image.mode, losses)) is not None and image.mode != "CMYK":
+            color, alpha = read, None
         else:
-            if kind == "JPEG" and image.mode == "CMYK":  # stored inverted, as Photoshop does
-                image = Image.fromarray(255 - jpeg.read_pixels(pixels, "CMYK", losses), "CMYK")
+            if read is not None:  # stored inverted, as Photoshop does
+                image = Image.fromarray(255 - read, "CMYK")
             color, alpha = _pillow_pixels(image, extras, losses, tags.white if kind == "TIFF" else None)
     color = _turn(color, orientation)
     alpha = None if alpha is None else _turn(alpha, orientation)
     extras = metadata.fitting_profile(extras, gray=color.shape[2] == 1, losses=losses)
     return DecodedImage(color, alpha, kind, extras, losses, tags.orientation if kind == "TIFF" else orientation)
+
+
+def _jpeg_pixels(data: bytes, kind: str, mode: str, losses: list[Loss]) -> Samples | None:
+    """8-bit pixels of a JPEG; None for what Pillow is to read."""
+    return jpeg.read_pixels(data, _JPEG_SPACES[mode], losses) if kind == "JPEG" and mode in _JPEG_SPACES else None
 
 
 def _heif(data: bytes, losses: list[Loss]) -> DecodedImage:
@@ -362,6 +367,7 @@ def _tiff(data: bytes, tags: tiff.TiffInfo, losses: list[Loss], number: int | No
 
 
 def _tiff_extras(data: bytes, tags: tiff.TiffInfo, losses: list[Loss]) -> Extras:
+    losses += tags.beside
     tree = metadata.tiff_tree(data, tags.offset, losses)
     return Extras(icc=tags.icc, exif=tree, xmp=xmp.without_claims(tags.xmp, losses), dpi=tags.dpi)
 

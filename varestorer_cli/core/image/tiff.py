@@ -56,6 +56,7 @@ class TiffInfo:
         xmp: XMP packet.
         dpi: pixels per inch (x, y).
         white: chromaticity (x, y) of the white point; None where it is not said.
+        beside: what the file holds besides, to be named.
     """
 
     width: int
@@ -69,6 +70,7 @@ class TiffInfo:
     xmp: bytes
     dpi: tuple[float, float] | None
     white: tuple[float, float] | None = None
+    beside: tuple[Loss, ...] = ()
 
 
 class CameraRawError(InputError):
@@ -117,6 +119,7 @@ def inspect(source: bytes | BinaryIO, number: int | None = None) -> TiffInfo:
             xmp=_bytes(_tag(page, 700)),
             dpi=dpi,
             white=_white(_tag(page, 318)),
+            beside=tuple(_left_beside(file, page)),
         )
 
 
@@ -207,6 +210,26 @@ def _choose(file: tifffile.TiffFile, asked: int | None = None) -> tuple[tifffile
     return chosen, len(larger), (int(first.imagewidth), int(first.imagelength))
 
 
+def _left_beside(file: tifffile.TiffFile, chosen: tifffile.TiffPage) -> Iterator[Loss]:
+    """Images of the file that are neither pages at full resolution nor smaller copies of one."""
+    try:
+        pages = [page for page in file.pages if isinstance(page, tifffile.TiffPage)]
+        below = [page for page in chosen.pages or () if isinstance(page, tifffile.TiffPage)]
+    except Exception:  # directories that lead nowhere
+        return
+    if any(_is_mask(page) for page in (*pages, *below) if page is not chosen):
+        yield Loss("mask", "the transparency mask is dropped")
+    if number := sum(not _is_reduced(page) and not _is_copy(page, chosen) for page in below):
+        yield Loss(
+            "frames", f"{count(number, 'image')} below the page (SubIFDs) {'is' if number == 1 else 'are'} dropped"
+        )
+
+
+def _is_mask(page: tifffile.TiffPage) -> bool:
+    new = _tag(page, 254)
+    return isinstance(new, int) and bool(int(new) & 4)
+
+
 def _maker(page: tifffile.TiffPage) -> str:
     """Maker of the camera, for messages."""
     return str(_tag(page, 271) or "of an unnamed camera").strip("\0 ")
@@ -215,9 +238,7 @@ def _maker(page: tifffile.TiffPage) -> str:
 def _is_reduced(page: tifffile.TiffPage) -> bool:
     """Whether a page says that it is a smaller copy (NewSubfileType bit 0, SubfileType 2) or a mask (bit 2)."""
     new, old = _tag(page, 254), _tag(page, 255)
-    if isinstance(new, int):
-        return bool(int(new) & 5)
-    return bool(old == 2)
+    return bool(int(new) & 5) if isinstance(new, int) else bool(old == 2)
 
 
 def _is_copy(small: tifffile.TiffPage, large: tifffile.TiffPage) -> bool:
@@ -248,7 +269,7 @@ def _is_own(page: tifffile.TiffPage) -> bool:
         return False
     if photometric == _PALETTE and (page.colormap is None or bits > 16):
         return False
-    return (kind.kind == "u" and int(bits) <= 32) or (kind.kind == "f" and int(bits) in (16, 32))
+    return (kind.kind == "u" and int(bits) <= 32) or (kind.kind == "f" and int(bits) in (16, 24, 32, 64))
 
 
 def _is_for_pillow(page: tifffile.TiffPage) -> bool:
@@ -331,7 +352,8 @@ def _unpacked(pixels: Samples, bits: int, losses: list[Loss]) -> Samples:
     """Samples of any depth scaled to the whole range of 8 bits (up to 8) or 16."""
     known = {loss.name for loss in losses}
     if pixels.dtype.kind == "f":
-        values = pixels.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # of 64 bits: what is too large for 32 counts as infinite
+            values = pixels.astype(np.float32, copy=False)
         bad = ~np.isfinite(values)
         if bad.any():
             values = np.where(bad, np.float32(0), values)

@@ -1,6 +1,6 @@
 """Metadata of WebP files: the chunks of their RIFF container (RFC 9649, section 2)."""
 
-from varestorer_cli.core.image.image_data import FileMetadata, Loss
+from varestorer_cli.core.image.image_data import FileMetadata, Loss, empty_block
 from varestorer_cli.core.image.loss_table import name_losses
 
 
@@ -18,8 +18,10 @@ def read_metadata(data: bytes) -> FileMetadata:
         names.append(name)
         place += 8 + size + size % 2
     for name, bodies in blocks.items():
+        what = {"ICCP": "icc", "EXIF": "exif", "XMP ": "xmp"}[name]
+        if bodies and not bodies[0]:
+            found.losses.append(empty_block(what))
         if any(body != bodies[0] for body in bodies[1:]):
-            what = {"ICCP": "icc", "EXIF": "exif", "XMP ": "xmp"}[name]
             found.losses.append(Loss(what, f"a second {name.strip()} chunk is dropped"))
     first = {name: bodies[0] if bodies else b"" for name, bodies in blocks.items()}
     found.icc, found.xmp = first["ICCP"], first["XMP "]
