@@ -74,6 +74,7 @@ PNG: dict[str, Fate] = {
     "oFFs": _named("offset", "the position on a page (oFFs) is dropped"),
     "sTER": _named("stereo", "the stereo layout (sTER) is dropped"),
     "sPLT": _named("suggested palette", "the suggested palette (sPLT) is dropped"),
+    "suggested PLTE": _named("suggested palette", "the suggested palette (PLTE) is dropped"),
     "hIST": _named("histogram", "the histogram of the palette (hIST) is dropped"),
     "sBIT": _named("significant bits", "the number of significant bits (sBIT) is dropped"),
     "dSIG": _named("signature", "the digital signature (dSIG) is dropped: it was made for the old pixels"),

@@ -97,7 +97,7 @@ def read_metadata(data: bytes) -> FileMetadata:
     if frames < 2 and not _ANIMATION_NAMES.isdisjoint(names):
         found.losses.append(Loss("frames", "control chunks of an animation of one frame are dropped", strict=False))
     if "PLTE" in names and data[25] != 3:  # in an image without a palette it is a suggestion
-        names.append("sPLT")
+        names.append("suggested PLTE")
     if damaged:
         losses = f"{len(damaged)} damaged PNG chunks are dropped ({', '.join(dict.fromkeys(damaged))})"
         found.losses.append(Loss("chunk", losses))
