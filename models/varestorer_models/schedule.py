@@ -38,8 +38,8 @@ class ScaleSchedule:
 
     Grids never shrink from one scale to the next. Repeating one is legal: 16, 16 refines the same grid twice.
 
-    Args:
-        grids: At least one pair of positive integers; the first must be (1, 1), the grid of the start token.
+    Attributes:
+        grids: height and width of each scale in codes; the first is (1, 1), the grid of the start token.
 
     Raises:
         ValueError: If the grids are empty, not positive, do not begin with (1, 1), or shrink.

@@ -11,7 +11,13 @@ from varestorer_models.schedule import ScaleSchedule
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """Parts of an :class:`ImageTokenizer`; the last grid of the schedule fixes the tile size."""
+    """Parts of an :class:`ImageTokenizer`.
+
+    Attributes:
+        autoencoder: between images and latents.
+        quantizer: of the latents.
+        schedule: grids of the scales; the last one fixes the tile size.
+    """
 
     autoencoder: AutoencoderConfig
     quantizer: QuantizerConfig

@@ -27,11 +27,11 @@ class TransformerConfig:
     released code.
 
     Attributes:
-        width: C.
+        width: C, channels of a position.
         depth: Number of blocks.
         heads: Attention heads; width / heads must be a multiple of 4.
         bits: d, bits per code and channels of the pyramid tokens.
-        text_width: T; any number where only the learned null condition is used.
+        text_width: T, width of the text features; any number where only the learned null condition is used.
         text_heads: Heads of the text pool, a divisor of width; None = T / 128, at least 1.
         null_tokens: Rows of the learned null condition.
         levels: Rows of the level embedding; the scales (plus the extra block's own row) must not outnumber

@@ -1,4 +1,4 @@
-"""Configuration dataclasses as TOML text and back: presets, ``--config`` and ``--show-config``.
+"""Configuration dataclasses as the values of TOML and back: presets, ``--config`` and ``--show-config``.
 
 TOML has no null: a field that may be None is written ``"none"`` then. A field that may hold one of several dataclasses
 has the key ``class`` that names it without "Config". A table of loss weights replaces the one before; all else is
@@ -8,11 +8,9 @@ overlaid field by field.
 import dataclasses
 import difflib
 import math
-import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from varestorer_cli.core.errors import UsageError
@@ -21,37 +19,21 @@ CLASS = "class"
 NONE = "none"
 LARGEST_NUMBER = 1 << 40
 """Largest whole number; the largest sensible one is a count of steps or crops."""
-LARGEST_FILE = 1 << 20
-"""Bytes; more is no configuration."""
 
 
 class _RefusedError(ValueError):
-    """A value that its field cannot take; the text names the field."""
+    """A value that its field cannot take; the text names the field, whose key is apart too."""
+
+    def __init__(self, key: str, text: str) -> None:
+        super().__init__(text)
+        self.key = key
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file.
-
-    Raises:
-        UsageError: it cannot be read, or is not TOML.
-    """
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise UsageError(
-                f"{path}: has more than {LARGEST_FILE >> 20} MB, that is no configuration; give a TOML file"
-            )
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror or error}); give an existing TOML file") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"{path}: not a TOML file ({error}); varestorer train --show-config prints one") from error
-
-
-def overlaid(source: object, cls: type[Any], base: Any, values: Mapping[str, Any]) -> Any:
+def overlaid(where: Callable[[str], str], cls: type[Any], base: Any, values: Mapping[str, Any]) -> Any:
     """A configuration with some of its fields replaced.
 
     Args:
-        source: where the values come from, for messages.
+        where: says of a key where its value comes from, for messages.
         cls: dataclass, nested ones included.
         base: one of them that gives the fields which ``values`` leave out; None: the dataclass's defaults.
         values: of TOML.
@@ -63,14 +45,7 @@ def overlaid(source: object, cls: type[Any], base: Any, values: Mapping[str, Any
     try:
         return _dataclass("", cls, base, values)
     except _RefusedError as error:
-        raise UsageError(f"{source}: {error}") from error
-
-
-def to_toml(config: Any) -> str:
-    """TOML text of a configuration with every field, which :func:`overlaid` reads back over any base."""
-    import tomlkit
-
-    return tomlkit.dumps(to_plain(config)).strip() + "\n"
+        raise UsageError(f"{where(error.key)}: {error}") from error
 
 
 def to_plain(config: Any) -> dict[str, Any]:
@@ -87,7 +62,7 @@ def _plain(value: Any, *, several: bool) -> Any:
             for f in dataclasses.fields(value)
         }
         tables = {name: field for name, field in fields.items() if isinstance(field, dict)}
-        first = {CLASS: _class_name(type(value))} if several else {}
+        first = {CLASS: class_name(type(value))} if several else {}
         return first | {name: field for name, field in fields.items() if name not in tables} | tables
     if isinstance(value, Mapping):
         return {key: _plain(item, several=False) for key, item in value.items()}
@@ -96,7 +71,14 @@ def _plain(value: Any, *, several: bool) -> Any:
     return NONE if value is None else value
 
 
-def _class_name(cls: type[Any]) -> str:
+def class_names(hint: Any) -> list[str]:
+    """Values of the key ``class`` of a field that may hold one of several dataclasses."""
+    several = _dataclasses(hint)
+    return [class_name(cls) for cls in several] if len(several) > 1 else []
+
+
+def class_name(cls: type[Any]) -> str:
+    """A dataclass's name without "Config", as the key ``class`` has it."""
     return cls.__name__.removesuffix("Config")
 
 
@@ -112,13 +94,13 @@ def _dataclasses(hint: Any) -> list[type[Any]]:
 
 def _dataclass(key: str, cls: type[Any], base: Any, values: Any) -> Any:
     if not isinstance(values, Mapping):
-        raise _RefusedError(f"{key} is {_shown(values)}; it must be a table, [{key}]")
+        raise _RefusedError(key, f"{key} is {_shown(values)}; it must be a table, [{key}]")
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
     fields = {}
     for name, value in values.items():
         if name not in names:
-            raise _RefusedError(f"there is no key {_joined(key, name)}{nearest(name, names)}")
+            raise _RefusedError(_joined(key, name), f"there is no key {_joined(key, name)}{nearest(name, names)}")
         fields[name] = _value(_joined(key, name), hints[name], getattr(base, name, None), value)
     try:
         return cls(**fields) if base is None else dataclasses.replace(base, **fields)
@@ -131,9 +113,10 @@ def _dataclass(key: str, cls: type[Any], base: Any, values: Any) -> Any:
             and field.default_factory is dataclasses.MISSING
         ]
         text = f"{_joined(key, missing[0])} is missing" if missing else f"{key or 'it'} is not usable ({error})"
-        raise _RefusedError(text) from error
+        raise _RefusedError(key, text) from error
     except (ValueError, ArithmeticError) as error:
-        raise _RefusedError(f"{key}: {error}" if key else str(error)) from error
+        field = str(error).partition(" ")[0]  # of what a dataclass checks itself, the first word names the field
+        raise _RefusedError(_joined(key, field), f"{key}: {error}" if key else str(error)) from error
 
 
 def _value(key: str, hint: Any, base: Any, value: Any) -> Any:
@@ -148,7 +131,7 @@ def _value(key: str, hint: Any, base: Any, value: Any) -> Any:
     origin, arguments = typing.get_origin(options[0]), typing.get_args(options[0])
     if origin is typing.Literal:
         if value not in arguments:
-            raise _RefusedError(f"{key} is {_shown(value)}; it must be one of {', '.join(map(repr, arguments))}")
+            raise _RefusedError(key, f"{key} is {_shown(value)}; it must be one of {', '.join(map(repr, arguments))}")
         return value
     if origin is tuple:
         return _tuple(key, arguments, value)
@@ -160,22 +143,22 @@ def _value(key: str, hint: Any, base: Any, value: Any) -> Any:
 def _one_of(key: str, classes: Sequence[type[Any]], base: Any, value: Any) -> Any:
     """A nested dataclass; of several, the one that ``class`` names or that the base has."""
     if not isinstance(value, Mapping):
-        raise _RefusedError(f"{key} is {_shown(value)}; it must be a table, [{key}]")
+        raise _RefusedError(key, f"{key} is {_shown(value)}; it must be a table, [{key}]")
     cls = classes[0] if base is None or len(classes) == 1 else type(base)
     if len(classes) > 1:
         value = dict(value)
-        names = {_class_name(option): option for option in classes}
-        name = value.pop(CLASS, None if base is None else _class_name(cls))
+        names = {class_name(option): option for option in classes}
+        name = value.pop(CLASS, None if base is None else class_name(cls))
         if not isinstance(name, str) or name not in names:
             what = f"{key}.{CLASS} is missing" if name is None else f"{key}.{CLASS} is {_shown(name)}"
-            raise _RefusedError(f"{what}; it must be one of {', '.join(names)}")
+            raise _RefusedError(f"{key}.{CLASS}", f"{what}; it must be one of {', '.join(names)}")
         cls = names[name]
     return _dataclass(key, cls, base if isinstance(base, cls) else None, value)
 
 
 def _table(key: str, hint: Any, base: Any, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise _RefusedError(f"{key} is {_shown(value)}; it must be a table, [{key}]")
+        raise _RefusedError(key, f"{key} is {_shown(value)}; it must be a table, [{key}]")
     if not _dataclasses(hint):
         return {name: _value(_joined(key, name), hint, None, item) for name, item in value.items()}
     known = dict(base or {})
@@ -185,11 +168,11 @@ def _table(key: str, hint: Any, base: Any, value: Any) -> dict[str, Any]:
 
 def _tuple(key: str, hints: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
     if not isinstance(value, list):
-        raise _RefusedError(f"{key} is {_shown(value)}; it must be a list")
+        raise _RefusedError(key, f"{key} is {_shown(value)}; it must be a list")
     if hints[-1] is Ellipsis:
         hints = (hints[0],) * len(value)
     if len(hints) != len(value):
-        raise _RefusedError(f"{key} is {_shown(value)}; it needs {len(hints)} entries")
+        raise _RefusedError(key, f"{key} is {_shown(value)}; it needs {len(hints)} entries")
     return tuple(
         _value(f"{key}[{n}]", hint, None, item) for n, (hint, item) in enumerate(zip(hints, value, strict=True))
     )
@@ -199,11 +182,13 @@ def _scalar(key: str, hint: type[Any], value: Any) -> Any:
     if hint in (int, float):
         whole = type(value) is int and abs(value) <= LARGEST_NUMBER
         if not whole and not (hint is float and type(value) is float and math.isfinite(value)):
-            raise _RefusedError(f"{key} is {_shown(value)}; it must be a {'whole ' if hint is int else ''}number")
+            what = "whole number" if hint is int else "number"
+            most = f" from {-LARGEST_NUMBER} to {LARGEST_NUMBER}" if type(value) is int else ""
+            raise _RefusedError(key, f"{key} is {_shown(value)}; it must be a {what}{most}")
         return hint(value)
     if type(value) is not hint:
         what = "true or false" if hint is bool else "a text in quotes" if hint is str else f"of type {hint.__name__}"
-        raise _RefusedError(f"{key} is {_shown(value)}; it must be {what}")
+        raise _RefusedError(key, f"{key} is {_shown(value)}; it must be {what}")
     return value
 
 

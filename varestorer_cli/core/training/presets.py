@@ -11,7 +11,8 @@ from typing import Any, Literal
 from torch import nn
 
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.training.config import nearest, overlaid, read_toml
+from varestorer_cli.core.training.config import flat, nearest, overlaid, to_plain
+from varestorer_cli.core.training.config_file import ConfigFile
 from varestorer_cli.core.training.options import STAGES, TrainOptions
 from varestorer_models.autoencoder import Autoencoder, AutoencoderConfig
 from varestorer_models.conv_restorer import ConvRestorer, ConvRestorerConfig
@@ -26,14 +27,17 @@ DEFAULT = "compact"
 """The preset of a run that names none."""
 _PACKAGE, _FOLDER, _SUFFIX = "varestorer_cli.data", "presets", ".toml"
 _BASE, _NAME = "base", "name"
+_COUNTS = {"depth", "depths", "blocks", "encoder_blocks", "decoder_blocks", "mid_blocks"}
+"""Fields that count blocks, each of which is a Python object."""
+_MOST_BLOCKS = 1000
 
 
-def _within(config: object, limits: Mapping[str, tuple[float, float]]) -> None:
+def _within(config: object, limits: Mapping[str, tuple[float, float]], prefix: str = "") -> None:
     for name, (low, high) in limits.items():
         value = getattr(config, name)
         if not low <= value <= high:
             what = f"from {low:g} to {high:g}" if high < math.inf else f"from {low:g} up"
-            raise ValueError(f"{name} must be a number {what}, got {value:g}")
+            raise ValueError(f"{prefix}{name} must be a number {what}, got {value:g}")
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,11 @@ class Preset:
 
     def __post_init__(self) -> None:
         _within(self, {"crops": (1, math.inf), "adapter_rank": (0, math.inf)})
+        side, levels = (0, 1 << 16), (0, 16)
+        limits = {"scale": (1, 16), "tile": side, "tile_step": (1, 1 << 16), "largest_tile": side}
+        _within(self.restorer, limits | {"wavelet_levels": levels, "input_color_levels": levels}, "restorer.")
+        if not (self.name and self.name.isprintable()):
+            raise ValueError(f"name must be a text that can be printed, got {self.name!r}")
         for stage in self.recipes:
             if stage not in STAGES:
                 raise ValueError(f"recipes: there is no stage {stage}{nearest(stage, STAGES)}")
@@ -227,7 +236,7 @@ def preset(name: str) -> Preset:
     if name not in preset_names():
         raise UsageError(f"there is no preset {name!r}; choose one of {', '.join(preset_names())}")
     values = tomllib.loads(resources.files(_PACKAGE).joinpath(_FOLDER, name + _SUFFIX).read_text(encoding="utf-8"))
-    return _made(name, values, None)
+    return _made(lambda key: name, values, None)
 
 
 def read_preset(path: Path, name: str | None) -> Preset:
@@ -240,12 +249,21 @@ def read_preset(path: Path, name: str | None) -> Preset:
     Raises:
         UsageError: the file cannot be used, or names another base than ``name``; the key is named.
     """
-    values = read_toml(path)
-    base = values.get(_BASE, name or DEFAULT)
+    file = ConfigFile.read(path)
+    base = file.values.get(_BASE, name or DEFAULT)
+    if base not in preset_names():
+        raise UsageError(
+            f"{file.at(_BASE)}: there is no preset {base!r} for its base; choose one of {', '.join(preset_names())}"
+        )
     if name is not None and base != name:
-        raise UsageError(f"{path}: its base is {base!r}, --preset says {name}; leave one of them out")
-    made = _made(path, {_NAME: path.stem, **values}, str(base))
-    _check_networks(path, made)
+        raise UsageError(f"{file.at(_BASE)}: its base is {base!r}, --preset says {name}; leave one of them out")
+    stages = file.values.get("recipes", {})
+    unknown = [stage for stage in stages if stage not in STAGES] if isinstance(stages, dict) else []
+    if unknown:
+        key = f"recipes.{unknown[0]}"
+        raise UsageError(f"{file.at(key)}: there is no key {key}{nearest(unknown[0], STAGES)}")
+    made = _made(file.at, {_NAME: path.stem, **file.values}, base)
+    _check_networks(file.at, made)
     return made
 
 
@@ -288,22 +306,26 @@ def effective(options: TrainOptions) -> Preset:
     return replace(chosen, recipes=recipes, crops=options.crops or chosen.crops, **changes)
 
 
-def _made(source: object, values: Mapping[str, Any], base: str | None) -> Preset:
+def _made(where: Callable[[str], str], values: Mapping[str, Any], base: str | None) -> Preset:
     """The preset that values describe.
 
     Args:
-        source: of the values, for messages.
+        where: says of a key where its value comes from, for messages.
         values: of TOML.
         base: preset for what they leave out, unless they name one themselves.
     """
     own = {key: value for key, value in values.items() if key != _BASE}
     start = values.get(_BASE, base)
-    made: Preset = overlaid(source, Preset, None if start is None else preset(str(start)), own)
+    made: Preset = overlaid(where, Preset, None if start is None else preset(str(start)), own)
     return made
 
 
-def _check_networks(source: object, made: Preset) -> None:
+def _check_networks(where: Callable[[str], str], made: Preset) -> None:
     """Refuse sizes of which no network can be built; without storage, so that it costs little."""
+    for key, value in flat(to_plain(made)).items():
+        counts = value if isinstance(value, list) else [value]
+        if key.rpartition(".")[2] in _COUNTS and any(count > _MOST_BLOCKS for count in counts):
+            raise UsageError(f"{where(key)}: {key} is {value}; it must be at most {_MOST_BLOCKS}")
     classes: dict[type[Any], type[nn.Module]] = {
         ConvRestorerConfig: ConvRestorer,
         RRDBConfig: RRDBNet,
@@ -320,4 +342,6 @@ def _check_networks(source: object, made: Preset) -> None:
         try:
             on_meta_device(build)
         except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError, AssertionError) as error:
-            raise UsageError(f"{source}: no network can be built from {name} ({error}); change its sizes") from error
+            raise UsageError(
+                f"{where(name)}: no network can be built from {name} ({str(error).splitlines()[0]}); change its sizes"
+            ) from error

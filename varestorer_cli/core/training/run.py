@@ -22,7 +22,8 @@ from varestorer_cli.core.metrics.base import Metric
 from varestorer_cli.core.runtime import Runtime, autocast_type, choose, keep_freed_memory
 from varestorer_cli.core.training.builder import MODEL, StageBuilder
 from varestorer_cli.core.training.checkpoint import SIZES
-from varestorer_cli.core.training.config import to_plain, to_toml
+from varestorer_cli.core.training.config import to_plain
+from varestorer_cli.core.training.config_file import to_toml
 from varestorer_cli.core.training.data.crop_cache import CropCache, CropCacheConfig, LabelOf, PairBatch, PairBatches
 from varestorer_cli.core.training.distill import DistillTask
 from varestorer_cli.core.training.distributed import World, joined, read_world
