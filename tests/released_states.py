@@ -12,7 +12,6 @@ from varestorer_models.convert import Component, released_tensors
 from varestorer_models.meta_init import on_meta_device
 from varestorer_models.released_keys import (
     autoencoder_table,
-    chunk_size,
     prerestorer_table,
     released_name,
     transformer_table,
@@ -27,6 +26,17 @@ CLASSES: dict[str, Callable[[Any], nn.Module]] = {
 }
 RELEASED_CHUNKS = 8
 """Chunks in which the released 2B transformer stores its 32 blocks."""
+
+
+def chunk_size(depth: int, chunks: int) -> int | None:
+    """Blocks per chunk for storing, None for a plain list.
+
+    Raises:
+        ValueError: the depth is no multiple of the chunks.
+    """
+    if chunks < 1 or depth % chunks:
+        raise ValueError(f"{depth} blocks cannot be stored in {chunks} equal chunks; choose a divisor")
+    return depth // chunks if chunks > 1 else None
 
 
 def from_released(component: Component, state_dict: Mapping[str, Any], **config: Any) -> Any:

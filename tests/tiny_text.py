@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_networks import without_quirks
 from torch import Tensor
 
 from varestorer_cli.core.text.transformers_backend import features_of
@@ -15,7 +16,7 @@ from varestorer_cli.core.training.presets import preset
 from varestorer_models.conv_restorer import ConvRestorer
 from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.tokenizer import ImageTokenizer
-from varestorer_models.transformer import Transformer, TransformerConfig
+from varestorer_models.transformer import Transformer
 
 WIDTH = 32
 _WORDS = "a an the red blue cat dog house tree car on in of sharp detailed high quality photograph snow , ."
@@ -83,9 +84,7 @@ def restorer(width: int = WIDTH, *, takes_text: bool = True) -> OneStepRestorer:
     """An untrained restorer whose result depends on the text."""
     torch.manual_seed(0)
     smoke = preset("smoke")
-    config = TransformerConfig.corrected(
-        32, 2, 2, bits=16, text_width=width, text_heads=2, null_tokens=4, levels=5, mlp_hidden=64
-    )
+    config = without_quirks(32, 2, 2, bits=16, text_width=width, text_heads=2, null_tokens=4, levels=5, mlp_hidden=64)
     transformer = Transformer(config)
     torch.nn.init.normal_(transformer.shared_modulation.weight, std=0.5)
     torch.nn.init.normal_(transformer.head.weight, std=0.5)

@@ -154,17 +154,6 @@ def stored_chunk_size(keys: Iterable[str]) -> int | None:
     return size
 
 
-def chunk_size(depth: int, chunks: int) -> int | None:
-    """Blocks a chunk for storing, None for a plain list.
-
-    Raises:
-        ValueError: the depth is no multiple of the chunks.
-    """
-    if chunks < 1 or depth % chunks:
-        raise ValueError(f"{depth} blocks cannot be stored in {chunks} equal chunks; choose a divisor")
-    return depth // chunks if chunks > 1 else None
-
-
 def flatten_chunk(released_key: str, size: int | None) -> str:
     """``block_chunks.<c>.module.<m>.<rest>`` as ``blocks.<c * size + m>.<rest>``; other keys stay."""
     position = _chunk_position(released_key) if size is not None else None

@@ -61,11 +61,6 @@ class ScaleSchedule:
                 raise ValueError(f"grids must not shrink, got {fine} after {coarse}; list them coarse to fine")
 
     @classmethod
-    def from_sides(cls, *sides: int) -> "ScaleSchedule":
-        """Square grids with these side lengths, e.g. ``from_sides(1, 2, 4, 8)``."""
-        return cls(tuple((side, side) for side in sides))
-
-    @classmethod
     def infinity(cls, size: str = "0.25M", ratio: float = 1.0) -> "ScaleSchedule":
         """The schedule of the released models for an image size and an aspect ratio.
 

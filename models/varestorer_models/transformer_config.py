@@ -1,7 +1,7 @@
 """Sizes and choices of a transformer. Every difference between two trained models is a field here."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from varestorer_models.attention import TextAttention
 from varestorer_models.rope import ExtraPositions, Rounding
@@ -22,9 +22,8 @@ _CHOICES = {
 class TransformerConfig:
     """Sizes of a transformer and the choices its weights were trained with.
 
-    The defaults of the choices (from ``norm_eps`` on) are those of the released weights; :meth:`corrected`
-    has the better ones for models trained from scratch. Those marked "quirk" look like accidents of the
-    released code.
+    The defaults of the choices (from ``norm_eps`` on) are those of the released weights. Those marked "quirk" look like
+    accidents of the released code; models trained from scratch take the other value.
 
     Attributes:
         width: C, channels of a position.
@@ -106,16 +105,6 @@ class TransformerConfig:
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-
-    @classmethod
-    def corrected(cls, width: int, depth: int, heads: int, **fields: Any) -> "TransformerConfig":
-        """A config without the released quirks, for models trained from scratch; ``fields`` override."""
-        corrections: dict[str, Any] = {
-            "rotary_reference": "schedule",
-            "rotary_rounding": "cell_centre",
-            "extra_block_positions": "last_scale",
-        }
-        return cls(width, depth, heads, **(corrections | fields))
 
     @property
     def hidden(self) -> int:

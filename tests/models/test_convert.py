@@ -16,15 +16,15 @@ from released_states import (
     released,
     to_released,
 )
+from small_networks import square_grids
 from torch import Tensor, nn
 
 from varestorer_models.autoencoder import Autoencoder
 from varestorer_models.convert import released_tensors
-from varestorer_models.schedule import ScaleSchedule
 from varestorer_models.swinir import SwinIR
 from varestorer_models.transformer import TextFeatures, Transformer
 
-SCHEDULE = ScaleSchedule.from_sides(1, 2, 4)
+SCHEDULE = square_grids(1, 2, 4)
 
 
 def outputs(network: nn.Module) -> list[Tensor]:

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_networks import square_grids, without_quirks
 from torch import Tensor
 
 from varestorer_models.layers import Projection
@@ -10,11 +11,10 @@ from varestorer_models.lora import (
     adapter_state,
     train_adapters_only,
 )
-from varestorer_models.schedule import ScaleSchedule
 from varestorer_models.transformer import Transformer, TransformerConfig
 
-SCHEDULE = ScaleSchedule.from_sides(1, 2, 4)
-SMALL = TransformerConfig.corrected(32, 2, 2, bits=6, text_width=24, null_tokens=3)
+SCHEDULE = square_grids(1, 2, 4)
+SMALL = without_quirks(32, 2, 2, bits=6, text_width=24, null_tokens=3)
 ADAPTED = {"self_attention.qkv", "self_attention.proj"} | {
     f"cross_attention.{name}" for name in ("query", "key_value", "proj")
 }

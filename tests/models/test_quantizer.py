@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
+from small_networks import square_grids
 
 from varestorer_models.quantizer import MultiScaleQuantizer, QuantizerConfig, draw_flips, straight_through
-from varestorer_models.schedule import ScaleSchedule
 
-SCHEDULE = ScaleSchedule.from_sides(1, 2, 4, 4)
+SCHEDULE = square_grids(1, 2, 4, 4)
 
 
 def quantizer(learned: bool = False) -> MultiScaleQuantizer:
@@ -59,7 +59,7 @@ def test_repeating_the_last_scale_refines_it() -> None:
     # a schedule starts with the 1 x 1 grid, so compare on a latent of one cell
     cell = torch.randn(64, 8, 1, 1, generator=torch.Generator().manual_seed(3))
     errors = []
-    for module, schedule in ((one, ScaleSchedule.from_sides(1)), (two, ScaleSchedule.from_sides(1, 1))):
+    for module, schedule in ((one, square_grids(1)), (two, square_grids(1, 1))):
         module.init_gains(cell, schedule)
         errors.append(float((module(cell, schedule).accumulated_Bdhw - cell).detach().square().mean()))
     assert errors[1] < 0.5 * errors[0]

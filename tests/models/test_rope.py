@@ -3,16 +3,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_networks import square_grids, without_quirks
 
 from varestorer_models.rope import RotaryLayout, rotary_coordinates, rotary_table, rotate
 from varestorer_models.schedule import ScaleSchedule
-from varestorer_models.transformer import Transformer, TransformerConfig
+from varestorer_models.transformer import Transformer
 
-SMALL = ScaleSchedule.from_sides(1, 2, 4, 4)
+SMALL = square_grids(1, 2, 4, 4)
 
 
 def test_own_grid_rounds_to_whole_cells():
-    coordinates = rotary_coordinates(ScaleSchedule.from_sides(1, 2, 5))
+    coordinates = rotary_coordinates(square_grids(1, 2, 5))
     # i * 5 / 2 = 2.5 is a tie and goes to the even 2
     assert coordinates[:5].tolist() == [[0, 0], [0, 0], [0, 2], [2, 0], [2, 2]]
 
@@ -42,7 +43,7 @@ def test_released_extra_block_is_sheared():
 
 def test_reference_must_fit():
     with pytest.raises(ValueError, match="does not begin with"):
-        rotary_coordinates(SMALL, reference=ScaleSchedule.from_sides(1, 2, 3, 4))
+        rotary_coordinates(SMALL, reference=square_grids(1, 2, 3, 4))
     with pytest.raises(ValueError, match=r"needs 53 rows .* only 37"):
         rotary_coordinates(SMALL, extra_block=True)
 
@@ -85,14 +86,14 @@ def test_head_width_must_serve_two_axes():
 
 def test_real_and_complex_arithmetic_agree():
     heads = torch.randn(2, 37, 3, 5, 16, generator=torch.Generator().manual_seed(0))
-    table = rotary_table(rotary_coordinates(ScaleSchedule.from_sides(1, 2, 4, 4)), 16)
+    table = rotary_table(rotary_coordinates(square_grids(1, 2, 4, 4)), 16)
     torch.testing.assert_close(rotate(heads, table, real=True), rotate(heads, table, real=False), atol=1e-6, rtol=0)
     assert torch.equal(rotate(heads, table), rotate(heads, table, real=False))  # a CPU without a compiler
 
 
 def test_the_base_is_the_models_choice() -> None:
-    config = TransformerConfig.corrected(32, 1, 2, bits=4, text_width=8, null_tokens=1)
-    schedule = ScaleSchedule.from_sides(1, 2, 4)
+    config = without_quirks(32, 1, 2, bits=4, text_width=8, null_tokens=1)
+    schedule = square_grids(1, 2, 4)
     tables = [
         Transformer(replace(config, rotary_base=base))._rotation(schedule, False, torch.device("cpu"))
         for base in (10000.0, 16.0)

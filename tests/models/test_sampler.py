@@ -2,16 +2,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_networks import square_grids, without_quirks
 from torch import Tensor
 
 from varestorer_models.quantizer import MultiScaleQuantizer, QuantizerConfig
 from varestorer_models.sampler import draw_bits, sample_multistep
-from varestorer_models.schedule import ScaleSchedule
-from varestorer_models.transformer import TextFeatures, Transformer, TransformerConfig
+from varestorer_models.transformer import TextFeatures, Transformer
 
 BITS = 6
-SCHEDULE = ScaleSchedule.from_sides(1, 2, 3, 6, 6)
-CONFIG = TransformerConfig.corrected(32, 2, 2, bits=BITS, text_width=24, null_tokens=3, levels=8)
+SCHEDULE = square_grids(1, 2, 3, 6, 6)
+CONFIG = without_quirks(32, 2, 2, bits=BITS, text_width=24, null_tokens=3, levels=8)
 QUANTIZER = MultiScaleQuantizer(QuantizerConfig(BITS, len(SCHEDULE), learned_gains=True))
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_networks import square_grids
 
 from varestorer_models.schedule import INFINITY_RATIOS, INFINITY_SIZES, ScaleSchedule
 
@@ -54,7 +55,7 @@ def test_reference_of_released_schedules(size, ratio):
 
 
 def test_no_reference_for_own_schedules():
-    assert ScaleSchedule.from_sides(1, 2, 4, 8, 16, 16).infinity_reference() is None
+    assert square_grids(1, 2, 4, 8, 16, 16).infinity_reference() is None
 
 
 @given(schedules())
@@ -79,8 +80,8 @@ def test_mask_is_block_causal(schedule):
 
 def test_equal_schedules_are_one_key_whatever_they_were_made_from():
     from_lists = ScaleSchedule([[1, 1], [2, 2], [2, 2]])  # type: ignore[arg-type]
-    assert {from_lists: "found"}[ScaleSchedule.from_sides(1, 2, 2)] == "found"
-    assert from_lists != ScaleSchedule.from_sides(1, 2)
+    assert {from_lists: "found"}[square_grids(1, 2, 2)] == "found"
+    assert from_lists != square_grids(1, 2)
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_networks import square_grids, without_quirks
 from torch import Tensor
 
 from varestorer_models.attention import GroupedKeysValues
 from varestorer_models.condition import Condition
 from varestorer_models.layers import Projection
-from varestorer_models.schedule import ScaleSchedule
 from varestorer_models.transformer import TextFeatures, Transformer, TransformerConfig
 
-SCHEDULE = ScaleSchedule.from_sides(1, 2, 3, 4, 4)
-SMALL = TransformerConfig.corrected(32, 3, 2, bits=6, text_width=24, null_tokens=5, levels=7)
+SCHEDULE = square_grids(1, 2, 3, 4, 4)
+SMALL = without_quirks(32, 3, 2, bits=6, text_width=24, null_tokens=5, levels=7)
 
 
 def make(config: TransformerConfig = SMALL, *, seed: int = 0, noise: float = 0.3) -> Transformer:
@@ -76,7 +76,7 @@ def test_shapes(head):
 def test_choices_about_the_extra_block_matter(change):
     # A released schedule, so that the extra block has rows of a next scale to read.
     released = replace(SMALL, rotary_reference="infinity_1m")
-    schedule = ScaleSchedule.from_sides(1, 2, 4)
+    schedule = square_grids(1, 2, 4)
     model = make(released)
     other = Transformer(replace(released, **change))
     other.load_state_dict(model.state_dict())
@@ -102,11 +102,11 @@ def test_latent_head_starts_at_zero():
 
 def test_initial_activations_keep_their_size():
     torch.manual_seed(0)
-    model = Transformer(TransformerConfig.corrected(192, 8, 6, bits=96, text_width=192, null_tokens=4))
+    model = Transformer(without_quirks(192, 8, 6, bits=96, text_width=192, null_tokens=4))
     sizes = []
     for block in model.blocks:
         block.register_forward_hook(lambda _module, _inputs, output: sizes.append(output.std().item()))
-    schedule = ScaleSchedule.from_sides(1, 2, 4, 8)
+    schedule = square_grids(1, 2, 4, 8)
     scores = model(torch.randn(1, schedule.length - 1, 96), schedule, model.encode_condition())
     assert len(sizes) == 8
     assert all(0.7 < size < 2.5 for size in sizes)
@@ -295,7 +295,7 @@ def test_misfits_are_named():
     with pytest.raises(ValueError, match=r"\(2, 0\) must be positive"):
         TextFeatures(torch.zeros(2, 24), (2, 0))
     with pytest.raises(ValueError, match=r"needs 8 level embeddings, the model has 7"):
-        schedule = ScaleSchedule.from_sides(1, 1, 1, 1, 1, 1, 1)
+        schedule = square_grids(1, 1, 1, 1, 1, 1, 1)
         model(torch.zeros(2, 7, 6), schedule, condition, extra_block=True)
     released = Transformer(replace(SMALL, rotary_reference="infinity_1m"))
     with pytest.raises(ValueError, match="no released schedule begins with"):

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from small_networks import square_grids
 
 from varestorer_cli.core.errors import CheckpointError, UsageError
 from varestorer_cli.core.training import builder, presets
@@ -20,7 +21,6 @@ from varestorer_cli.core.weights.model_file import load_bundle, save_bundle
 from varestorer_models.conv_restorer import ConvRestorer
 from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
-from varestorer_models.schedule import ScaleSchedule
 from varestorer_models.tokenizer import ImageTokenizer
 from varestorer_models.transformer import Transformer
 
@@ -145,7 +145,7 @@ def test_models_that_cannot_be_learnt_from_are_refused(
     with pytest.raises(CheckpointError, match="nothing that restores"):
         train(options(photos, tmp_path / "b", label=part))
     large = preset("smoke")
-    schedule = ScaleSchedule.from_sides(1, 2, 4, 8, 16)
+    schedule = square_grids(1, 2, 4, 8, 16)
     tokenizer = replace(
         large.tokenizer, schedule=schedule, quantizer=replace(large.tokenizer.quantizer, scales=len(schedule))
     )

@@ -184,10 +184,3 @@ FOLDERS: Mapping[str, PublishedFolder] = {
     ),
 }
 """Networks that ``weights pull`` fetches, by their folder's name."""
-
-
-def model_names() -> dict[str, str]:
-    """Names that ``--model`` takes, with one line about each: ``auto``, bundled models, published restorers."""
-    restorers = {name: model.about for name, model in RELEASED.items() if STUDENT_FILE in model.files}
-    bundled = {name: model.about for name, model in BUNDLED.items()}
-    return {"auto": "the best installed model that the device can run", **bundled, **restorers}
