@@ -129,7 +129,7 @@ def restore_page(
         kind="varestorer restore",
         title=f"{folder.name or folder.resolve().name}/",
         lead=(_sentence(images, ignored),),
-        tiles=_tiles(images, ignored, consistency),
+        tiles=_tiles(images, consistency),
         above=failure_list([(row.input, row.reason) for row in failed], _failed_title(failed)),
         below=tuple(
             section
@@ -188,9 +188,7 @@ def _sentence(images: Sequence[Row], ignored: Sequence[Row]) -> str:
     return text + f". {count(len(ignored), 'other file')} ignored." if ignored else text + "."
 
 
-def _tiles(
-    images: Sequence[Row], ignored: Sequence[Row], consistency: Sequence[float]
-) -> tuple[tuple[str, str, bool], ...]:
+def _tiles(images: Sequence[Row], consistency: Sequence[float]) -> tuple[tuple[str, str, bool], ...]:
     finished = [row for row in images if _finished(row)]
     failed = sum(row.status == FAILED for row in images)
     kept = len(images) - len(finished) - failed
