@@ -9,6 +9,7 @@ from conftest import photo
 
 from varestorer_cli.bench.gpu import build, sizes_of
 from varestorer_cli.core.engine.engine import RestoreEngine
+from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.engine.inference import EngineOptions
 from varestorer_models.restorer import FirstStageRestorer, RestorerConfig
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
@@ -24,7 +25,7 @@ def first_stage(device: str) -> Any:
 
 def restored(device: str, **options: Any) -> Any:
     engine = RestoreEngine(first_stage(device), EngineOptions(device=device, **options))
-    return engine.restore(photo(40, 50), (200, 160), dtype=np.uint8).image.astype(int)
+    return engine.restore(ImageTask(photo(40, 50), (200, 160), dtype=np.uint8)).image.astype(int)
 
 
 @pytest.mark.parametrize(("precision", "levels"), [("fp32", 1), ("bf16", 4)])
@@ -55,18 +56,19 @@ def test_a_compiled_model_agrees() -> None:
         for mode in ("off", "on")
     ]
     for _ in range(2):
-        plain, compiled = (one.restore(photo(40, 50), (200, 160), dtype=np.uint8).image.astype(int) for one in engines)
+        task = ImageTask(photo(40, 50), (200, 160), dtype=np.uint8)
+        plain, compiled = (one.restore(task).image.astype(int) for one in engines)
     assert engines[1].take_warning() == "" and np.abs(plain - compiled).max() <= 1
 
 
 def test_memory_does_not_grow() -> None:
     engine = RestoreEngine(first_stage("cuda"), EngineOptions(device="cuda", batch=4))
-    engine.restore(photo(40, 50), (200, 160))
+    engine.restore(ImageTask(photo(40, 50), (200, 160)))
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     for _ in range(5):
-        engine.restore(photo(40, 50), (200, 160))
+        engine.restore(ImageTask(photo(40, 50), (200, 160)))
     assert torch.cuda.memory_allocated() <= before + 2**20
     assert torch.cuda.max_memory_allocated() < before + 2**30
 

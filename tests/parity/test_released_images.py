@@ -19,6 +19,7 @@ from released_states import from_released
 from varestorer_cli import app
 from varestorer_cli.core.engine import released
 from varestorer_cli.core.engine.engine import RestoreEngine
+from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.engine.inference import EngineOptions
 from varestorer_cli.core.weights.model_file import save_bundle
 from varestorer_models.quantizer import MultiScaleQuantizer
@@ -80,7 +81,7 @@ def test_tiled_photograph_to_the_last_bit(small: tuple[ReleasedModels, OneStepRe
     photo = photograph(41, 57)  # wider than high: rows of tiles outside all the same
     expected, count = script(small[0], photo, 4.0, tiled=True, side=256, seed=7)
     engine = RestoreEngine(small[1], EngineOptions(compat="released", seed=7))
-    result = engine.restore(photo, (228, 164), key="any", dtype=np.uint8)
+    result = engine.restore(ImageTask(photo, (228, 164), key="any", dtype=np.uint8))
     assert count == result.tiles == 4
     np.testing.assert_array_equal(result.image, expected)
 
@@ -89,7 +90,7 @@ def test_squashed_photograph_to_the_last_bit(small: tuple[ReleasedModels, OneSte
     photo = photograph(20, 45)
     expected, _ = script(small[0], photo, 4.0, tiled=False, side=256, seed=1)
     engine = RestoreEngine(small[1], EngineOptions(compat="released-square", seed=1))
-    np.testing.assert_array_equal(engine.restore(photo, (180, 80), dtype=np.uint8).image, expected)
+    np.testing.assert_array_equal(engine.restore(ImageTask(photo, (180, 80), dtype=np.uint8)).image, expected)
 
 
 def test_the_command_writes_those_very_pixels(small: tuple[ReleasedModels, OneStepRestorer], tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_engine_equals_released_images(monkeypatch: pytest.MonkeyPatch, case: st
     )
     photo = stored.get(f"{case}/in/picture_rgb").numpy()
     size = tuple(round(side * stored.notes[case]["sr_scale"]) for side in photo.shape[1::-1])
-    result = engine.restore(photo, size, dtype=np.uint8)
+    result = engine.restore(ImageTask(photo, size, dtype=np.uint8))
     assert result.tiles == stored.notes[case]["tiles"]
     stored.assert_same_image(f"{case}/out/picture_bgr", result.image[..., ::-1].copy())
 
@@ -151,6 +152,6 @@ def test_photograph_with_tiles_of_the_scripts_size_to_the_last_bit() -> None:
     photo = photograph(101, 107)
     expected, count = script(models, photo, 4.0, tiled=True, side=512, seed=11)
     engine = RestoreEngine(restorer, EngineOptions(compat="released", seed=11, batch=1))
-    result = engine.restore(photo, (428, 404), dtype=np.uint8)
+    result = engine.restore(ImageTask(photo, (428, 404), dtype=np.uint8))
     assert count == result.tiles == 4
     np.testing.assert_array_equal(result.image, expected)

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from varestorer_cli.bench import realesrgan_backend
 from varestorer_cli.core.choices import Precision
 from varestorer_cli.core.engine.engine import RestoreEngine
+from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.engine.inference import EngineOptions
 from varestorer_cli.core.errors import VarestorerError
 from varestorer_cli.core.runtime import autocast_type, choose
@@ -121,7 +122,7 @@ def whole_images(model: str, rounds: int, precision: str) -> float:
     """CPU seconds per output megapixel of the engine: tiles with overlap, cutting and blending included."""
     engine = RestoreEngine(load_restorer(model).restorer, EngineOptions(precision=precision))
     image = np.random.default_rng(0).integers(0, 256, (192, 256, 3), dtype=np.uint8)
-    work: dict[str, Work] = {"image": lambda: engine.restore(image, (1024, 768), dtype=np.uint8)}
+    work: dict[str, Work] = {"image": lambda: engine.restore(ImageTask(image, (1024, 768), dtype=np.uint8))}
     return interleaved(work, rounds)["image"] / (1024 * 768 / 1e6)
 
 

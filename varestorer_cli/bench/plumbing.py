@@ -55,10 +55,11 @@ class CostlessEngine:
         """Itself: nothing is shared."""
         return self
 
-    def add(self, image: Any, size: tuple[int, int], **settings: Any) -> Any:
+    def add(self, task: Any) -> Any:
         """The prepared result of this size."""
+        image = self.results[task.size]
         result = SimpleNamespace(
-            image=self.results[size], tile=1, tiles=1, retries=0, split="", precision="none", unverified=False, calls=""
+            image=image, tile=1, tiles=1, retries=0, split="", precision="none", unverified=False, calls=""
         )
         return SimpleNamespace(result=lambda: result)
 

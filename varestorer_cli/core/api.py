@@ -60,6 +60,7 @@ import numpy.typing as npt
 from varestorer_cli.core.atomic import check_writable
 from varestorer_cli.core.choices import Progress
 from varestorer_cli.core.console import Console
+from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.image.image_data import DecodedImage, Extras, OutputImage
 from varestorer_cli.core.image.in_memory import from_array, from_pillow, shaped_like, to_pillow
@@ -224,12 +225,14 @@ class Restorer:
         decoded.keep_hidden = self.options.keep_hidden
         size = self.options.target(decoded.width, decoded.height)
         result = self._session.engine.restore(
-            decoded.model_input(),
-            size,
-            key=key,
-            text=self._session.texts.default,
-            dtype=decoded.color.dtype,
-            on_tiles=on_progress,
+            ImageTask(
+                decoded.model_input(),
+                size,
+                key=key,
+                text=self._session.texts.default,
+                dtype=decoded.color.dtype,
+                on_tiles=on_progress,
+            ),
             should_stop=should_stop,
         )
         output = OutputImage(result.image, decoded.gray, plane_rows(decoded.alpha, size), Extras())

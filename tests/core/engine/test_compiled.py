@@ -16,6 +16,7 @@ from varestorer_cli.core.choices import Compile, Progress
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.engine.compiled import CompiledModel
 from varestorer_cli.core.engine.engine import RestoreEngine
+from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.engine.inference import EngineOptions
 from varestorer_cli.core.inputs.plan import make_plan
 from varestorer_cli.core.options import RestoreOptions
@@ -77,9 +78,9 @@ def test_when_it_is_compiled(
 
 def test_a_shape_is_compiled_when_it_comes_back(compiler: Compiler) -> None:
     one = RestoreEngine(fakes.FakeModel(), EngineOptions(batch=4, compile="on"))
-    one.restore(photo(20, 20), (80, 80))  # 4, 4 and 1 tiles
+    one.restore(ImageTask(photo(20, 20), (80, 80)))  # 4, 4 and 1 tiles
     assert compiler.ran == [(4, 3, 32, 32)]
-    one.restore(photo(20, 20), (80, 80))
+    one.restore(ImageTask(photo(20, 20), (80, 80)))
     assert compiler.ran == [(4, 3, 32, 32)] * 3 + [(1, 3, 32, 32)]
 
 
@@ -148,11 +149,12 @@ import sys; sys.path[:0] = ["tests/core/engine", "tests"]
 import numpy as np
 from test_shared_calls import network, small, photo
 from varestorer_cli.core.engine.engine import RestoreEngine
+from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.engine.inference import EngineOptions
 images = [RestoreEngine(network(), EngineOptions(compile=mode)) for mode in ("off", "on")]
 for one in images:
-    one.restore(photo(16, 16), (64, 64))
-plain, compiled = (one.restore(photo(16, 16), (64, 64), dtype=np.uint8).image.astype(int) for one in images)
+    one.restore(ImageTask(photo(16, 16), (64, 64)))
+plain, compiled = (one.restore(ImageTask(photo(16, 16), (64, 64), dtype=np.uint8)).image.astype(int) for one in images)
 assert images[1].take_warning() == "", "no fallback"
 assert images[1].inference.compiled.is_compiled
 print(abs(plain - compiled).max())
@@ -168,5 +170,7 @@ def test_inputs_are_not_changed_by_it(compiler: Compiler) -> None:
     one = RestoreEngine(fakes.FakeModel(), EngineOptions(compile="on"))
     plain = RestoreEngine(fakes.FakeModel(), EngineOptions())
     for _ in range(2):
-        first, second = (each.restore(photo(20, 20), (80, 80), dtype=np.uint8).image for each in (one, plain))
+        first, second = (
+            each.restore(ImageTask(photo(20, 20), (80, 80), dtype=np.uint8)).image for each in (one, plain)
+        )
         np.testing.assert_array_equal(first, second)

@@ -8,6 +8,7 @@ from conftest import photo
 from fakes import Broken, FakeModel, Faulty, Hungry, Noisy
 
 from varestorer_cli.core.engine.engine import RestoreEngine
+from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.engine.inference import EngineOptions
 from varestorer_cli.core.errors import InputError, InterruptedRunError, OutOfMemoryError, UsageError
 from varestorer_cli.core.image.resample import Resampler, to_depth
@@ -30,7 +31,7 @@ def test_no_seams_with_an_identity_model(kind: str, overlap: int) -> None:
         "gradient": np.repeat(np.linspace(0, 255, 41).astype(np.uint8)[None, :, None].repeat(30, 0), 3, 2),
         "noise": np.random.default_rng(0).integers(0, 256, (30, 41, 3), np.uint8),
     }[kind]
-    result = engine(overlap=overlap).restore(pixels, (164, 120)).image
+    result = engine(overlap=overlap).restore(ImageTask(pixels, (164, 120))).image
     np.testing.assert_allclose(result, upscaled(pixels, (164, 120)), atol=0.01 / 255)
 
 
@@ -39,7 +40,7 @@ def test_no_seams_with_an_identity_model(kind: str, overlap: int) -> None:
 def test_any_size_comes_out_at_its_exact_size(size: tuple[int, int], scale: float) -> None:
     pixels = photo(size[1], size[0])
     target = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-    result = engine().restore(pixels, target, dtype=np.uint8).image
+    result = engine().restore(ImageTask(pixels, target, dtype=np.uint8)).image
     assert result.shape == (target[1], target[0], 3)
     assert result.dtype == np.uint8
     np.testing.assert_array_equal(result, to_depth(upscaled(pixels, target), np.uint8))
@@ -47,14 +48,14 @@ def test_any_size_comes_out_at_its_exact_size(size: tuple[int, int], scale: floa
 
 def test_tall_and_wide_images_are_the_same_turned() -> None:
     pixels = photo(20, 60)
-    wide = engine().restore(pixels, (240, 80)).image
-    tall = engine().restore(np.ascontiguousarray(pixels.swapaxes(0, 1)), (80, 240)).image
+    wide = engine().restore(ImageTask(pixels, (240, 80))).image
+    tall = engine().restore(ImageTask(np.ascontiguousarray(pixels.swapaxes(0, 1)), (80, 240))).image
     np.testing.assert_allclose(wide, tall.swapaxes(0, 1), atol=1e-6)
 
 
 def test_sixteen_bits_pass_through() -> None:
     pixels = photo(20, 30, depth=16)
-    result = engine().restore(pixels, (30, 20), dtype=np.uint16).image
+    result = engine().restore(ImageTask(pixels, (30, 20), dtype=np.uint16)).image
     np.testing.assert_array_equal(result, pixels)
     assert len(np.unique(result)) > 300
 
@@ -66,7 +67,7 @@ def test_no_tile_is_computed_twice_and_two_shapes_occur(batch: int, calls: list[
     """Three bands of three tiles: full calls cross from band to band, the rest comes one by one."""
     model = FakeModel()
     one = engine(model, batch=batch)
-    result = one.restore(photo(20, 20), (80, 80))
+    result = one.restore(ImageTask(photo(20, 20), (80, 80)))
     assert result.tiles == 9 == one.inference.tiles_computed
     assert [call["shape"] for call in model.calls] == [(count, 3, 32, 32) for count in calls]
 
@@ -74,36 +75,36 @@ def test_no_tile_is_computed_twice_and_two_shapes_occur(batch: int, calls: list[
 @pytest.mark.parametrize("batch", [2, 5, 16])
 def test_the_shape_of_a_call_depends_on_its_own_image_only(batch: int) -> None:
     first, both = FakeModel(), FakeModel()
-    engine(first, batch=batch).restore(photo(20, 20), (80, 80))
+    engine(first, batch=batch).restore(ImageTask(photo(20, 20), (80, 80)))
     shared = engine(both, batch=batch)
-    shared.restore(photo(10, 30), (40, 120))
+    shared.restore(ImageTask(photo(10, 30), (40, 120)))
     before = len(both.calls)
-    shared.restore(photo(20, 20), (80, 80))
+    shared.restore(ImageTask(photo(20, 20), (80, 80)))
     assert [call["shape"] for call in both.calls[before:]] == [call["shape"] for call in first.calls]
 
 
 def test_a_tile_done_again_is_one_more() -> None:
     one = engine(Faulty(fault="nan", times=1), batch=4)
-    assert one.restore(photo(20, 20), (80, 80)).retries == 4
+    assert one.restore(ImageTask(photo(20, 20), (80, 80))).retries == 4
     assert one.inference.tiles_computed == 9 + 4
 
 
 def test_batch_size_does_not_change_the_result() -> None:
-    results = [engine(batch=batch).restore(photo(20, 20), (80, 80)).image for batch in (1, 2, 5)]
+    results = [engine(batch=batch).restore(ImageTask(photo(20, 20), (80, 80))).image for batch in (1, 2, 5)]
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
 
 
 def test_progress_counts_tiles() -> None:
     seen: list[tuple[int, int]] = []
-    engine(batch=2).restore(photo(20, 20), (80, 80), on_tiles=lambda done, all_: seen.append((done, all_)))
+    engine(batch=2).restore(ImageTask(photo(20, 20), (80, 80), on_tiles=lambda done, all_: seen.append((done, all_))))
     assert seen[-1] == (9, 9)
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
 
 
 def test_settings_reach_the_model() -> None:
     model = FakeModel()
-    engine(model, sampling="expected", color_fix="adain", fidelity=0.25).restore(photo(), (32, 24))
+    engine(model, sampling="expected", color_fix="adain", fidelity=0.25).restore(ImageTask(photo(), (32, 24)))
     call = model.calls[0]
     assert (call["sampling"], call["color_fix"], call["fidelity"]) == ("expected", "adain", 0.25)
     assert call["uniforms"] is None
@@ -113,7 +114,11 @@ def test_settings_reach_the_model() -> None:
 
 
 def noisy(seed: int = 0, key: str = "a.png", **options: Any) -> Any:
-    return engine(Noisy(sampling="sample"), seed=seed, **options).restore(photo(20, 20), (80, 80), key=key).image
+    return (
+        engine(Noisy(sampling="sample"), seed=seed, **options)
+        .restore(ImageTask(photo(20, 20), (80, 80), key=key))
+        .image
+    )
 
 
 def test_noise_depends_on_seed_and_key_only() -> None:
@@ -133,28 +138,32 @@ def test_noise_differs_between_tiles_and_attempts() -> None:
 
 def test_the_released_way_draws_one_sequence_for_every_image() -> None:
     model = Noisy()
-    engine(model, compat="released", seed=5).restore(photo(10, 10), (40, 40), key="a.png")
+    engine(model, compat="released", seed=5).restore(ImageTask(photo(10, 10), (40, 40), key="a.png"))
     expected = torch.rand(
         (model.calls[-1]["uniforms"].shape[0] * 4, 5, 4, 2), generator=torch.Generator().manual_seed(5)
     )
     drawn = torch.cat([call["uniforms"] for call in model.calls])
     assert len(model.calls) == 4 and torch.equal(drawn, expected)
     again = engine(Noisy(), compat="released", seed=5)
-    first, second = (again.restore(photo(10, 10), (40, 40), key=key, dtype=np.uint8).image for key in ("b", "c"))
+    first, second = (
+        again.restore(ImageTask(photo(10, 10), (40, 40), key=key, dtype=np.uint8)).image for key in ("b", "c")
+    )
     np.testing.assert_array_equal(first, second)
 
 
 def test_the_released_way_takes_what_comes_but_no_nan() -> None:
-    result = engine(Faulty(fault="constant"), compat="released").restore(photo(10, 10), (40, 40), dtype=np.uint8)
+    result = engine(Faulty(fault="constant"), compat="released").restore(
+        ImageTask(photo(10, 10), (40, 40), dtype=np.uint8)
+    )
     assert (np.unique(result.image).tolist(), result.retries) == ([127], 0)  # 127.5 is truncated
     with pytest.raises(InputError, match="not finite"):
-        engine(Faulty(fault="nan"), compat="released").restore(photo(10, 10), (40, 40))
+        engine(Faulty(fault="nan"), compat="released").restore(ImageTask(photo(10, 10), (40, 40)))
 
 
 def test_the_released_way_sets_defaults_not_wishes() -> None:
     model = FakeModel()
-    engine(model, compat="released").restore(photo(8, 8), (32, 32))
-    engine(model, compat="released", sampling="argmax", color_fix="adain").restore(photo(8, 8), (32, 32))
+    engine(model, compat="released").restore(ImageTask(photo(8, 8), (32, 32)))
+    engine(model, compat="released", sampling="argmax", color_fix="adain").restore(ImageTask(photo(8, 8), (32, 32)))
     first, last = model.calls[0], model.calls[-1]
     assert (first["sampling"], first["color_fix"]) == ("sample", "none")
     assert (last["sampling"], last["color_fix"]) == ("argmax", "adain")
@@ -176,9 +185,9 @@ def test_drawing_leaves_the_global_generator_alone() -> None:
 @pytest.mark.parametrize("fault", ["nan", "constant", "black"])
 def test_a_bad_tile_is_computed_again_in_fp32(fault: str) -> None:
     model = Faulty(fault=fault, times=1)
-    result = engine(model, precision="bf16").restore(photo(20, 20), (80, 80))
+    result = engine(model, precision="bf16").restore(ImageTask(photo(20, 20), (80, 80)))
     assert (result.retries, result.precision) == (1, "bf16+fp32")
-    assert engine(precision="bf16").restore(photo(20, 20), (80, 80)).precision == "bf16"
+    assert engine(precision="bf16").restore(ImageTask(photo(20, 20), (80, 80))).precision == "bf16"
     assert [call["autocast"] for call in model.calls[:2]] == [True, False]
     np.testing.assert_allclose(result.image, upscaled(photo(20, 20), (80, 80)), atol=1e-5)
 
@@ -186,18 +195,18 @@ def test_a_bad_tile_is_computed_again_in_fp32(fault: str) -> None:
 @pytest.mark.parametrize(("fault", "word"), [("nan", "not finite"), ("constant", "constant"), ("black", "black")])
 def test_a_tile_that_stays_bad_fails_the_image(fault: str, word: str) -> None:
     with pytest.raises(InputError, match=rf"tile 1 of 9 is {word}, in fp32 too; nothing was written"):
-        engine(Faulty(fault=fault)).restore(photo(20, 20), (80, 80))
+        engine(Faulty(fault=fault)).restore(ImageTask(photo(20, 20), (80, 80)))
 
 
 @pytest.mark.parametrize("value", [0, 128, 255])
 def test_flat_inputs_may_give_flat_results(value: int) -> None:
     pixels = np.full((10, 10, 3), value, np.uint8)
-    assert engine().restore(pixels, (40, 40)).retries == 0
+    assert engine().restore(ImageTask(pixels, (40, 40))).retries == 0
 
 
 def test_our_bugs_are_not_hidden() -> None:
     with pytest.raises(ZeroDivisionError):
-        engine(Broken()).restore(photo(), (32, 24))
+        engine(Broken()).restore(ImageTask(photo(), (32, 24)))
 
 
 # --- memory
@@ -206,10 +215,10 @@ def test_our_bugs_are_not_hidden() -> None:
 def test_out_of_memory_makes_the_batch_smaller_and_is_remembered() -> None:
     model = Hungry(fits=2 * 32 * 32)
     one = engine(model, batch=8)
-    result = one.restore(photo(20, 20), (80, 80))
+    result = one.restore(ImageTask(photo(20, 20), (80, 80)))
     assert (result.split, result.batch, one.batch_for((32, 32))) == ("batch 8->2", 2, 2)
-    np.testing.assert_array_equal(result.image, engine(batch=2).restore(photo(20, 20), (80, 80)).image)
-    again = one.restore(photo(20, 20), (80, 80))
+    np.testing.assert_array_equal(result.image, engine(batch=2).restore(ImageTask(photo(20, 20), (80, 80))).image)
+    again = one.restore(ImageTask(photo(20, 20), (80, 80)))
     assert again.split == ""
 
 
@@ -217,17 +226,17 @@ def test_out_of_memory_makes_the_batch_smaller_and_is_remembered() -> None:
 def test_then_the_tile_smaller_with_the_pixels_of_that_tile(words: str) -> None:
     sizes = (32, 16, 8)
     one = engine(Hungry(tile_sides=sizes, fits=16 * 16, words=words), batch=2)
-    result = one.restore(photo(20, 20), (80, 80))
+    result = one.restore(ImageTask(photo(20, 20), (80, 80)))
     assert (result.tile, result.split) == (16, "batch 2->1, tile 32->16")
-    assert one.restore(photo(20, 20), (80, 80)).split == ""
-    plain = engine(FakeModel(tile_sides=sizes), tile=16, batch=1).restore(photo(20, 20), (80, 80))
+    assert one.restore(ImageTask(photo(20, 20), (80, 80))).split == ""
+    plain = engine(FakeModel(tile_sides=sizes), tile=16, batch=1).restore(ImageTask(photo(20, 20), (80, 80)))
     np.testing.assert_array_equal(result.image, plain.image)
     assert result.tiles == plain.tiles
 
 
 def test_nothing_smaller_is_left() -> None:
     with pytest.raises(OutOfMemoryError, match="one tile of 32x32 does not fit in the memory of cpu"):
-        engine(Hungry()).restore(photo(), (32, 24))
+        engine(Hungry()).restore(ImageTask(photo(), (32, 24)))
 
 
 def test_memory_is_bounded_by_a_band_across_the_shorter_side() -> None:
@@ -236,10 +245,10 @@ def test_memory_is_bounded_by_a_band_across_the_shorter_side() -> None:
 
     pixels = photo(10, 2000)
     one = engine()
-    one.restore(photo(10, 100), (400, 40), dtype=np.uint8)
+    one.restore(ImageTask(photo(10, 100), (400, 40), dtype=np.uint8))
     room = np.zeros((40, 8000, 3), np.uint8)
     tracemalloc.start()
-    one.restore(pixels, (8000, 40), dtype=np.uint8, allocate=lambda shape, dtype: room)
+    one.restore(ImageTask(pixels, (8000, 40), dtype=np.uint8, allocate=lambda shape, dtype: room))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2_000_000 < 40 * 8000 * 3 * 4
@@ -257,14 +266,14 @@ def test_a_tile_the_model_does_not_know_is_refused() -> None:
 
 def test_stopping() -> None:
     with pytest.raises(InterruptedRunError):
-        engine().restore(photo(), (32, 24), should_stop=lambda: True)
+        engine().restore(ImageTask(photo(), (32, 24)), should_stop=lambda: True)
 
 
 def test_stretched_tiles_save_tiles_and_change_nothing_for_an_identity() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (15, 19, 3), dtype=np.uint8)
     plain, stretching = FakeModel(), FakeModel(tile_sides=(32, 40, 48))
-    usual = RestoreEngine(plain, EngineOptions(overlap=4)).restore(pixels, (76, 60))
-    fewer = RestoreEngine(stretching, EngineOptions(overlap=4)).restore(pixels, (76, 60))
+    usual = RestoreEngine(plain, EngineOptions(overlap=4)).restore(ImageTask(pixels, (76, 60)))
+    fewer = RestoreEngine(stretching, EngineOptions(overlap=4)).restore(ImageTask(pixels, (76, 60)))
     assert (usual.tiles, fewer.tiles) == (6, 4)
     assert {call["shape"][2:] for call in stretching.calls} == {(32, 40)}
     assert fewer.tile == 40
@@ -289,7 +298,7 @@ def test_an_image_smaller_than_a_tile_gets_the_smallest_tile_that_covers_it(
     size: tuple[int, int], shape: tuple[int, int]
 ) -> None:
     model = FakeModel(small_sides=(8, 16))
-    result = engine(model, batch=4).restore(photo(size[1], size[0]), size, dtype=np.uint8)
+    result = engine(model, batch=4).restore(ImageTask(photo(size[1], size[0]), size, dtype=np.uint8))
     assert [call["shape"] for call in model.calls] == [(1, 3, *shape)]
     np.testing.assert_array_equal(result.image, photo(size[1], size[0]))
     assert (result.tiles, result.tile) == (1, max(shape))
@@ -300,7 +309,7 @@ def test_small_tiles_only_where_the_whole_side_fits_and_nothing_else_was_asked_f
     assert (grid.sides, len(grid)) == ((16, 32), 2)
     assert engine(FakeModel(small_sides=(8, 16)), tile=32).grid(8, 8).sides == (32, 32)
     assert engine(Noisy(small_sides=(8, 16), sampling="sample")).grid(8, 8).sides == (32, 32)
-    assert engine(Noisy(small_sides=(8, 16)), compat="released").restore(photo(8, 8), (8, 8)).tile == 32
+    assert engine(Noisy(small_sides=(8, 16)), compat="released").restore(ImageTask(photo(8, 8), (8, 8))).tile == 32
 
 
 def tiles(one: RestoreEngine, *sizes: tuple[int, int]) -> Counter[tuple[int, int]]:
@@ -339,14 +348,14 @@ def test_the_estimate_knows_batches_rests_and_small_tiles(monkeypatch: pytest.Mo
 def test_an_explicit_tile_is_not_stretched() -> None:
     model = FakeModel(tile_sides=(32, 40, 48))
     pixels = np.random.default_rng(0).integers(0, 256, (15, 19, 3), dtype=np.uint8)
-    RestoreEngine(model, EngineOptions(tile=32, overlap=4)).restore(pixels, (76, 60))
+    RestoreEngine(model, EngineOptions(tile=32, overlap=4)).restore(ImageTask(pixels, (76, 60)))
     assert {call["shape"][2:] for call in model.calls} == {(32, 32)}
 
 
 def test_an_asked_for_side_and_noise_allow_no_choice() -> None:
     sides = (32, 36, 40, 44)
-    assert engine(FakeModel(tile_sides=sides), tile=32).restore(photo(8, 17), (68, 32)).tile == 32
-    assert engine(Noisy(tile_sides=sides, sampling="sample")).restore(photo(8, 17), (68, 32)).tile == 32
+    assert engine(FakeModel(tile_sides=sides), tile=32).restore(ImageTask(photo(8, 17), (68, 32))).tile == 32
+    assert engine(Noisy(tile_sides=sides, sampling="sample")).restore(ImageTask(photo(8, 17), (68, 32))).tile == 32
     with pytest.raises(UsageError, match="--tile 36: this model works on tiles of 32 pixels"):
         engine(Noisy(tile_sides=sides, sampling="sample"), tile=36)
     with pytest.raises(UsageError, match="--tile 33: this model works on tiles of 32 to 44 pixels"):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from varestorer_cli.core.engine.blending import BlendedTiler
 from varestorer_cli.core.engine.engine import QueuedImage, RestoreEngine
+from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.engine.inference import EngineOptions, TileInference
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.weights.model_file import load_restorer
@@ -42,7 +43,7 @@ def restored(one: RestoreEngine, images: list[Any], scale: int = 4, **settings: 
             return False
         size = (images[number].shape[1] * scale, images[number].shape[0] * scale)
         own = {name: value[number] for name, value in settings.items()}
-        queued.append(queue.add(images[number], size, key=f"{number}.png", **own))
+        queued.append(queue.add(ImageTask(images[number], size, key=f"{number}.png", **own)))
         return True
 
     queue, results = one.queue(more), []
@@ -78,8 +79,8 @@ def test_one_image_takes_its_tiles_and_no_more() -> None:
 def test_each_image_gets_its_own_pixels(batch: int, calls_ahead: int) -> None:
     """Images of one, nine and four tiles, of two shapes of tiles."""
     images = [*small(3), photo(20, 20, seed=7), *small(2, 16, 16), photo(3, 3, seed=9)]
-    alone = [engine(FakeModel(small_sides=(12,)), batch=1).restore(one, (one.shape[1] * 4, one.shape[0] * 4)).image
-             for one in images]  # fmt: skip
+    tasks = [ImageTask(one, (one.shape[1] * 4, one.shape[0] * 4)) for one in images]
+    alone = [engine(FakeModel(small_sides=(12,)), batch=1).restore(task).image for task in tasks]
     model = FakeModel(small_sides=(12,))
     together = restored(engine(model, batch=batch), images)
     for expected, result in zip(alone, together, strict=True):
@@ -100,20 +101,22 @@ def test_few_images_are_taken_ahead() -> None:
     one, taken = engine(model, batch=3), []
 
     def more() -> bool:
-        taken.append(queue.add(photo(3, 3), (12, 12)))
+        taken.append(queue.add(ImageTask(photo(3, 3), (12, 12))))
         return True
 
     queue = one.queue(more)
-    queue.add(photo(8, 8), (32, 32)).result()
+    queue.add(ImageTask(photo(8, 8), (32, 32))).result()
     assert len(taken) == 3
 
 
 def test_without_a_source_of_images_nothing_is_asked_for() -> None:
     model = FakeModel()
     one = engine(model, batch=8, compat="released")
-    one.queue(lambda: pytest.fail("the released way has one image at a time")).add(photo(8, 8), (32, 32)).result()
+    one.queue(lambda: pytest.fail("the released way has one image at a time")).add(
+        ImageTask(photo(8, 8), (32, 32))
+    ).result()
     asked = engine(batch=1)
-    asked.queue(lambda: pytest.fail("a call of one tile is full")).add(photo(8, 8), (32, 32)).result()
+    asked.queue(lambda: pytest.fail("a call of one tile is full")).add(ImageTask(photo(8, 8), (32, 32))).result()
 
 
 def test_the_noise_of_a_model_with_tokens_stays_with_its_image(calls_ahead: int) -> None:
@@ -128,7 +131,7 @@ def test_the_noise_of_a_model_with_tokens_stays_with_its_image(calls_ahead: int)
 
 def test_noise_stays_with_its_image_to_the_last_bit(calls_ahead: int) -> None:
     images = small(5)
-    alone = [engine(Noisy(sampling="sample")).restore(image, (32, 32), key=f"{n}.png").image
+    alone = [engine(Noisy(sampling="sample")).restore(ImageTask(image, (32, 32), key=f"{n}.png")).image
              for n, image in enumerate(images)]  # fmt: skip
     together = restored(engine(Noisy(sampling="sample"), batch=4), images)
     for expected, result in zip(alone, together, strict=True):
@@ -165,7 +168,7 @@ def test_different_captions_share_a_call() -> None:
     for image, text, result in zip(images, texts, together, strict=True):
         single = engine(Texts())
         single.conditions.add(rows)
-        np.testing.assert_array_equal(single.restore(image, (32, 32), text=text).image, result.image)
+        np.testing.assert_array_equal(single.restore(ImageTask(image, (32, 32), text=text)).image, result.image)
 
 
 # --- what goes wrong
@@ -188,7 +191,7 @@ def test_a_bad_image_fails_alone(calls_ahead: int) -> None:
     assert isinstance(results[1], InputError) and "tile 1 of 1 is not finite" in str(results[1])
     assert isinstance(results[3], ZeroDivisionError)
     for number in (0, 2, 4):
-        expected = engine().restore(images[number], (32, 32), dtype=np.uint8).image
+        expected = engine().restore(ImageTask(images[number], (32, 32), dtype=np.uint8)).image
         np.testing.assert_array_equal(results[number].image, expected)
 
 
@@ -197,7 +200,7 @@ def test_a_shortage_halves_the_call_for_all(calls_ahead: int) -> None:
     results = restored(engine(model, batch=8), small(9))
     assert [result.calls for result in results] == ["2"] * 8 + ["1"]
     for number, result in enumerate(results):
-        np.testing.assert_array_equal(result.image, engine().restore(small(9)[number], (32, 32)).image)
+        np.testing.assert_array_equal(result.image, engine().restore(ImageTask(small(9)[number], (32, 32))).image)
 
 
 def test_a_shortage_of_one_tile_makes_tiles_smaller_for_all(calls_ahead: int) -> None:
@@ -206,7 +209,7 @@ def test_a_shortage_of_one_tile_makes_tiles_smaller_for_all(calls_ahead: int) ->
     assert [result.tile for result in results] == [16] * 3
     for number, result in enumerate(results):
         plain = engine(FakeModel(tile_sides=(32, 16, 8)), tile=16, batch=1)
-        np.testing.assert_array_equal(result.image, plain.restore(small(3)[number], (32, 32)).image)
+        np.testing.assert_array_equal(result.image, plain.restore(ImageTask(small(3)[number], (32, 32))).image)
 
 
 # --- what order and company change
@@ -277,7 +280,7 @@ def test_a_device_waits_for_the_first_tiles_only(monkeypatch: pytest.MonkeyPatch
     """13 ms of host work per tile beside 35 ms of the device: hidden where two calls are under way."""
     one = engine(batch=batch)
     clock = Clock(monkeypatch, one.inference)
-    assert one.restore(photo(60, 60), (240, 240)).tiles == 81
+    assert one.restore(ImageTask(photo(60, 60), (240, 240))).tiles == 81
     waited = clock.idle - clock.cut * batch  # what the first call needs
     share = waited / clock.free
     assert share < 0.01 if calls_ahead == 2 else share > 0.2

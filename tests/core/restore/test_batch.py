@@ -21,6 +21,7 @@ from conftest import Ran, load, photo, rows, save, tree
 
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.engine.engine import RestoreEngine
+from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.engine.inference import EngineOptions
 from varestorer_cli.core.errors import ExitCode, InterruptedRunError, OutOfMemoryError, OutputError
 from varestorer_cli.core.image import reader
@@ -383,7 +384,7 @@ def test_images_share_calls_and_fail_alone(tmp_path: Path) -> None:
     assert [found[f"{n:02}.png"].calls for n in (0, 8, 9, 10)] == ["4", "4", "1", "1"]
     for number in (0, 6, 10):
         expected = RestoreEngine(fakes.FakeModel(), EngineOptions()).restore(
-            photo(8, 8, seed=number), (32, 32), dtype=np.uint8
+            ImageTask(photo(8, 8, seed=number), (32, 32), dtype=np.uint8)
         )
         np.testing.assert_array_equal(load(tmp_path / f"out/{number:02}.png"), expected.image)
 

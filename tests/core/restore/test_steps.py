@@ -10,6 +10,7 @@ from PIL import Image
 
 from varestorer_cli.app import run
 from varestorer_cli.core.choices import Sampling, Steps
+from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.restore.session import open_session
@@ -37,7 +38,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def restored(model: str, **options: Any) -> Any:
     session = open_session(RestoreOptions(model=model, threads=1, device="cpu", **options))
     image = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
-    return session.engine.restore(image, (64, 64), key="one", dtype=np.uint8).image
+    return session.engine.restore(ImageTask(image, (64, 64), key="one", dtype=np.uint8)).image
 
 
 def test_all_steps_of_a_file_with_both_are_the_teachers(files: dict[str, str]) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from varestorer_cli.app import run
 from varestorer_cli.core.choices import Sampling, Steps
+from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.restore.session import open_session
 from varestorer_cli.core.score.codes import ReplacedCodes
@@ -73,7 +74,7 @@ def test_its_codes_make_the_image(mini: OneStepRestorer, steps: str) -> None:
 def restored(**options: Any) -> Any:
     session = open_session(RestoreOptions(model="mini", threads=1, device="cpu", **options))
     image = np.ascontiguousarray(cv2.imread(str(SAMPLE))[:16, :16, ::-1])
-    return session.engine.restore(image, (64, 64), key="one", dtype=np.uint8).image
+    return session.engine.restore(ImageTask(image, (64, 64), key="one", dtype=np.uint8)).image
 
 
 def test_one_step_and_all_steps_sampled_or_not() -> None:

@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from varestorer_cli.core.engine.blending import BlendedTiler, Tiler, samples
+from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.engine.inference import Conditions, EngineOptions, TileInference
 from varestorer_cli.core.engine.released import COMPAT_MODES, OneSequence
 from varestorer_cli.core.engine.shared_calls import SharedCalls, TileRun, TileTooLargeError
@@ -31,7 +30,6 @@ from varestorer_cli.core.image.resample import Pixels
 
 Call = tuple[int, tuple[int, int]]
 """Tiles of one call of the model, and their (vertical, horizontal) sides."""
-Allocate = Callable[[tuple[int, ...], npt.DTypeLike], Any]
 
 
 @dataclass(frozen=True)
@@ -204,28 +202,11 @@ class RestoreEngine:
         fitted = len(self._sides) > 1 and not self.options.tile
         return native // (16 if fitted else 8), native // 8
 
-    def restore(
-        self,
-        image: Pixels,
-        size: tuple[int, int],
-        *,
-        key: str = "",
-        text: str | None = None,
-        dtype: npt.DTypeLike = np.float32,
-        allocate: Allocate = np.zeros,
-        on_tiles: Callable[[int, int], None] | None = None,
-        should_stop: Callable[[], bool] | None = None,
-    ) -> Restored:
+    def restore(self, task: ImageTask, should_stop: Callable[[], bool] | None = None) -> Restored:
         """Restore one image.
 
         Args:
-            image: (H, W, 3) RGB; uint8, uint16, or float32 in [0, 1].
-            size: (width, height) of the result.
-            key: seeds the noise; the same key and seed give the same result.
-            text: one that ``conditions`` knows; None is the model's learned null condition.
-            dtype: uint8, uint16 or float32 ([0, 1]).
-            allocate: makes the result array from shape and type.
-            on_tiles: called with (done, all) tiles as they are finished.
+            task: the image, and what its result is to be.
             should_stop: asked between batches.
 
         Raises:
@@ -233,8 +214,7 @@ class RestoreEngine:
             OutOfMemoryError: one tile of the smallest size does not fit.
             InterruptedRunError: ``should_stop`` said so.
         """
-        queue = ImageQueue(self, None, should_stop)
-        return queue.add(image, size, key=key, text=text, dtype=dtype, allocate=allocate, on_tiles=on_tiles).result()
+        return ImageQueue(self, None, should_stop).add(task).result()
 
     def queue(
         self, more: Callable[[], bool] | None = None, should_stop: Callable[[], bool] | None = None
@@ -302,22 +282,9 @@ class RestoreEngine:
 class QueuedImage:
     """An image in an :class:`ImageQueue`, whose result is there when it is asked for."""
 
-    def __init__(
-        self,
-        queue: "ImageQueue",
-        image: Pixels,
-        size: tuple[int, int],
-        key: str,
-        text: str | None,
-        dtype: npt.DTypeLike,
-        allocate: Allocate,
-        on_tiles: Callable[[int, int], None] | None,
-    ) -> None:
+    def __init__(self, queue: "ImageQueue", task: ImageTask) -> None:
         self._queue = queue
-        self._image, self._size = image, size
-        self._key, self._text = key, text
-        self._dtype, self._allocate = dtype, allocate
-        self._on_tiles = on_tiles
+        self._task = task
         self._run = self._begun()
 
     def result(self) -> Restored:
@@ -330,12 +297,12 @@ class QueuedImage:
         """
         engine, calls = self._queue.engine, self._queue.calls
         try:
-            result = self._allocate((self._size[1], self._size[0], 3), self._dtype)
+            result = self._task.allocate((self._task.size[1], self._task.size[0], 3), self._task.dtype)
             first = (max(self._run.sides), engine.batch_for(self._run.sides))
             while True:
                 run = self._run
                 try:
-                    self._write(run.tiler.blocks(calls.tiles_of(run, self._on_tiles)), result)
+                    self._write(run.tiler.blocks(calls.tiles_of(run, self._task.on_tiles)), result)
                 except TileTooLargeError as error:
                     engine.shrink(run.sides, str(error))
                 except torch.cuda.OutOfMemoryError:
@@ -347,7 +314,7 @@ class QueuedImage:
                 self._run = self._begun()
         finally:
             calls.remove(self._run)
-            del self._image
+            del self._task
 
     def _write(self, blocks: Iterator[tuple[int, int, Tensor]], result: Any) -> None:
         """Write finished blocks to the result, each when its copy has arrived, so that the host waits for the last."""
@@ -360,7 +327,7 @@ class QueuedImage:
             result[top : top + block.shape[0], left : left + block.shape[1]] = block
 
         for top, left, block in blocks:
-            on_the_way.append((top, left, transfers.to_host(samples(block, self._dtype))))
+            on_the_way.append((top, left, transfers.to_host(samples(block, self._task.dtype))))
             while on_the_way and on_the_way[0][2].ready:
                 write()
         while on_the_way:
@@ -368,7 +335,8 @@ class QueuedImage:
 
     def _begun(self) -> TileRun:
         engine = self._queue.engine
-        run = TileRun(engine.tiler(self._image, self._size), self._key, self._text, engine.new_sequence())
+        task = self._task
+        run = TileRun(engine.tiler(task.image, task.size), task.key, task.text, engine.new_sequence())
         self._queue.calls.add(run)
         return run
 
@@ -392,19 +360,9 @@ class ImageQueue:
         # the released script's tilers hold the whole upscaled image, and its noise is one sequence per image
         self.calls = SharedCalls(engine.inference, None if engine.compatible else more, should_stop)
 
-    def add(
-        self,
-        image: Pixels,
-        size: tuple[int, int],
-        *,
-        key: str = "",
-        text: str | None = None,
-        dtype: npt.DTypeLike = np.float32,
-        allocate: Allocate = np.zeros,
-        on_tiles: Callable[[int, int], None] | None = None,
-    ) -> QueuedImage:
-        """Put an image at the end; arguments as of :meth:`RestoreEngine.restore`."""
-        return QueuedImage(self, image, size, key, text, dtype, allocate, on_tiles)
+    def add(self, task: ImageTask) -> QueuedImage:
+        """Put an image at the end."""
+        return QueuedImage(self, task)
 
 
 def _listed(sides: Sequence[int]) -> str:

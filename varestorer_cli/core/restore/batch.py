@@ -16,6 +16,7 @@ import numpy as np
 
 from varestorer_cli.core.atomic import allocate, release
 from varestorer_cli.core.choices import ImageFormat
+from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.errors import InputError, InterruptedRunError, VarestorerError
 from varestorer_cli.core.image.image_data import DecodedImage, Samples
 from varestorer_cli.core.image.writer import DEEP, SCENE
@@ -253,13 +254,15 @@ class _Batch:
                 sources.append(page.model_input())
                 queued.append(
                     queue.add(
-                        sources[-1],
-                        size,
-                        key=f"{item.job.key}#{number + 1}" if number else item.job.key,
-                        text=self.context.texts.of(item.job.key),
-                        dtype=_samples(page, item.format),
-                        allocate=new_result,
-                        on_tiles=on_tiles,
+                        ImageTask(
+                            sources[-1],
+                            size,
+                            key=f"{item.job.key}#{number + 1}" if number else item.job.key,
+                            text=self.context.texts.of(item.job.key),
+                            dtype=_samples(page, item.format),
+                            allocate=new_result,
+                            on_tiles=on_tiles,
+                        )
                     )
                 )
         except Exception as error:

@@ -20,6 +20,7 @@ from varestorer_cli.core.atomic import atomic_file, check_writable
 from varestorer_cli.core.choices import ImageFormat
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.engine.engine import RestoreEngine
+from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.engine.inference import EngineOptions
 from varestorer_cli.core.engine.tile_check import not_finite
 from varestorer_cli.core.errors import InputError, UsageError
@@ -204,7 +205,7 @@ def _restore(job: CodesJob, source: Codes, engine: RestoreEngine, session: Sessi
         if job.degraded is not None:
             image = np.concatenate([image, _upscaled(images[0], engine, size)], 2)
     with torch.inference_mode():
-        result = engine.restore(image, size, dtype=np.uint8)
+        result = engine.restore(ImageTask(image, size, dtype=np.uint8))
     software = fingerprint.software_text(
         identity, model=f"{session.model} with codes of {source}", scale=1, tile=result.tile, seed=options.seed
     )
