@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from varestorer_cli.core.engine.blending import BlendedTiler, reflected, samples
 from varestorer_cli.core.engine.engine import RestoreEngine
+from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.engine.inference import EngineOptions
 from varestorer_cli.core.engine.tiling import TileGrid
 from varestorer_cli.core.engine.transfers import Transfers
@@ -85,6 +86,6 @@ class Largest(TorchDispatchMode):
 def test_no_tensor_is_larger_than_a_band_or_the_weights_of_an_axis(size: tuple[int, int], scale: int) -> None:
     pixels = photo(size[1] // scale, size[0] // scale)
     with Largest() as largest:
-        RestoreEngine(FakeModel(), EngineOptions()).restore(pixels, size, dtype=np.uint8)
+        RestoreEngine(FakeModel(), EngineOptions()).restore(ImageTask(pixels, size, dtype=np.uint8))
     band, weights = 40 * 32 * 3 * 4, 286 * 32 * 4
     assert band < largest.bytes <= weights < 8000 * 40 * 3 * 4 / 100

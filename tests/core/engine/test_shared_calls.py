@@ -121,7 +121,7 @@ def test_without_a_source_of_images_nothing_is_asked_for() -> None:
 
 def test_the_noise_of_a_model_with_tokens_stays_with_its_image(calls_ahead: int) -> None:
     images, model = [photo(16, 16)] * 5, load_restorer("mini").restorer
-    alone = [engine(model, batch=1, sampling="sample").restore(image, (64, 64), key=f"{n}.png").image
+    alone = [engine(model, batch=1, sampling="sample").restore(ImageTask(image, (64, 64), key=f"{n}.png")).image
              for n, image in enumerate(images)]  # fmt: skip
     together = [result.image for result in restored(engine(model, batch=4, sampling="sample"), images)]
     for n, m in itertools.product(range(5), repeat=2):
