@@ -2,7 +2,9 @@
 #   CPU:   docker build -t varestorer .
 #   CUDA:  docker build -t varestorer:cuda --build-arg TORCH=cu126 .   (run with --gpus all)
 ARG PYTHON=3.12
-FROM python:${PYTHON}-slim
+# Any image with Python and pip, such as one of your own registry.
+ARG BASE=python:${PYTHON}-slim
+FROM ${BASE}
 
 # Build of PyTorch: cpu, cu126, cu128, rocm6.3 ... CPU wheels are a tenth of the size of those for CUDA.
 ARG TORCH=cpu

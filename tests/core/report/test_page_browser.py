@@ -201,8 +201,32 @@ def run_of_300(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "p.html"
 
 
-def test_every_image_of_300_is_a_thumbnail_that_loads_when_seen(browser: Browser, run_of_300: Path) -> None:
-    browser.open(run_of_300)
+@pytest.fixture(scope="module")
+def scores_of_300(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of 300 scored pairs, 9 of them with cards; the first three, the worst, differ in colour."""
+    folder = tmp_path_factory.mktemp("scores")
+    colors = (RED, BLUE, GREEN, *[GREEN] * 297)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(crops, "MOST_CARDS", 9)
+        for number, (red, green, blue) in enumerate(colors):
+            off = 50 - number if number < 3 else 45 - number // 8
+            save(Path(f"out/{number:03}.png"), plain((red, green, blue), 120, 160))
+            save(Path(f"gt/{number:03}.png"), plain((red, green, blue + off), 120, 160))
+        words = ["score", "out", "-r", "gt", "--metrics", "psnr_y", "--cache", "none", "--report", "p.html", "-q"]
+        assert run(words) == 0
+    return folder / "p.html"
+
+
+@pytest.fixture(params=["run_of_300", "scores_of_300"], ids=["restore", "score"])
+def page_of_300(request: pytest.FixtureRequest) -> Path:
+    """The page of restore, then that of score."""
+    page: Path = request.getfixturevalue(request.param)
+    return page
+
+
+def test_every_image_of_300_is_a_thumbnail_that_loads_when_seen(browser: Browser, page_of_300: Path) -> None:
+    browser.open(page_of_300)
     assert len(browser.all(".card")) == 9 and len(browser.all(".thumb")) == 300
     assert browser.one("#thumbnails h2").text == "All 300 images as thumbnails"
     assert len(browser.all(".thumb img")) == 0, "nothing is decoded before it is seen"
@@ -218,7 +242,7 @@ def test_every_image_of_300_is_a_thumbnail_that_loads_when_seen(browser: Browser
     browser.wait(lambda: thumbs[-1].find_elements("css selector", "img"))
     browser.one("#search").send_keys("299")
     assert browser.script("return arguments[0].filter(t => t.offsetParent !== null).length", thumbs) == 1
-    assert browser.complaints() == [] and browser.requests() == [run_of_300.as_uri()], "one file, nothing beside it"
+    assert browser.complaints() == [] and browser.requests() == [page_of_300.as_uri()], "one file, nothing beside it"
 
 
 def test_arrow_keys_turn_the_pages_of_the_viewer(browser: Browser, run_of_300: Path) -> None:
@@ -253,14 +277,22 @@ def test_arrow_keys_turn_the_pages_of_the_viewer(browser: Browser, run_of_300: P
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "columns"), [(375, 1), (1280, 2), (1920, 3)])
-def test_widths_and_colours(browser: Browser, run_of_300: Path, width: int, columns: int, scheme: str) -> None:
+def test_widths_and_colours(browser: Browser, page_of_300: Path, width: int, columns: int, scheme: str) -> None:
     browser.size(width, 900, mobile=width < 500)
     browser.prefer(scheme)
-    browser.open(run_of_300)
+    browser.open(page_of_300)
     assert browser.script("return document.documentElement.scrollWidth <= window.innerWidth"), "nothing sticks out"
     lefts = "return new Set([...document.querySelectorAll(arguments[0])].map(e => e.getBoundingClientRect().left)).size"
     assert browser.script(lefts, ".card") == columns
     assert browser.script(lefts, ".thumb") >= max(2, 3 * columns - 1)
+    cut = "return [...document.querySelectorAll('.plain')].filter(e => e.scrollWidth > e.clientWidth).length"
+    assert browser.script(cut) == 0, "tables of numbers are whole"
+    browser.script("document.querySelectorAll('.thumb')[0].click()")
+    title, line = (
+        browser.script(f"return document.querySelector('{e}').offsetHeight") for e in ("#viewer-name", "#viewer-next")
+    )
+    assert title <= line, "a short name takes one line"
+    browser.one("#viewer-close").click()
     contrast = """const [r, g, b] = getComputedStyle(document.body)[arguments[0]].match(/\\d+/g).map(Number);
         return (r + g + b) / 3"""
     back, ink = (browser.script(contrast, name) for name in ("backgroundColor", "color"))
@@ -268,14 +300,14 @@ def test_widths_and_colours(browser: Browser, run_of_300: Path, width: int, colu
     assert browser.complaints() == []
 
 
-def test_four_cards_are_printed_on_a_page(browser: Browser, run_of_300: Path) -> None:
+def test_four_cards_are_printed_on_a_page(browser: Browser, page_of_300: Path) -> None:
     import base64
     import re
 
     def pages() -> int:
         return len(re.findall(rb"/Type\s*/Page\b", base64.b64decode(browser.driver.print_page())))
 
-    browser.open(run_of_300)
+    browser.open(page_of_300)
     browser.script("document.querySelectorAll('main > :not(#images), footer').forEach(e => e.remove())")
     counts = {}
     for cards in (9, 8, 5, 4):
@@ -327,47 +359,12 @@ def test_a_folder_of_small_files_shows_them(browser: Browser, tmp_path: Path, mo
     assert browser.complaints() == [] and len(browser.requests()) > 3
 
 
-@pytest.fixture(scope="module")
-def scores_of_40(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of 40 scored pairs, 9 of them with cards."""
-    folder = tmp_path_factory.mktemp("scores")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(crops, "MOST_CARDS", 9)
-        for number in range(40):
-            save(Path(f"out/{number:02}.png"), plain(BLUE, 120, 160))
-            save(Path(f"gt/{number:02}.png"), plain((BLUE[0], BLUE[1], BLUE[2] - number), 120, 160))
-        words = ["score", "out", "-r", "gt", "--metrics", "psnr_y", "--cache", "none", "--report", "p.html", "-q"]
-        assert run(words) == 0
-    return folder / "p.html"
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("width", "columns"), [(375, 1), (1280, 2), (1920, 3)])
-def test_widths_and_colours_of_scores(
-    browser: Browser, scores_of_40: Path, width: int, columns: int, scheme: str
-) -> None:
-    browser.size(width, 900, mobile=width < 500)
-    browser.prefer(scheme)
-    browser.open(scores_of_40)
-    assert browser.script("return document.documentElement.scrollWidth <= window.innerWidth"), "nothing sticks out"
-    lefts = "return new Set([...document.querySelectorAll(arguments[0])].map(e => e.getBoundingClientRect().left)).size"
-    assert browser.script(lefts, ".card") == columns
-    thumbs = browser.all(".thumb")
-    assert len(thumbs) == 40 and len(browser.all(".thumb img")) < 40, "loaded when seen"
-    browser.script("arguments[0].scrollIntoView()", thumbs[-1])
-    browser.wait(lambda: thumbs[-1].find_elements("css selector", "img"))
-    light = browser.script("return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
-    assert (min(light) > 200) == (scheme == "light")
-    assert browser.complaints() == [] and browser.requests() == [scores_of_40.as_uri()]
-
-
-def test_arrow_keys_turn_the_pages_of_scores(browser: Browser, scores_of_40: Path) -> None:
+def test_arrow_keys_turn_the_pages_of_scores(browser: Browser, scores_of_300: Path) -> None:
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.keys import Keys
 
-    browser.open(scores_of_40)
+    browser.open(scores_of_300)
     browser.script("arguments[0].click()", browser.all(".thumb")[0])
-    assert browser.one("#viewer-name").text == "39", "the worst first"
+    assert browser.one("#viewer-name").text == "000", "the worst first"
     ActionChains(browser.driver).send_keys(Keys.ARROW_RIGHT).perform()
-    assert browser.one("#viewer-name").text == "38"
+    assert browser.one("#viewer-name").text == "001"
