@@ -2,7 +2,7 @@
 #   CPU:   docker build -t varestorer .
 #   CUDA:  docker build -t varestorer:cuda --build-arg TORCH=cu126 .   (run with --gpus all)
 ARG PYTHON=3.12
-# Any image with Python and pip, such as one of your own registry.
+# Any image with Python and pip, such as one of your own registry; with TORCH= (empty) its own PyTorch is used.
 ARG BASE=python:${PYTHON}-slim
 FROM ${BASE}
 
@@ -16,7 +16,7 @@ COPY pyproject.toml setup.py README.md LICENSE MANIFEST.in ./
 COPY models models
 COPY varestorer_cli varestorer_cli
 RUN pip install --no-cache-dir uv \
-    && uv pip install --system --no-cache --torch-backend "${TORCH}" ".[${EXTRAS}]" \
+    && uv pip install --system --no-cache ${TORCH:+--torch-backend "${TORCH}"} ".[${EXTRAS}]" \
     && rm -rf build
 
 # Installed models and caches live in /models: mount a volume there to keep them.

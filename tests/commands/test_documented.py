@@ -21,6 +21,7 @@ Cli = Callable[..., Ran]
 # What is called instead of work that a test cannot do: downloads, installed weights, data sets.
 INSTEAD = {
     "score": ("varestorer_cli.core.score.run.run_score", ExitCode.OK),
+    "--merge": ("varestorer_cli.core.restore.run.run_merge", ExitCode.OK),
     "restore": ("varestorer_cli.core.restore.run.run_restore", SimpleNamespace(exit_code=lambda most: ExitCode.OK)),
     "pull": ("varestorer_cli.core.install.puller.pull", None),
     "import": ("varestorer_cli.core.install.importer.import_files", None),
@@ -32,13 +33,18 @@ INSTEAD = {
 
 
 def documented() -> list[str]:
-    """Command lines without ``varestorer``, continued lines joined, remarks dropped; lines with dots are outlines."""
+    """Command lines without ``varestorer``, in blocks and in sentences; continued lines joined, remarks dropped.
+
+    Lines with dots, and sentences' with words in capitals, are outlines.
+    """
     lines = []
     for path in [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md"))]:
         if path.name == "CHANGELOG.md":
             continue
         text = path.read_text(encoding="utf-8").replace("\\\n", " ")
         lines += re.findall(r"^(?:.*-m varestorer_cli|varestorer) (\S.*)$", text, re.MULTILINE)
+        spans = [" ".join(span.split()) for span in re.findall(r"`varestorer ([a-z][^`]*)`", text)]
+        lines += [span for span in spans if " " in span and not re.search(r"\[|\b[A-Z]{2,}\b", span)]
     commands = [line.partition(" #")[0].strip() for line in lines if "..." not in line]
     return list(dict.fromkeys(line for line in commands if line.split()[0] in COMMANDS))
 
@@ -62,12 +68,12 @@ def test_every_documented_command_is_one(line: str, cli: Cli, monkeypatch: pytes
         estimate = lambda *given: asked.append(given) or SimpleNamespace(lines=lambda: [])  # type: ignore[func-returns-value] # noqa: E731
         monkeypatch.setattr(run_module, "estimate", estimate)
         assert run([*words, "--dry-run"]) == 0 and asked, "networks are built by tests of their own"
-    elif words[0] == "restore" and "--model" not in words:
+    elif words[0] == "restore" and not {"--model", "--watch", "--merge"} & set(words):
         ran = cli(*words, "--dry-run", model=fakes.Noisy() if "--compat" in words else fakes.FakeModel())
         assert ran.code == 0, ran.err
     else:
         called: list[Any] = []
-        name = next((word for word in words[:2] if word in INSTEAD), "")
+        name = next((word for word in reversed(words[:2]) if word in INSTEAD), "")
         if name:
             target, answer = INSTEAD[name]
             monkeypatch.setattr(target, lambda *args, **kwargs: called.append(args) or answer)  # type: ignore[func-returns-value]

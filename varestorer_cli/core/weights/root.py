@@ -138,7 +138,7 @@ class Record:
             CheckpointError: the record exists and cannot be parsed.
         """
         path = root / RECORD
-        if root.exists() and not root.is_dir():
+        if root.is_file():
             raise UsageError(f"{root}: is a file, and --weights needs the folder of installed models; name a folder")
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
@@ -150,7 +150,7 @@ class Record:
                     for name, files in stored.get("folders", {}).items()
                 },
             )
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # such as below /dev/null, which stands for no models
             return cls({}, {})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
