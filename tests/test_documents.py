@@ -4,7 +4,6 @@ import re
 import tomllib
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
@@ -31,7 +30,7 @@ def spans(name: str) -> list[str]:
 
 
 def problem(command: str) -> str | None:
-    """What is wrong with a command that is none of varestorer's own, those have tests of their own; None for nothing."""
+    """What is wrong with a command, None for nothing; varestorer's own are run by tests/commands/test_documented.py."""
     if found := re.match(r"make ([\w-]+)", command):
         return None if found[1] in TARGETS else f"no target {found[1]}"
     if found := re.search(r"(?:pip|pipx|uv tool|uv pip) install .*'?\.\[([\w,]+)\]", command):
