@@ -124,7 +124,7 @@ bench-growth: $(VENV)/.installed-dev  ## Speed and memory of restore from 1 to 1
 bench-2b: $(VENV)/.installed-dev  ## Memory and time of one tile of the full-size model, random weights (minutes, 6 GB)
 	$(BIN)/python -m varestorer_cli.bench.full_size
 
-bench-train: $(VENV)/.installed-dev  ## Training speed by stage: samples a second and the share of the machine's peak
+bench-train: $(VENV)/.installed-dev  ## Training speed by stage: samples per second and the share of the machine's peak
 	$(BIN)/python -m pip install -q -e ".[train]"
 	$(BIN)/python -m varestorer_cli.bench.training
 

@@ -68,7 +68,7 @@ class Faulty(FakeModel):
 
 @dataclass
 class Hungry(FakeModel):
-    """Out of memory above ``fits`` pixels a call."""
+    """Out of memory above ``fits`` pixels per call."""
 
     fits: int = 0
     words: str = "CUDA out of memory. Tried to allocate 2.00 GiB"

@@ -20,7 +20,7 @@ def main() -> None:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    """Nothing has begun yet, so there is nothing to tidy up; 130 is ``ExitCode.INTERRUPTED``."""
+    """End the process on a signal that comes while the program is loading; 130 is ``ExitCode.INTERRUPTED``."""
     os.write(2, b"error: interrupted; run the same command again for the rest\n")
     os._exit(130)
 

@@ -123,14 +123,14 @@ def _failed(error: BaseException, text: str, code: ExitCode, verbose: bool) -> i
 
 
 def _tolerant_streams() -> None:
-    """File names need not be valid in the locale's encoding; writing one must not end a run."""
+    """Escape what stdout and stderr cannot encode: a file name that is odd in this locale must not end a run."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _quiet_libraries() -> None:
-    """Decoders talk about damaged metadata in their own words; what matters of it is said in ours."""
+    """Silence the decoders' own warnings of damaged metadata (ours replace them); one thread for OpenBLAS on x86."""
     import logging
     import os
     import platform

@@ -83,10 +83,10 @@ def released_tensors(component: Component, state_dict: Mapping[str, Any], **conf
 
 
 def recognise(state_dict: Mapping[str, Any]) -> Component:
-    """Which component a released state dict is of, by its keys.
+    """Name of the component that a released state dict belongs to, found by its keys.
 
     Raises:
-        ValueError: of none; quotes the first key.
+        ValueError: the keys fit no component; quotes the first one.
     """
     state = _unwrap(state_dict)
     for mark, component in _MARKS.items():

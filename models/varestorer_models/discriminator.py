@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 
 class FeatureDiscriminator(nn.Module):
-    """One small convolutional head per stage: real or restored, said for every position.
+    """One small convolutional head per stage, which scores every position as real or restored.
 
     Args:
         channels: C_i of each stage.

@@ -211,7 +211,7 @@ def feature_distance(
     Args:
         features: (B, C_i, h_i, w_i) per stage.
         references: the same of the reference image.
-        weights: one factor a stage, by default 1.
+        weights: one factor per stage, by default 1.
     """
     terms = []
     for stage, reference in zip(features, references, strict=True):

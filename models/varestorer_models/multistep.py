@@ -43,7 +43,7 @@ class MultiStepRestorer(OneStepRestorer):
     def restored_codes(
         self, latent_Bdhw: Tensor, condition: Condition | None, sampling: Sampling, uniforms_BLd2: Tensor | None
     ) -> Tensor:
-        """As of the one-step restorer."""
+        """Latent of a pre-restored image -> accumulated codes, scale after scale; as of the one-step restorer."""
         if sampling not in ("argmax", "sample"):
             raise ValueError(f"scale after scale, bits are drawn or the likelier ones; {sampling!r} is for one step")
         if sampling == "sample" and uniforms_BLd2 is None:

@@ -133,7 +133,7 @@ def transformer_table(*, adapters: bool) -> KeyTable:
 
 
 def stored_chunk_size(keys: Iterable[str]) -> int | None:
-    """Blocks a chunk of a stored transformer, None if its blocks are not in chunks.
+    """Blocks per chunk of a stored transformer, None if its blocks are not in chunks.
 
     Raises:
         ValueError: the chunks are not equally long or not numbered without a gap.

@@ -118,7 +118,7 @@ def sample_multistep(
 
 
 def _batch(condition: Condition, uniforms: Tensor | None, prefix: Tensor | None, degraded: Tensor | None) -> int:
-    """The largest batch that any argument speaks of; 1 holds for all."""
+    """The largest batch size among the arguments; those of batch 1 hold for all items."""
     sizes = [condition.batch]
     if uniforms is not None and uniforms.dim() == 4:
         sizes.append(len(uniforms))

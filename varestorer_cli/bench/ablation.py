@@ -108,7 +108,7 @@ def main() -> None:
 
 
 def table(figures: dict[str, dict[str, float]]) -> str:
-    """A Markdown table, one row a choice."""
+    """A Markdown table, one row per choice."""
     columns = sorted({column for row in figures.values() for column in row})
     lines = ["| choice | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, row in figures.items():

@@ -38,7 +38,7 @@ _SAMPLES = Path(__file__).resolve().parent.parent / "data" / "samples"
 
 
 class CostlessEngine:
-    """Has every result ready before it is asked for."""
+    """An engine that returns prepared results, so that it costs nothing."""
 
     sampling = "argmax"
     overlap = 0

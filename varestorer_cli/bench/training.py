@@ -1,4 +1,4 @@
-"""``make bench-train``: samples a second of each training stage, and the share of the machine's peak that it uses.
+"""``make bench-train``: samples per second of each training stage, and the share of the machine's peak that it uses.
 
 The peak is what large matrix products reach here in the same arithmetic and number of threads, measured between the
 steps. The arithmetic of a step is counted, not estimated. Images are noise: their content does not matter.

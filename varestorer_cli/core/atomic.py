@@ -32,7 +32,7 @@ _open_parts: set[str] = set()
 
 
 def _here() -> str:
-    """This host; and, in a container, its process table: the same number there is another process."""
+    """Name of this host, and in a container also of its process table, where equal numbers mean other processes."""
     with suppress(OSError):
         namespace = Path("/proc/self/ns/pid").stat().st_ino
         if namespace != _FIRST_PID_NAMESPACE:

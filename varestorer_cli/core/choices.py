@@ -56,7 +56,7 @@ class Existing(StrEnum):
 
 
 class Missing(StrEnum):
-    """What a frame means that was asked for and is not there."""
+    """How a frame that was asked for and does not exist is treated."""
 
     ERROR = "error"
     SKIP = "skip"
@@ -102,7 +102,7 @@ class Large(StrEnum):
 
 
 class Captioning(StrEnum):
-    """Who describes images that have no caption."""
+    """Whether a captioner describes images that have no caption."""
 
     NONE = "none"
     AUTO = "auto"

@@ -27,7 +27,7 @@ HEARTBEAT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a reader of the log wants to be told; fields are templates of whole lines, empty for none.
+    """Lines that a program which reads the log looks for; fields are templates of whole lines, empty for none.
 
     Attributes:
         step: percent between two lines.

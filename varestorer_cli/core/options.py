@@ -79,7 +79,7 @@ class FailureLimit:
 
 @dataclass(frozen=True)
 class TextOptions(CheckedOptions):
-    """What a model that takes a text is told about the images.
+    """Text about the images, for models that take one.
 
     Raises:
         UsageError: a value is impossible, or two contradict each other.

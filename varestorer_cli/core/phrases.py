@@ -17,7 +17,7 @@ _FORMULA = re.compile(r"'*[=+\-@]")
 
 
 def visible(text: str) -> str:
-    """One line of a message in which no name of a file steers a terminal, starts a line or turns the text around."""
+    """Text for one line of a message: control characters and characters that reverse the text are escaped."""
     return _UNSEEN.sub(_escape, text)
 
 

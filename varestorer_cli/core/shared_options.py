@@ -23,14 +23,14 @@ SHARD = Option("Part I of N of the inputs, from 0; auto: array job.", FARM, meta
 
 @dataclass(frozen=True)
 class QuietOptions(CheckedOptions):
-    """Whether a command speaks."""
+    """Whether a command prints progress and information."""
 
     quiet: bool = option(False, QUIET)
 
 
 @dataclass(frozen=True)
 class ConsoleOptions(QuietOptions):
-    """What a command says while it works."""
+    """Messages and progress of a command while it works."""
 
     progress: Progress = option(
         Progress.AUTO, "A bar on a terminal and lines elsewhere, or what a farm reads.", MESSAGES

@@ -1,4 +1,4 @@
-"""Being told to stop: the first signal asks, the second one leaves at once."""
+"""SIGINT and SIGTERM during a run: the first one ends it in order, the second one ends the process at once."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ _CODES = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINAT
 
 
 class StopFlag:
-    """Set once the run was told to stop.
+    """Flag that a run is to stop, with the exit code of the reason.
 
     Args:
         asked: also asked whether to stop, from any thread; a yes stays.
@@ -46,7 +46,7 @@ def stop_on_signals(
     """Turn SIGINT and SIGTERM into a flag for the length of the block; outside the main thread nothing is changed.
 
     Args:
-        say: told that the run stops soon, in a thread of its own: a handler may interrupt a line being written.
+        say: called when the run will stop soon, in a thread of its own: a handler may interrupt a line being written.
         leave: called before the second signal ends the process.
     """
     flag = StopFlag()

@@ -285,7 +285,7 @@ def _debian_files(archive: Path) -> io.BytesIO:
 
 
 def _unpacked_by_dpkg(archive: Path) -> io.BytesIO:
-    """Zstandard is beyond the standard library of these Python versions; dpkg reads it."""
+    """A Debian package unpacked by dpkg: Python's standard library does not read its Zstandard archive."""
     if shutil.which("dpkg-deb") is None:
         raise MissingDependencyError(f"{archive} needs dpkg-deb to be unpacked; install dpkg.")
     done = subprocess.run(
@@ -303,7 +303,7 @@ def collect(out: Path, cache: Path | None, only: Sequence[str] | None, say: Call
         out: folder for the photographs.
         cache: folder for the packages, ``out/.packages`` by default.
         only: names of packages, None for all.
-        say: told what happens.
+        say: called with one sentence per package.
 
     Returns:
         Photographs there are now.

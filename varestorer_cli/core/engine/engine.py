@@ -1,8 +1,8 @@
 """Image array in, restored array out: tiles through the model, blended into the result.
 
-How an image becomes tiles, and tiles an image, is the business of its tiler (:mod:`.blending`, :mod:`.released`);
-which tiles share a call that of :class:`SharedCalls`; one call of the model that of :class:`TileInference`. No path and
-no file is known here: the result array belongs to the caller, who may keep it on disk.
+A tiler (:mod:`.blending`, :mod:`.released`) cuts an image into tiles and makes the result of them, :class:`SharedCalls`
+decides which tiles share a call, :class:`TileInference` makes one call of the model. No path and no file is known here:
+the result array belongs to the caller, who may keep it on disk.
 
 Pixels of the degraded image go to the device tile by tile, in their own type; they are upscaled, restored, checked,
 blended and rounded to 8 or 16 bits there, and come back once per finished block (see :mod:`.transfers`).

@@ -170,13 +170,13 @@ def _resized(image: Bytes, size: tuple[int, int]) -> Bytes:
 
 
 def _network_input(image: Tensor) -> Tensor:
-    """8 bit (T, T, 3) -> [-1, 1] -> [0, 1] (3, T, T), with the roundings of the detour."""
+    """8 bit (T, T, 3) -> [-1, 1] -> [0, 1] (3, T, T), rounded as by the script's conversions."""
     signed = _ratio(image.permute(2, 0, 1).to(torch.float32)) * 2 - 1
     return (signed + 1) / 2
 
 
 def _ratio(values: Tensor) -> Tensor:
-    """Values of 255; a divisor on the host would become a product with its reciprocal on a GPU, which rounds apart."""
+    """Values / 255, divided on the device: a GPU would multiply by the reciprocal of a host number, and round apart."""
     return values / values.new_full((), 255)
 
 

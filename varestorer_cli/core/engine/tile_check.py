@@ -85,7 +85,7 @@ def _deviation(values: Tensor) -> Tensor:
 
 
 def _reduced(images: Tensor, factor: int) -> Tensor:
-    """Means of blocks of so many pixels a side; blocks are stretched where they do not fit."""
+    """Means of blocks of ``factor`` x ``factor`` pixels; blocks are stretched where they do not fit."""
     height, width = images.shape[2:]
     return F.interpolate(images, (max(1, height // factor), max(1, width // factor)), mode="area")
 

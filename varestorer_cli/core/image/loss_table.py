@@ -2,7 +2,7 @@
 
 A block is kept (carried to the output, where the writer names what a format has no place for), or is storage (says how
 the old file stores its pixels, or repeats them smaller), or is named in one warning. What a table does not know is
-named by its identifier, so that nothing disappears without a word.
+named by its identifier, so that nothing disappears unnamed.
 """
 
 from collections.abc import Iterable

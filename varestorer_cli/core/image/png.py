@@ -262,7 +262,7 @@ def read_deep(data: bytes) -> tuple[Samples, Samples | None]:
 
 
 def _clear_gray(data: bytes) -> int | None:
-    """The gray that a PNG shows as nothing."""
+    """The gray value that a PNG declares transparent, None where it declares none."""
     place = 8
     while (kind := data[place + 4 : place + 8]) not in (b"IDAT", b""):
         size = int.from_bytes(data[place : place + 4], "big")

@@ -77,7 +77,7 @@ class InputOptions:
         nul_lists: lists are separated by NUL bytes instead of newlines.
         read_stdin: reads the list for ``-``.
         frames: frames of a sequence to do, None does those that are there.
-        missing: what a frame means that was asked for and is not there.
+        missing: how a frame that was asked for and does not exist is treated.
     """
 
     nul_lists: bool = False

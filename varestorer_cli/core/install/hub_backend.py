@@ -130,7 +130,7 @@ class Hub:
         """Hash and size of the file from the hub; None where the hub cannot be reached and the cache has the file."""
         url = self._library.hf_hub_url(published.repository, published.path, revision=revision)
         try:
-            found = self._patiently(lambda: self._library.get_hf_file_metadata(url))
+            found = self._with_retries(lambda: self._library.get_hf_file_metadata(url))
         except self._library.errors.HfHubHTTPError as error:
             raise self._unavailable(published, revision, error) from error
         except Exception as error:  # the class of a network error depends on the library's version
@@ -160,7 +160,7 @@ class Hub:
         if part.stat().st_size:
             self._say(f"{published.key}: going on after {part.stat().st_size / 1e6:.0f} MB")
         try:
-            self._patiently(lambda: self._transfer(url, part, remote.size))
+            self._with_retries(lambda: self._transfer(url, part, remote.size))
         except Exception as error:
             raise self._unavailable(published, revision, error) from error
         digest = file_sha256(part) if expected else ""
@@ -175,7 +175,7 @@ class Hub:
             done = stream.seek(0, 2)
             self._library.file_download.http_get(url, stream, resume_size=done, headers=headers, expected_size=size)
 
-    def _patiently(self, work: Callable[[], Any]) -> Any:
+    def _with_retries(self, work: Callable[[], Any]) -> Any:
         """Call ``work``; retry after network errors and busy servers, not after a refusal."""
         for attempt in range(_ATTEMPTS):
             try:

@@ -212,7 +212,7 @@ def _version(package: str) -> str:
 
 
 def _import_pyiqa(names: Sequence[str]) -> Any:
-    """Import pyiqa, its chatter sent to stderr: stdout belongs to the table."""
+    """Import pyiqa, what it prints sent to stderr: stdout belongs to the table."""
     asked = ", ".join(names)
     try:
         with contextlib.redirect_stdout(sys.stderr):

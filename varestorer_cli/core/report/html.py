@@ -34,7 +34,7 @@ def shown_by_browsers(link: str) -> bool:
 
 
 def visible(text: str) -> str:
-    """The text with what no reader could see spelt out: control characters, writing directions, broken bytes."""
+    """The text with invisible characters written out: control characters, writing directions, broken bytes."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}" for c in text)

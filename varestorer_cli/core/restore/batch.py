@@ -34,7 +34,7 @@ BUDGET_PIXELS = 300_000_000
 
 
 class Engine(Protocol):
-    """What the batch needs of an engine; :class:`core.engine.RestoreEngine` has it."""
+    """What the batch needs of an engine; :class:`varestorer_cli.core.engine.engine.RestoreEngine` has it."""
 
     @property
     def sampling(self) -> str:
@@ -52,7 +52,7 @@ class Engine(Protocol):
         """What the user should know and was not told yet."""
 
     def queue(self, more: Callable[[], bool] | None, should_stop: Callable[[], bool] | None) -> Any:
-        """A :class:`core.engine.ImageQueue`."""
+        """A :class:`varestorer_cli.core.engine.engine.ImageQueue`."""
 
 
 def run_batch(
@@ -68,7 +68,7 @@ def run_batch(
     """Restore every job of a plan.
 
     Args:
-        plan: from :func:`core.inputs.plan.make_plan`.
+        plan: from :func:`varestorer_cli.core.inputs.plan.make_plan`.
         engine: restores arrays.
         context: model and device.
         options: as given by the user.

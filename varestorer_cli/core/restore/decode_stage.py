@@ -1,4 +1,4 @@
-"""Ahead of the engine: read an image, hash it, decide whether there is anything to do, decode it."""
+"""The stage ahead of the engine: read an image, hash it, decide whether there is anything to do, decode it."""
 
 import hashlib
 import time
@@ -175,7 +175,7 @@ class DecodeStage:
         row.settings_sha256 = ""  # a later run without --only-below restores it
 
     def _skip(self, item: RestoreItem, reason: str) -> None:
-        """A finished output: its measurements of the earlier run stay in the report."""
+        """Skip a finished output; the measurements of the earlier run stay in the report."""
         item.kept = reason != fingerprint.UP_TO_DATE
         known = (
             []

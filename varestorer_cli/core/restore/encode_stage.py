@@ -1,4 +1,4 @@
-"""Behind the engine: encode a restored image, write it, compare it with its input."""
+"""The stage behind the engine: encode a restored image, write it, compare it with its input."""
 
 import time
 from collections.abc import Callable, Sequence

@@ -310,7 +310,7 @@ def _unlike(images: Sequence[Row]) -> Section | None:
 
 
 def _warnings(images: Sequence[Row]) -> Section | None:
-    """Which loss befell which images."""
+    """The section of the losses, each with the images that have it."""
     losses: dict[str, list[str]] = {}
     for row in images:
         for text in filter(None, row.warnings.split("; ")):

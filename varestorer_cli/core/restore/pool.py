@@ -52,7 +52,7 @@ def run_pool(
     prepared: "RunTexts | None" = None,
     stop: StopFlag,
 ) -> BatchReport:
-    """Restore every job of a plan on several devices; see :func:`core.batch.run_batch`.
+    """Restore every job of a plan on several devices; see :func:`varestorer_cli.core.restore.batch.run_batch`.
 
     Args:
         plan: what to do.
@@ -136,7 +136,7 @@ class _Pool:
         self.workers.append(_Worker(device, process, ours))
 
     def _turn(self) -> None:
-        """Hear what workers say; see who died."""
+        """Handle the messages of the workers, and those that died."""
         if (self.stop.requested() or self.error is not None) and not self.told:
             self.told = True
             for worker in self.workers:
@@ -196,7 +196,7 @@ class _Pool:
         self.console.update(done + 0.95 * sum(min(1.0, worker.fraction) for worker in self.workers if not worker.over))
 
     def _gone(self, worker: _Worker) -> None:
-        """A worker died: others do its images; one that takes several processes with it fails."""
+        """Give the images of a dead worker to the others; an image with which several processes died fails."""
         worker.over = True
         worker.process.join()
         if self.told:

@@ -93,7 +93,7 @@ def open_session(
         options: as given by the user.
         load: loads a model by name, device and weights folder, :func:`load_model` by default.
         prepared: texts of the images; None gives all the model's own.
-        on_stage: told what is loaded.
+        on_stage: called with what is loaded.
 
     Raises:
         MissingDependencyError: torch, the device or the weights are missing.

@@ -1,4 +1,4 @@
-"""A process of :mod:`core.pool`: one device, one model, images asked for one by one."""
+"""A process of :mod:`varestorer_cli.core.restore.pool`: one device, one model, images asked for one by one."""
 
 import os
 import queue

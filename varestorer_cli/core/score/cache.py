@@ -41,7 +41,7 @@ class ScoreCache:
 
     Args:
         folder: where the file lies; made if needed.
-        warn: told once why nothing is kept.
+        warn: called once, with the reason why nothing is kept.
     """
 
     def __init__(self, folder: Path, warn: Callable[[str], None] = lambda text: None) -> None:
@@ -117,7 +117,7 @@ class ScoreCache:
         self._warn(f"{self.path}: scores are not kept for the next run ({error}); --cache FOLDER names another place")
 
     def close(self) -> None:
-        """Let the file go."""
+        """Close the file."""
         if "_connection" in self.__dict__:
             with suppress(sqlite3.Error):
                 self._connection.close()

@@ -26,7 +26,7 @@ class Codes(StrEnum):
 
 
 class ProtocolName(StrEnum):
-    """Names of the protocols; :mod:`core.metrics.protocols` says what they mean."""
+    """Names of the protocols; ``metrics/protocols.py`` says what they mean."""
 
     BOTH = "both"
     OSEDIFF = "osediff"

@@ -1,6 +1,6 @@
 """Published rows of the known test sets, from ``data/published.csv``, each with convention and source.
 
-PSNR, SSIM and MANIQA mean different things under different conventions (:mod:`core.metrics.protocols`), so a row's
+PSNR, SSIM and MANIQA mean different things under different conventions (see ``metrics/protocols.py``), so a row's
 values are keyed by the metric that they are under its convention. Values are kept as printed.
 """
 

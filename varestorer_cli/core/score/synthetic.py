@@ -53,7 +53,7 @@ def make_set(
         photos: folder of sharp photographs.
         parent: where the set's folder is made.
         seed: of every draw; a photograph's pair depends on the seed and its own name only.
-        on_done: told (done, all) photographs.
+        on_done: called with (done, all) photographs.
 
     Returns:
         The set; its note names photographs that gave no pair.

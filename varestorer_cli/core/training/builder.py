@@ -226,7 +226,7 @@ class StageBuilder:
         """The pre-restorer of a teacher that sees degraded images.
 
         Raises:
-            UsageError: a pre-restorer nobody needs.
+            UsageError: a pre-restorer is given that the recipe does not use.
         """
         if not self.recipe.variant.degraded:
             if self.options.prerestorer is not None:
@@ -337,8 +337,8 @@ def _with_decoder(
 ) -> ImageTokenizer:
     """The same encoder and quantiser with a new decoder.
 
-    The tokenizer's own decoder is no start: beside its linear path its features have gone quiet, and a quiet
-    norm-free layer passes no gradient.
+    The tokenizer's own decoder is no start: beside its linear path its features are near zero, and a
+    norm-free layer whose features are near zero passes no gradient.
     """
     guided = ImageTokenizer(replace(tokenizer.config, autoencoder=autoencoder))
     guided.autoencoder.reset_parameters(generator)

@@ -198,7 +198,7 @@ class DistillTask:
         return null + self.variant.guidance * (scores - null)
 
     def _score_terms(self, bits_BLd: Tensor, texts: Texts, drop: list[bool]) -> Terms:
-        """The student's bits as teacher and critic see them, and the critic's own lesson."""
+        """Score distance of the student's bits between teacher and critic, and the loss that trains the critic."""
         assert self.critic is not None
         schedule, quantizer = self.restorer.tokenizer.config.schedule, self.restorer.tokenizer.quantizer
         hard = (bits_BLd.detach() > 0.5).to(torch.uint8)
@@ -242,9 +242,9 @@ class DistillTask:
         return terms | usage_terms(difference, schedule.slices, len(target.bits_BLd))
 
     def _teacher_forced(self, prediction: Prediction, target: Quantized) -> Tensor:
-        """Logit differences that answer the teacher's question: bits of scale k given the reference's coarser codes.
+        """Logit differences of the bits of scale k given the reference's coarser codes, as the teacher gives them.
 
-        A bits head says them directly. A latent head's are the residuals its latent leaves to the reference's history.
+        Of a bits head they are its output, of a latent head the residuals its latent leaves to the reference's history.
         """
         if prediction.latent_Bdhw is None:
             return prediction.difference_BLd

@@ -1,4 +1,4 @@
-"""Several processes that train one model: who is who, what all agree on, means over all of them.
+"""Several processes that train one model: ranks, decisions of all, means over all of them.
 
 ``torchrun`` starts the processes and tells each its place by environment variables; without them a run is one process
 and nothing here does anything. Every process holds the same step; a step's batch is divided among them in order, and
@@ -65,11 +65,11 @@ class World:
         """Whether this process writes."""
         return self.rank == 0
 
-    def agree(self, *wishes: bool) -> tuple[bool, ...]:
-        """Logical or over all processes, for each wish; all get the same answer."""
+    def agree(self, *flags: bool) -> tuple[bool, ...]:
+        """Logical or of each flag over all processes; all get the same answer."""
         if self.size == 1:
-            return wishes
-        votes = torch.tensor([int(wish) for wish in wishes])
+            return flags
+        votes = torch.tensor([int(flag) for flag in flags])
         dist.all_reduce(votes, dist.ReduceOp.MAX)
         return tuple(bool(vote) for vote in votes.tolist())
 

@@ -149,7 +149,7 @@ class ImageLosses:
         return nn.ModuleDict({"model": module, "discriminator": self.discriminator})
 
     def parameter_groups(self) -> list[dict[str, object]]:
-        """The discriminator's group, if any; low momentum, as it chases a moving target."""
+        """The discriminator's group, if any; low momentum, since what it judges changes with each step."""
         if self.discriminator is None:
             return []
         return [

@@ -33,7 +33,7 @@ class Degrade(StrEnum):
 
 
 class TrainingPrecision(StrEnum):
-    """Arithmetic of training, which fp16 has too narrow a range for; ``auto`` is what the device computes natively."""
+    """Arithmetic of training; not fp16, whose range is too narrow. ``auto`` is what the device computes natively."""
 
     AUTO = "auto"
     FP32 = "fp32"
@@ -41,14 +41,14 @@ class TrainingPrecision(StrEnum):
 
 
 class Head(StrEnum):
-    """How the student says its bits."""
+    """What the student's head predicts: scores of bits, or latent values."""
 
     BITS = "bits"
     LATENT = "latent"
 
 
 class Bits(StrEnum):
-    """What image losses see of a bits head."""
+    """Which bits of a bits head the image losses are computed on."""
 
     SAMPLED = "sampled"
     GREEDY = "greedy"
@@ -56,14 +56,14 @@ class Bits(StrEnum):
 
 
 class Attention(StrEnum):
-    """What the student's positions see."""
+    """Which positions a position of the student attends to."""
 
     ALL = "all"
     CAUSAL = "causal"
 
 
 class Positions(StrEnum):
-    """Where the extra block lies for the student."""
+    """Rotary coordinates of the student's extra block."""
 
     NEXT_SCALE = "next_scale"
     LAST_SCALE = "last_scale"

@@ -1,4 +1,4 @@
-"""One pass or one for each scale: the restorer of a model file that ``--steps`` asks for."""
+"""``--steps``: the restorer of a model file that makes one pass, or the one that makes a pass per scale."""
 
 from varestorer_cli.core.choices import Steps
 from varestorer_cli.core.errors import UsageError

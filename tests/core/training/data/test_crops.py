@@ -126,7 +126,7 @@ def test_a_flat_photograph_still_gives_crops():
 
 
 def test_crops_are_reduced_by_random_factors():
-    # On a ramp of one level a pixel, the mean gradient of a crop is its reduction.
+    # On a ramp of one level per pixel, the mean gradient of a crop is its reduction.
     ramp = np.repeat(np.arange(200, dtype=np.uint8)[None, :, None].repeat(200, axis=0), 3, axis=2)
     config = CropCacheConfig(crop=64, min_sharpness=0.0, min_reduction=0.5)
     steps = [2 * sharpness(cut_crop(ramp, config, np.random.default_rng(i))) for i in range(100)]

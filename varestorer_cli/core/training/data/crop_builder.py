@@ -112,7 +112,7 @@ class CropBuilder:
         (folder / "index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
 
     def _check_space(self, folder: Path) -> None:
-        """Refuse now: on a full disk, writing to a mapped file would kill the process without a word."""
+        """Check the free space: on a full disk, writing to a mapped file would kill the process without a message."""
         config = self.config
         pixels = config.crop**2 + config.versions * (config.crop // config.scale) ** 2
         need, free = 3 * config.crops * pixels, shutil.disk_usage(folder).free
