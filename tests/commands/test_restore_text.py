@@ -22,7 +22,8 @@ from varestorer_cli.core.engine.inference import EngineOptions, TileInference
 from varestorer_cli.core.options import TextOptions
 from varestorer_cli.core.text import prepare, transformers_backend
 from varestorer_cli.core.weights import model_file as checkpoint
-from varestorer_cli.core.weights.model_file import StoredText, save_bundle
+from varestorer_cli.core.weights.model_file import save_bundle
+from varestorer_cli.core.weights.stored_text import StoredText
 
 STORED = "a photograph"
 

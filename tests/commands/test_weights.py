@@ -21,8 +21,9 @@ import varestorer_models
 from varestorer_cli import app
 from varestorer_cli.core.text.transformers_backend import DEFAULT_PROMPT, stored_text
 from varestorer_cli.core.weights.catalog import FOLDERS, RELEASED
-from varestorer_cli.core.weights.model_file import read_metadata, read_text
+from varestorer_cli.core.weights.model_metadata import read_metadata
 from varestorer_cli.core.weights.root import choose_model, weights_root
+from varestorer_cli.core.weights.stored_text import read_text
 
 FILES = (releases.STUDENT, releases.AUTOENCODER, releases.PRERESTORER)
 

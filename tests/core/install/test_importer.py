@@ -13,15 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
 from varestorer_cli.core.install.importer import import_files
-from varestorer_cli.core.weights.model_file import (
-    StoredText,
-    load_bundle,
-    load_restorer,
-    read_metadata,
-    read_text,
-    write_text,
-)
+from varestorer_cli.core.weights.model_file import load_bundle, load_restorer
+from varestorer_cli.core.weights.model_metadata import read_metadata
 from varestorer_cli.core.weights.root import Record
+from varestorer_cli.core.weights.stored_text import StoredText, read_text, write_text
 
 FILES = (releases.STUDENT, releases.AUTOENCODER, releases.PRERESTORER)
 

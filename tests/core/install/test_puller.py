@@ -19,8 +19,8 @@ from varestorer_cli.core.install.puller import pull
 from varestorer_cli.core.text import transformers_backend
 from varestorer_cli.core.weights.catalog import CAPTIONER, FOLDERS, RELEASED, TEXT_ENCODER
 from varestorer_cli.core.weights.file_hash import file_sha256
-from varestorer_cli.core.weights.model_file import read_text
 from varestorer_cli.core.weights.root import Record, find_folder
+from varestorer_cli.core.weights.stored_text import read_text
 
 constants = pytest.importorskip("huggingface_hub.constants")
 T5, BLIP = FOLDERS["text"].repository, FOLDERS["captioner"].repository

@@ -14,8 +14,9 @@ from varestorer_cli.core.install.importer import import_files
 from varestorer_cli.core.install.inventory import list_models, verify_models
 from varestorer_cli.core.install.puller import pull
 from varestorer_cli.core.weights.catalog import BUNDLED, DEFAULT_BUNDLED
-from varestorer_cli.core.weights.model_file import StoredText, save_bundle
+from varestorer_cli.core.weights.model_file import save_bundle
 from varestorer_cli.core.weights.root import PACKAGE, Record, choose_model
+from varestorer_cli.core.weights.stored_text import StoredText
 from varestorer_cli.core.weights.tensor_io import DATA_HASH
 from varestorer_models.conv_restorer import ConvRestorer, ConvRestorerConfig
 

@@ -25,7 +25,8 @@ from varestorer_cli.core.training.presets import preset
 from varestorer_cli.core.training.run import train
 from varestorer_cli.core.training.text_features import DEFAULT_FILE, TextFolder, condition_on, feature_file
 from varestorer_cli.core.training.tool_options import TextsOptions
-from varestorer_cli.core.weights.model_file import read_metadata, read_text
+from varestorer_cli.core.weights.model_metadata import read_metadata
+from varestorer_cli.core.weights.stored_text import read_text
 
 
 def shard(path: Path, members: dict[str, bytes]) -> Path:

@@ -12,14 +12,8 @@ from safetensors.torch import load_file, save_file
 from varestorer_cli.core.errors import CheckpointError, OutputError
 from varestorer_cli.core.training.presets import preset, preset_names
 from varestorer_cli.core.weights.configs import config_from_dict, config_to_dict
-from varestorer_cli.core.weights.model_file import (
-    StoredText,
-    load_bundle,
-    load_restorer,
-    read_text,
-    save_bundle,
-    write_text,
-)
+from varestorer_cli.core.weights.model_file import load_bundle, load_restorer, save_bundle
+from varestorer_cli.core.weights.stored_text import StoredText, read_text, write_text
 from varestorer_models.conv_restorer import ConvRestorer, ConvRestorerConfig
 from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.swinir import SwinIRConfig

@@ -9,13 +9,7 @@ from varestorer_cli.core.install.inventory import check_file
 from varestorer_cli.core.text.transformers_backend import DEFAULT_PROMPT, folder_fingerprint, stored_text
 from varestorer_cli.core.weights.catalog import TEXT_ENCODER
 from varestorer_cli.core.weights.file_hash import remembered_sha256
-from varestorer_cli.core.weights.model_file import (
-    StoredText,
-    read_metadata,
-    read_text,
-    text_width,
-    write_text,
-)
+from varestorer_cli.core.weights.model_metadata import read_metadata
 from varestorer_cli.core.weights.root import (
     Record,
     choose_model,
@@ -25,6 +19,7 @@ from varestorer_cli.core.weights.root import (
     need_folder,
     require_outside_package,
 )
+from varestorer_cli.core.weights.stored_text import StoredText, read_text, text_width, write_text
 
 
 @dataclass(frozen=True)

@@ -30,15 +30,7 @@ from varestorer_cli.core.weights.catalog import (
 )
 from varestorer_cli.core.weights.configs import config_to_dict
 from varestorer_cli.core.weights.file_hash import file_sha256, remembered_sha256
-from varestorer_cli.core.weights.model_file import (
-    StoredText,
-    bundle_metadata,
-    read_header,
-    read_metadata,
-    read_text,
-    require_text_fits,
-    with_text,
-)
+from varestorer_cli.core.weights.model_metadata import bundle_metadata, read_header, read_metadata
 from varestorer_cli.core.weights.root import (
     PublishedSource,
     Record,
@@ -48,6 +40,7 @@ from varestorer_cli.core.weights.root import (
     require_outside_package,
     require_writable_name,
 )
+from varestorer_cli.core.weights.stored_text import StoredText, read_text, require_text_fits, with_text
 from varestorer_cli.core.weights.tensor_io import (
     DATA_HASH,
     TensorSource,

@@ -8,7 +8,8 @@ from pathlib import Path
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
 from varestorer_cli.core.install.network_folder import check_folder, folder_notes, folder_size
 from varestorer_cli.core.weights.catalog import BUNDLED, FOLDERS, PARTS, RELEASED
-from varestorer_cli.core.weights.model_file import load_bundle, read_metadata
+from varestorer_cli.core.weights.model_file import load_bundle
+from varestorer_cli.core.weights.model_metadata import read_metadata
 from varestorer_cli.core.weights.root import (
     BUNDLED_MODELS,
     Record,

@@ -24,8 +24,9 @@ from varestorer_cli.core.text.transformers_backend import (
     folder_fingerprint,
 )
 from varestorer_cli.core.weights.catalog import CAPTIONER, TEXT_ENCODER
-from varestorer_cli.core.weights.model_file import StoredText, read_metadata, read_text, text_width
+from varestorer_cli.core.weights.model_metadata import read_metadata
 from varestorer_cli.core.weights.root import choose_model, need_folder, weights_root
+from varestorer_cli.core.weights.stored_text import StoredText, read_text, text_width
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, 
 from varestorer_cli.core.image.image_data import Samples
 from varestorer_cli.core.phrases import install_command
 from varestorer_cli.core.weights.catalog import CAPTIONER, TEXT_ENCODER, Kind
-from varestorer_cli.core.weights.model_file import StoredText
+from varestorer_cli.core.weights.stored_text import StoredText
 
 DEFAULT_PROMPT = "a sharp, detailed, high quality photograph"
 """Text whose features are stored with released weights, for images without a caption."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.training.data.crop_cache import CropCache, PairBatch
-from varestorer_cli.core.weights.model_file import StoredText
+from varestorer_cli.core.weights.stored_text import StoredText
 from varestorer_models.condition import Condition, TextFeatures
 from varestorer_models.transformer import Transformer
 

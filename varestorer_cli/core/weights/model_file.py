@@ -13,21 +13,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
-from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
+from varestorer_cli.core.errors import CheckpointError
 from varestorer_cli.core.weights import fidelity
 from varestorer_cli.core.weights.configs import build, config_from_dict, config_to_dict
 from varestorer_cli.core.weights.fidelity import FidelityDial
 from varestorer_cli.core.weights.file_hash import file_sha256, remembered_sha256
+from varestorer_cli.core.weights.model_metadata import (
+    READ_ERRORS,
+    UNREADABLE,
+    bundle_metadata,
+    read_header,
+    read_metadata,
+    require_loadable,
+)
 from varestorer_cli.core.weights.root import choose_model
+from varestorer_cli.core.weights.stored_text import TEXT_ROWS, StoredText, require_text_fits, stored_text_of, with_text
 from varestorer_cli.core.weights.tensor_io import (
     DATA_HASH,
     TensorSource,
     all_finite,
     hash_data,
-    mapped_tensors,
     write_tensors,
 )
 from varestorer_models.autoencoder import Autoencoder, AutoencoderConfig
@@ -39,19 +47,9 @@ from varestorer_models.swinir import SwinIR, SwinIRConfig
 from varestorer_models.tokenizer import ImageTokenizer, TokenizerConfig
 from varestorer_models.transformer import Transformer, TransformerConfig
 
-FORMAT = "varestorer/1"
-TEXT_ROWS = "text.rows"
-TEXT_PROMPT = "text.prompt"
-TEXT_ENCODER = "text.encoder"
 FIDELITY = "fidelity"
-_UNREADABLE = (
-    "{path}: cannot be read as a model file ({error}); it is damaged or not a safetensors file: fetch it again"
-)
 VERIFIED_SIZE = 1 << 30
 """Size in bytes up to which loading compares a file's tensors with their hash; larger ones: ``weights verify``."""
-_WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-# The last three: stored types that the installed PyTorch does not have.
-_READ_ERRORS = (SafetensorError, OSError, ValueError, RecursionError, TypeError, RuntimeError, KeyError, AttributeError)
 COMPONENTS: dict[str, tuple[type[Any], type[nn.Module]]] = {
     "Autoencoder": (AutoencoderConfig, Autoencoder),
     "ConvRestorer": (ConvRestorerConfig, ConvRestorer),
@@ -81,23 +79,8 @@ class Bundle:
     restorer: RestorerConfig | None
     notes: dict[str, str]
     sha256: str
-    text: "StoredText | None" = None
+    text: StoredText | None = None
     dial: FidelityDial | None = None
-
-
-@dataclass(frozen=True)
-class StoredText:
-    """The default prompt and its features by a text encoder, so that using it needs no encoder.
-
-    Attributes:
-        prompt: the text.
-        rows: (n, T) features of its n tokens, without padding.
-        encoder: fingerprint of the encoder that made them, "" if unknown.
-    """
-
-    prompt: str
-    rows: Tensor
-    encoder: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,144 +133,6 @@ def save_bundle(
     write_tensors(path, *with_text(tensors, metadata, text))
 
 
-def bundle_metadata(
-    header: Mapping[str, Any], restorer: RestorerConfig | None, notes: Mapping[str, str] | None
-) -> dict[str, str]:
-    """Metadata of a model file.
-
-    Args:
-        header: class and configuration of each component by name.
-        restorer: settings, when the components are a whole restorer.
-        notes: free metadata.
-    """
-    metadata = {"format": FORMAT, "components": json.dumps(header)}
-    if restorer is not None:
-        metadata["restorer"] = json.dumps(config_to_dict(restorer))
-    return metadata | {"notes": json.dumps(dict(notes or {}))}
-
-
-def with_text(
-    tensors: Mapping[str, TensorSource], metadata: Mapping[str, str], text: StoredText | None
-) -> tuple[dict[str, TensorSource], dict[str, str]]:
-    """Tensors and metadata of a model file with the features of a default prompt; ``None`` removes them."""
-    others = {name: tensor for name, tensor in tensors.items() if name != TEXT_ROWS}
-    notes = {key: value for key, value in metadata.items() if key not in (TEXT_PROMPT, TEXT_ENCODER)}
-    if text is None:
-        return others, notes
-    rows = TensorSource.of(text.rows, torch.float32)
-    return {**others, TEXT_ROWS: rows}, {**notes, TEXT_PROMPT: text.prompt, TEXT_ENCODER: text.encoder}
-
-
-def write_text(path: Path, text: StoredText | None) -> None:
-    """Store the features of a default prompt in a model file, or remove them; the file is replaced atomically.
-
-    Raises:
-        MissingDependencyError: there is no such file.
-        CheckpointError: not a model file, or the features are not (n, T) of its transformer's text width.
-        OutputError: it cannot be written.
-    """
-    metadata = read_metadata(path)
-    require_text_fits(path, text, read_header(path, metadata))
-    write_tensors(path, *with_text(mapped_tensors(path), metadata, text))
-
-
-def read_text(path: Path) -> StoredText | None:
-    """Features of the default prompt in a model file, None if it has none.
-
-    Raises:
-        MissingDependencyError: there is no such file.
-        CheckpointError: not a model file, or the features do not fit its transformer.
-    """
-    metadata = read_metadata(path)
-    try:
-        with safe_open(path, framework="pt") as reader:
-            if TEXT_ROWS not in reader.keys():  # noqa: SIM118  (not a dict)
-                return None
-            rows = reader.get_tensor(TEXT_ROWS)
-    except _READ_ERRORS as error:
-        raise CheckpointError(_UNREADABLE.format(path=path, error=error)) from error
-    _require_loadable(path, TEXT_ROWS, rows)
-    text = _stored_text(metadata, rows)
-    require_text_fits(path, text, read_header(path, metadata))
-    return text
-
-
-def _stored_text(metadata: Mapping[str, str], rows: Tensor) -> StoredText:
-    return StoredText(metadata.get(TEXT_PROMPT, ""), rows.float(), metadata.get(TEXT_ENCODER, ""))
-
-
-def require_text_fits(path: Path, text: StoredText | None, header: Mapping[str, Any]) -> None:
-    """Check that the transformer of a model file accepts the features of a default prompt.
-
-    Raises:
-        CheckpointError: another width, no rows, or values that are not finite.
-    """
-    if text is None:
-        return
-    width = header.get("transformer", {}).get("config", {}).get("text_width")
-    if text.rows.ndim != 2 or not len(text.rows) or text.rows.shape[1] != width:
-        raise CheckpointError(
-            f"{path}: {TEXT_ROWS!r} is {tuple(text.rows.shape)}, its transformer takes (n, {width}) with n at least 1"
-        )
-    if not all_finite(text.rows):
-        raise CheckpointError(f"{path}: {TEXT_ROWS!r} holds values that are not finite; the file is damaged")
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """Metadata of a model file, without reading its tensors.
-
-    Raises:
-        MissingDependencyError: there is no such file.
-        CheckpointError: it is not a safetensors file, or of another format.
-    """
-    if not path.is_file():
-        raise MissingDependencyError(
-            f"{path}: no such model file; check the path or train one (varestorer train --help)"
-        )
-    try:
-        with safe_open(path, framework="pt") as reader:
-            metadata = dict(reader.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(_UNREADABLE.format(path=path, error=error)) from error
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path}: its format is {metadata.get('format', 'not stated')!r}, expected {FORMAT!r}; "
-            "this file was not written by varestorer"
-        )
-    return metadata
-
-
-def read_header(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Class and configuration of each component by its name, from a model file's metadata; values are unchecked.
-
-    Raises:
-        CheckpointError: it is not a table of components.
-    """
-    try:
-        header = json.loads(metadata["components"])
-    except (KeyError, ValueError, RecursionError) as error:
-        raise CheckpointError(_UNREADABLE.format(path=path, error=f"metadata 'components': {error}")) from error
-    parts = header.values() if isinstance(header, dict) else [None]
-    if not all(isinstance(part, dict) and isinstance(part.get("config"), dict) for part in parts):
-        raise CheckpointError(_UNREADABLE.format(path=path, error="metadata 'components' is not a table of components"))
-    return dict(header)
-
-
-def text_width(path: Path, metadata: Mapping[str, str]) -> int | None:
-    """Width T of the text features (n, T) that a model was trained to take, None if it takes no text.
-
-    Raises:
-        CheckpointError: its metadata cannot be understood.
-    """
-    header = read_header(path, metadata)
-    try:
-        if not json.loads(metadata.get("restorer", "{}")).get("takes_text", False):
-            return None
-        return int(header["transformer"]["config"]["text_width"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: its metadata cannot be understood ({error!r}); fetch it again") from error
-
-
 def load_bundle(path: Path, device: torch.device | str = "cpu", *, keep_bfloat16: bool = False) -> Bundle:
     """Read a model file strictly.
 
@@ -313,13 +158,13 @@ def load_bundle(path: Path, device: torch.device | str = "cpu", *, keep_bfloat16
             state = {key: reader.get_tensor(key) for key in reader.keys()}  # noqa: SIM118  (not a dict)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    except _READ_ERRORS as error:
-        raise CheckpointError(_UNREADABLE.format(path=path, error=error)) from error
+    except READ_ERRORS as error:
+        raise CheckpointError(UNREADABLE.format(path=path, error=error)) from error
     differences = {key: state.pop(key) for key in list(state) if key.startswith(fidelity.PREFIX)}
     for key, tensor in state.items():
-        _require_loadable(path, key, tensor)
+        require_loadable(path, key, tensor)
     rows = state.pop(TEXT_ROWS, None)
-    text = None if rows is None else _stored_text(metadata, rows)
+    text = None if rows is None else stored_text_of(metadata, rows)
     require_text_fits(path, text, header)
     components = {name: _component(path, name, part, state, keep_bfloat16) for name, part in header.items()}
     dial = _dial(path, metadata.get(FIDELITY), differences, components)
@@ -329,15 +174,6 @@ def load_bundle(path: Path, device: torch.device | str = "cpu", *, keep_bfloat16
     for module in components.values():
         module.to(device)
     return Bundle(path, components, settings, notes, sha256, text, dial)
-
-
-def _require_loadable(path: Path, key: str, tensor: Tensor) -> None:
-    if tensor.dtype not in _WEIGHT_TYPES:
-        kind = str(tensor.dtype).removeprefix("torch.")
-        raise CheckpointError(
-            f"{path}: {key!r} is stored as {kind}, and varestorer reads weights as float32, float16, bfloat16 or "
-            "float64 only; convert the file, or fetch it from its authors"
-        )
 
 
 def _verified(path: Path, metadata: Mapping[str, str]) -> str:
