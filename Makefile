@@ -39,7 +39,7 @@ MINUTES ?= 60
 # one thread per test process: small tensors gain nothing from more
 test test-slow test-long test-farm test-lowest test-newest fuzz parity: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install format lint typecheck test test-slow test-long test-farm test-lowest test-newest fuzz mutate parity bench bench-2b bench-gpu bench-io bench-growth bench-train ablate count evidence bench-steps demo options-page \
+.PHONY: help install format lint typecheck test test-slow test-long test-farm test-lowest test-newest fuzz mutate parity bench bench-2b bench-gpu bench-io bench-host bench-growth bench-train ablate count evidence bench-steps demo options-page \
 	photos train-bundled check clean
 .DEFAULT_GOAL := help
 
@@ -111,6 +111,9 @@ bench: $(VENV)/.installed-dev  ## Speed of the bundled models in the default pre
 
 bench-gpu: $(VENV)/.installed-dev  ## The full-size model on a GPU: peaks, the released arithmetic and ours (below eight minutes)
 	$(BIN)/python -m varestorer_cli.bench.gpu
+
+bench-host: $(VENV)/.installed-dev  ## What the host does in line with the device per tile, with a fake device
+	$(BIN)/python -m varestorer_cli.bench.host_work
 
 count: $(VENV)/.installed-dev  ## FLOPs, kernels and memory traffic of one full-size tile, counted without a GPU
 	$(BIN)/python -m varestorer_cli.bench.count

@@ -5,9 +5,7 @@ import torch
 from conftest import photo
 
 from varestorer_cli.core.engine import tile_check
-from varestorer_cli.core.engine.tile_check import FAULTS, RELATIVE
-
-BLURRED, UNLIKE = FAULTS[tile_check.BLURRED], FAULTS[tile_check.UNLIKE]
+from varestorer_cli.core.engine.tile_check import BLURRED, NOT_FINITE, RELATIVE, UNLIKE, named
 
 
 def tensor(image: np.ndarray) -> torch.Tensor:
@@ -16,12 +14,10 @@ def tensor(image: np.ndarray) -> torch.Tensor:
 
 def fault(restored: np.ndarray, degraded: np.ndarray) -> str | None:
     """What is wrong with one tile; in the company of sound tiles it is the same."""
-    both = tile_check.fault(tensor(restored)[None], tensor(degraded)[None])
-    company = tile_check.fault(
-        torch.stack([tensor(degraded), tensor(restored)]), torch.stack([tensor(degraded), tensor(degraded)])
-    )
-    assert company.tolist() == [0, *both.tolist()]
-    return FAULTS[both[0]] or None
+    got, given = tensor(restored), tensor(degraded)
+    alone, company = named(tile_check.fault(got[None], given[None])[0].tolist()), torch.stack([given, got])
+    assert [named(row) for row in tile_check.fault(company, torch.stack([given, given])).tolist()] == ["", alone]
+    return alone or None
 
 
 def probe_card(height: int, width: int) -> np.ndarray:
@@ -69,7 +65,16 @@ def test_the_probe_card_is_a_image_that_passes_and_whose_opposite_does_not(shape
     assert card.min() >= 0.05 - 1e-6 and card.max() <= 0.95 + 1e-6
     assert fault(card, card) is None
     if min(shape) > 64:
-        assert fault(1 - card, card) in [FAULTS[number] for number in RELATIVE]
+        assert fault(1 - card, card) in RELATIVE
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_one_value_that_is_not_finite_is_seen(value: float) -> None:
+    tiles = torch.rand(3, 3, 32, 32)
+    tiles[1, 2, 31, 0] = value
+    assert tile_check.not_finite(tiles, tiles).tolist() == [[False], [True], [False]]
+    found = tile_check.fault(tiles, torch.rand(3, 3, 32, 32)).tolist()
+    assert [named(row) == NOT_FINITE for row in found] == [False, True, False]
 
 
 # --- the limits themselves

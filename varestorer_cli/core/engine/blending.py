@@ -74,7 +74,6 @@ class BlendedTiler:
         self._filter = filter
         self._transfers = transfers
         self._blend_on = torch.device(blend_on) if blend_on else transfers.device
-        self._rows, self._columns = self._weights(grid.vertical), self._weights(grid.horizontal)
         self._matrices: dict[tuple[bool, int], tuple[int, int, Tensor | None]] = {}
 
     def cut(self, tile: Tile) -> Tensor:
@@ -94,7 +93,12 @@ class BlendedTiler:
 
     def blocks(self, restored: RestoredTiles) -> Iterator[tuple[int, int, Tensor]]:
         """See :class:`Tiler`."""
+        if len(self.tiles) == 1:  # nothing to blend with
+            for _, pixels in restored:
+                yield 0, 0, pixels
+            return
         grid, by_rows = self.grid, self.grid.by_rows
+        row_weights, column_weights = self._weights(grid.vertical), self._weights(grid.horizontal)
         along = grid.vertical if by_rows else grid.horizontal
         across = grid.horizontal if by_rows else grid.vertical
         depth = min(along.side, along.length)
@@ -104,7 +108,7 @@ class BlendedTiler:
         for number, tiles in enumerate(grid.bands()):
             start = along.starts[number]
             for tile, pixels in islice(restored, len(tiles)):
-                weights = self._rows[tile.row][:, None] * self._columns[tile.column]
+                weights = row_weights[tile.row][:, None] * column_weights[tile.column]
                 rows, columns = slice(tile.top, tile.bottom), slice(tile.left, tile.right)
                 if by_rows:
                     rows = slice(0, tile.bottom - tile.top)
@@ -116,9 +120,10 @@ class BlendedTiler:
                 yield start, 0, band[:, :final]
             else:
                 yield 0, start, band[:, :, :final]
-            dim = 1 if by_rows else 2
-            kept = band.narrow(dim, final, depth - final)
-            band = torch.cat([kept, torch.zeros_like(band.narrow(dim, 0, final))], dim)
+            if number + 1 < len(along.starts):
+                dim = 1 if by_rows else 2
+                kept = band.narrow(dim, final, depth - final)
+                band = torch.cat([kept, torch.zeros_like(band.narrow(dim, 0, final))], dim)
 
     def _weights(self, axis: Axis) -> Tensor:
         """Blend weights of all tiles along an axis, one row each."""

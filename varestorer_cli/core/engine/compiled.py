@@ -47,8 +47,10 @@ class CompiledModel:
 
     def __call__(self, tiles: torch.Tensor, **settings: Any) -> Any:
         """Arguments and result of the model."""
+        if self._compiled is None:
+            return self.model(tiles, **settings)
         key = (tuple(tiles.shape), torch.is_autocast_enabled(tiles.device.type))
-        if self._compiled is None or key not in self._seen:
+        if key not in self._seen:
             self._seen.add(key)
             return self.model(tiles, **settings)
         try:

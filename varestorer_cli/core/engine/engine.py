@@ -251,7 +251,7 @@ class RestoreEngine:
 
     def blend_on_host(self) -> bool:
         """From now on keep bands in the host's memory; False where they are there already."""
-        if self._blend_on_host or self._compat is not None or self.inference.transfers.device.type == "cpu":
+        if self._blend_on_host or self._compat is not None or self.inference.transfers.on_host:
             return False
         self._blend_on_host = True
         return True
@@ -317,7 +317,7 @@ class QueuedImage:
             del self._task
 
     def _write(self, blocks: Iterator[tuple[int, int, Tensor]], result: Any) -> None:
-        """Write finished blocks to the result, each when its copy has arrived, so that the host waits for the last."""
+        """Write finished blocks to the result, each when its copy has arrived; wait for the last ones only."""
         transfers = self._queue.engine.inference.transfers
         on_the_way: deque[tuple[int, int, HostCopy]] = deque()
 
@@ -330,6 +330,8 @@ class QueuedImage:
             on_the_way.append((top, left, transfers.to_host(samples(block, self._task.dtype))))
             while on_the_way and on_the_way[0][2].ready:
                 write()
+        if on_the_way:
+            self._queue.calls.begin_ahead()
         while on_the_way:
             write()
 

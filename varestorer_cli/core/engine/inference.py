@@ -6,6 +6,7 @@ Shapes: n tiles given, B tiles of one call, C channels, T tile side (the two sid
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from varestorer_cli.core.engine.compiled import CompiledModel
-from varestorer_cli.core.engine.tile_check import RELATIVE, TileCheck, probe_card
+from varestorer_cli.core.engine.tile_check import RELATIVE, TileCheck, named, probe_card
 from varestorer_cli.core.engine.tile_model import TileModel, TokenModel
 from varestorer_cli.core.engine.transfers import HostCopy, Transfers
 from varestorer_cli.core.runtime import autocast_type
@@ -23,6 +24,7 @@ from varestorer_cli.core.runtime import autocast_type
 _CONDITIONS_KEPT = 16  # as many as the largest call has tiles
 _GPU_BATCH_PIXELS = 1024 * 1024
 _GPU_LARGEST_BATCH = 16
+_DRAWN_AHEAD = 4 * _GPU_LARGEST_BATCH
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,8 @@ class TileInference:
         self.conditions = Conditions(model, options.device)
         self.model_passes_probe: bool | None = None
         self._most_pixels: int | None = None  # of one call; learned from out-of-memory errors
+        self._drawing: ThreadPoolExecutor | None = None
+        self._drawn: dict[tuple[str, int, int], Future[Tensor]] = {}
 
     def batch_for(self, sides: tuple[int, int]) -> int:
         """Tiles of these (vertical, horizontal) sides that one call takes."""
@@ -188,7 +192,7 @@ class TileInference:
         *,
         precision: str,
         texts: Sequence[str | None] | None = None,
-    ) -> tuple[Tensor, list[int]]:
+    ) -> tuple[Tensor, list[str]]:
         """Call the model and wait for the result; arguments as of :meth:`submit`, result of :meth:`collect`."""
         return self.collect(self.submit(degraded_BCTT, uniforms, precision=precision, texts=texts))
 
@@ -217,7 +221,7 @@ class TileInference:
             What :meth:`collect` makes the result of.
         """
         started = time.monotonic()
-        noise = self.transfers.to_device(torch.stack(list(uniforms))) if uniforms is not None else None
+        noise = self.transfers.to_device(uniforms) if uniforms is not None else None
         with torch.inference_mode(), self._autocast(precision):
             condition = self.conditions.of(texts or [None], precision)
             if not isinstance(self.model, TokenModel):
@@ -239,14 +243,14 @@ class TileInference:
         self.tiles_computed += len(degraded_BCTT)
         return PendingCall(image, faults)
 
-    def collect(self, call: PendingCall) -> tuple[Tensor, list[int]]:
+    def collect(self, call: PendingCall) -> tuple[Tensor, list[str]]:
         """Wait for a call.
 
         Returns:
-            restored tiles (B, 3, T, T), float32, on the device, and what is wrong with each (``tile_check.FAULTS``).
+            restored tiles (B, 3, T, T), float32, on the device, and what is wrong with each, "" if nothing.
         """
         started = time.monotonic()
-        faults = [int(number) for number in call.faults.array()]
+        faults = [named(found) for found in call.faults.array().tolist()]
         self.model_seconds += time.monotonic() - started
         return call.image, faults
 
@@ -261,11 +265,11 @@ class TileInference:
             seconds = time.monotonic() - started
         return seconds
 
-    def model_always_fails(self, wrong: int) -> bool:
+    def model_always_fails(self, wrong: str) -> bool:
         """True if the model fails the same check on a plain test image too: the fault is the model's, not the tile's.
 
         Args:
-            wrong: the fault that a tile showed, a number of ``tile_check.FAULTS``.
+            wrong: the fault that a tile showed.
         """
         if wrong not in RELATIVE:
             return False
@@ -273,11 +277,25 @@ class TileInference:
             card = probe_card(self.tile, self.tile, self.transfers.device)
             noise = [self.draw("", 0, 0)] if self.sampling == "sample" else None
             _, (found,) = self.infer(card[None], noise, precision="fp32")
-            self.model_passes_probe = found == 0
+            self.model_passes_probe = not found
         return not self.model_passes_probe
+
+    def draw_ahead(self, key: str, tile: int) -> None:
+        """Let a thread draw the noise of a tile's first attempt, while the host does something else."""
+        if (key, tile, 0) in self._drawn or len(self._drawn) >= _DRAWN_AHEAD:
+            return
+        if self._drawing is None:
+            self._drawing = ThreadPoolExecutor(1, "noise")
+        self._drawn[key, tile, 0] = self._drawing.submit(self._draw, key, tile, 0)
 
     def draw(self, key: str, tile: int, attempt: int) -> Tensor:
         """Noise of one tile from (seed, key, tile, attempt), drawn on the CPU: the same on every machine."""
+        drawn = self._drawn.pop((key, tile, attempt), None)
+        if drawn is not None:
+            return drawn.result()
+        return self._draw(key, tile, attempt)
+
+    def _draw(self, key: str, tile: int, attempt: int) -> Tensor:
         text = f"{self.options.seed}\0{key}\0{tile}\0{attempt}".encode("utf-8", "surrogateescape")
         seed = int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
         return torch.rand(self.uniforms_shape, generator=torch.Generator().manual_seed(seed))

@@ -15,7 +15,6 @@ from torch import Tensor
 from varestorer_cli.core.engine.blending import Tiler
 from varestorer_cli.core.engine.inference import PendingCall, TileInference
 from varestorer_cli.core.engine.released import OneSequence
-from varestorer_cli.core.engine.tile_check import FAULTS
 from varestorer_cli.core.engine.tile_model import is_out_of_memory
 from varestorer_cli.core.engine.tiling import Tile
 from varestorer_cli.core.errors import InputError, InterruptedRunError
@@ -126,21 +125,33 @@ class SharedCalls:
                     on_tiles(done + len(run.restored), count)
             yield run.restored.popleft()
 
+    def begin_ahead(self) -> None:
+        """Begin calls of the images that come next, so that the device works while the host finishes one."""
+        if self.inference.calls_ahead > 1:
+            run = next((one for one in self._line if one.next_tiles(1)), None)
+            if run is not None or (self._more is not None and self._more()):
+                self._begin_calls(run or self._line[-1])
+
     def _make_call(self, run: TileRun) -> None:
         if self._should_stop is not None and self._should_stop():
             raise InterruptedRunError("stopped")
+        if self._begin_calls(run) and self._under_way:
+            self._finish()
+
+    def _begin_calls(self, run: TileRun) -> bool:
+        """Begin as many calls as may be under way, first for this image; False where one fails."""
         while len(self._under_way) < self.inference.calls_ahead:
             call = self._next_call(run)
             if not call:
                 break
             if not self._begin(call):
-                return
-        if self._under_way:
-            self._finish()
+                return False
+        return True
 
     def _next_call(self, run: TileRun) -> Call:
         batch = self.inference.batch_for(run.sides)
-        ahead = batch * self.inference.calls_ahead  # images
+        calls = self.inference.calls_ahead
+        ahead = batch * (calls + 1 if calls > 1 else calls)  # images: of the calls under way, and of one to begin
         call = self._gather(run, batch)
         while self._more is not None and len(call) < batch and len(self._line) <= ahead and self._more():
             call = self._gather(run, batch)
@@ -175,6 +186,10 @@ class SharedCalls:
             for run, _ in call:
                 run.begin()
             self._under_way.append((call, given, pending))
+            if self.inference.sampling == "sample" and self.inference.calls_ahead > 1:
+                for run, tile in self._gather(call[-1][0], len(call)):
+                    if run.sequence is None:
+                        self.inference.draw_ahead(run.key, tile.index)
             return True
         self._recover(call, shortage)
         return False
@@ -214,7 +229,7 @@ class SharedCalls:
                 if run.failure is None and tile in run.next_tiles(1) and self._begin([(run, tile)]):
                     self._finish()
 
-    def _check(self, call: Call, degraded: Tensor, restored: Tensor, faults: Sequence[int]) -> None:
+    def _check(self, call: Call, degraded: Tensor, restored: Tensor, faults: Sequence[str]) -> None:
         """Keep restored tiles; unusable ones are computed again in fp32 with fresh noise."""
         inference = self.inference
         for (run, tile), given, got, found in zip(call, degraded, restored, faults, strict=True):
@@ -226,8 +241,8 @@ class SharedCalls:
                 (got,), (found,) = inference.infer(given[None], noise, precision="fp32", texts=[run.text])
                 if found and not inference.model_always_fails(found):
                     run.failure = InputError(
-                        f"the model's result for tile {tile.index + 1} of {len(run.tiler.tiles)} is {FAULTS[found]}, "
-                        "in fp32 too; nothing was written; try another --tile or --model"
+                        f"the model's result for tile {tile.index + 1} of {len(run.tiler.tiles)} is {found}, in fp32 "
+                        "too; nothing was written; try another --tile or --model"
                     )
                     continue
             run.take(tile, got, len(call))

@@ -7,12 +7,12 @@ reduced tiles differ by 0.02 at most and keep 0.9 or more of the structure; the 
 A model that fails on :func:`probe_card` too fails everywhere (it is untrained, say): its tiles are then checked for
 values that are not finite only.
 
-The check runs where the tiles are; what leaves the device is one small number per tile.
+The check runs where the tiles are; what leaves the device are five bits per tile.
 
 Shapes: n tiles, C channels (3 or more; only the first three are compared), T tile side.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,49 +23,49 @@ _LARGEST_DIFFERENCE = 0.15
 _STRUCTURE = 10 / 255
 _LEAST_STRUCTURE = 0.15
 
-FAULTS = ("", "not finite", "black", "constant", "unlike its input", "blurred")
-"""What can be wrong with a tile, in words that follow "is", by number; 0 is nothing."""
-NOT_FINITE, BLACK, CONSTANT, UNLIKE, BLURRED = range(1, len(FAULTS))
+FAULTS = ("not finite", "black", "constant", "unlike its input", "blurred")
+"""What can be wrong with a tile, in words that follow "is"."""
+NOT_FINITE, BLACK, CONSTANT, UNLIKE, BLURRED = FAULTS
 RELATIVE = (UNLIKE, BLURRED)
 """Faults that only a comparison with the input shows."""
 
 TileCheck = Callable[[Tensor, Tensor], Tensor]
-"""What is wrong with each of n restored tiles (n, 3, T, T), given the degraded ones (n, C, T, T): (n,) of FAULTS."""
+"""What is wrong with each of n restored tiles (n, 3, T, T), given the degraded ones (n, C, T, T).
+
+The result is (n, k) bool, whether the first k of :data:`FAULTS` hold; NaN makes all but the first of them meaningless.
+"""
 
 
 def fault(restored_n3TT: Tensor, degraded_nCTT: Tensor) -> Tensor:
-    """What is wrong with restored tiles.
+    """What is wrong with restored tiles, see :data:`TileCheck`.
 
     Args:
         restored_n3TT: nominally in [0, 1].
         degraded_nCTT: the model's input for them.
-
-    Returns:
-        (n,) int64, numbers of :data:`FAULTS`.
     """
-    given, got = degraded_nCTT[:, :3], restored_n3TT
-    found = not_finite(got, given)
-
-    def note(number: int, wrong: Tensor) -> None:
-        nonlocal found
-        # not torch.where with a number: that would wait for the number's copy to the device
-        found = found + ((found == 0) & wrong) * number
-
-    note(BLACK, (_mean(given) > 16 / 255) & (_mean(got) < 1 / 255))
-    note(CONSTANT, (_deviation(given) > 4 / 255) & (_deviation(got) < 0.5 / 255))
-    blocks_got, blocks_given = _reduced(got.clamp(0, 1), _BLOCK), _reduced(given, _BLOCK)
-    note(UNLIKE, _mean((blocks_got - blocks_given) ** 2).sqrt() > _LARGEST_DIFFERENCE)
+    got, given = restored_n3TT, degraded_nCTT[:, :3]
+    got_variance, got_mean = torch.var_mean(got, (1, 2, 3), correction=0)
+    given_variance, given_mean = torch.var_mean(given, (1, 2, 3), correction=0)
+    black = (given_mean > 16 / 255) & (got_mean < 1 / 255)
+    constant = (given_variance > (4 / 255) ** 2) & (got_variance < (0.5 / 255) ** 2)
+    blocks = torch.stack([_reduced(got.clamp(0, 1), _BLOCK), _reduced(given, _BLOCK)])
+    unlike = _mean((blocks[0] - blocks[1]) ** 2) > _LARGEST_DIFFERENCE**2
+    found = [_not_finite(got_mean), black, constant, unlike]
     if min(got.shape[2:]) >= 8 * _BLOCK:
-        structure = _band(blocks_given)
+        kept, structure = _band(blocks.flatten(0, 1)).view_as(blocks)
         energy = _mean(structure**2)
-        kept = _mean(structure * _band(blocks_got))
-        note(BLURRED, (energy > _STRUCTURE**2) & (kept < _LEAST_STRUCTURE * energy))
-    return found
+        found.append((energy > _STRUCTURE**2) & (_mean(structure * kept) < _LEAST_STRUCTURE * energy))
+    return torch.stack(found, 1)
 
 
 def not_finite(restored_n3TT: Tensor, degraded_nCTT: Tensor) -> Tensor:
-    """Check for NaN and infinity only; arguments and result as of :func:`fault`."""
-    return torch.isfinite(restored_n3TT).flatten(1).all(1).logical_not() * NOT_FINITE
+    """Check for NaN and infinity only; see :data:`TileCheck`."""
+    return _not_finite(_mean(restored_n3TT))[:, None]
+
+
+def named(found: Sequence[bool]) -> str:
+    """The first fault of one tile, a row of what a :data:`TileCheck` returns; "" if there is none."""
+    return next((name for name, wrong in zip(FAULTS, found, strict=False) if wrong), "")
 
 
 def probe_card(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
@@ -76,12 +76,13 @@ def probe_card(height: int, width: int, device: torch.device | str = "cpu") -> T
     return torch.stack(waves) * 0.45 + 0.5
 
 
+def _not_finite(mean_n: Tensor) -> Tensor:
+    """Whether a tile has a value that is not finite: its mean is not either."""
+    return mean_n - mean_n != 0
+
+
 def _mean(values: Tensor) -> Tensor:
     return values.mean((1, 2, 3))
-
-
-def _deviation(values: Tensor) -> Tensor:
-    return values.std((1, 2, 3), correction=0)
 
 
 def _reduced(images: Tensor, factor: int) -> Tensor:

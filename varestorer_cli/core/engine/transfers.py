@@ -5,6 +5,7 @@ the kernels. On a CPU the same calls copy at once, so everything between them is
 here goes to the device or leaves it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -49,21 +50,30 @@ class Transfers:
         self.device = torch.device(device)
 
     @property
+    def on_host(self) -> bool:
+        """Whether the device is the host itself."""
+        return self.device.type == "cpu"
+
+    @property
     def waits(self) -> bool:
         """Whether the host has to wait for this device's work, call by call; only CUDA devices are ahead of it."""
         return self.device.type != "cuda"
 
-    def to_device(self, values: npt.NDArray[Any] | Tensor) -> Tensor:
-        """Copy an array, which may be changed afterwards, or a CPU tensor; same shape and type."""
-        given = values if isinstance(values, Tensor) else None
-        if self.device.type != "cuda":
-            return given.to(self.device) if given is not None else torch.from_numpy(np.array(values)).to(self.device)
-        if given is not None:
-            return given.pin_memory().to(self.device, non_blocking=True)
-        dtype = torch.from_numpy(np.empty(0, values.dtype)).dtype
-        pinned = torch.empty(values.shape, dtype=dtype, pin_memory=True)
-        pinned.numpy()[...] = values
-        return pinned.to(self.device, non_blocking=True)
+    def to_device(self, values: npt.NDArray[Any] | Sequence[Tensor]) -> Tensor:
+        """Copy an array, which may be changed afterwards, or CPU tensors, which are stacked; of the same type."""
+        host = self._host_buffer(values)
+        if isinstance(values, np.ndarray):
+            host.numpy()[...] = values
+        else:
+            torch.stack(list(values), out=host)
+        return host.to(self.device, non_blocking=True)
+
+    def _host_buffer(self, values: npt.NDArray[Any] | Sequence[Tensor]) -> Tensor:
+        pinned = self.device.type == "cuda"
+        if isinstance(values, np.ndarray):
+            dtype = torch.from_numpy(np.empty(0, values.dtype)).dtype
+            return torch.empty(values.shape, dtype=dtype, pin_memory=pinned)
+        return torch.empty((len(values), *values[0].shape), dtype=values[0].dtype, pin_memory=pinned)
 
     def to_host(self, tensor: Tensor) -> HostCopy:
         """Begin to copy a tensor of the device, which must not be changed on a CPU until the copy is used."""
