@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from varestorer_cli.core.engine.engine import RestoreEngine
+from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.engine.inference import EngineOptions
 from varestorer_cli.core.engine.transfers import HostCopy, Transfers
 
@@ -243,9 +244,9 @@ def measure(
     def more() -> bool:
         number = next(waiting, None)
         if number is not None:
-            queued.append(
-                queue.add(source, (side * 4, side * 4), key=str(number), dtype=dtype, allocate=lambda *_: room)
-            )
+            size = (side * 4, side * 4)
+            task = ImageTask(source, size, key=str(number), dtype=dtype, allocate=lambda *_: room)
+            queued.append(queue.add(task))
         return number is not None
 
     queue = engine.queue(more)

@@ -38,7 +38,7 @@ def test_no_seams_with_an_identity_model(kind: str, overlap: int) -> None:
 @pytest.mark.parametrize("size", [(64, 96), (96, 64), (32, 128)])
 def test_tiles_that_only_touch(size: tuple[int, int]) -> None:
     pixels = photo(size[1], size[0])
-    np.testing.assert_array_equal(engine(overlap=0).restore(pixels, size, dtype=np.uint8).image, pixels)
+    np.testing.assert_array_equal(engine(overlap=0).restore(ImageTask(pixels, size, dtype=np.uint8)).image, pixels)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 9), (7, 5), (8, 8), (9, 33), (100, 3)])

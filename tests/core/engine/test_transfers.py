@@ -13,6 +13,7 @@ from torch import Tensor
 from varestorer_cli.bench.gpu import build, sizes_of
 from varestorer_cli.core.engine.blending import BlendedTiler
 from varestorer_cli.core.engine.engine import RestoreEngine
+from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.engine.inference import EngineOptions
 from varestorer_cli.core.engine.transfers import HostCopy, Transfers
 from varestorer_models.restorer import FirstStageRestorer, RestorerConfig
@@ -77,7 +78,7 @@ def test_nothing_leaves_the_device_on_the_way(scale: int, options: dict[str, Any
     side = model.tile
     engine, device = on_no_values(model, batch=2, **options)
     small = photo(side * 2 // scale, side // scale)
-    result = engine.restore(small, (side, 2 * side), dtype=np.uint8)
+    result = engine.restore(ImageTask(small, (side, 2 * side), dtype=np.uint8))
     assert (result.tiles, result.calls) == (3, "2+1")
     bands = [(shape, dtype) for shape, dtype in device.taken if len(shape) == 3]
     assert sum(shape[0] for shape, _ in bands) == 2 * side and {shape[1:] for shape, _ in bands} == {(side, 3)}
@@ -94,7 +95,7 @@ def test_nothing_leaves_the_device_on_the_way(scale: int, options: dict[str, Any
 def test_any_image_of_any_type(size: tuple[int, int], dtype: Any) -> None:
     engine, device = on_no_values(first_stage(), batch=4)
     pixels = photo(size[1] // 2, size[0] // 2, depth=16) if dtype == np.uint16 else photo(size[1] // 2, size[0] // 2)
-    image = engine.restore(pixels, size, dtype=dtype).image
+    image = engine.restore(ImageTask(pixels, size, dtype=dtype)).image
     assert (image.shape, image.dtype) == ((size[1], size[0], 3), dtype)
     assert sum(np.prod(shape) for shape, kind in device.taken if kind != torch.bool) == image.size
 
@@ -102,7 +103,7 @@ def test_any_image_of_any_type(size: tuple[int, int], dtype: Any) -> None:
 def test_the_released_blend_stays_on_the_device_too() -> None:
     engine, device = on_no_values(whole(), compat="released", batch=2)
     side = engine.model.tile
-    assert engine.restore(photo(side // 4, side // 4), (side, side), dtype=np.uint8).tiles == 4
+    assert engine.restore(ImageTask(photo(side // 4, side // 4), (side, side), dtype=np.uint8)).tiles == 4
     assert sum(shape[0] for shape, _ in device.taken if len(shape) == 3) == side
 
 
@@ -110,7 +111,7 @@ def test_a_check_of_its_values_would_be_seen() -> None:
     engine, _ = on_no_values(first_stage())
     engine.inference.fault = lambda got, given: torch.tensor([[bool(got.isnan().any())]])
     with pytest.raises(Exception, match="meta"):
-        engine.restore(photo(16, 16), (64, 64))
+        engine.restore(ImageTask(photo(16, 16), (64, 64)))
 
 
 class OwnMemory(Transfers):
@@ -135,9 +136,11 @@ def test_a_band_that_does_not_fit_is_kept_by_the_host(monkeypatch: pytest.Monkey
     engine = RestoreEngine(FakeModel(), EngineOptions())
     engine.inference.transfers = OwnMemory("cpu")
     pixels = photo(20, 20)
-    image = engine.restore(pixels, (80, 80)).image
-    np.testing.assert_array_equal(image, RestoreEngine(FakeModel(), EngineOptions()).restore(pixels, (80, 80)).image)
-    engine.restore(pixels, (80, 80))
+    image = engine.restore(ImageTask(pixels, (80, 80))).image
+    np.testing.assert_array_equal(
+        image, RestoreEngine(FakeModel(), EngineOptions()).restore(ImageTask(pixels, (80, 80))).image
+    )
+    engine.restore(ImageTask(pixels, (80, 80)))
     assert [tiler._blend_on.type for tiler in made[1:]] == ["cpu"] * 3 and len(made) == 4
     assert engine.blend_on_host() is False
 
