@@ -117,7 +117,7 @@ def _failed(error: BaseException, text: str, code: ExitCode, verbose: bool) -> i
         import traceback
 
         for line in "".join(traceback.format_exception(error)).splitlines():
-            write_stderr(f"  {visible(line)}")  # indented: no line of another's
+            write_stderr(f"  {visible(line)}")  # indented, so that it is never taken for a message
     write_stderr(f"error: {visible(text)}", "red")
     return int(code)
 

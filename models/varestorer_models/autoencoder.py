@@ -287,7 +287,7 @@ class Decoder(nn.Module):
         for level in reversed(range(len(self.up))):
             if level == 0 and guide_B3HW is not None:
                 # The guide says where and how strongly the codes change the image; it adds nothing of its own, and the
-                # codes pass linearly: what saturates them would silence them.
+                # codes pass linearly: a function that saturates would suppress large ones.
                 x = x * (2 * torch.sigmoid(self.guide_in(self._unshuffled(guide_B3HW))))
             x = self.up[level](x)
         x = F.silu(self.norm_out(x))

@@ -56,7 +56,7 @@ def _given(flags: Sequence[str], words: Sequence[str]) -> str:
 def _hint(error: Any, words: Sequence[str]) -> str:
     """What to type where a name was taken for an option, or a file for a command."""
     if getattr(error, "option_name", None) is not None:
-        # a word of single letters is told by its first one alone
+        # the parser names only the first letter of a word of short options
         names = [word for word in words if word.startswith("-") and os.path.lexists(word)]
         if names:
             return f". {visible(names[0])} is a file here: write ./{visible(names[0])} for it"

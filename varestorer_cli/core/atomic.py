@@ -152,7 +152,7 @@ def _clock_of(folder: Path) -> float:
 
 def _alive(pid: int) -> bool:
     if pid == os.getpid():
-        return False  # a number used again: whatever has it, this process has not begun to write
+        return False  # the number of a dead process was given to this one, which has not begun to write
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -39,7 +39,7 @@ from varestorer_cli.core.phrases import byte_size
 
 # 10000 x 10000 must pass; above this a header is more likely damage, or an attack, than a photograph.
 MOST_PIXELS = 1 << 28
-# A blank 1-bit PNG has 8000 pixels a byte; files above this that are large, too, hold no photograph.
+# A blank 1-bit PNG has 8000 pixels per byte; files above this that are large, too, hold no photograph.
 _MOST_PIXELS_PER_BYTE = 20_000
 _PLAUSIBLE_PIXELS = 50_000_000
 _LARGE_FILE = 1 << 26  # bytes; a larger file is read only if its first bytes are those of an image

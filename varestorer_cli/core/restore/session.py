@@ -224,7 +224,7 @@ def _runtime(options: RestoreOptions) -> "Runtime":
 
         precision, precision_why = options.precision, "asked for"
         if options.compat is not Compat.NONE and precision is Precision.AUTO:
-            # the script's own mix of formats repeats itself on no two machines
+            # the script's own mixed precision gives other results on every machine
             precision, precision_why = Precision.FP32, f"--compat {options.compat.value}"
         return runtimes.choose(options.device, precision, options.threads, precision_why)
     except ImportError as error:

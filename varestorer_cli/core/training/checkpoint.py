@@ -68,7 +68,7 @@ class RunState:
             for path in checkpoints(folder)[self.keep :]:
                 if best is None or step_of(path) != best.step:
                     remove(path)
-        world.wait()  # a process that leaves before the checkpoint is whole would take the writer along
+        world.wait()  # torchrun would end the writer too if a process left before the checkpoint is complete
 
     def load(self, path: Path) -> tuple[int, dict[str, Any]]:
         """Take over a checkpoint.

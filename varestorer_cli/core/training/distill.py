@@ -104,7 +104,7 @@ class DistillTask:
             self.temperature = BitTemperature(restorer.tokenizer.config.schedule, device)
         self.variant, self.texts = variant or Variant(), texts
         self._check()
-        # what the images' bits are: by the encoder as it was, also while the student's own changes
+        # targets come from the encoder as it was, also while the student's own encoder is trained
         self.tokenizer = restorer.tokenizer
         if self.variant.encoder:
             self.tokenizer = copy.deepcopy(restorer.tokenizer).requires_grad_(False)
@@ -147,7 +147,7 @@ class DistillTask:
         restorer = self.restorer
         with torch.no_grad():
             prerestored = restorer.prerestore(degraded(batch, self.device))
-            # the bits' teacher sees the true image, as in the paper; only the image terms have the blend for target
+            # the teacher of the bits sees the true image, as in the paper; only image terms have the blend as target
             reference, blend = sharp(batch, self.device), blended_target(batch, prerestored, self.label_share)
             clean = self.tokenizer.encode(reference).float()
             target = self.tokenizer.quantize(clean)

@@ -132,7 +132,7 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
     if world.size == 1:
         yield
         return
-    # not in every build of torch
+    # here, not above: some builds of torch have no torch.distributed
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
@@ -147,11 +147,10 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
         with warnings.catch_warnings():
             # which weights are used depends on the loss terms; that all are is no reason to warn
             warnings.filterwarnings("ignore", message="find_unused_parameters=True")
-            warnings.filterwarnings(
-                "ignore", message="`broadcast_buffers` is deprecated"
-            )  # its heir is younger than 2.6
+            # the argument in its place does not exist in PyTorch 2.6
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
             yield
-    except RuntimeError as error:  # all of torch.distributed's errors are
+    except RuntimeError as error:  # base of all errors of torch.distributed
         if isinstance(error, dist.DistError) or re.search(r"gloo|nccl|closed by peer|reset by peer", str(error), re.I):
             raise LostProcessError(error) from error
         raise
@@ -177,7 +176,7 @@ def meeting(store: "Store", world: World, patience: timedelta = _MEETING) -> str
     """
     own = uuid.uuid4().hex
     if not world.main:
-        # of an earlier start there may be another word of this rank, answered or not: number 0 answers any
+        # the store may hold a word of this rank from an earlier start: number 0 answers any word, old ones too
         store.set(f"hello/{world.rank}", own)
         store.wait([f"welcome/{own}"], patience)
         name = str(store.get(f"welcome/{own}").decode())

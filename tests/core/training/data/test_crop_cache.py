@@ -110,7 +110,7 @@ def test_another_configuration_gets_another_place(tmp_path, changes):
     assert CropCache.build(folder, tmp_path / "cache", replace(config, **changes)).path != first.path
 
 
-def test_the_place_hangs_on_the_photographs_not_on_where_they_lie(tmp_path):
+def test_the_place_depends_on_the_photographs_not_on_where_they_lie(tmp_path):
     config = replace(SMALL, crops=4)
     first = CropCache.build(only_photos(tmp_path / "a", 2), tmp_path / "cache", config)
     moved = CropCache.build(only_photos(tmp_path / "b", 2), tmp_path / "cache", config)
@@ -118,7 +118,7 @@ def test_the_place_hangs_on_the_photographs_not_on_where_they_lie(tmp_path):
     assert moved.path == first.path != grown.path
 
 
-def test_crops_of_a_photograph_do_not_hang_on_the_others(tmp_path):
+def test_crops_of_a_photograph_do_not_depend_on_the_others(tmp_path):
     config = SMALL
     few = CropCache.build(only_photos(tmp_path / "few", 2), tmp_path, replace(config, crops=8))
     many = CropCache.build(only_photos(tmp_path / "many", 5), tmp_path, replace(config, crops=15))
@@ -264,7 +264,7 @@ def test_batches_have_the_promised_shape(cache):
     assert PairBatches(cache, 4, seed=0).batch(0).hq.shape == (4, 3, 32, 32)
 
 
-def test_a_batch_hangs_on_seed_and_step_alone(cache):
+def test_a_batch_depends_on_seed_and_step_alone(cache):
     one, two = PairBatches(cache, 4, seed=1, patch=16), PairBatches(cache, 4, seed=1, patch=16)
     forward = [one.batch(step) for step in range(40)]
     backward = [two.batch(step) for step in reversed(range(40))][::-1]
