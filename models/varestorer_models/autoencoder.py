@@ -64,7 +64,9 @@ class AutoencoderConfig:
                 f"({len(self.decoder_blocks)}) must have one entry per level"
             )
         if self.guided and self.norm != "none":
-            raise ValueError('a guided decoder needs norm="none": a normalisation makes something of no difference')
+            raise ValueError(
+                'a guided decoder needs norm="none": behind a normalisation a difference of zero would change the guide'
+            )
 
     @property
     def stride(self) -> int:

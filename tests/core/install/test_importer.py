@@ -238,7 +238,7 @@ def test_parts_of_different_releases_do_not_mix(release: Path, root: Path, tmp_p
 
     sizes = replace(releases.SMALL, autoencoder=replace(releases.SMALL.autoencoder, latent_channels=16))
     other = releases.write_release(tmp_path / "other", sizes)
-    with pytest.raises(CheckpointError, match=r"predicts 32 bits a code.*has 16; they do not belong together"):
+    with pytest.raises(CheckpointError, match=r"predicts 32 bits per code.*has 16; they do not belong together"):
         import_files([release / FILES[0], other / FILES[1], release / FILES[2]], root)
     with pytest.raises(CheckpointError, match="a second tokenizer"):
         import_files([release / FILES[1], other / FILES[1]], root)

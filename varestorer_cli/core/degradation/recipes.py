@@ -95,7 +95,7 @@ class DegradationConfig:
             if len(names) != len(odds) or sum(odds) <= 0:
                 raise UsageError(
                     f"kernel_list{end} has {len(names)} names and kernel_prob{end} {len(odds)} numbers with "
-                    f"sum {sum(odds)}: give one probability a name, not all zero."
+                    f"sum {sum(odds)}: give one probability per name, not all zero."
                 )
         for name in ("resize_prob", "resize_prob2"):
             if len(getattr(self, name)) != 3 or sum(getattr(self, name)) <= 0:

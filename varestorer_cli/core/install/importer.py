@@ -304,7 +304,7 @@ def _assembled(name: str, own: str, parts: Mapping[str, Part], root: Path) -> tu
     transformer, tokenizer = chosen[-1].header["config"], chosen[-2].header["config"]
     if transformer["bits"] != tokenizer["autoencoder"]["latent_channels"]:
         raise CheckpointError(
-            f"{chosen[-1].source.file} predicts {transformer['bits']} bits a code, {chosen[-2].source.file} has "
+            f"{chosen[-1].source.file} predicts {transformer['bits']} bits per code, {chosen[-2].source.file} has "
             f"{tokenizer['autoencoder']['latent_channels']}; they do not belong together"
         )
     return tuple(chosen)

@@ -298,8 +298,8 @@ class StageBuilder:
         restores = bundle.restorer is not None and bundle.restorer.steps == "one" and not both
         if restores or teacher.config.head != "bits":
             raise CheckpointError(
-                f"{path}: holds a student, which says all bits at once where a teacher says them scale after scale; "
-                "train a teacher with varestorer train teacher"
+                f"{path}: holds a student, which predicts all bits at once where a teacher predicts them scale after "
+                "scale; train a teacher with varestorer train teacher"
             )
         self._check_preset(path, tokenizer)
         return prerestorer, tokenizer, teacher

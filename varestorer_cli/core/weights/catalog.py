@@ -80,7 +80,7 @@ TEACHER_FILE = PublishedFile(
     "Infinity-2B, the multi-step teacher, 2,204.6 M values",
 )
 AUTOENCODER_FILE = PublishedFile(
-    "FoundationVision/Infinity", "infinity_vae_d32reg.pth", "MIT", "autoencoder with 32 bits a code, 110.1 M values"
+    "FoundationVision/Infinity", "infinity_vae_d32reg.pth", "MIT", "autoencoder with 32 bits per code, 110.1 M values"
 )
 PRERESTORER_FILE = PublishedFile(
     "lxq007/DiffBIR", "general_swinir_v1.ckpt", "Apache-2.0", "SwinIR pre-restorer, 15.8 M values"

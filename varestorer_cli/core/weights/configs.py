@@ -124,7 +124,7 @@ def build(config_class: type[Any], module_class: type[nn.Module], values: Any, *
         if made > most:
             raise CheckpointError(
                 f"the {config_class.__name__} describes more tensors than the file holds ({tensors}); "
-                "the file is damaged or made to be refused"
+                "the file is damaged or forged"
             )
 
     watch = register_module_parameter_registration_hook(counted)
