@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -6,12 +7,15 @@ import pytest
 import torch
 from conftest import photo
 from fakes import Broken, FakeModel, Faulty, Hungry, Noisy
+from torch import Tensor
 
+from varestorer_cli.core.engine.blending import reflected
 from varestorer_cli.core.engine.engine import RestoreEngine
 from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.engine.inference import EngineOptions
 from varestorer_cli.core.errors import InputError, InterruptedRunError, OutOfMemoryError, UsageError
 from varestorer_cli.core.image.resample import Resampler, to_depth
+from varestorer_cli.core.restore.session import load_model
 
 
 def engine(model: Any = None, **options: Any) -> RestoreEngine:
@@ -316,6 +320,55 @@ def test_small_tiles_only_where_the_whole_side_fits_and_nothing_else_was_asked_f
     assert engine(FakeModel(small_sides=(8, 16)), tile=32).grid(8, 8).sides == (32, 32)
     assert engine(Noisy(small_sides=(8, 16), sampling="sample")).grid(8, 8).sides == (32, 32)
     assert engine(Noisy(small_sides=(8, 16)), compat="released").restore(ImageTask(photo(8, 8), (8, 8))).tile == 32
+
+
+@dataclass
+class Shy(FakeModel):
+    """Returns its input but for ``border_margin`` pixels at the edge of a tile, which are white."""
+
+    border_margin: int = 4
+
+    def restore(self, degraded: Tensor, settings: dict[str, Any]) -> Tensor:
+        out = torch.ones_like(degraded)
+        inner = slice(self.border_margin, -self.border_margin)
+        out[..., inner, inner] = degraded[..., inner, inner]
+        return out
+
+
+@pytest.mark.parametrize("options", [{}, {"tile": 32}, {"batch": 3}])
+@pytest.mark.parametrize("size", [(1, 1), (3, 9), (24, 24), (25, 32), (31, 33), (32, 8), (100, 27), (40, 130)])
+def test_what_a_model_does_at_the_edge_of_a_tile_is_not_at_the_border_of_the_image(
+    size: tuple[int, int], options: dict[str, Any]
+) -> None:
+    pixels = photo(size[1], size[0])
+    model = Shy(tile_sides=(32, 40, 48), small_sides=(16, 24))
+    result = engine(model, overlap=None, **options).restore(pixels, size).image
+    band = np.ones(result.shape[:2], bool)
+    if len(model.calls) > 1:  # where tiles meet they see white: only the corners
+        band[2:-2] = band[:, 2:-2] = False
+    if options.get("tile"):  # a second tile may begin a pixel after the first, and then has less of a margin
+        assert {call["shape"][2:] for call in model.calls} == {(32, 32)}
+    else:
+        np.testing.assert_allclose(result[band], pixels[band] / 255, atol=0.01 / 255)
+
+
+def test_reflection_goes_on_before_the_first_pixel() -> None:
+    pixels = torch.arange(5.0).view(1, 1, 5)
+    found = reflected(pixels, (1, 12), (0, 4))
+    assert found[0, 0].tolist() == [4, 3, 2, 1, 0, 1, 2, 3, 4, 3, 2, 1]
+
+
+def test_compatible_runs_have_no_margin() -> None:
+    assert engine(Shy(), compat="released").grid(32, 32).vertical.starts == (0,)
+
+
+@pytest.mark.parametrize("name", ["compact", "fine"])
+@pytest.mark.parametrize("level", [0, 255])
+def test_even_images_stay_even_to_their_corners(name: str, level: int) -> None:
+    restorer = load_model(name, "cpu").restorer
+    flat = np.full((12, 10, 3), level, np.uint8)
+    result = engine(restorer).restore(flat, (40, 48), dtype=np.uint8).image
+    assert np.abs(result.astype(int) - level).max() <= 5
 
 
 def tiles(one: RestoreEngine, *sizes: tuple[int, int]) -> Counter[tuple[int, int]]:

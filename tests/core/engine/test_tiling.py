@@ -12,7 +12,8 @@ def axes(draw: st.DrawFn) -> Axis:
     ramp = draw(st.none() | st.integers(0, side))
     overlap = draw(st.integers(0, side // 2))
     step = draw(st.sampled_from([step for step in (1, 4, 16) if (side - overlap) % step == 0]))
-    return Axis.split(draw(st.integers(1, 12 * side)), side, overlap, ramp, step)
+    margin = step * draw(st.integers(0, side // (2 * step)))
+    return Axis.split(draw(st.integers(1, 12 * side)), side, overlap, ramp, step, margin)
 
 
 settings.register_profile("quick", max_examples=60, deadline=None)
@@ -20,24 +21,27 @@ settings.load_profile("quick")
 
 
 @given(axes())
-def test_tiles_cover_the_axis_lie_inside_and_overlap_enough(axis: Axis) -> None:
+def test_tiles_cover_the_axis_and_its_margin_and_overlap_enough(axis: Axis) -> None:
+    margin = -axis.starts[0]
     covered = np.zeros(axis.length, int)
     for i, start in enumerate(axis.starts):
         first, last = axis.window(i)
-        assert first == start >= 0
-        assert last <= axis.length
-        assert last - first == min(axis.side, axis.length)
+        assert 0 <= first <= last <= axis.length
+        assert (first, last) == (max(0, start), min(start + axis.side, axis.length))
         covered[first:last] += 1
         if i:
             assert axis.starts[i - 1] + axis.side - start >= axis.overlap
     assert covered.min() >= 1
+    end = axis.starts[-1] + axis.side - axis.length
+    assert end == margin if len(axis.starts) > 1 else end >= margin
 
 
 @given(axes())
 def test_as_few_tiles_as_possible(axis: Axis) -> None:
-    if axis.length > axis.side:
+    covered = axis.length - 2 * axis.starts[0]
+    if covered > axis.side:
         fewer = len(axis.starts) - 1
-        assert fewer * axis.side - (fewer - 1) * axis.overlap < axis.length
+        assert fewer * axis.side - (fewer - 1) * axis.overlap < covered
 
 
 @given(axes())
@@ -56,7 +60,7 @@ def test_weights_sum_to_one_everywhere(axis: Axis) -> None:
 def test_what_is_done_is_not_touched_again(axis: Axis) -> None:
     for i in range(len(axis.starts)):
         done = axis.done_before(i)
-        assert all(start >= done for start in axis.starts[i + 1 :])
+        assert all(axis.window(later)[0] >= done for later in range(i + 1, len(axis.starts)))
     assert axis.done_before(len(axis.starts) - 1) == axis.length
 
 

@@ -77,7 +77,7 @@ class BlendedTiler:
         self._matrices: dict[tuple[bool, int], tuple[int, int, Tensor | None]] = {}
 
     def cut(self, tile: Tile) -> Tensor:
-        """Cut a tile from the upscaled image; an image smaller than the tile is padded by reflection."""
+        """Cut a tile from the upscaled image, which is continued by reflection."""
         top, bottom, rows = self._matrix(False, tile.row)
         left, right, columns = self._matrix(True, tile.column)
         part = self._transfers.to_device(self._image[top:bottom, left:right])
@@ -89,7 +89,7 @@ class BlendedTiler:
             pixels = torch.matmul(rows, pixels)
         if columns is not None:
             pixels = torch.matmul(pixels, columns.t())
-        return reflected(pixels.clamp(0, 1), self.grid.sides)
+        return reflected(pixels.clamp(0, 1), self.grid.sides, (tile.above, tile.before))
 
     def blocks(self, restored: RestoredTiles) -> Iterator[tuple[int, int, Tensor]]:
         """See :class:`Tiler`."""
@@ -106,7 +106,7 @@ class BlendedTiler:
         shape = (3, depth, across.length) if by_rows else (3, across.length, depth)
         band = torch.zeros(shape, device=self._blend_on)
         for number, tiles in enumerate(grid.bands()):
-            start = along.starts[number]
+            start = along.window(number)[0]
             for tile, pixels in islice(restored, len(tiles)):
                 weights = row_weights[tile.row][:, None] * column_weights[tile.column]
                 rows, columns = slice(tile.top, tile.bottom), slice(tile.left, tile.right)
@@ -125,10 +125,11 @@ class BlendedTiler:
                 kept = band.narrow(dim, final, depth - final)
                 band = torch.cat([kept, torch.zeros_like(band.narrow(dim, 0, final))], dim)
 
-    def _weights(self, axis: Axis) -> Tensor:
-        """Blend weights of all tiles along an axis, one row each."""
-        rows = np.stack([axis.weights(i) for i in range(len(axis.starts))])
-        return self._transfers.to_device(rows).to(self._blend_on)
+    def _weights(self, axis: Axis) -> tuple[Tensor, ...]:
+        """Blend weights of each tile along an axis."""
+        rows = [axis.weights(i) for i in range(len(axis.starts))]
+        together = self._transfers.to_device(np.concatenate(rows)).to(self._blend_on)
+        return torch.split(together, [len(row) for row in rows])
 
     def _matrix(self, horizontal: bool, number: int) -> tuple[int, int, Tensor | None]:
         """Source pixels (first, last exclusive) that a row or column of tiles needs, and the matrix that makes them.
@@ -171,11 +172,11 @@ def samples(block_3HW: Tensor, dtype: npt.DTypeLike) -> Tensor:
     return out
 
 
-def reflected(pixels: Tensor, sides: tuple[int, int]) -> Tensor:
-    """Continue (C, h, w) at the bottom and right to these sides; the edge itself is not repeated."""
-    for dim, side in ((1, sides[0]), (2, sides[1])):
+def reflected(pixels: Tensor, sides: tuple[int, int], before: tuple[int, int] = (0, 0)) -> Tensor:
+    """Continue (C, h, w) to these sides, by ``before`` at the top and left; the edge itself is not repeated."""
+    for dim, side, first in ((1, sides[0], before[0]), (2, sides[1], before[1])):
         last = pixels.shape[dim] - 1
         if side > last + 1:
-            position = torch.arange(side, device=pixels.device) % max(1, 2 * last)
+            position = torch.arange(-first, side - first, device=pixels.device) % max(1, 2 * last)
             pixels = pixels.index_select(dim, last - (position - last).abs())
     return pixels

@@ -85,6 +85,7 @@ class RestoreEngine:
         self.tile = self.inference.tile
         self._sides = tuple(getattr(model, "tile_sides", ())) or (model.tile,)
         self._small_sides = tuple(sorted(getattr(model, "small_sides", ())))
+        self._margin = int(getattr(model, "border_margin", 0)) if self._compat is None else 0
         self._filter: str = getattr(model.config, "upscale_filter", "bicubic")
         # Tiles begin at whole pixels of the degraded image, as in training: elsewhere the bundled model loses 0.03 dB
         # (up to 0.2), and tiles that begin between differ where they are blended.
@@ -174,7 +175,8 @@ class RestoreEngine:
         """Tiles for an output of this size.
 
         Where the model takes several sides and none was asked for, those are chosen that need the fewest tiles; an
-        image shorter than a native tile gets the smallest side that covers it.
+        image shorter than a native tile gets the smallest side that covers it. Tiles at the border of the image reach
+        beyond it where the model asks for that.
         """
         possible = [side for side in self._sides if side <= self._largest_side]
         native = self.tile if self.tile in possible else max(possible)
@@ -185,10 +187,12 @@ class RestoreEngine:
         small = () if self.options.tile else self._small_sides
 
         def axis(length: int) -> Axis:
-            side = next((side for side in small if length <= side < native), None)
+            covered = length + 2 * self._margin
+            side = next((side for side in small if covered <= side < native), None)
             if side is not None:
-                return Axis.split(length, side, 0)  # one tile: nothing is shared
-            return Axis.split(length, fewest_tiles(length, sides, overlap), overlap, ramp, self._step)
+                return Axis.split(length, side, 0, margin=self._margin)  # one tile: nothing is shared
+            side = fewest_tiles(covered, sides, overlap)
+            return Axis.split(length, side, overlap, ramp, self._step, self._margin)
 
         return TileGrid(axis(height), axis(width))
 

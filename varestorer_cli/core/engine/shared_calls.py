@@ -68,7 +68,9 @@ class TileRun:
         """Keep the result of the next tile, which came from a call of ``size`` tiles."""
         self._taken += 1
         self.sizes.add(size)
-        self.restored.append((tile, pixels[:, : tile.bottom - tile.top, : tile.right - tile.left]))
+        rows = slice(tile.above, tile.above + tile.bottom - tile.top)
+        columns = slice(tile.before, tile.before + tile.right - tile.left)
+        self.restored.append((tile, pixels[:, rows, columns]))
 
 
 Call = list[tuple[TileRun, Tile]]

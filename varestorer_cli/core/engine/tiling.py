@@ -1,9 +1,9 @@
 """Tile geometry in integers and the weights that blend tiles; knows no pixels and no model.
 
-Tiles of one fixed size cover the image, are spread evenly, lie inside it (an image smaller than a tile is one
-tile, padded by the caller), and share at least ``overlap`` pixels with each neighbour. Weights ramp linearly across
-what two neighbours share, up to ``ramp`` pixels, and are normalised per pixel, so they sum to one whatever the
-geometry.
+Tiles of one fixed size cover the image, are spread evenly, reach ``margin`` pixels beyond it (an image smaller than a
+tile is one tile; the caller pads what is outside), and share at least ``overlap`` pixels with each neighbour. Weights
+ramp linearly across what two neighbours share, up to ``ramp`` pixels, and are normalised per pixel, so they sum to one
+whatever the geometry.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,8 @@ Weights = npt.NDArray[np.float32]
 class Tile:
     """One tile: its place in the grid, its window in the image, and its running number.
 
-    ``bottom`` and ``right`` are exclusive; the window is smaller than the tile's side only where the image is.
+    ``bottom`` and ``right`` are exclusive; the window is smaller than the tile's side where the tile reaches beyond the
+    image, which it does by ``above`` and ``before`` pixels at the top and left.
     """
 
     index: int
@@ -29,6 +30,8 @@ class Tile:
     left: int
     bottom: int
     right: int
+    above: int = 0
+    before: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Axis:
         side: pixels of a tile.
         overlap: least number of pixels two neighbours share.
         ramp: most pixels over which the weight of one tile gives way to the next one's.
-        starts: first pixel of each tile.
+        starts: first pixel of each tile; below 0 where it lies before the image.
     """
 
     length: int
@@ -50,7 +53,9 @@ class Axis:
     starts: tuple[int, ...]
 
     @classmethod
-    def split(cls, length: int, side: int, overlap: int, ramp: int | None = None, step: int = 1) -> "Axis":
+    def split(
+        cls, length: int, side: int, overlap: int, ramp: int | None = None, step: int = 1, margin: int = 0
+    ) -> "Axis":
         """Spread as few tiles as possible evenly over ``length`` pixels.
 
         Args:
@@ -60,6 +65,7 @@ class Axis:
             ramp: most pixels to blend over; as many as ``overlap`` if None.
             step: tiles begin at multiples of it, but for the last one, which ends with the image. Where it does not
                 divide side - overlap, neighbours may share up to step - 1 pixels less.
+            margin: pixels beyond the image, at both ends, that are covered too; a multiple of ``step``.
 
         Raises:
             ValueError: a length or side below 1, or an overlap outside 0 .. side // 2.
@@ -67,21 +73,22 @@ class Axis:
         if length < 1 or side < 1 or not 0 <= overlap <= side // 2:
             raise ValueError(f"length {length}, side {side} and overlap {overlap} do not fit together")
         ramp = overlap if ramp is None else ramp
-        if length <= side:
-            return cls(length, side, overlap, ramp, (0,))
-        count = -(-(length - overlap) // (side - overlap))
-        room = length - side
+        covered = length + 2 * margin
+        if covered <= side:
+            return cls(length, side, overlap, ramp, (-margin,))
+        count = -(-(covered - overlap) // (side - overlap))
+        room = covered - side
         even = (i * room // (count - 1) for i in range(count - 1))
         starts = (min(room, -(-start // step) * step) for start in even)
-        return cls(length, side, overlap, ramp, (*starts, room))
+        return cls(length, side, overlap, ramp, tuple(start - margin for start in (*starts, room)))
 
     def window(self, tile: int) -> tuple[int, int]:
         """First pixel and the one after the last of a tile, inside the image."""
-        return self.starts[tile], min(self.starts[tile] + self.side, self.length)
+        return max(0, self.starts[tile]), min(self.starts[tile] + self.side, self.length)
 
     def done_before(self, tile: int) -> int:
         """Pixels below this are final once tiles up to and including ``tile`` are in."""
-        return self.starts[tile + 1] if tile + 1 < len(self.starts) else self.length
+        return max(0, self.starts[tile + 1]) if tile + 1 < len(self.starts) else self.length
 
     def weights(self, tile: int) -> Weights:
         """Blend weights of a tile's pixels along this axis; over all tiles they sum to one at every pixel."""
@@ -95,13 +102,13 @@ class Axis:
 
     def _ramp(self, tile: int, start: int, stop: int) -> npt.NDArray[np.float64]:
         """Height of a tile's trapezoid over the pixels start .. stop; 0 outside the tile."""
-        first, last = self.window(tile)
+        first, last = self.starts[tile], self.starts[tile] + self.side
         position = np.arange(start, stop) + 0.5
         height = np.ones(stop - start)
         # At the image's own border there is nothing to blend with: no ramp.
-        if first > 0:
+        if tile > 0:
             height = np.minimum(height, (position - first) / self._blended(tile - 1))
-        if last < self.length:
+        if tile + 1 < len(self.starts):
             height = np.minimum(height, (last - position) / self._blended(tile))
         height[(position < first) | (position > last)] = 0
         return np.clip(height, 0, 1)
@@ -175,4 +182,6 @@ class TileGrid:
     def _tile(self, row: int, column: int) -> Tile:
         top, bottom = self.vertical.window(row)
         left, right = self.horizontal.window(column)
-        return Tile(row * len(self.horizontal.starts) + column, row, column, top, left, bottom, right)
+        index = row * len(self.horizontal.starts) + column
+        above, before = top - self.vertical.starts[row], left - self.horizontal.starts[column]
+        return Tile(index, row, column, top, left, bottom, right, above, before)
