@@ -342,7 +342,7 @@ def test_what_a_model_does_at_the_edge_of_a_tile_is_not_at_the_border_of_the_ima
 ) -> None:
     pixels = photo(size[1], size[0])
     model = Shy(tile_sides=(32, 40, 48), small_sides=(16, 24))
-    result = engine(model, overlap=None, **options).restore(pixels, size).image
+    result = engine(model, **options).restore(ImageTask(pixels, size)).image
     band = np.ones(result.shape[:2], bool)
     if len(model.calls) > 1:  # where tiles meet they see white: only the corners
         band[2:-2] = band[:, 2:-2] = False
@@ -367,7 +367,7 @@ def test_compatible_runs_have_no_margin() -> None:
 def test_even_images_stay_even_to_their_corners(name: str, level: int) -> None:
     restorer = load_model(name, "cpu").restorer
     flat = np.full((12, 10, 3), level, np.uint8)
-    result = engine(restorer).restore(flat, (40, 48), dtype=np.uint8).image
+    result = engine(restorer).restore(ImageTask(flat, (40, 48), dtype=np.uint8)).image
     assert np.abs(result.astype(int) - level).max() <= 5
 
 
