@@ -7,6 +7,7 @@ pre-restorer; :class:`OneStepRestorer` is the whole. The iterative baseline is i
 Shapes: B batch, T tile side in pixels, L positions of all scales, d bits per code.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
