@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from varestorer_cli.bench import realesrgan_backend
 from varestorer_cli.core.choices import Precision
+from varestorer_cli.core.engine import openvino_backend
 from varestorer_cli.core.engine.engine import RestoreEngine
 from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.engine.inference import EngineOptions
@@ -66,13 +67,17 @@ def stages(model: str, rounds: int, precision: str) -> dict[str, tuple[float, fl
     megapixels = restorer.tile**2 / 1e6
     works: dict[str, Work] = {"pre-restorer": lambda: restorer.prerestore(tile), "whole tile": lambda: restorer(tile)}
     with _autocast(precision):
+        if openvino_backend.available() and not isinstance(restorer, OneStepRestorer):
+            other = openvino_backend.with_openvino(restorer, model, "cpu", torch.get_num_threads())
+            works["whole tile by OpenVINO"] = lambda: other(tile)
         if isinstance(restorer, OneStepRestorer):
             works = {**_token_stages(restorer, restorer.prerestore(tile)), **works}
         flops = {}
         for name, work in works.items():
             with FlopCounterMode(display=False) as counter:
                 work()
-            flops[name] = counter.get_total_flops() / 1e12 / megapixels
+            # what OpenVINO computes is not seen; the network is the same
+            flops[name] = counter.get_total_flops() / 1e12 / megapixels or flops["whole tile"]
         return {name: (value / megapixels, flops[name]) for name, value in interleaved(works, rounds).items()}
 
 

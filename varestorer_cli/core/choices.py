@@ -20,6 +20,13 @@ class Compile(StrEnum):
     OFF = "off"
 
 
+class EngineName(StrEnum):
+    """What computes the network: PyTorch, or OpenVINO for models of the first stage alone on a CPU."""
+
+    TORCH = "torch"
+    OPENVINO = "openvino"
+
+
 class ColorFix(StrEnum):
     """Where the colours of the result come from; ``auto`` is the model's own setting."""
 

@@ -23,6 +23,7 @@ _EXTRAS = {
     "heif": (("pillow_heif",), "HEIC and HEIF images"),
     "raw": (("rawpy",), "camera raw files"),
     "jxl": (("pillow_jxl",), "JPEG XL images"),
+    "openvino": (("openvino",), "--engine openvino of restore"),
     "train": (("tensorboard",), "event logs of train and distill"),
 }
 _PACKAGES = ("torch", "numpy", "Pillow", "opencv-python-headless", "tifffile", "safetensors", "typer", "rich")

@@ -17,6 +17,7 @@ from varestorer_cli.core.choices import (
     ColorFix,
     Compat,
     Compile,
+    EngineName,
     Existing,
     ImageFormat,
     Large,
@@ -194,6 +195,11 @@ class RestoreOptions(CheckedOptions):
         "Compile the model (minutes once, kept in the cache folder); auto: models with tokens on a CUDA device.",
         COMPUTING,
     )
+    engine: EngineName = option(
+        EngineName.TORCH,
+        "What computes the model; openvino (extra openvino): models without tokens on a CPU.",
+        COMPUTING,
+    )
     color_fix: ColorFix = option(
         ColorFix.AUTO, "Source of colours, auto is the model's own.", QUALITY, stale=Stale.ALWAYS
     )
@@ -308,7 +314,7 @@ class RestoreOptions(CheckedOptions):
     ) -> str:
         """Hash of what decides an output's bytes beside input and model.
 
-        Device, batch and threads are left out: they change at most the last bit of rounding, and a folder begun
+        Device, engine, batch and threads are left out: they change at most the last bit of rounding, and a folder begun
         on one machine must go on elsewhere.
 
         Args:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from varestorer_cli.core.choices import Compat, Precision, Sampling, Steps
+from varestorer_cli.core.choices import Compat, Compile, EngineName, Precision, Sampling, Steps
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import MissingDependencyError, UsageError
 from varestorer_cli.core.inputs.plan import RestorePlan
@@ -119,6 +119,12 @@ def open_session(
         from varestorer_cli.core.weights.steps import with_steps
 
         restorer = with_steps(restorer, options.steps, loaded.name)
+    if options.engine is EngineName.OPENVINO:
+        from varestorer_cli.core.engine.openvino_backend import with_openvino
+
+        if options.compile is Compile.ON:
+            raise UsageError("--compile on is for PyTorch's network; leave it out, or --engine openvino")
+        restorer = with_openvino(restorer, loaded.name, runtime.device, runtime.threads)
     expected = options.sampling in (Sampling.EXPECTED, Sampling.CONSISTENT)
     if expected and getattr(restorer.config, "steps", "one") == "all":
         raise UsageError(
