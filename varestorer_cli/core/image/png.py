@@ -9,9 +9,9 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 import numpy.typing as npt
-from isal import isal_zlib
 
 from varestorer_cli.core.errors import InputError
+from varestorer_cli.core.image.deflate import deflater_for
 from varestorer_cli.core.image.exif import build, plausible_dpi
 from varestorer_cli.core.image.image_data import FileMetadata, Loss, OutputImage, Samples, empty_block, is_text
 from varestorer_cli.core.image.loss_table import name_losses
@@ -27,10 +27,7 @@ _MOST_TEXT = 1 << 24
 _XMP_KEYWORD = b"XML:com.adobe.xmp\0"
 _XMP_APP1 = b"http://ns.adobe.com/xap/1.0/\0"
 _RAW_PROFILES = {b"Raw profile type exif": "exif", b"Raw profile type APP1": "exif", b"Raw profile type xmp": "xmp"}
-_DEFLATE_LEVEL = 4  # of zlib
-_ISAL_LEVEL = 2
 _FILTER_BYTES = 1 << 18  # lines that are filtered at a time stay in the processor's cache
-_SAMPLED_ROWS = 24
 _SRGB_GAMMA = 45455
 _SRGB_CHROMATICITIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 _SRGB_CODE_POINTS = (1, 13)  # H.273: primaries and transfer of sRGB
@@ -309,12 +306,8 @@ def write_png(stream: BinaryIO, output: OutputImage, software: str) -> None:
 
 
 def _deflated(output: OutputImage) -> Iterator[bytes]:
-    """The zlib stream of all filtered lines, piece by piece.
-
-    ISA-L deflates photographs ten times as fast as zlib at level 4, to files 1 to 3 % larger; what has large even areas
-    (text, drawings, masks) it leaves 12 % and more larger, and zlib is fast there.
-    """
-    packer = zlib.compressobj(_DEFLATE_LEVEL) if _is_even(output) else isal_zlib.compressobj(_ISAL_LEVEL)
+    """The zlib stream of all filtered lines, piece by piece."""
+    packer = deflater_for(output)()
     step = output.channels * output.color.itemsize
     above = np.zeros((1, output.width * step), np.uint8)
     for strip in output.strips():
@@ -332,13 +325,6 @@ def _lines(strip: Samples) -> npt.NDArray[np.uint8]:
     """Bytes of rows as PNG stores them, (rows, bytes)."""
     raw = np.ascontiguousarray(strip.astype(strip.dtype.newbyteorder(">"), copy=False))
     return raw.view(np.uint8).reshape(len(strip), -1)
-
-
-def _is_even(output: OutputImage) -> bool:
-    """Whether most pixels are equal to their left neighbours, judged by a few rows."""
-    tops = sorted({round(share * (output.height - 1)) for share in np.linspace(0, 1, _SAMPLED_ROWS)})
-    same = [np.mean(row[:, 1:] == row[:, :-1]) for row in (output.rows(top, top + 1) for top in tops)]
-    return output.width > 1 and bool(np.mean(same) > 0.5)
 
 
 def _filtered(lines: npt.NDArray[np.uint8], above: npt.NDArray[np.uint8], step: int) -> bytes:

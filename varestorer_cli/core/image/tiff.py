@@ -7,7 +7,6 @@ JPEG, Lab, old-style JPEG) goes to Pillow where that reads it unreduced, and is 
 import io
 import logging
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -18,6 +17,7 @@ import tifffile
 
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image import exif
+from varestorer_cli.core.image.deflate import deflater_for
 from varestorer_cli.core.image.formats import camera_raw
 from varestorer_cli.core.image.image_data import Loss, OutputImage, Samples
 from varestorer_cli.core.image.resample import to_depth
@@ -36,7 +36,6 @@ _MOST_CHANNELS = 32
 _LARGEST_TILE = 1 << 24  # pixels; more are allowed where the image has them
 _THUMBNAIL_SIDE = 512
 _CAMERA_RAW = frozenset({32803, 34892})  # photometric kinds: colour filter array, linear raw
-_DEFLATE_LEVEL = 4
 _LARGE_TIFF = 3 << 30  # bytes of pixels above which a TIFF file is a BigTIFF
 
 
@@ -483,11 +482,13 @@ def _value(entry: exif.ExifTag, order: str) -> Any:
 
 def _deflated_strips(output: OutputImage, order: str) -> Iterator[bytes]:
     """Strips as TIFF stores them: differences of neighbours (predictor 2), deflated."""
+    deflater = deflater_for(output)
     for strip in output.strips():
         differences = strip.copy()
         differences[:, 1:] -= strip[:, :-1]
         stored = differences.astype(strip.dtype.newbyteorder("<" if order == "<" else ">"), copy=False)
-        yield zlib.compress(stored.tobytes(), _DEFLATE_LEVEL)
+        packer = deflater()
+        yield packer.compress(stored.tobytes()) + packer.flush()
 
 
 def _append_directories(stream: BinaryIO, below: list[tuple[int, exif.Directory]], order: str, number: int) -> None:
