@@ -221,17 +221,8 @@ class Transformer(nn.Module):
         hidden = torch.cat([start, float32_linear(self.token_embedding, tokens_BLd)], dim=1) + levels
         rotation = self._rotation(schedule, behind, device)
         mask = self._causal_mask(schedule, behind, device) if causal else None
-        for index, block in enumerate(self._blocks()):
-            last = index == self.config.depth - 1
-            hidden = block(
-                hidden,
-                condition.modulation_B16C,
-                self._text(condition, index),
-                rotation,
-                condition_mask_Bn=condition.mask_Bn,
-                mask_LL=mask,
-                queries=schedule.length if last and behind else None,
-            )
+        asked = schedule.length if behind else None
+        hidden = self._through_blocks(hidden, condition, rotation, mask_LL=mask, last_queries=asked)
         return self._scores(hidden, condition)
 
     def read_degraded(
@@ -255,7 +246,7 @@ class Transformer(nn.Module):
         device, behind = tokens_Bld.device, slice(schedule.length, None)
         hidden = float32_linear(self.token_embedding, tokens_Bld) + self._levels(schedule, True, device)[behind]
         rotation = self._rotation(schedule, True, device)[behind]
-        self._blocks_with_caches(hidden, condition, rotation, caches)
+        self._through_blocks(hidden, condition, rotation, caches=caches)
 
     def forward_scale(
         self,
@@ -295,7 +286,7 @@ class Transformer(nn.Module):
         hidden = embedded if scale else self._start(condition, batch)
         hidden = hidden + self.level_embedding.weight[scale].float()
         rotation = self._rotation(schedule, False, device)[here]
-        hidden = self._blocks_with_caches(hidden, condition, rotation, caches)
+        hidden = self._through_blocks(hidden, condition, rotation, caches=caches)
         return self._scores(hidden, condition)
 
     def add_adapters(self, rank: int, scale: float = 1.0) -> None:
@@ -324,10 +315,20 @@ class Transformer(nn.Module):
     def _blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
 
-    def _blocks_with_caches(
-        self, hidden_BlC: Tensor, condition: Condition, rotation: Tensor, caches: Sequence[KeyValueCache]
+    def _through_blocks(
+        self,
+        hidden_BlC: Tensor,
+        condition: Condition,
+        rotation: Tensor,
+        *,
+        mask_LL: Tensor | None = None,
+        last_queries: int | None = None,
+        caches: Sequence[KeyValueCache] | None = None,
     ) -> Tensor:
-        """All blocks over some positions, which see what the caches hold and are added to it."""
+        """All blocks over some positions; with caches they see what those hold, and are added to it.
+
+        The last block computes the first ``last_queries`` positions only, all where it is None.
+        """
         for index, block in enumerate(self._blocks()):
             hidden_BlC = block(
                 hidden_BlC,
@@ -335,7 +336,9 @@ class Transformer(nn.Module):
                 self._text(condition, index),
                 rotation,
                 condition_mask_Bn=condition.mask_Bn,
-                cache=caches[index],
+                mask_LL=mask_LL,
+                queries=last_queries if index == self.config.depth - 1 else None,
+                cache=None if caches is None else caches[index],
             )
         return hidden_BlC
 
