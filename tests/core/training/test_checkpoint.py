@@ -141,16 +141,23 @@ def test_steps_that_are_done_again_stand_once_in_the_log(tmp_path: Path) -> None
 
 def test_tensorboard_drops_them_too(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    for first, value in ((0, 1.0), (2, 2.0)):
+    starts = (0, 1.0), (0, 2.0), (2, 3.0)  # the first was killed before its first checkpoint
+    for start, (first, value) in enumerate(starts):
         with RunLog(tmp_path, first, 6, "tiles", QUIET) as log:
+            log.validation(first, {"psnr": value})
             for step in range(first + 1, 5):
                 log.scalars(step, {"loss": value}, 1)
+                log.validation(step, {"psnr": value})
         # readers go by the second in the name, which these share
         newest = max(tmp_path.glob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime_ns)
-        newest.rename(tmp_path / f"events.out.tfevents.{1_700_000_000 + first}")
+        newest.rename(tmp_path / f"events.out.tfevents.{1_700_000_000 + start}")
     events = accumulator.EventAccumulator(str(tmp_path))
     events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 1), (2, 1), (3, 2), (4, 2)]
+    trained, validated = (
+        [(event.step, event.value) for event in events.Scalars(name)] for name in ("train/loss", "validation/psnr")
+    )
+    assert trained == [(1, 2), (2, 2), (3, 3), (4, 3)]
+    assert validated == [(0, 2), (1, 2), (2, 3), (3, 3), (4, 3)]
 
 
 def test_quiet_is_quiet_but_for_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -198,10 +198,35 @@ def test_text_features_are_found_by_the_photographs_names(tmp_path: Path) -> Non
     (tmp_path / "a").mkdir()
     save_file({"text": torch.ones(4, 8)}, tmp_path / "a" / "one.safetensors")
     images = torch.zeros(3, 3, 4, 4, dtype=torch.uint8)
-    texts = TextFolder(tmp_path, Cache()).of(PairBatch(images, images, torch.arange(3)))  # type: ignore[arg-type]
+    texts = TextFolder(tmp_path, Cache(), 8).of(PairBatch(images, images, torch.arange(3)))  # type: ignore[arg-type]
     assert [None if text is None else tuple(text.shape) for text in texts] == [(4, 8), (4, 8), None]
+    with pytest.raises(InputError, match="there is no such folder"):
+        TextFolder(tmp_path / "empty", Cache(), 8)  # type: ignore[arg-type]
+    (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="for none of the 2 photographs"):
-        TextFolder(tmp_path / "empty", Cache())  # type: ignore[arg-type]
+        TextFolder(tmp_path / "empty", Cache(), 8)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"text": torch.ones(4, 7)}, "are 7 wide, the model takes 8"),
+        ({"text": torch.ones(0, 8)}, r"one tensor of features \(n, T\) is expected, found \(0, 8\)"),
+        ({"text": torch.ones(8)}, r"found \(8,\)"),
+        ({"a": torch.ones(2, 8), "b": torch.ones(2, 8)}, r"found \(2, 8\), \(2, 8\)"),
+        (None, "cannot be read"),
+    ],
+)
+def test_text_features_are_looked_at_before_the_first_step(
+    tensors: dict[str, torch.Tensor] | None, message: str, tmp_path: Path
+) -> None:
+    class Cache:
+        sources = ({"name": "one.jpg", "first": 0, "crops": 2},)
+
+    file = tmp_path / "one.jpg.safetensors"
+    file.write_bytes(b"no features") if tensors is None else save_file(tensors, file)
+    with pytest.raises(InputError, match=rf"one\.jpg\.safetensors: .*{message}"):
+        TextFolder(tmp_path, Cache(), 8)  # type: ignore[arg-type]
 
 
 def test_recomputed_blocks_give_the_same_gradients() -> None:

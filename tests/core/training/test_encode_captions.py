@@ -13,7 +13,7 @@ import tiny_text
 import torch
 
 from varestorer_cli.app import run
-from varestorer_cli.core.errors import InputError, UsageError
+from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.text import transformers_backend
 from varestorer_cli.core.text.transformers_backend import DEFAULT_PROMPT
 from varestorer_cli.core.training.data.crop_builder import named_photos
@@ -23,7 +23,7 @@ from varestorer_cli.core.training.encode_captions import make_features, photo_ca
 from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.presets import preset
 from varestorer_cli.core.training.run import train
-from varestorer_cli.core.training.text_features import DEFAULT_FILE, TextFolder, condition_on, feature_file
+from varestorer_cli.core.training.text_features import DEFAULT_FILE, TextFolder, feature_file
 from varestorer_cli.core.training.tool_options import TextsOptions
 from varestorer_cli.core.weights.model_metadata import read_metadata
 from varestorer_cli.core.weights.stored_text import read_text
@@ -116,7 +116,7 @@ def test_every_photograph_gets_the_features_of_its_text(
         sources = tuple({"name": name, "first": n, "crops": 1} for n, name in enumerate(sorted(named_photos(photos))))
 
     images = torch.zeros(6, 3, 4, 4, dtype=torch.uint8)
-    texts = TextFolder(out, Cache())  # type: ignore[arg-type]
+    texts = TextFolder(out, Cache(), tiny_text.encoded(folder, [""])[""].shape[1])  # type: ignore[arg-type]
     wanted = [BESIDE.get(source["name"], DEFAULT_PROMPT) for source in Cache.sources]
     alone = tiny_text.encoded(folder, list(dict.fromkeys(wanted)))
     found = texts.of(PairBatch(images, images, torch.arange(6)))
@@ -148,13 +148,6 @@ def test_again_encodes_only_what_changed(photos: Path, tmp_path: Path, monkeypat
     asked.clear()
     make_features(replace(options, prompt="a sharp photograph"))
     assert asked == ["a sharp photograph"]
-
-
-def test_features_of_another_width_are_refused() -> None:
-    smoke = preset("smoke")
-    transformer = tiny_text.restorer(smoke.teacher.text_width).transformer
-    with pytest.raises(InputError, match=f"are 7 wide, the model takes {smoke.teacher.text_width}"):
-        condition_on(transformer, [None, torch.zeros(3, 7)], [False, False])
 
 
 @pytest.mark.usefixtures("home")

@@ -1,9 +1,7 @@
-"""Training: the four stages end to end, exact resume, signals, refusals."""
+"""Training: the four stages end to end, exact resume, signals."""
 
-import csv
 import itertools
 import json
-import math
 import os
 import signal
 import subprocess
@@ -12,78 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 import torch
+from training_runs import earlier_stages, losses, options
 
 from varestorer_cli.app import run
-from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, UsageError
-from varestorer_cli.core.metrics.psnr_ssim import OUR_METRICS
+from varestorer_cli.core.errors import CheckpointError, UsageError
 from varestorer_cli.core.training import builder, presets
 from varestorer_cli.core.training.data.crop_cache import PairBatch
-from varestorer_cli.core.training.data.crops import CropCacheConfig, held_out
-from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.presets import preset
 from varestorer_cli.core.training.run import train
 from varestorer_cli.core.training.run_folder import checkpoints
 from varestorer_cli.core.training.stages import blended_target
-from varestorer_cli.core.training.trainer import learning_rate_factor
-from varestorer_cli.core.training.validation import is_lower_better, validation_metrics
-from varestorer_cli.core.weights.model_file import load_bundle, load_restorer, save_bundle
+from varestorer_cli.core.weights.model_file import load_bundle, load_restorer
 from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
-from varestorer_models.tokenizer import ImageTokenizer
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seven small images with edges and texture, one of which is held out for validation."""
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    names = [name for name in (f"photo_{n}.png" for n in range(200)) if held_out(name, CropCacheConfig())][:1]
-    for index, name in enumerate([*names, *(f"training_{n}.png" for n in range(6))]):
-        image = cv2.resize(rng.integers(0, 255, (24, 30, 3), dtype=np.uint8), (200, 160), interpolation=cv2.INTER_CUBIC)
-        image = cv2.circle(image, (60 + 10 * index, 80), 40, (20, 200, 90), -1)
-        cv2.imwrite(str(folder / name), image)
-    return folder
-
-
-def options(stage: str, photos: Path, run: Path, **changes: object) -> TrainOptions:
-    base = TrainOptions(
-        stage=stage,
-        data=photos,
-        out=run / stage,
-        preset="smoke",
-        crops=24,
-        threads=1,
-        device="cpu",
-        log_every=1,
-        sample_every=4,
-        quiet=True,
-    )
-    return replace(base, **changes)  # type: ignore[arg-type]
-
-
-def losses(folder: Path) -> dict[int, str]:
-    """Loss by step as written in the log."""
-    with (folder / "log.csv").open() as stream:
-        rows = csv.DictReader(stream)
-        return {int(r["step"]): r["value"] for r in rows if r["kind"] == "train" and r["name"] == "loss"}
-
-
-def earlier_stages(stage: str, chain: Path) -> dict[str, Path]:
-    """The runs that a stage needs, by the option that names them."""
-    needed = {"teacher": ("tokenizer",), "distill": ("prerestorer", "teacher")}
-    return {name: chain / name for name in needed.get(stage, ())}
-
-
-@pytest.fixture(scope="module")
-def chain(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All four stages of the smoke preset, a few steps each."""
-    run = tmp_path_factory.mktemp("run")
-    for stage in ("prerestorer", "tokenizer", "teacher", "distill"):
-        train(options(stage, photos, run, steps=6))
-    return run
 
 
 def test_chain_ends_in_a_restorer_that_runs(chain: Path) -> None:
@@ -95,17 +36,6 @@ def test_chain_ends_in_a_restorer_that_runs(chain: Path) -> None:
     assert torch.isfinite(out.image_B3TT).all()
     assert loaded.metadata["stage"] == "distill"
     assert loaded.metadata["steps"] == "6"
-
-
-def test_runs_leave_logs_and_images(chain: Path) -> None:
-    for stage in ("prerestorer", "tokenizer", "teacher", "distill"):
-        assert set(losses(chain / stage)) == {1, 2, 3, 4, 5, 6}
-        assert (chain / stage / "samples" / "step_000004.png").stat().st_size > 100
-        assert json.loads((chain / stage / "run.json").read_text())["stage"] == stage
-        assert list((chain / stage).glob("events.out.tfevents*"))
-        with (chain / stage / "log.csv").open() as stream:
-            scored = {(r["step"], r["name"]) for r in csv.DictReader(stream) if r["kind"] == "validation"}
-        assert {(step, name) for step in ("0", "4", "6") for name in OUR_METRICS} <= scored
 
 
 @pytest.mark.parametrize("stage", ["prerestorer", "tokenizer", "teacher", "distill"])
@@ -213,91 +143,6 @@ def test_keeping_the_pre_restored_image_is_another_target(photos: Path, chain: P
     assert losses(train(replace(run, out=tmp_path / "kept", label_share=0.5)).parent) != plain
 
 
-def test_a_used_run_folder_is_refused_without_resume(chain: Path, photos: Path) -> None:
-    with pytest.raises(UsageError, match=r"holds a run already; give --resume"):
-        train(options("tokenizer", photos, chain, steps=6))
-
-
-def test_resume_under_other_settings_names_the_difference(chain: Path, photos: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"seed = 0, now it is 1"):
-        train(options("tokenizer", photos, chain, steps=6, seed=1, resume=True))
-
-
-def test_other_frozen_weights_are_refused_by_name(chain: Path, photos: Path, tmp_path: Path) -> None:
-    """The same shape is not the same tokenizer."""
-    other = train(options("tokenizer", photos, tmp_path, steps=1, seed=5, cache=chain / "cache"))
-    with pytest.raises(CheckpointError, match=r"started with frozen\.tokenizer = '[0-9a-f]{64}', now it is"):
-        train(options("teacher", photos, chain, steps=6, resume=True, tokenizer=other.parent))
-
-
-def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_with_another_rate(
-    chain: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = options("prerestorer", photos, tmp_path, steps=6, cache=chain / "cache", resume=True)
-    for _ in range(3):
-        train(replace(run, stop_after=0.0))
-    newest, before = checkpoints(run.out)
-    newest.write_bytes(newest.read_bytes()[:-100])
-    train(replace(run, stop_after=0.0))
-    said = capsys.readouterr().err
-    assert f"warning: {newest}: the checkpoint is damaged" in said and before.name in said
-    assert checkpoints(run.out)[0].name == newest.name, "made again"
-    train(replace(run, learning_rate=1e-5))
-    assert "learning rate 1e-05 (was 0.001)" in capsys.readouterr().err
-    assert set(losses(run.out)) == {1, 2, 3, 4, 5, 6}
-    starts = json.loads((run.out / "run.json").read_text())["starts"]
-    assert [start["learning_rate"] for start in starts] == [1e-3] * 4 + [1e-5]
-
-
-def test_an_earlier_stage_of_another_preset_is_refused(chain: Path, tmp_path: Path) -> None:
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    cv2.imwrite(str(photos / "a.png"), np.zeros((256, 256, 3), np.uint8))
-    with pytest.raises(CheckpointError, match=r"its tokenizer has tile 64, preset compact has 256; give the --preset"):
-        train(options("teacher", photos, tmp_path, preset="compact", tokenizer=chain / "tokenizer", crops=8, steps=1))
-
-
-def test_a_student_with_a_bits_head_is_no_teacher(chain: Path, photos: Path, tmp_path: Path) -> None:
-    given = earlier_stages("distill", chain) | {"teacher": chain / "distill"}
-    with pytest.raises(CheckpointError, match="holds a student"):
-        train(options("distill", photos, tmp_path, cache=chain / "cache", **given))
-
-
-def test_missing_earlier_stage_says_what_to_run(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(MissingDependencyError, match=r"needs a trained tokenizer.*varestorer train tokenizer"):
-        train(options("teacher", photos, tmp_path, steps=1))
-
-
-def test_a_student_is_refused_as_a_teacher(photos: Path, chain: Path, tmp_path: Path) -> None:
-    given = earlier_stages("distill", chain) | {"teacher": chain / "distill"}
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: .*holds a student"):
-        train(options("distill", photos, tmp_path, cache=chain / "cache", **given))
-
-
-def test_a_students_guided_tokenizer_is_refused_for_a_teacher(photos: Path, chain: Path, tmp_path: Path) -> None:
-    smoke = preset("smoke").tokenizer
-    guided = ImageTokenizer(replace(smoke, autoencoder=replace(smoke.autoencoder, guided=True)))
-    path = tmp_path / "guided.safetensors"
-    save_bundle(path, {"tokenizer": guided})
-    given = earlier_stages("teacher", chain) | {"tokenizer": path}
-    with pytest.raises(CheckpointError, match=r"guided\.safetensors: .*train tokenizer made"):
-        train(options("teacher", photos, tmp_path, cache=chain / "cache", **given))
-
-
-def test_unknown_loss_is_refused_with_the_known_ones(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no loss term 'l7'.*l1, mse"):
-        train(options("prerestorer", photos, tmp_path, losses={"l7": 1.0}))
-
-
-def test_damaged_checkpoint_is_refused(chain: Path, photos: Path, tmp_path: Path) -> None:
-    run = options("tokenizer", photos, tmp_path, steps=6, cache=chain / "cache", resume=True)
-    run.out.mkdir()
-    data = checkpoints(chain / "tokenizer")[0].read_bytes()
-    (run.out / "checkpoint_00000006.pt").write_bytes(data[: len(data) // 2])
-    with pytest.raises(CheckpointError, match="damaged"):
-        train(run)
-
-
 def test_broken_photograph_is_named_and_skipped(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -348,12 +193,6 @@ def test_a_pre_restorer_made_from_a_larger_network_trains_and_resumes(
     assert not torch.equal(trained.body[0].rdb1.conv1.weight, large.body[0].rdb1.conv1.weight)
 
 
-def test_hints_need_a_network_that_can_take_them(photos: Path, chain: Path, tmp_path: Path) -> None:
-    for asked in ({"losses": {"hints": 1.0}}, {"label_share": 0.5}):
-        with pytest.raises(UsageError, match="RRDBNet"):
-            train(options("prerestorer", photos, tmp_path, cache=chain / "cache", **asked))
-
-
 def test_a_pre_restorer_that_is_asked_for_stays_under_init(photos: Path, chain: Path, tmp_path: Path) -> None:
     other = train(options("prerestorer", photos, tmp_path, steps=2, seed=9, cache=chain / "cache")).parent
     earlier = {"teacher": chain / "teacher", "prerestorer": other, "init": chain / "distill"}
@@ -363,96 +202,6 @@ def test_a_pre_restorer_that_is_asked_for_stays_under_init(photos: Path, chain: 
         for folder in (other, made.parent)
     )
     assert all(torch.equal(asked[key], found[key]) for key in asked)
-
-
-def figures(folder: Path, kind: str) -> dict[str, dict[int, float]]:
-    """Values by name and step of a run's log."""
-    found: dict[str, dict[int, float]] = {}
-    with (folder / "log.csv").open() as stream:
-        for row in csv.DictReader(stream):
-            if row["kind"] == kind:
-                found.setdefault(row["name"], {})[int(row["step"])] = float(row["value"])
-    return found
-
-
-def test_the_log_has_rate_norms_and_what_happens_in_each_scale(chain: Path) -> None:
-    recipe = replace(preset("smoke").recipes["distill"], steps=6)
-    trained, validated = figures(chain / "distill", "train"), figures(chain / "distill", "validation")
-    rates = {step: recipe.learning_rate * learning_rate_factor(step - 1, recipe) for step in range(1, 7)}
-    assert trained["learning_rate"] == pytest.approx(rates, rel=1e-6)
-    scales = len(preset("smoke").tokenizer.schedule)
-    for found in (trained, validated):
-        for step, kl in found["kl"].items():
-            parts = [found[f"kl/{k + 1}"][step] for k in range(scales)]
-            assert sum(parts) == pytest.approx(kl, rel=1e-4) and min(parts) >= 0
-    for stage, kind in itertools.product(("teacher", "distill"), ("train", "validation")):
-        found = figures(chain / stage, kind)
-        sizes = [h * w for h, w in preset("smoke").tokenizer.schedule.grids]
-        for step, share in found["bit_accuracy"].items():
-            parts = [found[f"bit_accuracy/{k + 1}"][step] * n for k, n in enumerate(sizes)]
-            assert sum(parts) / sum(sizes) == pytest.approx(share, rel=1e-4)
-    norms = figures(chain / "tokenizer", "train")
-    for step, norm in norms["gradient_norm"].items():
-        parts = [norms[f"gradient_norm/{group}"][step] for group in ("tokenizer", "linear")]
-        assert math.hypot(*parts) == pytest.approx(norm, rel=1e-4) and min(parts) > 0
-    notes = json.loads(load_bundle(chain / "distill" / "model.safetensors").notes["validation"])
-    assert "kl" in notes and not any("/" in name for name in notes)
-
-
-def test_the_student_starts_at_its_teachers_distance_to_itself(chain: Path) -> None:
-    """At step 0 a student with empty adapters differs from the teacher in input and mask alone."""
-    validated = figures(chain / "distill", "validation")
-    assert 0 < validated["kl"][0] < 10 and 0.3 < validated["bit_accuracy"][0] <= 1
-
-
-@pytest.mark.parametrize(("metric", "lower"), [("cross_entropy", True), ("psnr_y", False)])
-def test_the_best_checkpoint_stays_with_its_model(
-    metric: str, lower: bool, photos: Path, chain: Path, tmp_path: Path
-) -> None:
-    asked = options("teacher", photos, tmp_path, steps=9, sample_every=2, cache=chain / "cache", learning_rate=0.05)
-    asked = replace(asked, best=metric, keep_checkpoints=1, tokenizer=chain / "tokenizer")
-    train(asked)
-    validated = figures(asked.out, "validation")[metric]
-    assert set(validated) == {0, 2, 4, 6, 8, 9}
-    step = (min if lower else max)(validated, key=lambda step: validated[step])
-    noted = json.loads((asked.out / "best.json").read_text())
-    assert (noted["metric"], noted["step"]) == (metric, step)
-    assert noted["value"] == pytest.approx(validated[step], rel=1e-6)
-    assert {path.stem for path in checkpoints(asked.out)} == {noted["checkpoint"], "checkpoint_00000009"}
-    best = load_bundle(asked.out / "best.safetensors")
-    assert best.notes["steps"] == str(step)
-    torn = replace(asked, out=tmp_path / "torn" / "teacher")
-    for minutes in (0.0, 0.0, 0.0, None):  # a pause after each of the first three steps
-        train(replace(torn, resume=True, stop_after=minutes))
-    assert json.loads((torn.out / "best.json").read_text()) == noted, "pauses are no validations of the run"
-    again = load_bundle(torn.out / "best.safetensors")
-    for key, tensor in best.components["transformer"].state_dict().items():
-        assert torch.equal(tensor, again.components["transformer"].state_dict()[key])
-
-
-def test_a_figure_that_is_not_there_is_refused_before_the_first_step(photos: Path, chain: Path, tmp_path: Path) -> None:
-    asked = options("prerestorer", photos, tmp_path, cache=chain / "cache", best="kl")
-    with pytest.raises(UsageError, match="--best kl: no figure of the validation of this stage; known are psnr,"):
-        train(asked)
-    assert not losses_logged(asked.out)
-
-
-def losses_logged(folder: Path) -> bool:
-    return "train" in {row.split(",")[0] for row in (folder / "log.csv").read_text().splitlines()}
-
-
-def test_every_validation_figure_has_a_direction(chain: Path) -> None:
-    metrics = validation_metrics(None, "cpu", lambda text: None)
-    better_lower = {
-        name
-        for stage in ("prerestorer", "tokenizer", "teacher", "distill")
-        for name in figures(chain / stage, "validation")
-        if is_lower_better(name, metrics)
-    }
-    assert {name.partition("/")[0] for name in better_lower} == {"cross_entropy", "kl"}
-    assert is_lower_better("features_over_noise", metrics) and not is_lower_better("psnr_over_noise", metrics)
-    with pytest.raises(UsageError, match="--best nonsense"):
-        is_lower_better("nonsense", metrics)
 
 
 def test_degradation_on_the_fly_trains_resumes_exactly_and_is_no_other_run(
@@ -472,21 +221,3 @@ def test_degradation_on_the_fly_trains_resumes_exactly_and_is_no_other_run(
     with pytest.raises(UsageError, match="--degrade fly: labels are made once"):
         train(options("prerestorer", photos, tmp_path / "x", cache=chain / "cache", degrade="fly",
                       label=chain / "prerestorer", label_share=0.5))  # fmt: skip
-
-
-def test_a_refused_start_leaves_the_record_as_it_was(photos: Path, chain: Path, tmp_path: Path) -> None:
-    run = options("prerestorer", photos, tmp_path, steps=2, cache=chain / "cache")
-    train(run)
-    record = (run.out / "run.json").read_text()
-    with pytest.raises(CheckpointError, match="started with seed = 0, now it is 9"):
-        train(replace(run, resume=True, seed=9))
-    assert (run.out / "run.json").read_text() == record
-    train(replace(run, resume=True))
-    assert [start["resume"] for start in json.loads((run.out / "run.json").read_text())["starts"]] == [False, True]
-
-
-def test_a_run_that_diverges_is_no_bug_and_goes_on_with_a_lower_rate(photos: Path, chain: Path, tmp_path: Path) -> None:
-    words = ["train", "prerestorer", str(photos), "-o", str(tmp_path / "run"), "--preset", "smoke", "--crops", "24"]
-    words += ["--threads", "1", "--device", "cpu", "-q", "--steps", "4", "--cache", str(chain / "cache")]
-    assert run([*words, "--lr", "1e30"]) == 1
-    assert run([*words, "--lr", "1e-4", "--resume"]) == 0

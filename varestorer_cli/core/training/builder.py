@@ -174,7 +174,7 @@ class StageBuilder:
     def _texts(self) -> TextFolder | None:
         if self.options.texts is None or self.cache is None:
             return None
-        return TextFolder(self.options.texts, self.cache)
+        return TextFolder(self.options.texts, self.cache, self.preset.teacher.text_width)
 
     def _new_prerestorer(self) -> nn.Module:
         config = self.preset.prerestorer
@@ -380,7 +380,11 @@ def _start_from(module: nn.Module, path: Path, component: str) -> None:
     try:
         module.load_state_dict(source.state_dict())
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: its {component} does not fit this preset ({error})") from error
+        first = [line.strip() for line in str(error).splitlines() if "size mismatch" in line] or str(error).splitlines()
+        raise CheckpointError(
+            f"{path}: its {component} does not fit this preset ({first[0]}); give the --preset or --config that it was "
+            "made with"
+        ) from error
 
 
 def _plain(config: Any) -> Any:

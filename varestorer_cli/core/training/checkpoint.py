@@ -175,7 +175,8 @@ def load_state(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         state["identity"], state["step"]
     except (OSError, RuntimeError, KeyError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise DamagedError(f"{path}: the checkpoint is damaged ({error}); start a new run") from error
+        reason = str(error).partition(". ")[0]  # torch goes on about how that may come
+        raise DamagedError(f"{path}: the checkpoint is damaged ({reason})") from error
     return state
 
 

@@ -155,7 +155,7 @@ def load_notes(folder: Path) -> dict[str, Any]:
     try:
         notes: dict[str, Any] = json.loads((folder / _NOTES).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DamagedError(f"{folder}: the checkpoint is damaged ({error}); start a new run") from error
+        raise DamagedError(f"{folder}: the checkpoint is damaged ({error})") from error
     return notes
 
 
@@ -171,7 +171,7 @@ def load_pieces(folder: Path, tensors: dict[str, Any]) -> None:
     except (OSError, RuntimeError, ValueError, KeyError, CheckpointException) as error:
         reason = str(error).strip().splitlines()
         text = f"{folder}: the checkpoint is damaged or of other networks ({reason[0] if reason else error})"
-        raise DamagedError(f"{text}; start a new run") from error
+        raise DamagedError(text) from error
 
 
 def _flush(file: Path) -> None:

@@ -54,10 +54,11 @@ class RunLog:
         self.folder = folder
         self.unit = unit
         self._csv_path = folder / LOG
+        self._events = None
         if writing:
-            self._rewind(first_step)
+            last = self._rewind(first_step)
             console.start(steps, done=first_step, unit="step")
-        self._events = _event_writer(folder, first_step) if writing else None
+            self._events = _event_writer(folder, first_step, last)
         self._done = first_step
         self._since = (time.monotonic(), first_step)
         self.steps = steps
@@ -161,10 +162,14 @@ class RunLog:
                 f"{self._csv_path}: cannot be written ({error.strerror or error}); free space, then --resume"
             ) from error
 
-    def _rewind(self, first_step: int) -> None:
-        """Take rows of steps that are done again out of the CSV file, and a last row that was cut off."""
+    def _rewind(self, first_step: int) -> dict[str, float]:
+        """Take rows of steps that are done again out of the CSV file, and a last row that was cut off.
+
+        Returns:
+            What stays of the step before: its training values; its validation is done again.
+        """
         if not self._csv_path.exists():
-            return
+            return {}
         with self._csv_path.open(newline="", encoding="utf-8") as stream:
             rows = [row for row in csv.reader(stream) if len(row) == len(_HEADER) and row[1].isdigit()]
         kept = [row for row in rows if int(row[1]) < first_step or (row[0] == "train" and int(row[1]) == first_step)]
@@ -172,6 +177,7 @@ class RunLog:
         csv.writer(text).writerows([_HEADER, *kept])
         with atomic_file(self._csv_path) as stream:
             stream.write(text.getvalue().encode())
+        return {name: float(value) for _, step, name, value in kept if int(step) == first_step}
 
 
 def _line(values: Mapping[str, float], separator: str = " ") -> str:
@@ -180,10 +186,17 @@ def _line(values: Mapping[str, float], separator: str = " ") -> str:
     return separator.join(f"{k} {v:.3g}" if k == LEARNING_RATE_FIGURE else f"{k} {v:.4f}" for k, v in shown.items())
 
 
-def _event_writer(folder: Path, first_step: int) -> Any:
-    """TensorBoard writer, or None where the extra ``train`` is not installed."""
+def _event_writer(folder: Path, first_step: int, last: Mapping[str, float]) -> Any:
+    """TensorBoard writer, or None where the extra ``train`` is not installed.
+
+    It tells readers to drop what earlier starts wrote of ``first_step`` and later, and writes the values ``last`` of
+    that step again: readers drop by step alone, and its validation must not stand twice.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
+    writer = SummaryWriter(str(folder), purge_step=first_step)
+    for name, value in last.items():
+        writer.add_scalar(f"train/{name}", value, first_step)
+    return writer

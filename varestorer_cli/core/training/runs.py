@@ -128,7 +128,8 @@ def chosen_figures(runs: Sequence[TrainingRun], asked: str | None) -> tuple[str,
     figures = tuple(dict.fromkeys(word.strip() for word in asked.split(",") if word.strip()))
     for name in figures:
         if name not in known:
-            raise UsageError(f"--figures {name}: no run has it{nearest(name, known)}")
+            hint = nearest(name, known) if known else "; none has a validation yet, which needs held-out photographs"
+            raise UsageError(f"--figures {name}: no run has it{hint}")
     return figures
 
 

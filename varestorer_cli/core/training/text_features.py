@@ -37,21 +37,25 @@ class TextFolder:
     Args:
         folder: of the files.
         cache: whose photographs are meant.
+        width: T that the model takes.
 
     Raises:
-        InputError: no photograph has a file.
+        InputError: no photograph has a file, or one is damaged or holds something else; found before the first step.
     """
 
-    def __init__(self, folder: Path, cache: CropCache) -> None:
+    def __init__(self, folder: Path, cache: CropCache, width: int) -> None:
         self._files: dict[int, Path] = {}
         self.photographs = self.with_text = 0
         for source in cache.sources:
             file = _file(folder, source["name"])
             self.photographs += 1
             if file is not None:
+                _check(file, width)
                 self.with_text += 1
                 self._files |= dict.fromkeys(range(source["first"], source["first"] + source["crops"]), file)
         if not self.with_text:
+            if not folder.is_dir():
+                raise InputError(f"--texts {folder}: there is no such folder; varestorer texts makes one")
             raise InputError(
                 f"{folder} has text features for none of the {self.photographs} photographs; files are named after "
                 f"them, for example {cache.sources[0]['name'] if cache.sources else 'photo.jpg'}.safetensors; "
@@ -91,17 +95,30 @@ def _read_default(file: Path) -> StoredText | None:
     return StoredText(metadata["prompt"], rows, metadata.get("encoder", ""))
 
 
+def _check(file: Path, width: int) -> None:
+    """Refuse a file by its header."""
+    try:
+        with safe_open(file, framework="pt") as reader:
+            shapes = [tuple(reader.get_slice(key).get_shape()) for key in reader.keys()]  # noqa: SIM118  (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file}: the text features cannot be read ({error}); make them again") from error
+    if len(shapes) != 1 or len(shapes[0]) != 2 or not shapes[0][0]:
+        found = ", ".join(map(str, shapes)) or "none"
+        raise InputError(f"{file}: one tensor of features (n, T) is expected, found {found}; make them again")
+    if shapes[0][1] != width:
+        raise InputError(
+            f"{file}: the text features are {shapes[0][1]} wide, the model takes {width}; make them with its text "
+            "encoder"
+        )
+
+
 def _read(file: Path) -> Tensor:
     try:
         with safe_open(file, framework="pt") as reader:
-            tensors = [reader.get_tensor(key) for key in reader.keys()]  # noqa: SIM118  (not a dict)
-    except (SafetensorError, OSError) as error:
+            (features,) = (reader.get_tensor(key) for key in reader.keys())  # noqa: SIM118  (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{file}: the text features cannot be read ({error}); make them again") from error
-    if len(tensors) != 1 or tensors[0].dim() != 2 or not len(tensors[0]):
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
-        raise InputError(f"{file}: one tensor of features (n, T) is expected, found {shapes or 'none'}")
-    features: Tensor = tensors[0].float()
-    return features
+    return torch.as_tensor(features).float()
 
 
 def dropped(texts: Texts, batch: PairBatch, probability: float, generator: torch.Generator) -> list[bool]:
@@ -116,16 +133,14 @@ def condition_on(transformer: Transformer, texts: Sequence[Tensor | None], drop:
     """The condition of each image: its text, or the learned null condition.
 
     Raises:
-        InputError: features of another width than the transformer's.
+        ValueError: features of another width than the transformer's.
     """
     if all(text is None or gone for text, gone in zip(texts, drop, strict=True)) or not texts:
         return transformer.encode_condition(None, len(texts))
     most, width = transformer.config.null_tokens, transformer.config.text_width
     wrong = next((text.shape[1] for text in texts if text is not None and text.shape[1] != width), None)
     if wrong is not None:
-        raise InputError(
-            f"the text features are {wrong} wide, the model takes {width}; make them with its text encoder"
-        )
+        raise ValueError(f"the text features are {wrong} wide, the model takes {width}")
     lengths = tuple(most if text is None else min(len(text), most) for text in texts)
     null = transformer.null_features(lengths)
     device = null.rows.device

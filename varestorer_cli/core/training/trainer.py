@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from varestorer_cli.core.console import Console
-from varestorer_cli.core.errors import ExitCode, InterruptedRunError, UsageError, VarestorerError
+from varestorer_cli.core.errors import CheckpointError, ExitCode, InterruptedRunError, UsageError, VarestorerError
 from varestorer_cli.core.metrics.base import Metric
 from varestorer_cli.core.training.checkpoint import KEPT, LEARNING_RATE, RunState
 from varestorer_cli.core.training.data.crop_cache import PairBatch
@@ -216,7 +216,7 @@ class Trainer:
                 self.step, changed = self.state.load(checkpoint)
             except DamagedError as error:
                 if number + 1 == len(found):
-                    raise
+                    raise CheckpointError(f"{error}; there is no other, start a new run") from error
                 self._warn(f"{error}; the run goes on from the one before, {found[number + 1].name}")
                 continue
             if self.options.world.main:
@@ -254,7 +254,7 @@ class Trainer:
         self.average.update()
         self.step += 1
         log.advance()
-        if self.step % self.options.log_every == 0 or self.step == 1:
+        if self.step % self.options.log_every == 0 or self.step in (1, self.recipe.steps):
             share = len(batch) / (batch.whole or len(batch))
             values = self.options.world.mean({name: float(value) for name, value in terms.items()}, share)
             values |= {LEARNING_RATE_FIGURE: self.recipe.learning_rate * factor, "gradient_norm": float(norm)}
