@@ -140,6 +140,28 @@ def test_a_step_from_the_references_history_adds_its_own_error_only(
     assert set(shares) == {"bits", *(f"bits_{scale}" for scale in range(1, 6))}
 
 
+def test_differences_of_crops_go_by_photographs() -> None:
+    """Ten crops of one photograph are no ten witnesses."""
+    mean, half = evidence_page.clustered([[1.0], [2.0], [3.0]])
+    assert (mean, half) == pytest.approx(evidence_page.interval([1.0, 2.0, 3.0]))
+    assert evidence_page.clustered([[1.0] * 10, [2.0] * 10, [3.0] * 10]) == pytest.approx((mean, half))
+    assert evidence_page.clustered([[1.0, 3.0]] * 3) == (2.0, 0.0) and math.isnan(
+        evidence_page.clustered([[1.0, 3.0]])[1]
+    )
+    rows = [
+        {"variant": name, "seed": "0", "photograph": photo, "crop": f"{photo}{n}", "psnr_y": str(psnr + extra),
+         "ssim_y": "0.5", "lite2": str(lite2)}
+        for name, psnr, lite2 in (("shipped", 21.0, 0.4), ("teacher_steps", 20.0, 0.5))
+        for photo, extra in (("a", 0.0), ("b", 5.0), ("c", 9.0)) for n in range(2)
+    ]  # fmt: skip
+    (line,) = evidence_page.compared(rows).splitlines()[2:]
+    assert line.split(" | ")[1:] == [
+        "+1.00 ± 0.00 better",
+        "+0.0000 ± 0.0000 (cannot tell)",
+        "-0.1000 ± 0.0000 better |",
+    ]
+
+
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
@@ -149,6 +171,11 @@ def test_the_page_says_what_its_rows_say() -> None:
     assert len({row["seed"] for row in rows}) >= 3
     for table in (evidence_page.table(rows), evidence_page.bits_table(rows), evidence_page.differences(rows)):
         assert table in page
+    crops = evidence.read_rows(DOCS / "evidence" / "crops.csv")
+    assert evidence_page.compared(crops) in page
+    for variant in {row["variant"] for row in crops}:
+        mean = sum(float(row["psnr_y"]) for row in crops if row["variant"] == variant) / 240
+        assert mean == pytest.approx(evidence_page.values_of(rows, variant, "psnr_y")["0"], abs=1e-3)
     path, attention = (evidence.read_rows(DOCS / "evidence" / f"{name}.csv") for name in ("path", "attention"))
     assert (DOCS / "evidence" / "path.svg").read_text() == evidence_page.path_figure(path)
     assert (DOCS / "evidence" / "attention.svg").read_text() == evidence_page.attention_figure(attention)

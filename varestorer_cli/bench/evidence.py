@@ -5,8 +5,8 @@ image in three of four batches. From it start, for each seed and for equally man
 without KL, with causal attention) and the restorer that goes on scale after scale. Held-out crops are restored by all
 of them, with the codes of the input, and with random ones. Every part that is finished is kept: run again, it goes on.
 
-Left in ``--out``: ``rows.csv`` (a row per seed and variant), ``crops.csv``, ``path.csv``, ``attention.csv``, two
-figures as SVG, ``sheet.png``, and ``tables.md``, which is printed too. ``--ship FILE`` trains
+Left in ``--out``: ``rows.csv`` (a row per seed and variant), ``crops.csv`` (one per crop too), ``path.csv``,
+``attention.csv``, two figures as SVG, ``sheet.png``, and ``tables.md``, which is printed too. ``--ship FILE`` trains
 the student of the bundled ``mini`` and writes it and its teacher into one model file.
 """
 
@@ -175,10 +175,16 @@ class Evidence:
         if "psnr_y" in columns:
             scores = zip(self._held_out.rows, columns["psnr_y"], columns["ssim_y"], columns["lite2"], strict=True)
             for crop, psnr, ssim, lite2 in scores:
-                one = {"crop": crop, "psnr_y": f"{psnr:.4f}", "ssim_y": f"{ssim:.5f}", "lite2": f"{lite2:.5f}"}
-                add_row(self.out / "crops.csv", {"seed": seed, "variant": name, **one})
+                of = {"seed": seed, "variant": name, "photograph": self._photograph(crop), "crop": crop}
+                one = {"psnr_y": f"{psnr:.4f}", "ssim_y": f"{ssim:.5f}", "lite2": f"{lite2:.5f}"}
+                add_row(self.out / "crops.csv", of | one)
         add_row(self.out / "rows.csv", row)
         sys.stderr.write(" ".join(f"{key} {value}" for key, value in row.items() if value != "") + "\n")
+
+    def _photograph(self, crop: int) -> str:
+        """Name of the photograph that a crop was cut from."""
+        sources = self._cache.sources
+        return next(str(one["name"]) for one in sources if one["first"] <= crop < one["first"] + one["crops"])
 
     def _images(self, seed: int, students: Mapping[str, OneStepRestorer], iterative: MultiStepRestorer) -> None:
         crops, full = self._held_out, students["full"]
