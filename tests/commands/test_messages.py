@@ -149,7 +149,16 @@ def test_a_file_is_no_folder_of_models(cli: Cli) -> None:
     Path("a.pth").write_bytes(b"x")
     ran = cli("weights", "verify", "--weights", "a.pth")
     assert ran.code == 2
-    assert "a.pth: is a file, and --weights needs the folder of installed models; name a folder" in ran.err
+    assert "a.pth: is a file, and the folder of installed models is needed; name a folder" in ran.err
+
+
+def test_reasons_carry_no_error_numbers_and_no_path_twice(cli: Cli) -> None:
+    lone_image()
+    ran = cli("train", "prerestorer", "in", "--out", "in/a.png", "--preset", "smoke")
+    assert ran.code == 5 and "in/a.png: the run folder cannot be used (File exists); choose another --out" in ran.err
+    save(Path("gt/b.png"), np.full((12, 16, 3), 90, np.uint8))
+    save(Path("gt/a.png"), np.full((12, 16, 3), 90, np.uint8))
+    assert "1 file pairs by name" in cli("score", "in", "--reference", "gt").err
 
 
 def test_a_file_that_is_no_model_gets_no_advice_of_torch(cli: Cli) -> None:

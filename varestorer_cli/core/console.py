@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from varestorer_cli.core.choices import Progress
-from varestorer_cli.core.phrases import clock, count, visible
+from varestorer_cli.core.phrases import clock, count, reason_of, visible
 
 HEARTBEAT_SECONDS = 60.0
 
@@ -121,7 +121,7 @@ class Console:
         except (OSError, ValueError) as error:
             self._stdout_open = False
             if not isinstance(error, BrokenPipeError | ValueError):
-                self.warn(f"standard output cannot be written ({error}); the rest is left out there")
+                self.warn(f"standard output cannot be written ({reason_of(error)}); the rest is left out there")
             # Python would complain about the pipe again when it flushes stdout at exit.
             with suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -93,6 +93,11 @@ def byte_size(number: float) -> str:
     return f"{number:.1f} GB"
 
 
+def reason_of(error: BaseException) -> str:
+    """Why something failed, without error numbers and without the path that the message names anyway."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
 def install_command(extra: str) -> str:
     """Command that installs the packages of an extra, however varestorer itself was installed.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from varestorer_cli.core.errors import InputError
+from varestorer_cli.core.phrases import reason_of
 
 SUFFIXES = frozenset({".zip", ".cbz", ".tar"})
 _MOST_RATIO = 200  # of a large member: no image that is worth restoring compresses so well
@@ -101,7 +102,7 @@ def _contents(path: Path) -> tuple[zipfile.ZipFile | None, dict[str, _Member]]:
     except OSError as error:
         raise InputError(f"the archive cannot be read: {error.strerror or error}") from error
     except (zipfile.BadZipFile, tarfile.TarError, ValueError, EOFError, NotImplementedError) as error:
-        raise InputError(f"the archive is damaged or cut off ({error})") from error
+        raise InputError(f"the archive is damaged or cut off ({reason_of(error)})") from error
 
 
 @functools.lru_cache(maxsize=4)

@@ -22,6 +22,7 @@ from varestorer_cli.core.errors import InputError, OutputError
 from varestorer_cli.core.image.image_data import DecodedImage
 from varestorer_cli.core.image.reader import decode, probe, read_bytes
 from varestorer_cli.core.image.resample import Resampler, to_depth, to_float
+from varestorer_cli.core.phrases import reason_of
 
 CROP = (640, 512)  # width, height
 MOST_CARDS = 60
@@ -62,7 +63,9 @@ class ImageFolder:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"{folder}: the folder of the page's images cannot be made ({error})") from error
+            raise OutputError(
+                f"{folder}: the folder of the page's images cannot be made ({reason_of(error)})"
+            ) from error
 
     def __call__(self, jpeg: bytes) -> str:
         """Write a JPEG file unless it is there; returns its address as seen from the page.

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from varestorer_cli.core.folders import cache_folder
 from varestorer_cli.core.metrics.base import Metric
+from varestorer_cli.core.phrases import reason_of
 
 FILE_NAME = "scores.sqlite3"
 OFF = "none"
@@ -114,7 +115,9 @@ class ScoreCache:
 
     def _fail(self, error: Exception) -> None:
         self._off = True
-        self._warn(f"{self.path}: scores are not kept for the next run ({error}); --cache FOLDER names another place")
+        self._warn(
+            f"{self.path}: scores are not kept ({reason_of(error)}); --cache FOLDER names another place"
+        )
 
     def close(self) -> None:
         """Close the file."""

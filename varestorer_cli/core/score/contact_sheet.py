@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from varestorer_cli.core.errors import InputError, OutputError, UsageError
 from varestorer_cli.core.image.reader import read_bytes
+from varestorer_cli.core.phrases import reason_of
 from varestorer_cli.core.score.pairing import find_images
 from varestorer_cli.core.score.scorer import rgb8
 from varestorer_cli.core.score.summary import ScoreReport
@@ -74,7 +75,9 @@ def contact_sheet(
     try:
         sheet.save(target, quality=88)
     except (OSError, ValueError) as error:
-        raise OutputError(f"{target}: the sheet cannot be written ({error}); choose a .jpg or .png name") from error
+        raise OutputError(
+            f"{target}: the sheet cannot be written ({reason_of(error)}); choose a .jpg or .png name"
+        ) from error
 
 
 def _read(path: Path) -> Image.Image:

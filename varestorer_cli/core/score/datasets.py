@@ -12,7 +12,7 @@ from pathlib import Path
 from varestorer_cli.core.choices import ImageFormat
 from varestorer_cli.core.errors import MissingDependencyError, UsageError
 from varestorer_cli.core.image.formats import output_name
-from varestorer_cli.core.phrases import named
+from varestorer_cli.core.phrases import named, reason_of
 from varestorer_cli.core.score.pairing import Pair, PairPlan, find_images, match_pairs
 from varestorer_cli.core.sharding import Shard
 
@@ -225,7 +225,7 @@ def _open_manifest(path: Path) -> Dataset:
             columns = reader.fieldnames or []
             lines = [(number, row) for number, row in enumerate(reader, 2) if any(row.values())]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path}: cannot be read as a manifest of pairs ({error})") from error
+        raise UsageError(f"{path}: cannot be read as a manifest of pairs ({reason_of(error)})") from error
     if not {"lq", "gt"} <= set(columns):
         raise UsageError(f"{path} starts with the columns {columns}; a manifest of pairs needs lq and gt")
     half = [str(number) for number, row in lines if not (row["lq"] and row["gt"])]

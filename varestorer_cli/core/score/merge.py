@@ -13,7 +13,7 @@ from typing import Any
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.metrics.base import MetricInfo
 from varestorer_cli.core.metrics.protocols import PROTOCOLS
-from varestorer_cli.core.phrases import named
+from varestorer_cli.core.phrases import named, reason_of
 from varestorer_cli.core.score.export import TOOL
 from varestorer_cli.core.score.pairing import Pair, PairPlan
 from varestorer_cli.core.score.published import published_rows
@@ -86,7 +86,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read as scores ({error}); score that shard again") from error
+        raise UsageError(f"{path} cannot be read as scores ({reason_of(error)}); score that shard again") from error
     if not isinstance(content, dict) or content.get("tool") != TOOL or content.get("protocol") not in PROTOCOLS:
         raise UsageError(f"{path} holds no scores of this program; move it away")
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.image.formats import SUFFIXES
-from varestorer_cli.core.phrases import named
+from varestorer_cli.core.phrases import count, named
 
 IMAGE_SUFFIXES = frozenset(SUFFIXES)
 
@@ -134,7 +134,7 @@ def match_pairs(
         ]
         cure = "Rename the files, or score the pairs there are with --partial." if pairs else "Rename the files."
         raise UsageError(
-            f"{len(pairs)} files pair by name (path without suffix), the others have no partner. "
-            f"{'. '.join(sides)}. {cure}"
+            f"{count(len(pairs), 'file pairs', 'files pair')} by name (path without suffix), "
+            f"the others have no partner. {'. '.join(sides)}. {cure}"
         )
     return PairPlan(pairs, lone_left, lone_right)

@@ -10,7 +10,7 @@ from varestorer_cli.core.choices import Precision
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.inputs.plan import Job
-from varestorer_cli.core.phrases import named
+from varestorer_cli.core.phrases import named, reason_of
 from varestorer_cli.core.runtime import choose
 from varestorer_cli.core.text.cache import TextCache, read_features, text_cache_folder, write_features
 from varestorer_cli.core.text.captions import BESIDE, LARGEST_SIDECAR, FoundCaptions, clean, find_captions
@@ -103,7 +103,7 @@ def _beside(path: Path) -> tuple[str, str]:
                 text = stream.read().decode("utf-8-sig", "replace")
             caption = clean(text if suffix == ".txt" else _of_json(text))
         except (OSError, ValueError, RecursionError, InputError) as error:
-            return "", f"{file}: cannot be read as a caption ({error})"
+            return "", f"{file}: cannot be read as a caption ({reason_of(error)})"
         if caption:
             return caption, ""
     return "", ""

@@ -25,6 +25,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Shard
 
 from varestorer_cli.core.errors import CheckpointError, OutputError
+from varestorer_cli.core.phrases import reason_of
 from varestorer_cli.core.training.distributed import World
 from varestorer_models.transformer import Transformer
 
@@ -143,7 +144,9 @@ def save_pieces(folder: Path, tensors: dict[str, Any], notes: Mapping[str, Any],
                 _flush(file)
             part.rename(folder)
     except OSError as error:
-        raise OutputError(f"{folder}: the checkpoint cannot be written ({error}); free space, then --resume") from error
+        raise OutputError(
+            f"{folder}: the checkpoint cannot be written ({reason_of(error)}); free space, then --resume"
+        ) from error
 
 
 def load_notes(folder: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from varestorer_cli.core.console import Console, is_terminal
 from varestorer_cli.core.degradation.pipeline import load_recipe
 from varestorer_cli.core.errors import OutputError, UsageError
 from varestorer_cli.core.metrics.base import Metric
+from varestorer_cli.core.phrases import reason_of
 from varestorer_cli.core.runtime import Runtime, autocast_type, choose, keep_freed_memory
 from varestorer_cli.core.training.builder import MODEL, StageBuilder
 from varestorer_cli.core.training.checkpoint import SIZES
@@ -265,7 +266,9 @@ def _claim(options: TrainOptions) -> None:
         if not os.access(options.out, os.W_OK):
             raise PermissionError("not writable")
     except OSError as error:
-        raise OutputError(f"{options.out}: the run folder cannot be used ({error}); choose another --out") from error
+        raise OutputError(
+            f"{options.out}: the run folder cannot be used ({reason_of(error)}); choose another --out"
+        ) from error
     remove_remains(options.out)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from varestorer_cli.core.errors import UsageError
-from varestorer_cli.core.phrases import named, visible
+from varestorer_cli.core.phrases import named, reason_of, visible
 from varestorer_cli.core.training.config import flat, nearest
 from varestorer_cli.core.training.run_folder import LOG, RECORD, read_best
 
@@ -108,7 +108,7 @@ def read_run(path: Path, name: str = "") -> TrainingRun:
                 except (ValueError, KeyError):
                     skipped += 1
     except (OSError, ValueError, csv.Error) as error:
-        raise UsageError(f"{path}: the run cannot be read ({error}); leave it out") from error
+        raise UsageError(f"{path}: the run cannot be read ({reason_of(error)}); leave it out") from error
     if not isinstance(record, dict):
         raise UsageError(f"{path / RECORD}: not the record of a run; leave it out")
     train, validation = ({key: tuple(rows) for key, rows in series[kind].items()} for kind in ("train", "validation"))

@@ -15,6 +15,7 @@ from typing import Any
 from varestorer_cli.core.atomic import atomic_file
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, UsageError
 from varestorer_cli.core.folders import data_folder
+from varestorer_cli.core.phrases import reason_of
 from varestorer_cli.core.weights.catalog import (
     BUNDLED,
     CAPTIONER,
@@ -139,7 +140,7 @@ class Record:
         """
         path = root / RECORD
         if root.is_file():
-            raise UsageError(f"{root}: is a file, and --weights needs the folder of installed models; name a folder")
+            raise UsageError(f"{root}: is a file, and the folder of installed models is needed; name a folder")
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             return cls(
@@ -154,7 +155,7 @@ class Record:
             return cls({}, {})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
-                f"{path}: cannot be understood ({error}); move it away and import or pull the weights again"
+                f"{path}: cannot be understood ({reason_of(error)}); move it away and import or pull the weights again"
             ) from error
 
     def write(self, root: Path) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from varestorer_cli.core.degradation.pipeline import Bytes, DegradationConfig, degrade
 from varestorer_cli.core.errors import InputError, OutputError
+from varestorer_cli.core.phrases import reason_of
 from varestorer_cli.core.training.data import tar_shards
 from varestorer_cli.core.training.data.crops import (
     CropCacheConfig,
@@ -141,7 +142,7 @@ class CropBuilder:
             with tar_shards.open_file(path) as stream, Image.open(stream) as image:
                 width, height = image.size
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, InputError) as error:
-            self._skip(path, f"cannot be read: {error}", unreadable=True)
+            self._skip(path, f"cannot be read: {reason_of(error)}", unreadable=True)
             return None
         times = halvings(width, height, self.config)
         width, height = width >> times, height >> times

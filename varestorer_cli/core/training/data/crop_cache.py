@@ -25,6 +25,7 @@ import torch
 from varestorer_cli.core.atomic import part_path, remove_stale_parts
 from varestorer_cli.core.degradation.pipeline import Bytes, DegradationConfig, degrade, load_recipe
 from varestorer_cli.core.errors import InputError, OutputError, UsageError
+from varestorer_cli.core.phrases import reason_of
 from varestorer_cli.core.training.data.crop_builder import CropBuilder, cache_key, named_photos
 from varestorer_cli.core.training.data.crops import CropCacheConfig, list_photos
 
@@ -176,7 +177,7 @@ class CropCache:
             prefix = f".{target.name}"
             scratch = Path(tempfile.mkdtemp(prefix=f"{prefix}-", suffix=name.removeprefix(prefix), dir=cache_dir))
         except OSError as error:
-            raise OutputError(f"Cannot write the crop cache to {cache_dir}: {error}.") from error
+            raise OutputError(f"Cannot write the crop cache to {cache_dir}: {reason_of(error)}.") from error
         try:
             builder.run(photos, scratch)
             scratch.chmod(0o755)
@@ -186,7 +187,7 @@ class CropCache:
                 if not (target / "index.json").is_file():  # else another process was faster with the same
                     raise
         except OSError as error:
-            raise OutputError(f"Cannot write the crop cache to {target}: {error}.") from error
+            raise OutputError(f"Cannot write the crop cache to {target}: {reason_of(error)}.") from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return cls(target)

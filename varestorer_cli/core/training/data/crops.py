@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from varestorer_cli.core.degradation.pipeline import Bytes
 from varestorer_cli.core.errors import InputError, UsageError
+from varestorer_cli.core.phrases import reason_of
 from varestorer_cli.core.training.data import tar_shards
 
 PHOTO_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
@@ -156,7 +157,7 @@ def load_photo(path: Path) -> Bytes:
                 upright = Image.alpha_composite(white, upright)
             return np.asarray(upright.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"Cannot read {path}: {error}.") from error
+        raise InputError(f"Cannot read {path}: {reason_of(error)}.") from error
 
 
 def sharpness(image: Bytes) -> float:
