@@ -57,6 +57,11 @@ def test_no_word_is_broken_and_no_default_is_said_twice(
         ("restore --device c", {"cpu", "cuda", "cuda:0"}),
         ("restore --existing o", {"overwrite"}),
         ("score --model f", {"fine"}),
+        ("score --dataset d", {"div2k", "drealsr", "dped", "div2k-synth"}),
+        ("score --metrics psnr_", {"psnr_y", "psnr_rgb"}),
+        ("score --protocol p", {"paper"}),
+        ("train teacher --preset ", {"compact", "fine", "mini", "smoke", "2b"}),
+        ("weights pull t", {"teacher", "text"}),
     ],
 )
 def test_the_shell_completes_values(

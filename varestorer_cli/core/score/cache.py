@@ -116,7 +116,8 @@ class ScoreCache:
     def _fail(self, error: Exception) -> None:
         self._off = True
         self._warn(
-            f"{self.path}: scores are not kept ({reason_of(error)}); --cache FOLDER names another place"
+            f"{self.path}: scores are not kept for the next run ({reason_of(error)}); "
+            "--cache FOLDER names another place"
         )
 
     def close(self) -> None:

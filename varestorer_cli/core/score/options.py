@@ -76,6 +76,7 @@ class ScoreOptions(CheckedOptions):
         "pairs made from the folder of photographs given as argument.",
         INPUT,
         metavar="NAME|PATH",
+        values=("div2k", "realsr", "drealsr", "dped", "div2k-synth"),
     )
     photos: Path | None = None
     data_root: Path | None = option(
@@ -110,6 +111,7 @@ class ScoreOptions(CheckedOptions):
         "'score').",
         SCORES,
         metavar="LIST",
+        values=("psnr", "ssim", "psnr_y", "psnr_rgb", "ssim_y", "ssim_rgb", "ssim_yiq", "full"),
     )
     crop_border: int = option(0, "Pixels to cut off each side first.", SCORES, range=Range(0))
     partial: bool = option(False, "Go on with the pairs there are although files have no partner.", SCORES)

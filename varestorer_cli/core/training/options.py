@@ -13,7 +13,8 @@ from varestorer_cli.core.shared_options import COMPUTING, INPUT, MODEL, OUTPUT, 
 
 STAGES = ("tokenizer", "prerestorer", "teacher", "distill")
 _LARGEST = sys.float_info.max
-PRESET = Option("Model size: compact, fine, mini, smoke or 2b.", RECIPE, default_text="compact")
+PRESET_NAMES = ("compact", "fine", "mini", "smoke", "2b")
+PRESET = Option("Model size: compact, fine, mini, smoke or 2b.", RECIPE, default_text="compact", values=PRESET_NAMES)
 CONFIG = Option("Other sizes and recipes; what the file leaves out is as in the preset.", RECIPE, metavar="FILE.toml")
 
 
