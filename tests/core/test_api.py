@@ -1,4 +1,5 @@
 import doctest
+import re
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,31 @@ def test_pixels_are_those_of_the_files(restorer: Any, tmp_path: Path, channels: 
         result = restorer.restore_image(Image.open(path))
         assert isinstance(result, Image.Image) and result.mode == Image.open(path).mode
         np.testing.assert_array_equal(np.asarray(result), wanted)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"precision": "fp33"}, "--precision fp33: possible are auto, fp32, bf16 and fp16"),
+        ({"format": "webpp"}, "--format webpp: possible are png, jpg, webp, tif, bmp, exr and dpx"),
+        ({"existing": "skipp"}, "--existing skipp: possible are skip, overwrite and error"),
+        ({"scale": 0}, "--scale 0: a factor above 0"),
+        ({"scale": 2, "long_side": 9}, "--scale and --long-side contradict each other"),
+        ({"precison": "fp32"}, "precison: there is no such option; did you mean precision?"),
+        ({"zzz": 1}, "zzz: there is no such option; there are batch, "),
+    ],
+)
+def test_single_options_are_checked_as_those_of_the_command(option: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)):
+        Restorer(**option)
+
+
+def test_single_options_override_the_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "load_model", lambda *wanted: fakes.loaded(fakes.FakeModel()))
+    options = RestoreOptions(device="cpu", quality=80, format="png")
+    made = Restorer("fine", options, format="webp", scale=2, prompt=None).options
+    assert (made.format, made.quality, made.sizing.scale, made.model) == ("webp", 80, 2, "fine")
+    assert options.format == "png" and made.text == options.text
 
 
 def test_progress_and_rows(restorer: Any, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ Options are those of the command, checked the same way:
 >>> options = RestoreOptions(model="compact", sizing=Sizing(long_side=100), format="webp", fidelity=1)
 >>> Restorer(options=options).restore("scans/dawn.png", "large").rows[0].out_width
 100
->>> RestoreOptions(precision="fp33")
+>>> Restorer(model="compact", scale=2, precision="fp33")
 Traceback (most recent call last):
 ...
 varestorer_cli.core.errors.UsageError: --precision fp33: possible are auto, fp32, bf16 and fp16
@@ -62,6 +62,7 @@ from varestorer_cli.core.choices import Progress
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.errors import UsageError
+from varestorer_cli.core.fields import changed
 from varestorer_cli.core.image.image_data import DecodedImage, Extras, OutputImage
 from varestorer_cli.core.image.in_memory import from_array, from_pillow, shaped_like, to_pillow
 from varestorer_cli.core.image.reader import decode, read_bytes
@@ -91,13 +92,15 @@ class Restorer:
     Args:
         model: ``auto``, a model's name, or a model file; overrides the one in ``options``.
         options: everything else, see :class:`RestoreOptions`.
+        more: single options by their names, such as ``precision="bf16"`` or ``scale=2``; they override ``options``.
 
     Raises:
+        UsageError: there is no such option, or its value is impossible; the message names the choices.
         VarestorerError: the device or the model is not usable; the message says what to do.
     """
 
-    def __init__(self, model: str = "auto", options: RestoreOptions | None = None) -> None:
-        options = options or RestoreOptions()
+    def __init__(self, model: str = "auto", options: RestoreOptions | None = None, **more: Any) -> None:
+        options = changed(options or RestoreOptions(), more)
         self.options = options if model == "auto" else replace(options, model=model)
         if self.options.gpus is not None:
             raise UsageError("gpus is for the command line: a Restorer has one model on one device")

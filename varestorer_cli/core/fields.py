@@ -6,6 +6,7 @@ data: knows no Typer and imports nothing heavy.
 """
 
 import dataclasses
+import difflib
 import math
 import os
 import types
@@ -182,6 +183,31 @@ def build(owner: type[Any], values: Mapping[str, Any]) -> Any:
     """
     given = {field.name: values[field.name] for field in dataclasses.fields(owner) if field.name in values}
     return owner(**given, **{name: build(part, values) for name, part in parts(owner).items()})
+
+
+def changed(instance: Any, values: Mapping[str, Any]) -> Any:
+    """A copy of a dataclass with options in which some have other values.
+
+    Args:
+        instance: as it is.
+        values: by name of the field, those of its parts among them.
+
+    Raises:
+        UsageError: there is no such option, or a value is impossible.
+    """
+    own = {field.name for field in dataclasses.fields(instance)}
+    new = {name: value for name, value in values.items() if name in own}
+    for part, kind in parts(type(instance)).items():
+        inner = {field.name for field in dataclasses.fields(kind)} - own
+        if given := {name: value for name, value in values.items() if name in inner}:
+            new[part] = changed(new.get(part, getattr(instance, part)), given)
+            own |= inner
+    if unknown := next((name for name in values if name not in own), None):
+        known = sorted(one.name for one in all_declared(type(instance)))
+        near = difflib.get_close_matches(unknown, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+        raise UsageError(f"{unknown}: there is no such option; {hint}")
+    return dataclasses.replace(instance, **new)
 
 
 def values_of(instance: Any) -> list[tuple[Declared, Any]]:
