@@ -39,7 +39,7 @@ MINUTES ?= 60
 # one thread per test process: small tensors gain nothing from more
 test test-slow test-long test-farm test-lowest test-newest fuzz parity: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install format lint typecheck test test-slow test-long test-farm test-lowest test-newest fuzz mutate parity bench bench-2b bench-gpu bench-io bench-host bench-growth bench-train ablate count evidence bench-steps demo options-page \
+.PHONY: help install format lint typecheck test test-slow test-long test-farm test-lowest test-newest fuzz mutate parity bench bench-2b bench-gpu bench-io bench-host bench-growth bench-threads bench-train ablate count evidence bench-steps demo options-page \
 	photos train-bundled check clean
 .DEFAULT_GOAL := help
 
@@ -123,6 +123,9 @@ bench-io: $(VENV)/.installed-dev  ## Speed of the whole plumbing beside the code
 
 bench-growth: $(VENV)/.installed-dev  ## Speed and memory of restore from 1 to 10,000 images and 0.1 to 100 megapixels (half an hour)
 	$(BIN)/python -m varestorer_cli.bench.growth
+
+bench-threads: $(VENV)/.installed-dev  ## What 2, 4 and 8 threads bring to restore, by wall time and by the share that is divided
+	OMP_WAIT_POLICY=passive OPENBLAS_NUM_THREADS=1 $(BIN)/python -m varestorer_cli.bench.threads
 
 bench-2b: $(VENV)/.installed-dev  ## Memory and time of one tile of the full-size model, random weights (minutes, 6 GB)
 	$(BIN)/python -m varestorer_cli.bench.full_size
