@@ -1,6 +1,9 @@
+import pytest
 import torch
 
+from varestorer_cli.bench import full_size
 from varestorer_cli.bench.full_size import Stages, random_weights
+from varestorer_cli.bench.gpu import build, sizes_of
 from varestorer_models.layers import Projection
 from varestorer_models.meta_init import on_meta_device
 from varestorer_models.schedule import ScaleSchedule
@@ -26,6 +29,22 @@ def test_a_stage_gives_its_result_and_a_row(capsys) -> None:
     stages = Stages()
     assert stages.run("load", lambda: 3, of_tile=False) == 3
     assert stages.run("work", lambda: sum(range(10**6))) > 0
+    assert 0 < stages.total_processor < stages.total_wall + 1
     stages.total()
-    rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()]
-    assert rows == ["load", "work", "tile"] and 0 < stages.total_processor < stages.total_wall + 1
+    rows = [line.split("|")[2].strip() for line in capsys.readouterr().out.splitlines()]
+    assert rows == ["load", "work", "tile"] and stages.total_processor == 0
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_the_table_has_ours_and_the_released_arithmetic(monkeypatch, capsys, narrow: bool) -> None:
+    monkeypatch.setattr(full_size, "full_size", lambda store, blocks: build(sizes_of("tiny"), torch.device("cpu")))
+    monkeypatch.setattr(full_size, "cpu_has_bf16", lambda: narrow)
+    full_size.measure("bf16", 2)
+    rows = [tuple(cell.strip() for cell in line.split("|")[1:3]) for line in capsys.readouterr().out.splitlines()]
+    assert [kind for kind, stage in rows if stage == "tile"] == [
+        *(["ours, bf16"] if narrow else []),
+        "ours, fp32",
+        "released, fp32",
+    ]
+    assert (("ours, bf16", "not measured here: the processor has no bf16") in rows) is not narrow
+    assert sum(stage == "transformer, 2 blocks" for _, stage in rows) == 2 + narrow

@@ -1,6 +1,8 @@
-"""``make bench-2b``: memory and time of one tile of the full-size model, stage by stage, with random weights.
+"""``make bench-2b``: memory and time of one tile of the full-size model on a CPU, stage by stage, with random weights.
 
-Takes minutes and as much memory as the weights: 5 GB in bf16, 10 GB in fp32. Nothing here is a test.
+In one run: ours in bf16 where the processor has it, ours in fp32, and the released script's arithmetic in fp32
+(adapters beside the weights, text projected with every tile, plain upsampling). Takes a quarter of an hour and as much
+memory as the weights: 5 GB in bf16, for the released arithmetic 11 GB. Nothing here is a test.
 """
 
 import argparse
@@ -15,15 +17,19 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from varestorer_cli.core.runtime import cpu_has_bf16
 from varestorer_cli.core.training.presets import preset
+from varestorer_models.condition import Condition
 from varestorer_models.layers import Projection
 from varestorer_models.meta_init import on_meta_device
 from varestorer_models.restorer import OneStepRestorer, RestorerConfig
 from varestorer_models.swinir import SwinIR, SwinIRConfig
 from varestorer_models.tokenizer import ImageTokenizer
 from varestorer_models.transformer import Transformer
+from varestorer_models.upsampling import set_folded
 
 Result = TypeVar("Result")
+_RANK = 32
 
 
 def random_weights(module: nn.Module, store: torch.dtype) -> None:
@@ -59,10 +65,25 @@ def full_size(store: str, blocks: int) -> OneStepRestorer:
     return OneStepRestorer(RestorerConfig(sampling="argmax"), swinir, tokenizer, transformer)
 
 
+def use_released_arithmetic(restorer: OneStepRestorer) -> None:
+    """Compute as the released script from now on: adapters beside the weights, plain upsampling."""
+    restorer.transformer.add_adapters(_RANK)
+    set_folded(restorer, False)
+    for layer in restorer.transformer.modules():
+        up = getattr(layer, "adapter_up", None)
+        if isinstance(up, nn.Parameter):
+            up.requires_grad_(False).normal_(std=1e-3)
+
+
 class Stages:
-    """Runs stages and prints a row of each."""
+    """Runs stages and prints a row of each.
+
+    Attributes:
+        arithmetic: what the next rows are called.
+    """
 
     def __init__(self) -> None:
+        self.arithmetic = ""
         self.total_wall = self.total_processor = 0.0
 
     def run(self, name: str, work: Callable[[], Result], *, of_tile: bool = True) -> Result:
@@ -78,11 +99,17 @@ class Stages:
         return result
 
     def total(self) -> None:
-        """The sum of what belongs to the tile."""
+        """The sum of what belongs to the tile; the next one begins."""
         self._row("tile", self.total_wall, self.total_processor, None)
+        self.total_wall = self.total_processor = 0.0
+
+    def missing(self, why: str) -> None:
+        """A row for what is not measured."""
+        sys.stdout.write(f"| {self.arithmetic} | {why} | | | |\n")
 
     def _row(self, name: str, wall: float, processor: float, peak: float | None) -> None:
-        sys.stdout.write(f"| {name} | {wall:.1f} | {processor:.1f} | {'' if peak is None else f'{peak:.2f}'} |\n")
+        shown = "" if peak is None else f"{peak:.2f}"
+        sys.stdout.write(f"| {self.arithmetic} | {name} | {wall:.1f} | {processor:.1f} | {shown} |\n")
         sys.stdout.flush()
 
 
@@ -96,14 +123,34 @@ def _peak_gigabytes() -> float | None:
 
 @torch.inference_mode()
 def measure(store: str, blocks: int) -> None:
-    """Print the table of one tile."""
+    """Print the table of one tile: ours in bf16 where the processor has it and in fp32, and the released way."""
     stages = Stages()
     restorer = stages.run("build and fill", lambda: full_size(store, blocks), of_tile=False)
+    stages.arithmetic = "ours, bf16"
+    if cpu_has_bf16():
+        with torch.autocast("cpu", torch.bfloat16):
+            measure_tile(stages, restorer, restorer.condition())
+    else:
+        stages.missing("not measured here: the processor has no bf16")
+    stages.arithmetic = "ours, fp32"
+    measure_tile(stages, restorer, restorer.condition())
+    for layer in restorer.transformer.modules():
+        if isinstance(layer, Projection):
+            layer.weight = nn.Parameter(layer.weight.float(), requires_grad=False)
+    use_released_arithmetic(restorer)
+    stages.arithmetic = "released, fp32"
+    measure_tile(stages, restorer, None)
+
+
+def measure_tile(stages: Stages, restorer: OneStepRestorer, condition: Condition | None) -> None:
+    """Print the rows of one tile; without a condition the text is projected with the tile, the released way."""
     tile = torch.rand(1, 3, restorer.tile, restorer.tile)
     prerestored = stages.run("pre-restorer", lambda: restorer.prerestore(tile))
     latent = stages.run("encode", lambda: restorer.tokenizer.encode(prerestored * 2 - 1).float())
     quantized = stages.run("quantise, tokens", lambda: restorer.tokenizer.quantize(latent))
-    prediction: Any = stages.run(f"transformer, {blocks} blocks", lambda: restorer.predict(quantized, latent))
+    blocks = len(restorer.transformer.blocks)
+    name = f"transformer, {blocks} blocks"
+    prediction: Any = stages.run(name, lambda: restorer.predict(quantized, latent, condition))
     codes = stages.run("bits, codes", lambda: restorer.codes(prediction, "argmax"))
     stages.run("decode", lambda: restorer.decode(codes, prerestored))
     stages.total()
@@ -119,9 +166,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     parts = sum(p.numel() for p in on_meta_device(lambda: Transformer(preset("2b").teacher)).parameters())
     sys.stdout.write(
-        f"one tile of 512x512, fp32 arithmetic, {options.threads} thread(s); matrices of the transformer "
+        f"one tile of 512x512, {options.threads} thread(s); our matrices of the transformer "
         f"({parts / 1e9:.2f} G values with 32 blocks) in {options.store}\n\n"
-        "| stage | wall s | processor s | peak GB of the process |\n|---|---|---|---|\n"
+        "| arithmetic | stage | wall s | processor s | peak GB of the process |\n|---|---|---|---|---|\n"
     )
     measure(options.store, options.blocks)
 

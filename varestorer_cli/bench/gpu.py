@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from varestorer_cli.bench.full_size import random_weights
+from varestorer_cli.bench.full_size import random_weights, use_released_arithmetic
 from varestorer_cli.core.engine.inference import EngineOptions, TileInference
 from varestorer_cli.core.engine.tile_check import not_finite
 from varestorer_cli.core.runtime import autocast_type
@@ -33,9 +33,7 @@ from varestorer_models.schedule import ScaleSchedule
 from varestorer_models.swinir import SwinIR, SwinIRConfig
 from varestorer_models.tokenizer import ImageTokenizer, TokenizerConfig
 from varestorer_models.transformer import Transformer, TransformerConfig
-from varestorer_models.upsampling import set_folded
 
-_RANK = 32
 _AIMS = (
     "Aims on an H200-class card: 35 ms per tile at batch 8, transformer at 55 % of the measured peak, idle below 5 %, "
     "below 7 GB at batch 1, first tile within 8 s."
@@ -205,13 +203,8 @@ def report(sizes: Sizes, device: torch.device, precision: str, batches: list[int
         summary.append((batch, idle, memory))
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-    restorer.transformer.add_adapters(_RANK)
-    set_folded(restorer, False)
+    use_released_arithmetic(restorer)
     restorer.to(device)
-    for layer in restorer.transformer.modules():
-        up = getattr(layer, "adapter_up", None)
-        if isinstance(up, nn.Parameter):
-            up.requires_grad_(False).normal_(std=1e-3)
     rows(write, "released", 1, measure(restorer, 1, device, precision, rounds, released=True), product)
     write(f"\nfirst call: {first:.2f} s\n")
     for batch, idle, memory in summary:
