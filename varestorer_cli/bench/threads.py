@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from varestorer_cli.core.choices import Precision
 from varestorer_cli.core.engine.engine import RestoreEngine
 from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.engine.inference import EngineOptions
-from varestorer_cli.core.choices import Precision
 from varestorer_cli.core.runtime import choose
 from varestorer_cli.core.weights.model_file import load_restorer
 
