@@ -185,3 +185,42 @@ def test_nothing_is_shipped_before_there_is_a_teacher(tmp_path: Path) -> None:
     base = TrainOptions(stage="distill", data=tmp_path, out=tmp_path, preset="mini")
     with pytest.raises(CheckpointError, match="no teacher"):
         evidence.Evidence(replace(base), 1.0, (0,), 4).ship(tmp_path / "mini.safetensors", "")
+
+
+def test_the_sentences_say_what_the_rows_say() -> None:
+    page = " ".join((DOCS / "evidence.md").read_text(encoding="utf-8").split())
+    rows = {
+        name: evidence.read_rows(DOCS / "evidence" / f"{name}.csv") for name in ("rows", "path", "attention", "crops")
+    }
+
+    def of(variant: str, column: str = "psnr_y") -> float:
+        return evidence_page.interval(list(evidence_page.values_of(rows["rows"], variant, column).values()))[0]
+
+    def error(path: str, scale: int) -> float:
+        found = [float(row["error"]) for row in rows["path"] if (row["path"], row["scale"]) == (path, str(scale))]
+        return sum(found) / len(found)
+
+    def share(asking: int, seen: int) -> float:
+        wanted = (str(asking), str(seen))
+        found = [float(row["share"]) for row in rows["attention"] if (row["asking"], row["seen"]) == wanted]
+        return sum(found) / len(found)
+
+    last, alone = error("all steps", 5), error("one step of the iterative path alone", 5)
+    for sentence in (
+        f"one step ({of('shipped'):.1f} dB) is ahead of all steps ({of('teacher_steps'):.1f} dB)",
+        f"and of the input's codes ({of('input_codes'):.1f} dB)",
+        f"({of('prerestored'):.1f} dB; features the same within the interval)",
+        f"there is room ({of('ceiling'):.1f} dB)",
+        f"bits of the coarsest scale no better than chance ({100 * of('causal', 'bits_1'):.0f} % against "
+        f"{100 * of('full', 'bits_1'):.0f} %)",
+        f"with KL PSNR is {of('no_kl') - of('full'):.1f} dB",
+        f"at {of('no_distillation', 'ms') / of('full', 'ms'):.1f} times its time",
+        f"random ones cost the full student {of('full') - of('random_codes'):.1f} dB and "
+        f"{of('random_codes', 'lite2') - of('full', 'lite2'):.2f} in features",
+        f"({last:.2f} against {alone:.2f})".replace("0.", "."),
+        f"240 crops of {len({row['photograph'] for row in rows['crops']})} held-out photographs",
+        f"is {of('shipped') - of('full_expected'):.1f} dB above their mean codes",
+    ):
+        assert sentence in page
+    assert min(share(scale, 6) for scale in range(1, 6)) > 0.45 and max(share(scale, 6) for scale in range(1, 6)) < 0.72
+    assert all(0.2 <= round(share(scale, 5), 2) <= 0.25 for scale in range(1, 6))
