@@ -28,7 +28,7 @@ def escaped(text: str) -> str:
 
 def unescaped(text: str) -> str:
     """The text that :func:`escaped` was given."""
-    return _ESCAPED.sub(lambda found: chr(int(found[1] or found[2], 16)), text)
+    return _ESCAPED.sub(lambda found: chr(int(found[1] or found[2], 16)), text) if "\\" in text else text
 
 
 def to_cell(text: str) -> str:

@@ -255,3 +255,27 @@ def test_a_file_that_no_csv_reader_takes_is_no_report(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_bytes(b'"' + b"x" * 200_000 + b'"\n')
     with pytest.raises(UsageError, match="is not a varestorer report"):
         ReportFile(tmp_path / "metrics.csv")
+
+
+def test_a_report_that_is_in_order_is_not_written_anew(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    rows = [Row(input=f"{n}.png", output=f"{n}.png", status="done", seconds=n / 3, reason="=1\n\\x") for n in range(3)]
+    first = ReportFile(path)
+    first.open()
+    for row in rows:
+        first.add(row)
+    first.close()
+
+    def opened() -> bool:
+        before = path.stat().st_ino
+        report = ReportFile(path)
+        report.open()
+        assert len(report.rows) == 3
+        return path.stat().st_ino == before
+
+    assert opened()
+    whole = path.read_bytes()
+    for changed in (whole + b"half a", whole + whole.split(b"\n")[1] + b"\n", whole.replace(b",seed", b",", 1)):
+        path.write_bytes(changed)
+        assert not opened()
+        assert opened()

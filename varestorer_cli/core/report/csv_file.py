@@ -18,7 +18,7 @@ from pathlib import Path
 from varestorer_cli.core.atomic import part_path
 from varestorer_cli.core.errors import OutputError, UsageError
 from varestorer_cli.core.phrases import FAILED_LIST_MARK, escaped, unescaped
-from varestorer_cli.core.report.rows import COLUMNS, IGNORED, WRITING, Row, csv_line, read_rows
+from varestorer_cli.core.report.rows import COLUMNS, IGNORED, WRITING, Row, check_report, csv_line, read_rows
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.sharding import Shard
 
@@ -39,7 +39,7 @@ def free_report_path(folder: Path, shard: Shard | None = None, frames: str | Non
     """The report's usual place in an output folder, or one beside it where a file of another kind has the name."""
     usual = folder / report_name(shard, frames=frames)
     try:
-        read_rows(usual)
+        check_report(usual)
     except UsageError:
         return folder / report_name(shard, "metrics.varestorer", frames=frames)
     return usual
@@ -109,6 +109,7 @@ class ReportFile:
         self._rows: dict[str, Row] = {}
         self._announced: dict[str, list[Row]] = {}
         self._earlier: dict[str, list[Row]] = {}
+        self._settled = False  # one row per input
         for other in others:
             if path is None or other.resolve() != path.resolve():
                 with suppress(UsageError):
@@ -122,6 +123,7 @@ class ReportFile:
                 elif row.status != IGNORED:
                     self._rows[row.key] = row
                     self._announced.pop(row.key, None)
+            self._settled = len(earlier) == len(self._rows)
 
     def _remember(self, rows: Iterable[Row]) -> None:
         for row in rows:
@@ -150,12 +152,25 @@ class ReportFile:
             self._append(announced)
 
     def open(self) -> None:
-        """Write the rows of earlier runs anew, without doubles.
+        """Write the rows of earlier runs anew, without doubles, unless the file is that already.
 
         Raises:
             OutputError: the file cannot be written.
         """
-        self._rewrite()
+        if not self._is_settled():
+            self._rewrite()
+
+    def _is_settled(self) -> bool:
+        """Whether rows can be appended to the file as it is."""
+        if self.path is None or not self._settled:
+            return False
+        try:
+            with self.path.open("r+b") as stream:
+                header = stream.readline()
+                stream.seek(-1, os.SEEK_END)
+                return header == csv_line(COLUMNS) and stream.read() == b"\n"
+        except OSError:
+            return False
 
     def add(self, row: Row) -> None:
         """Append a row; it is in the file when this returns.

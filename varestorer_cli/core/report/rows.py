@@ -6,10 +6,10 @@ import io
 import json
 import math
 import platform
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.phrases import from_cell, to_cell
@@ -94,19 +94,24 @@ class Row:
     @classmethod
     def from_cells(cls, cells: dict[str, str]) -> "Row":
         """Read a row back. Cells that are no number where one belongs become empty."""
-        row = cls(host="")
-        for column in dataclasses.fields(cls):
-            text = cells.get(column.name) or ""
-            value: str | int | float | None = from_cell(text)
-            if column.type in (int | None, float | None):
-                value = None
-                with suppress(ValueError):
-                    value = int(text) if column.type == (int | None) else float(text)
-            setattr(row, column.name, value)
-        return row
+        return cls(**{name: _value(cells.get(name), number) for name, number in _NUMBERS.items()})
 
 
-COLUMNS = tuple(column.name for column in dataclasses.fields(Row))
+_NUMBERS: dict[str, Callable[[str], Any] | None] = {
+    column.name: int if column.type == (int | None) else float if column.type == (float | None) else None
+    for column in dataclasses.fields(Row)
+}
+"""Column -> what reads a number of it, None where it is text."""
+COLUMNS = tuple(_NUMBERS)
+
+
+def _value(text: str | None, number: Callable[[str], Any] | None) -> Any:
+    if number is None:
+        return from_cell(text) if text else ""
+    try:
+        return number(text) if text else None
+    except ValueError:
+        return None
 
 
 def _rounded(value: str | int | float | None) -> str | int | float | None:
@@ -116,9 +121,9 @@ def _rounded(value: str | int | float | None) -> str | int | float | None:
 
 
 def _cell(value: str | int | float | None) -> str:
-    value = _rounded(value)
     if isinstance(value, str):
-        return to_cell(value)
+        return to_cell(value) if value else ""
+    value = _rounded(value)
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
@@ -135,6 +140,25 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         UsageError: the file is not a report.
     """
+    header, *lines = _lines(path) or [[]]
+    return [Row.from_cells(dict(zip(header, cells, strict=True))) for cells in lines if len(cells) == len(header)]
+
+
+def check_report(path: Path) -> None:
+    """See to it that a file, where there is one, is a report.
+
+    Raises:
+        UsageError: it is not.
+    """
+    _lines(path)
+
+
+def _lines(path: Path) -> list[list[str]]:
+    """Whole lines of a report file, the header first; none where there is no file.
+
+    Raises:
+        UsageError: the file is not a report.
+    """
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -145,9 +169,9 @@ def read_rows(path: Path) -> list[Row]:
         return []
     whole = data[: data.rfind(b"\n") + 1].decode("utf-8", "surrogateescape")
     try:
-        header, *lines = csv.reader(io.StringIO(whole, newline=""))
-    except (csv.Error, ValueError):  # a field without end; not one line
-        header, lines = [], []
-    if header[:4] != list(COLUMNS[:4]):
+        lines = list(csv.reader(io.StringIO(whole, newline="")))
+    except csv.Error:  # a field without end
+        lines = []
+    if not lines or lines[0][:4] != list(COLUMNS[:4]):
         raise UsageError(f"{path}: exists and is not a varestorer report; move it, or choose another --metrics-csv")
-    return [Row.from_cells(dict(zip(header, cells, strict=True))) for cells in lines if len(cells) == len(header)]
+    return lines
