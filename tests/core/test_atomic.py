@@ -1,9 +1,11 @@
+import errno
 import os
 import socket
 import stat
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -165,3 +167,23 @@ def test_long_names_that_differ_at_their_end_have_parts_of_their_own(tmp_path: P
     for part in parts:
         part.touch()
     assert remove_stale_parts({tmp_path}) == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "counts"), [(errno.EIO, True), (errno.ENOSPC, True), (errno.EINVAL, False), (errno.EACCES, False)]
+)
+def test_a_folder_that_fails_to_be_synced_counts(
+    code: int, counts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(code, os.strerror(code))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OutputError) if counts else nullcontext(), atomic_file(tmp_path / "a.bin") as stream:
+        stream.write(b"abc")
+    assert (tmp_path / "a.bin").read_bytes() == b"abc"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]

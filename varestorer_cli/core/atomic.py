@@ -5,6 +5,7 @@ killed at any moment leaves either no file or a whole one. The temporary name te
 run can remove what a dead one left.
 """
 
+import errno
 import hashlib
 import mmap
 import os
@@ -92,13 +93,22 @@ def hash_of(stream: BinaryIO) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable, where the file system lets a folder be synced."""
-    with suppress(OSError):
+    """Make a rename durable, where the file system lets a folder be synced.
+
+    Raises:
+        OSError: it does, and the name may be lost.
+    """
+    try:
         handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):  # others: folders cannot be synced here
+            raise
+    finally:
+        os.close(handle)
 
 
 def remove_open_parts() -> None:

@@ -221,6 +221,21 @@ def test_segments_of_a_jpeg(names: list[str], behind: bytes) -> None:
     check(build, texts, silent | (set() if behind else {len(names)}))
 
 
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_a_damaged_mark_of_an_exif_block_is_named(format: str) -> None:
+    """Readers do not agree on such blocks: what was read is said."""
+    block, stream = Image.Exif(), io.BytesIO()
+    block[274] = 6
+    Image.fromarray(photo(8, 12)).save(stream, format, **({"exif": block.tobytes()} if format == "JPEG" else {}))
+    data = stream.getvalue()
+    if format == "PNG":
+        body = block.tobytes()
+        data = data[:33] + chunk(b"eXIf", body.replace(b"Exif\0\0", b"Exif\0\xff")) + data[33:]
+    image = decode(data.replace(b"Exif\0\0", b"Exif\0\xff"))
+    assert [(loss.name, loss.strict) for loss in image.losses] == [("exif", False)]
+    assert (image.width, image.height) == (8, 12)
+
+
 def segment(marker: int, body: bytes) -> bytes:
     return b"\xff" + bytes([marker]) + struct.pack(">H", len(body) + 2) + body
 

@@ -100,6 +100,21 @@ def test_floating_point_is_read_and_said(kind: Any) -> None:
         decode(tiff(np.full((4, 4), 200, kind), photometric="minisblack"))
 
 
+def test_a_damaged_arrangement_of_planes_is_not_taken_for_planes() -> None:
+    for big in (False, True):
+        stream = io.BytesIO()
+        tifffile.imwrite(stream, CARD8, photometric="rgb", bigtiff=big, metadata=None)
+        with tifffile.TiffFile(io.BytesIO(stream.getvalue())) as file:
+            place = file.pages[0].tags[284].valueoffset
+        data = bytearray(stream.getvalue())
+        data[place : place + 2] = b"\0\xff"
+        if big:
+            with pytest.raises(InputError, match="not supported"):
+                decode(bytes(data))
+        else:  # Pillow takes it for pixels side by side
+            np.testing.assert_array_equal(decode(bytes(data)).color, CARD8)
+
+
 def test_doubles_beyond_the_range_of_floats_become_0_without_a_warning() -> None:
     values = np.full((4, 4), 0.5)
     values[0, 0] = 1e300

@@ -31,6 +31,9 @@ class Loss:
     strict: bool = True
 
 
+DAMAGED_MARK = Loss("exif", "the mark before the EXIF block is damaged; the block is read all the same", strict=False)
+
+
 def empty_block(name: str) -> Loss:
     """An empty block of metadata is left out: named, but nothing that ``--strict`` should fail on."""
     return Loss(name, f"an empty {name.upper()} block is dropped", strict=False)

@@ -10,7 +10,7 @@ import simplejpeg
 
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image.exif import orientation_of, plausible_dpi
-from varestorer_cli.core.image.image_data import FileMetadata, Loss, Samples, empty_block
+from varestorer_cli.core.image.image_data import DAMAGED_MARK, FileMetadata, Loss, Samples, empty_block
 from varestorer_cli.core.image.loss_table import name_losses
 from varestorer_cli.core.image.photoshop import kept_resources
 
@@ -194,6 +194,8 @@ def read_metadata(data: bytes) -> FileMetadata:
         blocks.append(name)
         parts.setdefault(name, []).append(body)
     exif = _exif(parts.get("APP1 Exif", []), losses)
+    if any(not body.startswith(_EXIF) for body in parts.get("APP1 Exif", []) if len(body) >= len(_EXIF)):
+        losses.append(DAMAGED_MARK)
     if not exif and "APP1 Exif" in parts:
         losses.append(empty_block("exif"))
     xmp = [body[len(_XMP) :] for body in parts.get("APP1 XMP", [])]

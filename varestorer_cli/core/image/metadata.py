@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from varestorer_cli.core.image import exif, jpeg, photoshop, png, webp, xmp
 from varestorer_cli.core.image.geometry import Geometry
-from varestorer_cli.core.image.image_data import DecodedImage, Extras, FileMetadata, Loss, empty_block
+from varestorer_cli.core.image.image_data import DAMAGED_MARK, DecodedImage, Extras, FileMetadata, Loss, empty_block
 
 READERS = {"JPEG": jpeg.read_metadata, "PNG": png.read_metadata, "WebP": webp.read_metadata}
 # Descriptions that programs write to find their own pixels again: tifffile, ImageJ, SCIFIO, OME-TIFF, Aperio.
@@ -22,7 +22,11 @@ def extras_of(found: FileMetadata, losses: list[Loss]) -> Extras:
     losses += found.losses
     tree: exif.Exif | None = None
     if found.exif:
-        tree = exif.parse(found.exif)
+        block = found.exif
+        if block.startswith(b"Exif\0"):  # a whole one is gone by now
+            losses.append(DAMAGED_MARK)
+            block = block[6:]
+        tree = exif.parse(block)
         if tree is None or (tree.damaged and not (tree.main or tree.photo or tree.gps)):
             tree = None
             losses.append(Loss("exif", "the EXIF block is damaged and was dropped"))

@@ -262,6 +262,8 @@ def _is_own(page: tifffile.TiffPage) -> bool:
         return False
     if page.samplesperpixel > _MOST_CHANNELS or (photometric == _CMYK and _tag(page, 332) not in (None, 1)):
         return False
+    if int(page.planarconfig) not in (1, 2):  # damaged: tifffile would take it for planes
+        return False
     if int(page.compression) == _JPEG and int(page.planarconfig) == 2:  # each plane is a gray JPEG of its own
         return False
     if photometric == _YCBCR and (int(page.compression) != _JPEG or bits != 8):
