@@ -236,6 +236,18 @@ def test_a_damaged_mark_of_an_exif_block_is_named(format: str) -> None:
     assert (image.width, image.height) == (8, 12)
 
 
+def test_an_exif_block_that_a_webp_does_not_announce_is_read_and_named() -> None:
+    block, stream = Image.Exif(), io.BytesIO()
+    block[274] = 6
+    Image.fromarray(photo(8, 12)).save(stream, "WEBP", exif=block)
+    data = bytearray(stream.getvalue())
+    assert decode(bytes(data)).losses == []
+    data[20] &= ~0x08
+    image = decode(bytes(data))
+    assert [(loss.name, loss.strict) for loss in image.losses] == [("exif", False)]
+    assert (image.width, image.height) == (8, 12)
+
+
 def segment(marker: int, body: bytes) -> bytes:
     return b"\xff" + bytes([marker]) + struct.pack(">H", len(body) + 2) + body
 
