@@ -46,15 +46,18 @@ test test-slow test-long test-farm test-lowest test-newest fuzz parity: export O
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
+# setuptools warns of every editable install, eight lines that tell a reader nothing
+QUIETLY = PYTHONWARNINGS='ignore:Editable installation'
+
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q $(TORCH)
-	$(BIN)/python -m pip install -q -e .
+	$(QUIETLY) $(BIN)/python -m pip install -q -e .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install -q -e ".[dev]"
+	$(QUIETLY) $(BIN)/python -m pip install -q -e ".[dev]"
 	@touch $@
 
 install: $(VENV)/.installed-dev  ## Make .venv and install the package with its development tools

@@ -214,6 +214,20 @@ def test_the_sdist_carries_tests_and_documents(built: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_sdist_makes_the_same_wheel(built: Path, tmp_path: Path) -> None:
+    (sdist,) = built.glob("*.tar.gz")
+    words = ["wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(tmp_path), str(sdist)]
+    ran = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    contents = []
+    for folder in (built, tmp_path):
+        (wheel,) = folder.glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            contents.append({entry.filename: entry.CRC for entry in archive.infolist()})
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.slow
 def test_the_wheel_works_alone(built: Path, foreign: Path) -> None:
     """Unpacked like an installer does, with nothing of the clone on the path."""
     (wheel,) = built.glob("*.whl")

@@ -7,6 +7,8 @@ import pytest
 
 from varestorer_cli import app
 from varestorer_cli.core.shared_options import GROUPS
+from varestorer_cli.core.training.options import PRESET_NAMES
+from varestorer_cli.core.training.presets import preset_names
 
 
 def helped(words: list[str], columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
@@ -67,6 +69,7 @@ def test_no_word_is_broken_and_no_default_is_said_twice(
 def test_the_shell_completes_values(
     words: str, expected: set[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    assert set(PRESET_NAMES) == set(preset_names())
     monkeypatch.chdir(tmp_path)
     Path("mine").mkdir()
     Path("mine/a.safetensors").write_bytes(b"")

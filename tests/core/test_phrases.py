@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from varestorer_cli.core.phrases import (
+    and_list,
     byte_size,
     clock,
     count,
@@ -14,6 +15,8 @@ from varestorer_cli.core.phrases import (
     from_cell,
     install_command,
     named,
+    reason_of,
+    speed,
     to_cell,
     unescaped,
     visible,
@@ -111,3 +114,11 @@ def test_cells_and_lists_are_safe_and_read_back_unchanged(name: str) -> None:
     assert not cell.startswith(("=", "+", "-", "@"))
     for text in (cell, line, visible(name)):
         assert not re.search("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", text)
+
+
+def test_lists_speeds_and_reasons_as_sentences_have_them() -> None:
+    assert [and_list(words) for words in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a and b", "a, b and c"]
+    assert [speed(number) for number in (12.345, 0.1, 0.0123, 0.0)] == ["12.35", "0.10", "0.01", "0.00"]
+    assert speed(0.0009) == "0.0009"
+    errors = FileExistsError(17, "File exists", "in/a.png"), ValueError("no number"), KeyError(), RuntimeError()
+    assert [reason_of(error) for error in errors] == ["File exists", "no number", "KeyError", "RuntimeError"]

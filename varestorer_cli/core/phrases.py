@@ -84,6 +84,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def speed(number: float) -> str:
+    """A number per second: two decimals, and one digit that counts where it is small."""
+    return f"{number:.2f}" if number >= 0.1 or number == 0 else f"{number:.1g}"
+
+
 def byte_size(number: float) -> str:
     """A number of bytes in decimal units: ``12 B``, ``3.4 MB``, ``1.2 GB``."""
     for unit in ("B", "kB", "MB"):

@@ -153,7 +153,9 @@ def test_numbers_are_whole_in_a_pipe_and_on_a_narrow_terminal(monkeypatch: pytes
         "0",
         "1.2e-09",
     )
-    text = tables.terminal([tables.Block(("above",), tables.Table(head, (row,)))])
+    short = ("PSNR-RGB ↑", *row[1:])
+    text = tables.terminal([tables.Block(("above",), tables.Table(head, (row, short)))])
+    assert short[0] in text, "a short name keeps its arrow"
     for cell in row[1:]:
         assert cell in text
     assert "\N{HORIZONTAL ELLIPSIS}" not in text

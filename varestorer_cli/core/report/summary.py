@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from varestorer_cli.core.errors import ExitCode
 from varestorer_cli.core.options import FailureLimit
-from varestorer_cli.core.phrases import clock, count
+from varestorer_cli.core.phrases import clock, count, speed
 from varestorer_cli.core.report.rows import DONE, FAILED, IGNORED, LARGE, SKIPPED, Row
 
 
@@ -121,6 +121,6 @@ class BatchReport:
             parts.append(f"{self.count(IGNORED)} ignored")
         text = ", ".join(parts)
         if done and self.seconds > 0:
-            rate = f"{done / self.seconds:.2f} images/s, {self.megapixels / self.seconds:.2f} MP/s"
+            rate = f"{speed(done / self.seconds)} images/s, {speed(self.megapixels / self.seconds)} MP/s"
             text += f" in {clock(self.seconds)} ({rate}; {self.times.shares(self.seconds * self.processes)})"
         return text

@@ -22,6 +22,7 @@ from varestorer_cli.core.image.image_data import DecodedImage, Samples
 from varestorer_cli.core.image.writer import DEEP, SCENE
 from varestorer_cli.core.inputs.plan import Job, RestorePlan
 from varestorer_cli.core.options import RestoreOptions
+from varestorer_cli.core.phrases import speed
 from varestorer_cli.core.report.rows import DONE, FAILED, IGNORED, Row
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore.decode_stage import DecodeStage
@@ -190,8 +191,7 @@ class _Batch:
         elapsed = time.monotonic() - started
         if not self.report.megapixels or elapsed <= 1:
             return ""
-        speed = self.report.megapixels / elapsed
-        return f"{speed:.2f} MP/s" if speed >= 0.1 else f"{speed:.1g} MP/s"
+        return f"{speed(self.report.megapixels / elapsed)} MP/s"
 
     # --- ahead of the engine
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 BAR = "|"
 _WIDEST = 10_000  # columns; more than any table takes
+_SHORT = 12
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "−": "$-$",
@@ -45,7 +46,8 @@ def terminal(blocks: Sequence[Block]) -> str:
     for block in blocks:
         grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
         words, *numbers = zip(block.table.head, *block.table.rows, strict=True)
-        grid.add_column(Text(words[0]))
+        short = [len(word) for word in words if len(word) <= _SHORT]  # a metric and its arrow stay in one line
+        grid.add_column(Text(words[0]), min_width=max(short, default=None))
         for column in numbers:
             grid.add_column(Text(column[0]), justify="right", no_wrap=True, min_width=max(map(len, column)))
         for row in block.table.rows:
