@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import Ran, images, save
 
+from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode
 from varestorer_cli.core.image import formats
 from varestorer_cli.core.restore import encode_stage, run
@@ -30,6 +31,14 @@ def test_one_image_is_one_image_everywhere(cli: Cli) -> None:
     assert "Progress: 100% (1/1 image done" in said and "1 image restored" in said
     assert cli("restore", "in", "out", "--shard", "1/2").err.startswith("nothing to do: 1 image of in belongs to")
     assert not re.search(r"\b1 (images|files|paths|tiles|reports)\b", said)
+
+
+def test_the_bar_names_the_image_and_not_the_long_way_to_it(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(Path("in/sub/a.png"), np.full((12, 16, 3), 90, np.uint8))
+    seen: list[str] = []
+    monkeypatch.setattr(Console, "update", lambda self, done, note="", current="": seen.append(current))
+    assert cli("restore", str(Path("in").resolve()), "out").code == 0
+    assert set(filter(None, seen)) == {"sub/a.png"}
 
 
 def test_a_dry_run_says_what_it_waits_for(cli: Cli) -> None:

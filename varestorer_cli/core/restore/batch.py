@@ -247,7 +247,7 @@ class _Batch:
         def on_tiles(done: int, all_: int) -> None:
             release(results[-1])
             page = (len(results) - 1 + done / all_) / len(image.pages)
-            self.console.update(self._done(behind(), page), self._note(self.started), item.job.input)
+            self.console.update(self._done(behind(), page), self._note(self.started), item.job.key)
 
         try:
             for number, (page, size) in enumerate(zip(image.pages, item.sizes, strict=True)):
