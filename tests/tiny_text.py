@@ -81,7 +81,7 @@ def captioner(folder: Path) -> Path:
 
 
 def restorer(width: int = WIDTH, *, takes_text: bool = True) -> OneStepRestorer:
-    """An untrained restorer whose result depends on the text."""
+    """An untrained restorer whose result depends on the text; none that is bundled takes one."""
     torch.manual_seed(0)
     smoke = preset("smoke")
     config = without_quirks(32, 2, 2, bits=16, text_width=width, text_heads=2, null_tokens=4, levels=5, mlp_hidden=64)

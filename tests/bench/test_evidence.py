@@ -14,11 +14,9 @@ from varestorer_cli.bench import evidence, evidence_measures, evidence_page
 from varestorer_cli.core.errors import CheckpointError
 from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.presets import preset
-from varestorer_models.conv_restorer import ConvRestorer
+from varestorer_cli.core.weights.model_file import load_restorer
 from varestorer_models.multistep import MultiStepRestorer
 from varestorer_models.restorer import OneStepRestorer
-from varestorer_models.tokenizer import ImageTokenizer
-from varestorer_models.transformer import Transformer
 
 MINI = preset("mini")
 
@@ -85,12 +83,10 @@ class Half(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def restorer() -> OneStepRestorer:
-    torch.manual_seed(0)
-    tokenizer = ImageTokenizer(MINI.tokenizer)
-    tokenizer.autoencoder.reset_parameters(torch.Generator().manual_seed(0))
-    prerestorer = ConvRestorer(MINI.prerestorer)  # type: ignore[arg-type]
-    made = OneStepRestorer(MINI.restorer, prerestorer, tokenizer, Transformer(MINI.teacher))
-    return made.eval().requires_grad_(False)
+    """The bundled model that the page is about."""
+    made = load_restorer("mini").restorer
+    assert isinstance(made, OneStepRestorer)
+    return made.requires_grad_(False)
 
 
 @pytest.fixture(scope="module")

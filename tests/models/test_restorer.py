@@ -23,6 +23,7 @@ from varestorer_models.transformer import Transformer
 def build(
     head: Literal["bits", "latent"] = "latent", guided: bool = False, extra: bool = True, **settings: Any
 ) -> OneStepRestorer:
+    """Random weights, for choices that no bundled model makes: latent heads, guided decoders, no extra block."""
     torch.manual_seed(0)
     smoke = preset("smoke")
     autoencoder = replace(smoke.tokenizer.autoencoder, guided=guided)
