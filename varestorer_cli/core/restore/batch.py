@@ -23,7 +23,7 @@ from varestorer_cli.core.image.writer import DEEP, SCENE
 from varestorer_cli.core.inputs.plan import Job, RestorePlan
 from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.phrases import speed
-from varestorer_cli.core.report.rows import DONE, FAILED, IGNORED, Row
+from varestorer_cli.core.report.rows import DONE, FAILED
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore.decode_stage import DecodeStage
 from varestorer_cli.core.restore.encode_stage import EncodeStage
@@ -117,7 +117,7 @@ class _Batch:
         """Do all jobs."""
         self.started, model_before = time.monotonic(), self.engine.model_seconds
         times = self.report.times
-        self._asides()
+        self.reporting.add_skipped(self.plan)
         self.console.start(len(self.plan.jobs))
         self.console.update(0)
         decoder = ThreadPoolExecutor(1, "decode")
@@ -167,13 +167,6 @@ class _Batch:
             except VarestorerError as error:
                 lost = lost or error
         return lost
-
-    def _asides(self) -> None:
-        for aside in self.plan.ignored:
-            self.reporting.add(Row(input=aside.path, status=IGNORED, reason=aside.reason))
-        for aside in self.plan.unreadable:
-            self.reporting.add(Row(input=aside.path, status=FAILED, reason=aside.reason))
-            self.console.error(f"{aside.path}: {aside.reason}")
 
     def _done(self, behind: int, fraction: float = 0.0) -> float:
         """Images that are dealt with; those being encoded count for less, since they are not on the disk yet."""

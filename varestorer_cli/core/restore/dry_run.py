@@ -100,8 +100,8 @@ def dry_run(
             sizes = f"{row.width}x{row.height} -> {row.out_width}x{row.out_height}"
             tiles = f", {count(row.tiles, 'tile')}" if row.tiles else ""
             console.out(visible(f"{one.input} -> {one.output}  {sizes}{tiles}{'  (exists)' if row.reason else ''}"))
-    for aside in plan.unreadable:
-        console.out(visible(f"{aside.path}: would fail: {aside.reason}"))
+    for skipped in plan.unreadable:
+        console.out(visible(f"{skipped.path}: would fail: {skipped.reason}"))
     say_ignored(plan, console)
     failing = report.count("would fail") + len(plan.unreadable)
     large = sum(row.reason == LARGE for row in report.rows)

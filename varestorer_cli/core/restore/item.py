@@ -10,9 +10,9 @@ from varestorer_cli.core.atomic import MOST_IN_MEMORY
 from varestorer_cli.core.choices import ImageFormat
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.image.image_data import DecodedImage
-from varestorer_cli.core.inputs.plan import Job
+from varestorer_cli.core.inputs.plan import Job, RestorePlan
 from varestorer_cli.core.report.csv_file import ReportFile
-from varestorer_cli.core.report.rows import Row
+from varestorer_cli.core.report.rows import FAILED, IGNORED, Row
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore import fingerprint
 from varestorer_cli.core.text.captions import Texts
@@ -85,6 +85,14 @@ class Reporting:
         self.file.add(row)
         if self.on_row is not None:
             self.on_row(row)
+
+    def add_skipped(self, plan: RestorePlan) -> None:
+        """Book what the plan leaves out: ignored paths, and unreadable ones as failures."""
+        for skipped in plan.ignored:
+            self.add(Row(input=skipped.path, status=IGNORED, reason=skipped.reason))
+        for skipped in plan.unreadable:
+            self.add(Row(input=skipped.path, status=FAILED, reason=skipped.reason))
+            self.console.error(f"{skipped.path}: {skipped.reason}")
 
 
 @dataclass

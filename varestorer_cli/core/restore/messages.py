@@ -117,7 +117,7 @@ def say_ignored(plan: RestorePlan, console: Console) -> None:
         return
     shown = plan.ignored if console.verbose else plan.ignored[:_NAMED_AT_MOST]
     console.info(f"ignored {count(len(plan.ignored), 'path')}:")
-    for aside in shown:
-        console.info(f"  {aside.path}: {aside.reason}")
+    for skipped in shown:
+        console.info(f"  {skipped.path}: {skipped.reason}")
     if len(plan.ignored) > len(shown):
         console.info(f"  and {len(plan.ignored) - len(shown)} more (-v names all)")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from varestorer_cli.core.errors import ExitCode, VarestorerError
 from varestorer_cli.core.inputs.plan import RestorePlan
 from varestorer_cli.core.options import RestoreOptions
-from varestorer_cli.core.report.rows import FAILED, IGNORED, SKIPPED, Row
+from varestorer_cli.core.report.rows import FAILED, SKIPPED, Row
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore import session
 from varestorer_cli.core.restore.fingerprint import UP_TO_DATE
@@ -99,7 +99,7 @@ class _Pool:
         """Do all jobs."""
         started = time.monotonic()
         self.report.processes = len(self.devices)
-        self._asides()
+        self.reporting.add_skipped(self.plan)
         self.console.start(len(self.plan.jobs), "loading the model")
         self.console.update(0, "loading the model")
         try:
@@ -121,12 +121,6 @@ class _Pool:
         if self.stop.requested() and self.report.total < inputs:
             raise self.stop.error(self.report.stopped_text(inputs))
         return self.report
-
-    def _asides(self) -> None:
-        for aside in self.plan.ignored:
-            self.reporting.add(Row(input=aside.path, status=IGNORED, reason=aside.reason))
-        for aside in self.plan.unreadable:
-            self._fail(Row(input=aside.path, reason=aside.reason), aside.path)
 
     def _start(self, device: str) -> None:
         ours, theirs = self.context.Pipe()

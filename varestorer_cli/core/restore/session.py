@@ -203,7 +203,7 @@ def prepare_run_texts(
     name = report_name(options.shard, "captions", frames=options.frames)
     file = Path(options.text.captions_file or plan.folder / name)
     prepared = prepare_texts(plan.jobs, options, file, console, device=device, stop=stop)
-    plan.ignored = [aside for aside in plan.ignored if os.path.realpath(aside.path) not in prepared.files]
+    plan.ignored = [skipped for skipped in plan.ignored if os.path.realpath(skipped.path) not in prepared.files]
     return prepared
 
 

@@ -25,14 +25,13 @@ from varestorer_cli.core.engine.inference import EngineOptions
 from varestorer_cli.core.engine.tile_check import not_finite
 from varestorer_cli.core.errors import InputError, UsageError
 from varestorer_cli.core.image.image_data import Extras, OutputImage
-from varestorer_cli.core.image.reader import read_bytes
 from varestorer_cli.core.image.resample import Floats, Resampler, to_float
 from varestorer_cli.core.image.writer import write_image
 from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.restore import fingerprint
 from varestorer_cli.core.restore.session import Session, open_session
 from varestorer_cli.core.score.options import Codes
-from varestorer_cli.core.score.scorer import rgb8
+from varestorer_cli.core.score.scorer import read_named, rgb8
 from varestorer_models.restorer import OneStepRestorer, RestoredTiles
 
 _VERSION = 2  # raised when the same files give other pixels
@@ -177,7 +176,7 @@ def restore_with_codes(
 
 
 def _restore(job: CodesJob, source: Codes, engine: RestoreEngine, session: Session, options: RestoreOptions) -> None:
-    files = [_read(path) for path in job.files]
+    files = [read_named(path) for path in job.files]
     settings = {
         "codes": source.value,
         "seed": options.seed if source is Codes.NOISE else None,
@@ -211,13 +210,6 @@ def _restore(job: CodesJob, source: Codes, engine: RestoreEngine, session: Sessi
     )
     with atomic_file(job.output) as stream:
         write_image(stream, OutputImage(result.image, False, None, Extras()), ImageFormat.PNG, 95, software)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return read_bytes(path)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 def _upscaled(degraded: Any, engine: RestoreEngine, size: tuple[int, int]) -> Floats:

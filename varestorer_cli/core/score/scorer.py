@@ -126,7 +126,7 @@ class ScoreItem:
         if self.reason:
             return
         try:
-            files = [_read(path) for path in (pair.restored, pair.reference) if path is not None]
+            files = [read_named(path) for path in (pair.restored, pair.reference) if path is not None]
         except InputError as error:
             self.reason = str(error)
             return
@@ -193,7 +193,12 @@ class ScoreItem:
 _SIDES = ("restored", "reference")
 
 
-def _read(path: Path) -> bytes:
+def read_named(path: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        InputError: it cannot be read; the text names it.
+    """
     try:
         return read_bytes(path)
     except InputError as error:

@@ -65,6 +65,14 @@ class FoundCaptions:
     problems: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
 
+    def report(self, console: Console, owners: str) -> None:
+        """Warn of files that could not be used, and name captions that belong to none of ``owners`` ("photograph")."""
+        for problem in self.problems:
+            console.warn(problem)
+        if self.unused:
+            text = f"{len(self.unused)} captions of {self.source} belong to no {owners}: {named(self.unused, 5)}"
+            console.info(text)
+
 
 def find_captions(source: str, jobs: Sequence[Job]) -> FoundCaptions:
     """Find the captions of images.
@@ -105,11 +113,7 @@ def captions_of(jobs: Sequence[Job], text: TextOptions, console: Console) -> Fou
     if text.captions is None:
         return FoundCaptions("")
     found = find_captions(text.captions, jobs)
-    for problem in found.problems:
-        console.warn(problem)
-    if found.unused:
-        count = len(found.unused)
-        console.info(f"{count} captions of {found.source} belong to no image of this run: {named(found.unused, 5)}")
+    found.report(console, "image of this run")
     return found
 
 

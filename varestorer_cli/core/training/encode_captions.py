@@ -10,7 +10,7 @@ from varestorer_cli.core.choices import Precision
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.inputs.plan import Job
-from varestorer_cli.core.phrases import named, reason_of
+from varestorer_cli.core.phrases import reason_of
 from varestorer_cli.core.runtime import choose
 from varestorer_cli.core.text.cache import TextCache, read_features, text_cache_folder, write_features
 from varestorer_cli.core.text.captions import BESIDE, LARGEST_SIDECAR, FoundCaptions, clean, find_captions
@@ -41,11 +41,7 @@ def make_features(options: TextsOptions) -> int:
     console = Console(quiet=options.quiet)
     photos = named_photos(options.data)
     found = photo_captions(photos, options.captions)
-    for problem in found.problems:
-        console.warn(problem)
-    if found.unused:
-        count = len(found.unused)
-        console.info(f"{count} captions of {found.source} belong to no photograph: {named(found.unused, 5)}")
+    found.report(console, "photograph")
     folder = need_folder(TEXT_ENCODER, options.encoder, weights_root(options.weights), "texts")
     encoder = folder_fingerprint(folder)
     default = clean(options.prompt or "") or DEFAULT_PROMPT
