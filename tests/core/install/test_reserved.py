@@ -66,6 +66,15 @@ def test_bundled_names_are_reserved_and_the_package_is_never_written(
     }
 
 
+@pytest.mark.parametrize("name", ["auto", "Auto", "-o", "a\nb", "a\x1b[31m", "Compact", "MINI"])
+def test_names_that_model_cannot_be_given_are_refused(name: str, root: Path, tmp_path: Path) -> None:
+    path = tmp_path / f"{name}.safetensors"
+    save_bundle(path, {"prerestorer": ConvRestorer(ConvRestorerConfig(8, 1))})
+    with pytest.raises(UsageError, match="nothing was written"):
+        import_files([path], root)
+    assert not list(root.glob("*.safetensors"))
+
+
 def test_a_file_of_a_bundled_name_in_the_root_is_never_taken_for_the_bundled_model(root: Path) -> None:
     root.mkdir(exist_ok=True)
     for name in BUNDLED:

@@ -69,6 +69,20 @@ def test_half_precision_storage_halves_the_file(restorer: OneStepRestorer, model
     assert weight.dtype == torch.float32
 
 
+@pytest.mark.parametrize("key", ["prerestorer.conv_in.bias", "prerestorer.conv_in.weight"])
+def test_a_tensor_of_another_type_than_the_others_is_brought_to_theirs(model_file: Path, key: str) -> None:
+    rewrite(model_file, {key: load_file(model_file)[key].to(torch.bfloat16)}, data_sha256="")
+    component = load_bundle(model_file, keep_bfloat16=True).components["prerestorer"]
+    assert {tensor.dtype for tensor in component.parameters()} == {torch.float32}
+
+
+def test_a_model_of_bfloat16_stays_one(restorer: OneStepRestorer, tmp_path: Path) -> None:
+    path = tmp_path / "bf16.safetensors"
+    save_bundle(path, restorer.components(), restorer=restorer.config, dtype=torch.bfloat16)
+    component = load_bundle(path, keep_bfloat16=True).components["prerestorer"]
+    assert {tensor.dtype for tensor in component.parameters()} == {torch.bfloat16}
+
+
 @pytest.mark.parametrize("name", preset_names())
 def test_configurations_survive_json(name: str) -> None:
     chosen = preset(name)

@@ -242,7 +242,9 @@ def _component(
     missing = sorted(set(expected) - set(tensors))
     if missing:
         raise CheckpointError(f"{path}: {prefix + missing[0]!r} is missing ({len(missing)} tensors in all)")
-    kept = torch.bfloat16 if keep_bfloat16 else torch.float32
+    # a matrix of another type than the others, as no program stores it, does not fit what comes from the others
+    matrices = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point() and tensor.ndim > 1}
+    kept = torch.bfloat16 if keep_bfloat16 and matrices == {torch.bfloat16} else torch.float32
     floats = {k: v if v.dtype == kept else v.float() for k, v in tensors.items()}
     module.load_state_dict(floats, strict=True, assign=True)
     return module.eval().requires_grad_(False)

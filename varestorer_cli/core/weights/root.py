@@ -15,7 +15,7 @@ from typing import Any
 from varestorer_cli.core.atomic import atomic_file
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, UsageError
 from varestorer_cli.core.folders import data_folder
-from varestorer_cli.core.phrases import reason_of
+from varestorer_cli.core.phrases import reason_of, visible
 from varestorer_cli.core.weights.catalog import (
     BUNDLED,
     CAPTIONER,
@@ -68,9 +68,12 @@ def require_writable_name(name: str, root: Path) -> Path:
     """Path for a model to be installed under a name.
 
     Raises:
-        UsageError: the name is that of a bundled model, or the root lies inside the package.
+        UsageError: the name is that of a bundled model, in whatever case, or none that ``--model`` can be given, or the
+            root lies inside the package.
     """
-    if name in BUNDLED_MODELS:
+    if name.casefold() == "auto" or name.startswith("-") or visible(name) != name:
+        raise UsageError(f"{visible(name)!r} cannot be the name of a model; nothing was written. Rename the file")
+    if name.casefold() in BUNDLED_MODELS:  # some file systems do not tell cases apart
         raise UsageError(
             f"{name!r} is the name of a bundled model and stays reserved for it; nothing was written. Rename the file, "
             "or give its path to --model"
