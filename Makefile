@@ -118,8 +118,8 @@ bench-gpu: $(VENV)/.installed-dev  ## The full-size model on a GPU: peaks, the r
 bench-host: $(VENV)/.installed-dev  ## What the host does in line with the device per tile, with a fake device
 	$(BIN)/python -m varestorer_cli.bench.host_work
 
-count: $(VENV)/.installed-dev  ## FLOPs, kernels and memory traffic of one full-size tile, counted without a GPU
-	$(BIN)/python -m varestorer_cli.bench.count
+count: $(VENV)/.installed-dev  ## FLOPs, kernels and memory traffic of one full-size tile, eager and compiled, counted without a GPU
+	$(BIN)/python -m varestorer_cli.bench.compiled_count
 
 bench-io: $(VENV)/.installed-dev  ## Speed of the whole plumbing beside the codecs alone, with a model that costs nothing
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m varestorer_cli.bench.plumbing

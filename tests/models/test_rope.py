@@ -88,7 +88,7 @@ def test_real_and_complex_arithmetic_agree():
     heads = torch.randn(2, 37, 3, 5, 16, generator=torch.Generator().manual_seed(0))
     table = rotary_table(rotary_coordinates(square_grids(1, 2, 4, 4)), 16)
     torch.testing.assert_close(rotate(heads, table, real=True), rotate(heads, table, real=False), atol=1e-6, rtol=0)
-    assert torch.equal(rotate(heads, table), rotate(heads, table, real=False))  # a CPU without a compiler
+    assert torch.equal(rotate(heads, table), rotate(heads, table, real=False))  # without a compiler
 
 
 def test_the_base_is_the_models_choice() -> None:

@@ -3,16 +3,15 @@
 The full-size model runs once on tensors that have shapes and no values. Every operation that is not a view counts as
 one kernel; one that is no product (convolution, matrix product, attention) counts as traffic with all that it reads and
 writes. That is what uncompiled code does on a GPU, up to operations that PyTorch splits there in several kernels.
-``--plain`` counts the forms without this project's optimisations.
+``--plain`` counts the forms without this project's optimisations; :mod:`.compiled_count` adds what torch.compile makes
+of the stages.
 """
 
 import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -22,17 +21,15 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from varestorer_cli.bench.gpu import Sizes, sizes_of
-from varestorer_models import layers
 from varestorer_models.autoencoder import set_norms
 from varestorer_models.meta_init import on_meta_device
 from varestorer_models.restorer import OneStepRestorer, RestorerConfig
-from varestorer_models.rope import rotate
 from varestorer_models.swinir import SwinIR, set_window_attention
 from varestorer_models.tokenizer import ImageTokenizer
 from varestorer_models.transformer import Transformer
 from varestorer_models.upsampling import set_folded
 
-_PRODUCTS = ("convolution", "mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product")
+PRODUCTS = ("convolution", "mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product")
 _CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
@@ -66,7 +63,7 @@ class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tensors = [one for one in tree_leaves((args, kwargs, out)) if isinstance(one, Tensor)]
         if view or not tensors or "empty" in func.name() or func.namespace == "prim":
             return out
-        if func.name().removeprefix("aten::").startswith(_PRODUCTS):
+        if func.name().removeprefix("aten::").startswith(PRODUCTS):
             self._count.products += 1
         else:
             self._count.others += 1
@@ -91,8 +88,8 @@ def count(sizes: Sizes, *, plain: bool = False, batch: int = 1) -> dict[str, Cou
         batch: tiles of the call.
     """
     found = {}
-    with FakeTensorMode(), torch.no_grad(), torch.autocast("cpu", torch.bfloat16), _rotations(real=not plain):
-        restorer = _built(sizes)
+    with FakeTensorMode(), torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        restorer = built(sizes)
         if plain:
             set_folded(restorer, False)
             set_norms(restorer, keeps_type=False)
@@ -134,7 +131,7 @@ def _stages(restorer: OneStepRestorer, tiles: Tensor, condition: Any) -> dict[st
     }
 
 
-def _built(sizes: Sizes) -> OneStepRestorer:
+def built(sizes: Sizes) -> OneStepRestorer:
     """The model with weights that have shapes only, the transformer's matrices in bf16 as on a GPU."""
 
     def make() -> OneStepRestorer:
@@ -151,13 +148,20 @@ def _built(sizes: Sizes) -> OneStepRestorer:
     return restorer
 
 
-def _rotations(*, real: bool) -> Any:
-    """Context of rotations as on a GPU, although the counted tensors are called CPU tensors."""
-    return patch.object(layers, "rotate", partial(rotate, real=real))
-
-
 def _attention_flops(query: Any, key: Any, value: Any, *rest: Any, out_shape: Any = None, **settings: Any) -> int:
     return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+
+def write_table(counts: dict[str, Count], compiled: dict[str, Count]) -> None:
+    """Print what was counted, with two columns more where something was counted compiled."""
+    heads = ["stage", "TFLOP", "products", "other kernels", "their traffic, GB", *["compiled", "GB"] * bool(compiled)]
+    sys.stdout.write(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|\n")
+    for stage, one in counts.items():
+        cells = [stage, f"{one.flops / 1e12:.3f}", str(one.products), str(one.others), f"{one.traffic / 1e9:.2f}"]
+        if compiled:
+            fused = compiled.get(stage)
+            cells += ["", ""] if fused is None else [str(fused.others), f"{fused.traffic / 1e9:.2f}"]
+        sys.stdout.write(f"| {' | '.join(cells)} |\n")
 
 
 def main(words: list[str] | None = None) -> None:
@@ -166,11 +170,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--size", choices=["2b", "tiny"], default="2b")
     parser.add_argument("--plain", action="store_true", help="without the optimisations that can be switched off")
     options = parser.parse_args(words)
-    sys.stdout.write("| stage | TFLOP | products | other kernels | their traffic, GB |\n|---|---|---|---|---|\n")
-    for stage, one in count(sizes_of(options.size), plain=options.plain).items():
-        sys.stdout.write(
-            f"| {stage} | {one.flops / 1e12:.3f} | {one.products} | {one.others} | {one.traffic / 1e9:.2f} |\n"
-        )
+    write_table(count(sizes_of(options.size), plain=options.plain), {})
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from varestorer_cli.core.console import Console
 from varestorer_cli.core.engine.compiled import CompiledModel
 from varestorer_cli.core.engine.engine import RestoreEngine
 from varestorer_cli.core.engine.image_task import ImageTask
-from varestorer_cli.core.engine.inference import EngineOptions
+from varestorer_cli.core.engine.inference import EngineOptions, TileInference
 from varestorer_cli.core.inputs.plan import make_plan
 from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.report.csv_file import ReportFile
@@ -74,6 +74,22 @@ def test_when_it_is_compiled(
     if wanted:
         graphs = "reduce-overhead" if device.startswith("cuda") else None
         assert compiler.settings[0] == {"fullgraph": True, "dynamic": False, "mode": graphs}
+
+
+def test_results_outlive_the_next_call_of_a_graph(
+    compiler: Compiler, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A CUDA graph writes every result to the same place."""
+    place = torch.empty(1, 3, 32, 32)
+
+    class Graph(fakes.FakeModel):
+        def restore(self, degraded: torch.Tensor, settings: dict[str, Any]) -> torch.Tensor:
+            return place.copy_(degraded)
+
+    monkeypatch.setattr(TileInference, "calls_ahead", 2)
+    task = ImageTask(photo(20, 20), (80, 80))
+    made = RestoreEngine(Graph(), EngineOptions(compile="on")).restore(task).image
+    np.testing.assert_array_equal(made, RestoreEngine(fakes.FakeModel(), EngineOptions()).restore(task).image)
 
 
 def test_a_shape_is_compiled_when_it_comes_back(compiler: Compiler) -> None:
