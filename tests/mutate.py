@@ -43,6 +43,7 @@ _TESTS = {
     _MODELS + "meta_init.py": ["bench/test_gpu.py"],
     _TRAINING + "data/": ["core/training/data"],
     _TRAINING + "fsdp.py": ["core/training/test_distributed.py"],
+    _TRAINING + "tool_options.py": ["core/training/test_average.py", "commands/test_options.py"],
     _MODELS: ["models/test_pinned_pixels.py"],
     _ENGINE: ["core/engine"],
     _TRAINING: ["core/training/test_recipe.py"],
