@@ -7,6 +7,7 @@ data: knows no Typer and imports nothing heavy.
 
 import dataclasses
 import difflib
+import functools
 import math
 import os
 import types
@@ -147,6 +148,11 @@ class Declared:
 
 def declared(owner: type) -> tuple[Declared, ...]:
     """The options among a dataclass's own fields."""
+    return _declared(owner)
+
+
+@functools.cache
+def _declared(owner: type) -> tuple[Declared, ...]:
     hints = get_type_hints(owner)
     return tuple(
         Declared(field.name, hints[field.name], _default(field), field.metadata[_KEY])

@@ -48,7 +48,7 @@ from varestorer_cli.core.shared_options import (
 from varestorer_cli.core.sizing import SIZE, Sizing
 
 # Raised when the processing itself changes, so that finished files of older versions are redone.
-PROCESSING_VERSION = 1
+PROCESSING_VERSION = 2
 
 
 @dataclass(frozen=True)

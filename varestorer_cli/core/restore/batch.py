@@ -106,6 +106,7 @@ class _Batch:
         self.stop = stop
         self.jobs = jobs
         self.recorded = 0
+        self._hashes: dict[tuple[ImageFormat, tuple[str, str] | None], str] = {}
         self.started = time.monotonic()
         self.budget = PixelBudget(BUDGET_PIXELS, stop.requested)
         self.decode_stage = DecodeStage(
@@ -173,12 +174,12 @@ class _Batch:
         return self.recorded + 0.95 * (behind + fraction)
 
     def _settings(self, format: ImageFormat, key: str) -> str:
-        return self.options.settings_sha256(
-            overlap=self.engine.overlap,
-            sampling=self.engine.sampling,
-            format=format,
-            text=self.context.texts.identity(key),
-        )
+        text = self.context.texts.identity(key)
+        if (format, text) not in self._hashes:  # the same for most images of a run
+            self._hashes[format, text] = self.options.settings_sha256(
+                overlap=self.engine.overlap, sampling=self.engine.sampling, format=format, text=text
+            )
+        return self._hashes[format, text]
 
     def _note(self, started: float) -> str:
         elapsed = time.monotonic() - started
