@@ -1,5 +1,6 @@
 """On a CUDA device: the images of a CPU, the same bytes twice, memory that stays, nothing the host waits for."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -86,3 +87,21 @@ def test_a_pass_waits_for_nothing() -> None:
             model(tiles, condition=condition)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_an_image_on_its_way_waits_for_nothing_but_finished_calls(dtype: Any) -> None:
+    """Cutting, checks, blending and rounding begin operations only; PyTorch reports every implicit wait as an error."""
+    engine = RestoreEngine(first_stage("cuda"), EngineOptions(device="cuda", batch=4))
+    task = ImageTask(photo(40, 50, depth=8 if dtype == np.uint8 else 16), (200, 160), dtype=dtype)
+    task = replace(task, image=task.image / np.float32(65535)) if dtype == np.float32 else task
+    expected = engine.restore(task).image
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        again = engine.restore(task).image
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    np.testing.assert_array_equal(expected, again)
+    cpu = RestoreEngine(first_stage("cpu"), EngineOptions()).restore(task).image
+    largest = 1 if dtype == np.float32 else np.iinfo(dtype).max
+    assert np.abs(again.astype(float) - cpu.astype(float)).max() / largest < 1 / 255 + 1e-6
