@@ -118,8 +118,11 @@ class FirstStageRestorer(nn.Module):
 
     @property
     def tile_sides(self) -> range:
-        """Sides a tile may have, the native one first."""
-        return range(self.tile, max(self.tile, self.config.largest_tile) + 1, self._tile_step)
+        """Sides a tile may have, the native one first; an image of the largest side fits with its margin."""
+        largest = self.tile
+        if self.config.largest_tile > self.tile:
+            largest = self.config.largest_tile + 2 * self.border_margin
+        return range(self.tile, largest + 1, self._tile_step)
 
     @property
     def small_sides(self) -> range:
