@@ -204,7 +204,7 @@ def test_the_first_stage_alone_gives_what_the_pre_restorer_of_a_whole_restorer_g
     whole = OneStepRestorer(alone.config, alone.prerestorer, build().tokenizer, build().transformer)
     out = alone(degraded)
     assert torch.equal(out.image_B3TT, whole.prerestore(degraded).clamp(0, 1))
-    assert list(alone.tile_sides) == [64, 80, 96] and set(alone.components()) == {"prerestorer"}
+    assert list(alone.tile_sides) == [64, 80, 96, 112] and set(alone.components()) == {"prerestorer"}
 
 
 def test_the_first_stage_takes_small_tiles_and_a_restorer_with_tokens_does_not() -> None:
@@ -231,7 +231,7 @@ def test_the_first_stage_alone_needs_a_tile(tile: int) -> None:
 
 
 def test_the_first_stage_refuses_other_tiles() -> None:
-    with pytest.raises(ValueError, match="64 to 96 in steps of 16"):
+    with pytest.raises(ValueError, match="64 to 112 in steps of 16"):
         first_stage()(torch.zeros(1, 3, 64, 72))
 
 

@@ -358,6 +358,16 @@ def test_reflection_goes_on_before_the_first_pixel() -> None:
     assert found[0, 0].tolist() == [4, 3, 2, 1, 0, 1, 2, 3, 4, 3, 2, 1]
 
 
+def test_tiles_of_a_model_with_a_margin_may_be_shorter_than_its_own() -> None:
+    sizes: dict[str, Any] = {"tile_sides": (32, 40, 48), "small_sides": (8, 16, 20, 24, 28)}
+    for model, side in ((Shy(**sizes), 28), (FakeModel(**sizes), 32)):
+        length = 50 - 2 * getattr(model, "border_margin", 0)
+        assert (engine(model).grid(length, 1).horizontal.side, len(engine(model).grid(length, 1))) == (side, 2)
+    # no shorter than half of it, and than what the overlap allows
+    assert engine(Shy(**sizes | {"tile_sides": (32, 33), "small_sides": (8, 24)})).grid(30, 1).horizontal.side == 24
+    assert engine(Shy(**sizes), overlap=16).grid(41, 1).horizontal.side == 40
+
+
 def test_compatible_runs_have_no_margin() -> None:
     assert engine(Shy(), compat="released").grid(32, 32).vertical.starts == (0,)
 

@@ -174,16 +174,19 @@ class RestoreEngine:
     def grid(self, width: int, height: int) -> TileGrid:
         """Tiles for an output of this size.
 
-        Where the model takes several sides and none was asked for, those are chosen that need the fewest tiles; an
-        image shorter than a native tile gets the smallest side that covers it. Tiles at the border of the image reach
-        beyond it where the model asks for that.
+        Where the model takes several sides and none was asked for, the shortest are chosen that need the fewest tiles;
+        an image shorter than a native tile gets the smallest side that covers it. Where the model asks for that, tiles
+        at the border of the image reach beyond it.
         """
         possible = [side for side in self._sides if side <= self._largest_side]
         native = self.tile if self.tile in possible else max(possible)
-        sides = [native] if self.options.tile else sorted(side for side in possible if side >= native)
         overlap, ramp = self._shares(native)
         if self.options.overlap is not None:
             overlap = ramp = min(self._overlap, native // 2)
+        # Of a model of convolutions alone (its margin says so) several tiles may be shorter than the native one: 768
+        # pixels are two tiles of 416, not two of 512.
+        shorter = [side for side in self._small_sides if side >= max(native // 2, 2 * overlap)] if self._margin else []
+        sides = [native] if self.options.tile else [*shorter, *sorted(side for side in possible if side >= native)]
         small = () if self.options.tile else self._small_sides
 
         def axis(length: int) -> Axis:
