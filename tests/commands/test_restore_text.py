@@ -18,12 +18,12 @@ from PIL import Image
 from varestorer_cli import RestoreOptions, Restorer, app
 from varestorer_cli.core.choices import Precision
 from varestorer_cli.core.engine.engine import RestoreEngine
+from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.engine.inference import EngineOptions, TileInference
 from varestorer_cli.core.options import TextOptions
 from varestorer_cli.core.text import prepare, transformers_backend
-from varestorer_cli.core.weights import model_file as checkpoint
-from varestorer_cli.core.weights.model_file import save_bundle
-from varestorer_cli.core.weights.stored_text import StoredText
+from varestorer_cli.core.weights.model_file import load_restorer, save_bundle
+from varestorer_cli.core.weights.stored_text import StoredText, write_text
 
 STORED = "a photograph"
 
@@ -47,7 +47,7 @@ def model(plain_model: Path, encoder: Path) -> Path:
     """A model with the features of a default text."""
     path = plain_model.with_name("stored.safetensors")
     path.write_bytes(plain_model.read_bytes())
-    checkpoint.write_text(path, transformers_backend.stored_text(encoder, STORED))
+    write_text(path, transformers_backend.stored_text(encoder, STORED))
     return path
 
 
@@ -94,7 +94,7 @@ def test_every_image_gets_its_caption(model: Path, encoder: Path, capsys: pytest
 
 def test_the_pixels_are_those_of_the_condition(model: Path, encoder: Path) -> None:
     assert run(model, "out", "--prompt", "a red cat", "--text-encoder", encoder) == 0
-    restorer = checkpoint.load_restorer(model).restorer
+    restorer = load_restorer(model).restorer
     features = tiny_text.encoded(encoder, ["a red cat"])["a red cat"]
     with torch.inference_mode():
         condition = restorer.condition(features)
@@ -343,7 +343,7 @@ def test_one_condition_a_text_and_batches_that_mix_them(encoder: Path) -> None:
     fresh = RestoreEngine(restorer, EngineOptions(batch=1))
     fresh.conditions.add(tiny_text.encoded(encoder, prompts))
     for _ in range(2):
-        assert fresh.restore(source, (160, 160), text=prompts[0]).tiles > 4
+        assert fresh.restore(ImageTask(source, (160, 160), text=prompts[0])).tiles > 4
     assert len(made) == 1
     for number in range(20):  # only the last few are kept
         fresh.conditions.add({str(number): torch.randn(3, 32)})

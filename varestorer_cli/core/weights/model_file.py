@@ -40,6 +40,7 @@ from varestorer_cli.core.weights.tensor_io import (
 )
 from varestorer_models.autoencoder import Autoencoder, AutoencoderConfig
 from varestorer_models.conv_restorer import ConvRestorer, ConvRestorerConfig
+from varestorer_models.layers import Projection
 from varestorer_models.multistep import restorer_from_components
 from varestorer_models.restorer import FirstStageRestorer, OneStepRestorer, RestorerConfig
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
@@ -242,10 +243,16 @@ def _component(
     missing = sorted(set(expected) - set(tensors))
     if missing:
         raise CheckpointError(f"{path}: {prefix + missing[0]!r} is missing ({len(missing)} tensors in all)")
-    # a matrix of another type than the others, as no program stores it, does not fit what comes from the others
+    # A projection takes a matrix of bfloat16 whatever the rest is. Any other tensor of another type than the rest, as
+    # no program stores it, does not fit what comes from the others.
     matrices = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point() and tensor.ndim > 1}
-    kept = torch.bfloat16 if keep_bfloat16 and matrices == {torch.bfloat16} else torch.float32
-    floats = {k: v if v.dtype == kept else v.float() for k, v in tensors.items()}
+    kept: set[str] = set()
+    if keep_bfloat16:
+        parts = module.named_modules()
+        kept = {f"{part}.weight" for part, layer in parts if isinstance(layer, Projection)}
+        if matrices == {torch.bfloat16}:
+            kept = set(tensors)
+    floats = {k: v if k in kept and v.dtype == torch.bfloat16 else v.float() for k, v in tensors.items()}
     module.load_state_dict(floats, strict=True, assign=True)
     return module.eval().requires_grad_(False)
 
