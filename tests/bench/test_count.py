@@ -62,9 +62,10 @@ def test_the_table_has_columns_for_what_was_counted_compiled(capsys: pytest.Capt
 
 @pytest.mark.slow
 def test_compiled_the_transformer_moves_less() -> None:
+    # kernels are not compared: with two blocks what is done once outweighs what each block saves
     sizes = sizes_of("tiny")
     eager, compiled = count(sizes)["transformer"], count_compiled(sizes)["transformer"]
-    assert compiled.traffic < 0.6 * eager.traffic and compiled.others < eager.others
+    assert 0 < compiled.traffic < 0.6 * eager.traffic
 
 
 @pytest.mark.slow
