@@ -112,3 +112,11 @@ def test_stretched_sides_need_the_fewest_tiles_and_waste_the_least(length: int, 
     counts = {s: len(Axis.split(length, s, overlap).starts) for s in sides}
     assert counts[side] == min(counts.values())
     assert all(counts[s] > counts[side] for s in sides if s < side)
+
+
+def test_weights_change_over_all_that_two_tiles_share() -> None:
+    falling = (np.arange(16)[::-1] + 0.5) / 16
+    axis = Axis(length=88, side=40, overlap=16, ramp=16, starts=(0, 24, 48))
+    for tile in (0, 1):
+        np.testing.assert_allclose(axis.weights(tile)[-16:], falling, atol=1e-6)
+        np.testing.assert_allclose(axis.weights(tile + 1)[:16], falling[::-1], atol=1e-6)
