@@ -6,6 +6,7 @@ has, where they lie, and who may attend to whom. Position 0 is the start token; 
 Shape legend: L positions of all scales, h w rows and columns of one grid.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -95,6 +96,11 @@ class ScaleSchedule:
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return iter(self.grids)
+
+    @property
+    def sides(self) -> tuple[float, ...]:
+        """Side of each scale in codes, of the square of its area: weights of :func:`.losses.bit_cross_entropy`."""
+        return tuple(math.sqrt(height * width) for height, width in self.grids)
 
     @property
     def latent_grid(self) -> tuple[int, int]:

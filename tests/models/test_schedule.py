@@ -68,6 +68,10 @@ def test_slices_partition_the_sequence(schedule):
         assert (index[rows] == scale).all()
 
 
+def test_sides_are_those_of_squares_of_the_same_area():
+    assert ScaleSchedule(((1, 1), (2, 8), (9, 9))).sides == (1, 4, 9)
+
+
 @given(schedules())
 def test_mask_is_block_causal(schedule):
     mask = schedule.block_causal_mask()

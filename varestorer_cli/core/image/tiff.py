@@ -148,7 +148,7 @@ def read_pixels(data: bytes, losses: list[Loss], number: int | None = None) -> t
         bits = _largest_bits(page)
         if photometric == _PALETTE:
             losses.append(Loss("palette", "the palette is expanded", strict=False))
-            color = _look_up(color[..., 0], page.colormap, bits)
+            color = _look_up(color[..., 0], page.colormap)
             if alpha is not None:
                 alpha = _unpacked(alpha, bits, [])
         else:
@@ -378,7 +378,7 @@ def _unpacked(pixels: Samples, bits: int, losses: list[Loss]) -> Samples:
     return out
 
 
-def _look_up(index: Samples, colormap: Any, bits: int) -> Samples:
+def _look_up(index: Samples, colormap: Any) -> Samples:
     """Colours of a palette; gray where all that are used are gray. Maps of old programs hold 8 bits, not 16."""
     table: Samples = np.asarray(colormap, np.uint16).T  # (entries, 3)
     if index.size and int(index.max()) >= len(table):

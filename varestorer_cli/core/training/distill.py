@@ -206,10 +206,9 @@ class DistillTask:
             tokens, _ = quantizer.tokens_from_bits(hard, schedule)
         teacher = self._teacher_scores(tokens, texts, drop)
         critic = logit_difference(self.critic(tokens, schedule, condition_on(self.critic, texts, drop), causal=True))
-        sides = [float(h * w) ** 0.5 for h, w in schedule.grids]
         return {
             "score": score_distance(bits_BLd, critic, teacher, schedule.slices),
-            "critic": bit_cross_entropy(critic, hard, schedule.slices, sides),
+            "critic": bit_cross_entropy(critic, hard, schedule.slices, schedule.sides),
         }
 
     def _bit_terms(
@@ -228,8 +227,7 @@ class DistillTask:
             kl = bit_kl(teacher, difference, schedule.slices)
             terms |= {"kl": kl.sum(), **per_scale("kl", kl)}
         if self.weights.get("cross_entropy"):
-            sides = [float(h * w) ** 0.5 for h, w in schedule.grids]
-            terms["cross_entropy"] = bit_cross_entropy(difference, target.bits_BLd, schedule.slices, sides)
+            terms["cross_entropy"] = bit_cross_entropy(difference, target.bits_BLd, schedule.slices, schedule.sides)
         if prediction.latent_Bdhw is not None:
             mean = batch_mean(prediction.latent_Bdhw.detach().square().mean(), len(target.bits_BLd))
             size = mean.clamp_min(1e-8)

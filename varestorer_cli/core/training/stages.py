@@ -348,8 +348,7 @@ class TeacherTask:
         drop = dropped(texts, batch, self.text_drop if self.texts is not None else 0.0, generator)
         seen = self._degraded(batch) if sees_degraded(self.share, generator) else None
         difference = self._difference(quantized.tokens_BLd, texts, drop, seen)
-        sides = [float(h * w) ** 0.5 for h, w in config.schedule.grids]
-        loss = bit_cross_entropy(difference, quantized.bits_BLd, config.schedule.slices, sides)
+        loss = bit_cross_entropy(difference, quantized.bits_BLd, config.schedule.slices, config.schedule.sides)
         accuracy = accuracy_terms(difference, quantized.bits_BLd, config.schedule.slices)
         return {"cross_entropy": loss, **accuracy, **usage_terms(difference, config.schedule.slices, size)}
 
@@ -379,8 +378,7 @@ class TeacherTask:
         quantized = self.tokenizer.quantize(self.tokenizer.encode(reference).float())
         texts: Texts = self.texts.of(batch) if self.texts is not None else [None] * len(batch)
         difference = self._difference(quantized.tokens_BLd, texts, [False] * len(batch))
-        sides = [float(h * w) ** 0.5 for h, w in config.schedule.grids]
-        loss = bit_cross_entropy(difference, quantized.bits_BLd, config.schedule.slices, sides)
+        loss = bit_cross_entropy(difference, quantized.bits_BLd, config.schedule.slices, config.schedule.sides)
         accuracy = accuracy_terms(difference, quantized.bits_BLd, config.schedule.slices)
         decoded = self.tokenizer.decode(self.tokenizer.quantizer.accumulate(difference > 0, config.schedule))
         figures = {"cross_entropy": float(loss), **{name: float(share) for name, share in accuracy.items()}}

@@ -1,5 +1,6 @@
 """Crop caches as they are built: what they hold, what they refuse, what a fault leaves."""
 
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -56,6 +57,20 @@ def test_the_same_call_builds_the_same_bytes_with_any_number_of_workers(cache, p
 def test_the_same_call_again_reuses_the_cache(cache, photos, monkeypatch):
     monkeypatch.setattr(crop_cache, "CropBuilder", None)
     assert CropCache.build(photos, cache.path.parent, CONFIG).path == cache.path
+
+
+def test_a_cache_that_another_process_made_meanwhile_is_taken(tmp_path, monkeypatch):
+    folder, config = only_photos(tmp_path / "in", 1), replace(SMALL, crops=2)
+    other = CropCache.build(folder, tmp_path / "other", config)
+    run = crop_builder.CropBuilder.run
+
+    def overtaken(builder, photos, scratch):
+        shutil.copytree(other.path, tmp_path / "cache" / other.path.name)
+        run(builder, photos, scratch)
+
+    monkeypatch.setattr(crop_builder.CropBuilder, "run", overtaken)
+    taken = CropCache.build(folder, tmp_path / "cache", config)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [taken.path.name]
 
 
 @pytest.mark.parametrize("changes", [{"seed": 4}, {"recipe": "moderate"}, {"crops": 15}, {"flat_share": 0.2}])
