@@ -39,7 +39,7 @@ MINUTES ?= 60
 # one thread per test process: small tensors gain nothing from more
 test test-slow test-long test-farm test-lowest test-newest fuzz parity: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install format lint typecheck test test-slow test-long test-farm test-lowest test-newest fuzz mutate parity bench bench-2b bench-gpu bench-io bench-host bench-growth bench-threads bench-train ablate count evidence bench-steps demo options-page \
+.PHONY: help install format lint typecheck test test-slow test-long test-farm test-lowest test-newest fuzz mutate parity bench bench-2b bench-gpu bench-io bench-host bench-growth bench-threads bench-train ablate count evidence bench-steps demo options-page api-page \
 	photos train-bundled check clean
 .DEFAULT_GOAL := help
 
@@ -76,7 +76,7 @@ typecheck: $(VENV)/.installed-dev  ## mypy, strict
 test: $(VENV)/.installed-dev  ## The fast tests: no GPU, no network, no big weights
 	$(BIN)/pytest -q -n $(JOBS)
 
-test-slow: $(VENV)/.installed-dev  ## The tests that take minutes; continuous integration runs them too
+test-slow: $(VENV)/.installed-dev  ## The tests that take minutes; continuous integration gives them 45 minutes
 	$(BIN)/pytest -q -m slow -n $(JOBS)
 
 test-long: $(VENV)/.installed-dev  ## The tests that take more than ten minutes and 16 GB: before a release
@@ -130,7 +130,7 @@ bench-growth: $(VENV)/.installed-dev  ## Speed and memory of restore from 1 to 1
 bench-threads: $(VENV)/.installed-dev  ## What 2, 4 and 8 threads bring to restore, by wall time and by the share that is divided
 	OMP_WAIT_POLICY=passive OPENBLAS_NUM_THREADS=1 $(BIN)/python -m varestorer_cli.bench.threads
 
-bench-2b: $(VENV)/.installed-dev  ## Memory and time of one tile of the full-size model, random weights (minutes, 6 GB)
+bench-2b: $(VENV)/.installed-dev  ## Memory and time of one tile of the full-size model, random weights (a quarter of an hour, 11 GB)
 	$(BIN)/python -m varestorer_cli.bench.full_size
 
 bench-train: $(VENV)/.installed-dev  ## Training speed by stage: samples per second and the share of the machine's peak
@@ -150,7 +150,6 @@ ablate: $(VENV)/.installed-dev  ## Every research choice of distillation at smok
 options-page: $(VENV)/.installed-dev  ## docs/options.md from the fields that declare the options
 	$(BIN)/python -m varestorer_cli.commands._options_page > docs/options.md
 
-.PHONY: api-page
 api-page: $(VENV)/.installed-dev  ## docs/api.md from the docstrings of the library
 	$(BIN)/python tests/api_page.py > docs/api.md
 
@@ -210,7 +209,7 @@ $(COMPACT): $(RUNS)/compact-base/model.safetensors $(RUNS)/compact-faithful/mode
 	rm -f $@
 	$(BIN)/varestorer train dial $(^D) --default $(COMPACT_DEFAULT) --out $(@D)
 
-check: lint typecheck test  ## What continuous integration runs
+check: lint typecheck test  ## Lint, types and the fast tests: before every commit
 
 clean:  ## Remove environment, caches and demo output
 	rm -rf $(VENV) .venv-lowest .venv-newest .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info demo-out

@@ -53,6 +53,9 @@ def _call(signature: inspect.Signature) -> str:
     for one in signature.parameters.values():
         if one.name == "self":
             continue
+        if one.kind is one.VAR_KEYWORD:
+            words.append(f"\\*\\*{one.name}")
+            continue
         if one.kind is one.KEYWORD_ONLY and not starred:
             words.append("\\*")
             starred = True

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Ran, images, save
+from fakes import FakeModel
 
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode
@@ -42,13 +43,21 @@ def test_the_bar_names_the_image_and_not_the_long_way_to_it(cli: Cli, monkeypatc
 
 
 def test_a_dry_run_says_what_it_waits_for(cli: Cli) -> None:
-    lone_image()
+    save(Path("in/a.png"), np.full((8, 30, 3), 90, np.uint8))
     said = cli("restore", "in", "out", "--dry-run").err.splitlines()
     assert said[0] == "dry run: loading the model, to say tiles and time; nothing is written"
     place = next(n for n, line in enumerate(said) if line.startswith("timing the model on tiles of "))
     assert said[place + 1].startswith("time: about ")
     assert not Path("out").exists()
     assert cli("restore", "in", "out", "--dry-run", "-q").err == ""
+
+
+def test_a_dry_run_names_tiles_as_width_and_height(cli: Cli) -> None:
+    save(Path("in/a.png"), np.full((4, 10, 3), 90, np.uint8))
+    model = FakeModel(tile_sides=(32, 40), small_sides=(8, 16, 24))
+    said = cli("restore", "in", "out", "--dry-run", model=model).err
+    assert "timing the model on tiles of 40x16 pixels on cpu" in said
+    assert {call["shape"][2:] for call in model.calls} == {(16, 40)}, "what it says is what it times"
 
 
 @pytest.mark.parametrize("code", [ExitCode.TERMINATED, ExitCode.INTERRUPTED])
@@ -88,6 +97,7 @@ def test_a_folder_whose_name_is_too_long_is_named_with_the_reason(more: list[str
     assert ran.code == 5
     assert f"error: {LONG}: cannot be an output folder (File name too long); choose another name" in ran.err
     assert "report" not in ran.err.replace(LONG, "")
+    assert cli("restore", "--merge", LONG).err.startswith(f"error: {LONG}: cannot be an output folder (File name too")
 
 
 def test_an_empty_folder_hears_of_every_format_that_is_read(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

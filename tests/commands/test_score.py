@@ -244,7 +244,7 @@ def test_compared_folders_need_the_same_images(cli: Cli, out: Path, tmp_path: Pa
     for name in ("a", "b"):
         save(tmp_path / f"new/{name}.png", photo(24, 24))
     ran = cli("score", "--compare", "out", "new", "--metrics", "niqe")
-    assert ran.code == 2 and "1 images are in only one of out and new: c" in ran.err
+    assert ran.code == 2 and "only one of out and new has 1 image: c" in ran.err
 
 
 def test_pairs_from_photographs(cli: Cli, tmp_path: Path) -> None:

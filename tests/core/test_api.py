@@ -79,6 +79,8 @@ def test_pixels_are_those_of_the_files(restorer: Any, tmp_path: Path, channels: 
         ({"scale": 0}, "--scale 0: a factor above 0"),
         ({"scale": 2, "long_side": 9}, "--scale and --long-side contradict each other"),
         ({"precison": "fp32"}, "precison: there is no such option; did you mean precision?"),
+        ({"text": "a photo"}, "text: a TextOptions is needed"),
+        ({"sizing": 2}, "sizing: a Sizing is needed"),
         ({"zzz": 1}, "zzz: there is no such option; there are batch, "),
     ],
 )

@@ -197,9 +197,9 @@ class _Reached:
         self._device.wait_until(self._moment)
 
 
-def fake_engine(device: FakeDevice, batch: int, sampling: str = "argmax", compat: str = "none") -> RestoreEngine:
+def fake_engine(device: FakeDevice, batch: int, sampling: str = "argmax") -> RestoreEngine:
     """An engine with a costless model on this device."""
-    engine = RestoreEngine(CostlessModel(sampling), EngineOptions(device="cpu", batch=batch, compat=compat))
+    engine = RestoreEngine(CostlessModel(sampling), EngineOptions(device="cpu", batch=batch))
     inference = engine.inference
     inference.transfers = device
     submit = inference.submit
@@ -218,7 +218,6 @@ def measure(
     batch: int,
     *,
     sampling: str = "argmax",
-    dtype: npt.DTypeLike = np.uint8,
     launch: float = 8e-6,
 ) -> tuple[int, float, FakeDevice]:
     """Restore images of so many pixels a side at factor 4, from one queue.
@@ -228,7 +227,6 @@ def measure(
         images: how many.
         batch: tiles per call.
         sampling: of the model; ``sample`` draws noise.
-        dtype: of the result.
         launch: see :class:`FakeDevice`.
 
     Returns:
@@ -237,7 +235,7 @@ def measure(
     device = FakeDevice(launch=launch)
     engine = fake_engine(device, batch, sampling)
     source = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    room = np.zeros((side * 4, side * 4, 3), dtype)
+    room = np.zeros((side * 4, side * 4, 3), np.uint8)
     waiting: Iterator[int]
     queued: list[Any] = []
 
@@ -245,7 +243,7 @@ def measure(
         number = next(waiting, None)
         if number is not None:
             size = (side * 4, side * 4)
-            task = ImageTask(source, size, key=str(number), dtype=dtype, allocate=lambda *_: room)
+            task = ImageTask(source, size, key=str(number), dtype=np.uint8, allocate=lambda *_: room)
             queued.append(queue.add(task))
         return number is not None
 

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from varestorer_cli.core.errors import InputError, OutputError
+from varestorer_cli.core.phrases import reason_of
 
 # A temporary file that nothing was written to for so long belongs to no living process, on whatever host it was made.
 STALE_SECONDS = 7 * 24 * 3600.0
@@ -202,9 +203,7 @@ def check_name(folder: Path) -> None:
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         pass  # made, or refused with its reason, by check_writable
     except (OSError, ValueError) as error:
-        raise OutputError(
-            f"{folder}: cannot be an output folder ({getattr(error, 'strerror', None) or error}); choose another name"
-        ) from error
+        raise OutputError(f"{folder}: cannot be an output folder ({reason_of(error)}); choose another name") from error
 
 
 def allocate(

@@ -167,6 +167,11 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
 
 def parts(owner: type) -> Mapping[str, type]:
     """Fields of a dataclass that are dataclasses with options themselves."""
+    return _parts(owner)
+
+
+@functools.cache
+def _parts(owner: type) -> Mapping[str, type]:
     hints = get_type_hints(owner)
     names = [field.name for field in dataclasses.fields(owner) if _KEY not in field.metadata]
     return {name: hints[name] for name in names if dataclasses.is_dataclass(hints[name]) and declared(hints[name])}
@@ -234,6 +239,9 @@ class CheckedOptions:
             value = getattr(self, one.name)
             if value is not None:
                 object.__setattr__(self, one.name, _checked(one, value))
+        for name, kind in parts(type(self)).items():
+            if not isinstance(getattr(self, name), kind):
+                raise UsageError(f"{name}: a {kind.__name__} is needed")
 
 
 def _checked(one: Declared, value: Any) -> Any:

@@ -1,3 +1,4 @@
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -76,9 +77,7 @@ def test_sixteen_bits_pass_through() -> None:
 def test_no_tile_is_computed_twice_and_two_shapes_occur(batch: int, calls: list[int]) -> None:
     """Three bands of three tiles: full calls cross from band to band, the rest comes one by one."""
     model = FakeModel()
-    one = engine(model, batch=batch)
-    result = one.restore(ImageTask(photo(20, 20), (80, 80)))
-    assert result.tiles == 9 == one.inference.tiles_computed
+    assert engine(model, batch=batch).restore(ImageTask(photo(20, 20), (80, 80))).tiles == 9
     assert [call["shape"] for call in model.calls] == [(count, 3, 32, 32) for count in calls]
 
 
@@ -94,9 +93,9 @@ def test_the_shape_of_a_call_depends_on_its_own_image_only(batch: int) -> None:
 
 
 def test_a_tile_done_again_is_one_more() -> None:
-    one = engine(Faulty(fault="nan", times=1), batch=4)
-    assert one.restore(ImageTask(photo(20, 20), (80, 80))).retries == 4
-    assert one.inference.tiles_computed == 9 + 4
+    model = Faulty(fault="nan", times=1)
+    assert engine(model, batch=4).restore(ImageTask(photo(20, 20), (80, 80))).retries == 4
+    assert sum(call["shape"][0] for call in model.calls) == 9 + 4
 
 
 def test_batch_size_does_not_change_the_result() -> None:
@@ -242,6 +241,17 @@ def test_then_the_tile_smaller_with_the_pixels_of_that_tile(words: str) -> None:
     plain = engine(FakeModel(tile_sides=sizes), tile=16, batch=1).restore(ImageTask(photo(20, 20), (80, 80)))
     np.testing.assert_array_equal(result.image, plain.image)
     assert result.tiles == plain.tiles
+
+
+@pytest.mark.parametrize("size", [(41, 41), (100, 30), (20, 20)])
+def test_then_shorter_than_the_native_tile_where_the_model_has_a_margin(size: tuple[int, int]) -> None:
+    model = Hungry(tile_sides=(32, 40), small_sides=(8, 16, 20, 24, 28), fits=16 * 20)
+    model.border_margin = 2  # type: ignore[attr-defined]
+    pixels = photo(size[1], size[0])
+    one = engine(model, batch=1)
+    np.testing.assert_allclose(one.restore(ImageTask(pixels, size)).image, pixels / 255, atol=1e-5)
+    assert one.restore(ImageTask(pixels, size)).split == ""
+    assert all(min(call["shape"][2:]) >= 8 for call in model.calls)
 
 
 def test_nothing_smaller_is_left() -> None:
@@ -393,11 +403,11 @@ def tiles(one: RestoreEngine, *sizes: tuple[int, int]) -> Counter[tuple[int, int
 def test_the_estimate_knows_batches_rests_and_small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model whose call takes 0.5 s, and 1 s more per 1024 pixels of it alone, half of that in a batch."""
     one = engine(FakeModel(small_sides=(8, 16), tile_sides=(32, 64)), batch=4)
-    timed: list[tuple[int, int]] = []
+    timed: list[tuple[int, tuple[int, int]]] = []
 
-    def seconds(batch: int, side: int) -> float:
-        timed.append((batch, side))
-        alone = 0.5 + side * side / 1024
+    def seconds(batch: int, sides: tuple[int, int]) -> float:
+        timed.append((batch, sides))
+        alone = 0.5 + math.prod(sides) / 1024
         return alone if batch == 1 else batch * alone / 2
 
     monkeypatch.setattr(one.inference, "seconds_per_call", seconds)
@@ -405,7 +415,11 @@ def test_the_estimate_knows_batches_rests_and_small_tiles(monkeypatch: pytest.Mo
     assert one.calls(tiles(one, (10, 8))) == {(1, (8, 16)): 1}
     calls = one.calls(tiles(one, (10, 8), (10, 8), (28, 28)))
     assert one.estimate_seconds(calls) == pytest.approx(2 * (0.5 + 128 / 1024) + 1.5)
-    assert timed == [(1, 32), (1, 8)]
+    assert timed == [(1, (32, 32)), (1, (8, 16))]
+    timed.clear()
+    assert one.estimate_seconds(one.calls(tiles(one, (10, 8)))) == pytest.approx(0.5 + 128 / 1024)
+    assert timed == [(1, (8, 16))], "a lone small image waits for no large tile"
+    assert one.estimate_seconds(one.calls(tiles(one, (80, 80)))) == pytest.approx(4 * (0.5 + 64 * 64 / 1024) / 2)
     nine = engine(FakeModel(), batch=4)
     monkeypatch.setattr(nine.inference, "seconds_per_call", seconds)
     assert nine.calls(tiles(nine, (80, 80))) == {(4, (32, 32)): 2, (1, (32, 32)): 1}

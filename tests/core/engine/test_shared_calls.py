@@ -63,16 +63,27 @@ def test_a_thousand_small_images_fill_their_calls(calls_ahead: int) -> None:
     model = FakeModel()
     one = engine(model, batch=8)
     results = restored(one, small(1001))
-    assert one.inference.tiles_computed <= 1.05 * sum(result.tiles for result in results)
+    assert sum(call["shape"][0] for call in model.calls) == sum(result.tiles for result in results)
     assert Counter(call["shape"][0] for call in model.calls) == {8: 125, 1: 1}
     assert {result.calls for result in results} == {"8", "1"}
+
+
+def test_noise_drawn_for_images_that_were_given_up_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    inference = engine(Noisy(sampling="sample")).inference
+    for number in range(200):
+        inference.draw_ahead(str(number), 0)
+    assert len(inference._drawn) <= 64
+    assert ("199", 0, 0) in inference._drawn, "the newest is drawn still"
+    torch.testing.assert_close(
+        inference.draw("199", 0, 0), engine(Noisy(sampling="sample")).inference.draw("199", 0, 0)
+    )
 
 
 def test_one_image_takes_its_tiles_and_no_more() -> None:
     model = FakeModel()
     one = engine(model, batch=8)
     assert restored(one, small(1))[0].calls == "1"
-    assert one.inference.tiles_computed == 1 == len(model.calls)
+    assert [call["shape"][0] for call in model.calls] == [1]
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8])

@@ -32,6 +32,12 @@ def drawing(depth: int) -> Any:
     return image if depth == 8 else image.astype(np.uint16) * 257
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_image_of_one_column_is_no_warning() -> None:
+    output = OutputImage(np.zeros((40, 1, 3), np.uint8), gray=False, alpha_rows=None, extras=Extras())
+    assert zlib.decompress((packer := deflater_for(output)()).compress(b"abc") + packer.flush()) == b"abc"
+
+
 @pytest.mark.parametrize("depth", [8, 16])
 @pytest.mark.parametrize("make", [photograph, drawing])
 def test_a_tiff_is_at_most_a_tenth_larger_than_opencvs(make: Any, depth: int) -> None:

@@ -67,7 +67,7 @@ def test_exif_tags_in_the_first_directory_of_a_tiff_are_kept_and_private_ones_sa
     output = io.BytesIO()
     write_tiff(output, OutputImage(pixels.color, False, None, pixels.extras), "x")
     assert decode(output.getvalue()).extras.exif.main[0x829A] == pixels.extras.exif.main[0x829A]  # type: ignore[union-attr]
-    assert [(loss.name, loss.text[-17:]) for loss in pixels.losses] == [("tags", "are dropped (33550)"[-17:])]
+    assert [(loss.name, loss.text[-17:]) for loss in pixels.losses] == [("tags", "is dropped (33550)"[-17:])]
 
 
 @pytest.mark.parametrize("data", [b"", b"II*\0", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff"])

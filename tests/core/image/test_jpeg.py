@@ -125,6 +125,32 @@ def test_missing_scans_are_named() -> None:
         decode(data[: starts[3]])
 
 
+def with_quirk(data: bytes, quirk: str) -> bytes:
+    """Headers that libjpeg warns of and many programs write."""
+    made = bytearray(data)
+    if quirk == "revision":
+        made[data.index(b"JFIF\0") + 5] = 2
+    else:  # last coefficient of the scan
+        start = data.index(b"\xff\xda") + 2
+        made[start + int.from_bytes(data[start : start + 2], "big") - 2] = 0
+    return bytes(made)
+
+
+@pytest.mark.parametrize("quirk", ["revision", "scan"])
+@pytest.mark.parametrize("kind", ["baseline", "4:4:4", "gray"])
+def test_a_quirk_of_the_header_hides_no_damage(kind: str, quirk: str) -> None:
+    """libjpeg tells its first warning only."""
+    plain = jpeg(kind, restart_marker_blocks=4)
+    data = with_quirk(plain, quirk)
+    sound = decode(data)
+    assert sound.losses == [] and np.array_equal(sound.color, decode(plain).color)
+    with pytest.raises(InputError, match="cut off"):
+        decode(data[: len(data) // 2])
+    assert names(data[:-2]) == ["damage"]
+    first = data.index(b"\xff\xda") + restarts(data)[2]
+    assert names(data[:first] + data[first + 2 :]) == ["damage"]
+
+
 def test_padding_before_the_end_is_no_damage() -> None:
     """Some cameras write a few bytes too many; their images are right."""
     data = jpeg()

@@ -1,6 +1,7 @@
 """What research varies in distillation: every choice trains, changes what it should and nothing else."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from varestorer_cli.core.training.data.crops import CropCacheConfig, held_out
 from varestorer_cli.core.training.distill import DistillTask
 from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.presets import Variant, preset
-from varestorer_cli.core.training.text_features import TextFolder
+from varestorer_cli.core.training.text_features import DEFAULT_FILE, TextFolder
 from varestorer_cli.core.weights.model_file import load_bundle
 from varestorer_models.losses import psnr
 from varestorer_models.restorer import OneStepRestorer
@@ -223,10 +224,12 @@ def test_text_features_are_looked_at_before_the_first_step(
     class Cache:
         sources = ({"name": "one.jpg", "first": 0, "crops": 2},)
 
-    file = tmp_path / "one.jpg.safetensors"
-    file.write_bytes(b"no features") if tensors is None else save_file(tensors, file)
-    with pytest.raises(InputError, match=rf"one\.jpg\.safetensors: .*{message}"):
-        TextFolder(tmp_path, Cache(), 8)  # type: ignore[arg-type]
+    save_file({"text": torch.ones(4, 8)}, tmp_path / "one.jpg.safetensors")
+    for name in (DEFAULT_FILE, "one.jpg.safetensors"):
+        file = tmp_path / name
+        file.write_bytes(b"no features") if tensors is None else save_file(tensors, file)
+        with pytest.raises(InputError, match=rf"{re.escape(name)}: .*{message}"):
+            TextFolder(tmp_path, Cache(), 8)  # type: ignore[arg-type]
 
 
 def test_recomputed_blocks_give_the_same_gradients() -> None:

@@ -49,7 +49,7 @@ class Batches:
 
 
 def trainer(made: Task, recipe: Recipe, folder: Path, **options: Any) -> Trainer:
-    loop = LoopOptions(folder, 0, False, None, CPU, 1, 1000, 60.0, None, Console(Progress.NONE, quiet=True))
+    loop = LoopOptions(folder, 0, None, CPU, 1, 1000, 60.0, None, Console(Progress.NONE, quiet=True))
     return Trainer(made, recipe, Batches(), [], replace(loop, **options), {}, lambda step, figures, name: None)
 
 

@@ -123,6 +123,16 @@ def test_a_run_that_diverges_is_no_bug_and_goes_on_with_a_lower_rate(photos: Pat
     assert run([*words, "--lr", "1e-4", "--resume"]) == 0
 
 
+def test_weights_of_another_number_of_blocks_name_the_first_that_differs(
+    photos: Path, chain: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "deeper.toml"
+    config.write_text('base = "smoke"\n[prerestorer]\nblocks = 3\n')
+    asked = options("prerestorer", photos, tmp_path, preset=None, config=config, init=chain / "prerestorer", steps=1)
+    with pytest.raises(CheckpointError, match=r'does not fit this preset \(Missing key\(s\) in state_dict: "[\w.]+"\)'):
+        train(asked)
+
+
 def test_weights_of_another_size_name_the_first_that_differs(photos: Path, chain: Path, tmp_path: Path) -> None:
     asked = options("prerestorer", photos, tmp_path, preset="mini", init=chain / "prerestorer", steps=1)
     with pytest.raises(

@@ -8,6 +8,7 @@ Pixels of the degraded image go to the device tile by tile, in their own type; t
 blended and rounded to 8 or 16 bits there, and come back once per finished block (see :mod:`.transfers`).
 """
 
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -98,6 +99,10 @@ class RestoreEngine:
         if overlap > self.tile // 2:
             raise UsageError(f"--overlap {overlap}: at most half a tile is possible, {self.tile // 2} here")
         self._overlap = overlap
+        # Of a model of convolutions alone (its margin says so) several tiles may be shorter than the native one: 768
+        # pixels are two tiles of 416, not two of 512.
+        shorter = [side for side in self._small_sides if 2 * side >= model.tile] if self._margin else []
+        self._several = sorted({*shorter, *self._sides})
         # learned from out-of-memory errors, for all images that follow
         self._largest_side = max(self._sides)
         self._blend_on_host = False
@@ -149,26 +154,24 @@ class RestoreEngine:
     def estimate_seconds(self, calls: Counter[Call]) -> float:
         """Seconds that calls of the model take, from a few that are timed now.
 
-        Timed are a native tile alone, the smallest tile where smaller ones occur, and a full batch of native tiles.
-        Between the two sides time is taken as linear in the pixels, above as proportional to them; a batch saves the
-        same share at every side.
+        Timed are the largest and the smallest tile that occur, alone, and a full batch of the largest. Between the two
+        time is taken as linear in the pixels; a batch saves the same share at every size.
         """
         if not calls:
             return 0.0
-        inference, native = self.inference, self.tile
-        alone = inference.seconds_per_call(1, native)
-        pixels = native * native
-        slope = alone / pixels
-        if self._small_sides and any(sides[0] * sides[1] < pixels for _, sides in calls):
-            least = self._small_sides[0]
-            slope = (alone - inference.seconds_per_call(1, least)) / (pixels - least * least)
-        full = self.batch_for((native, native))
-        saving = inference.seconds_per_call(full, native) / (full * alone) if any(b > 1 for b, _ in calls) else 1.0
+        shapes = sorted({sides for _, sides in calls}, key=math.prod)
+        least, largest = shapes[0], shapes[-1]
+        timed = self.inference.seconds_per_call
+        alone, slope, saving = timed(1, largest), 0.0, 1.0
+        if math.prod(least) < math.prod(largest):
+            slope = (alone - timed(1, least)) / (math.prod(largest) - math.prod(least))
+        if any(batch > 1 for batch, _ in calls):
+            full = self.batch_for(largest)
+            saving = timed(full, largest) / (full * alone) if full > 1 else 1.0
         total = 0.0
-        for (batch, sides), count in calls.items():
-            area = sides[0] * sides[1]
-            seconds = max(0.0, alone + slope * (area - pixels)) if area < pixels else alone * area / pixels
-            total += count * seconds * (batch * saving if batch > 1 else 1)
+        for (batch, sides), number in calls.items():
+            seconds = alone - slope * (math.prod(largest) - math.prod(sides))
+            total += number * seconds * (batch * saving if batch > 1 else 1)
         return total
 
     def grid(self, width: int, height: int) -> TileGrid:
@@ -178,16 +181,15 @@ class RestoreEngine:
         an image shorter than a native tile gets the smallest side that covers it. Where the model asks for that, tiles
         at the border of the image reach beyond it.
         """
-        possible = [side for side in self._sides if side <= self._largest_side]
+        possible = [side for side in self._several if side <= self._largest_side]
         native = self.tile if self.tile in possible else max(possible)
-        overlap, ramp = self._shares(native)
+        # what is wrong at the border of a tile of convolutions is as wide in a small one
+        overlap, ramp = self._shares(self.tile if self._margin else native)
         if self.options.overlap is not None:
             overlap = ramp = min(self._overlap, native // 2)
-        # Of a model of convolutions alone (its margin says so) several tiles may be shorter than the native one: 768
-        # pixels are two tiles of 416, not two of 512.
-        shorter = [side for side in self._small_sides if side >= max(native // 2, 2 * overlap)] if self._margin else []
-        sides = [native] if self.options.tile else [*shorter, *sorted(side for side in possible if side >= native)]
-        small = () if self.options.tile else self._small_sides
+        least = max(2 * overlap, 0 if self._margin else native)
+        sides = [native] if self.options.tile else [side for side in possible if side >= least]
+        small = [] if self.options.tile else [side for side in self._small_sides if side <= self._largest_side]
 
         def axis(length: int) -> Axis:
             covered = length + 2 * self._margin
@@ -276,7 +278,7 @@ class RestoreEngine:
             OutOfMemoryError: there is none.
         """
         failed = max(sides)
-        smaller = [side for side in self._sides if side < failed]
+        smaller = [side for side in self._several if side < failed]
         if not smaller:
             raise OutOfMemoryError(
                 f"one tile of {sides[0]}x{sides[1]} does not fit in the memory of {self.options.device} ({reason}); "

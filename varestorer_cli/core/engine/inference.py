@@ -131,7 +131,6 @@ class TileInference:
         tile: tile side, asked for or native.
         sampling: the sampling in effect.
         model_seconds: seconds spent in calls of the model so far.
-        tiles_computed: tiles that went through the model so far, repeated ones included.
         compiled: what is called: the model, compiled or plain.
         conditions: text conditions of the model.
         transfers: copies to the device and back.
@@ -148,7 +147,6 @@ class TileInference:
         drawn = isinstance(model, TokenModel)
         self.sampling = str(options.sampling or getattr(model.config, "sampling", "argmax")) if drawn else "argmax"
         self.model_seconds = 0.0
-        self.tiles_computed = 0
         self.conditions = Conditions(model, options.device)
         self.model_passes_probe: bool | None = None
         self._most_pixels: int | None = None  # of one call; learned from out-of-memory errors
@@ -240,7 +238,6 @@ class TileInference:
             image = image.clone()  # the next call of a CUDA graph writes to the same place
         faults = self.transfers.to_host(self.fault(image, degraded_BCTT))
         self.model_seconds += time.monotonic() - started
-        self.tiles_computed += len(degraded_BCTT)
         return PendingCall(image, faults)
 
     def collect(self, call: PendingCall) -> tuple[Tensor, list[str]]:
@@ -254,9 +251,9 @@ class TileInference:
         self.model_seconds += time.monotonic() - started
         return call.image, faults
 
-    def seconds_per_call(self, batch: int, side: int) -> float:
-        """Seconds of a call of so many square tiles, from the second of two."""
-        gray = torch.full((batch, 3, side, side), 0.5, device=self.transfers.device)
+    def seconds_per_call(self, batch: int, sides: tuple[int, int]) -> float:
+        """Seconds of a call of so many tiles of that height and width, from the second of two."""
+        gray = torch.full((batch, 3, *sides), 0.5, device=self.transfers.device)
         noise = [self.draw("", 0, 0)] * batch if self.sampling == "sample" else None
         seconds = 0.0
         for _ in range(2):
@@ -282,8 +279,10 @@ class TileInference:
 
     def draw_ahead(self, key: str, tile: int) -> None:
         """Let a thread draw the noise of a tile's first attempt, while the host does something else."""
-        if (key, tile, 0) in self._drawn or len(self._drawn) >= _DRAWN_AHEAD:
+        if (key, tile, 0) in self._drawn:
             return
+        while len(self._drawn) >= _DRAWN_AHEAD:  # of images that were given up
+            self._drawn.pop(next(iter(self._drawn)))
         if self._drawing is None:
             self._drawing = ThreadPoolExecutor(1, "noise")
         self._drawn[key, tile, 0] = self._drawing.submit(self._draw, key, tile, 0)

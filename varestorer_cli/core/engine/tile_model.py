@@ -14,9 +14,9 @@ class TileModel(Protocol):
 
     A model that works on several tile sides lists them in ``tile_sides``, its native one (``tile``) first; a tile may
     have two different ones of them. ``small_sides`` (where present) are sides below the native one that it takes for
-    images smaller than a native tile. ``border_margin`` (where present) is how many pixels beyond the image's border,
-    made by reflection, its tiles at the border are to see. ``config.upscale_filter`` (where present) is the filter that
-    it was trained with.
+    images smaller than a native tile and, with a ``border_margin``, for several tiles of larger ones. ``border_margin``
+    (where present) is how many pixels beyond the image's border, made by reflection, its tiles at the border are to
+    see. ``config.upscale_filter`` (where present) is the filter that it was trained with.
     """
 
     @property

@@ -100,7 +100,7 @@ def _contents(path: Path) -> tuple[zipfile.ZipFile | None, dict[str, _Member]]:
         state = path.stat()
         return _opened(str(path), state.st_mtime_ns, state.st_size, os.getpid())
     except OSError as error:
-        raise InputError(f"the archive cannot be read: {error.strerror or error}") from error
+        raise InputError(f"the archive cannot be read: {reason_of(error)}") from error
     except (zipfile.BadZipFile, tarfile.TarError, ValueError, EOFError, NotImplementedError) as error:
         raise InputError(f"the archive is damaged or cut off ({reason_of(error)})") from error
 

@@ -27,6 +27,8 @@ def deflater_for(output: OutputImage) -> Callable[[], Any]:
 
 def _is_even(output: OutputImage) -> bool:
     """Whether most pixels are equal to their left neighbours, judged by a few rows."""
+    if output.width < 2:
+        return False
     tops = sorted({round(share * (output.height - 1)) for share in np.linspace(0, 1, _SAMPLED_ROWS)})
     same = [np.mean(row[:, 1:] == row[:, :-1]) for row in (output.rows(top, top + 1) for top in tops)]
-    return output.width > 1 and bool(np.mean(same) > 0.5)
+    return bool(np.mean(same) > 0.5)

@@ -4,18 +4,19 @@ import io
 import re
 import struct
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import simplejpeg
 
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image.exif import orientation_of, plausible_dpi
 from varestorer_cli.core.image.image_data import DAMAGED_MARK, FileMetadata, Loss, Samples, empty_block
-from varestorer_cli.core.image.loss_table import name_losses
+from varestorer_cli.core.image.loss_table import dropped, name_losses
 from varestorer_cli.core.image.photoshop import kept_resources
 
 _SOS, _EOI, _COM, _APP0, _ADOBE = 0xDA, 0xD9, 0xFE, 0xE0, 0xEE
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_LOSSLESS = {0xC3: "lossless JPEG", 0xC7: "lossless JPEG", 0xCB: "lossless JPEG", 0xF7: "JPEG-LS"}
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # in entropy-coded data: neither stuffing nor a restart
 _START = re.compile(rb"\xff\xd8\xff[\xdb\xe0-\xef]")  # of a JPEG stream
@@ -42,49 +43,59 @@ _COEFFICIENTS = 64  # of a block
 _HARMLESS = re.compile(r"Invalid SOS parameters|Warning: unknown JFIF revision")
 
 
+class _Marker(NamedTuple):
+    """A marker: its code, where it starts, where its body starts behind the length, and where it ends."""
+
+    code: int
+    start: int
+    body: int
+    end: int
+
+
+def _markers(data: bytes, start: int = 0) -> Iterator[_Marker]:
+    """Markers of the JPEG stream at ``start``, in order, its first one (SOI) apart."""
+    place = start + 2
+    while (found := _MARKER.search(data, place)) is not None:
+        code, body = data[found.end() - 1], found.end()
+        place = body
+        if code not in _STANDALONE and code != _EOI:
+            place += max(2, int.from_bytes(data[body : body + 2], "big"))
+            body += 2
+        yield _Marker(code, found.start(), body, place)
+
+
 def split(data: bytes, start: int = 0) -> tuple[list[tuple[int, bytes]], int]:
     """Marker segments (marker, body) of the JPEG stream at ``start``, without frames, tables and scans; its end."""
     segments: list[tuple[int, bytes]] = []
-    place = start + 2
-    while (found := _MARKER.search(data, place)) is not None:
-        marker, place = data[found.end() - 1], found.end()
-        if marker == _EOI:
-            return segments, place
-        if marker in _STANDALONE:
-            continue
-        size = int.from_bytes(data[place : place + 2], "big")
-        if size >= 2 and ((marker >= _APP0 and marker <= 0xEF) or marker == _COM):
-            segments.append((marker, data[place + 2 : place + size]))
-        place += max(2, size)
+    for one in _markers(data, start):
+        if one.code == _EOI:
+            return segments, one.end
+        if _APP0 <= one.code <= 0xEF or one.code == _COM:
+            segments.append((one.code, data[one.body : one.end]))
     return segments, len(data)
 
 
 def pixels_only(data: bytes) -> bytes:
     """The first image without segments that decoders of pixels do not need and some of them stumble over."""
-    parts, place = [data[:2]], 2
-    while (found := _MARKER.search(data, place)) is not None:
-        marker, start = data[found.end() - 1], found.end()
-        size = 0 if marker in _STANDALONE else int.from_bytes(data[start : start + 2], "big")
-        if marker in (_SOS, _EOI):
-            break
-        place = start + size
-        if marker != _COM and not (_APP0 < marker <= 0xEF and marker != _ADOBE):
-            parts.append(data[start - 2 : place])
-    _, end = split(data)
-    return b"".join([*parts, data[found.start() : end]]) if found is not None else data
+    parts = [data[:2]]
+    for one in _markers(data):
+        if one.code in (_SOS, _EOI):
+            _, end = split(data)
+            return b"".join([*parts, data[one.start : end]])
+        if one.code != _COM and not (_APP0 < one.code <= 0xEF and one.code != _ADOBE):
+            parts.append(data[one.start : one.end])
+    return data
 
 
 def unsupported(data: bytes) -> str | None:
     """Why a JPEG stream is of a kind that is not decoded, by its frame header (ITU-T T.81, B.2.2), else None."""
-    place = 2
-    while (found := _MARKER.search(data, place)) is not None and data[found.end() - 1] != _SOS:
-        marker, place = data[found.end() - 1], found.end()
-        lossless = {0xC3: "lossless JPEG", 0xC7: "lossless JPEG", 0xCB: "lossless JPEG", 0xF7: "JPEG-LS"}.get(marker)
-        if lossless is not None:
-            return f"a {lossless} file, which is not read; convert it to PNG first"
-        if marker in _FRAMES and place + 2 < len(data) and data[place + 2] != 8:
-            return f"a JPEG file of {data[place + 2]} bits, of which 8 are read; convert it to 16-bit PNG or TIFF first"
-        place += 0 if marker in _STANDALONE else max(2, int.from_bytes(data[place : place + 2], "big"))
+    for one in _markers(data):
+        if one.code == _SOS:
+            break
+        if one.code in _LOSSLESS:
+            return f"a {_LOSSLESS[one.code]} file, which is not read; convert it to PNG first"
+        if one.code in _FRAMES and one.body < len(data) and data[one.body] != 8:
+            return f"a JPEG file of {data[one.body]} bits, of which 8 are read; convert it to 16-bit PNG or TIFF first"
     return None
 
 
@@ -102,18 +113,14 @@ def read_pixels(data: bytes, space: str, losses: list[Loss]) -> Samples | None:
     Raises:
         InputError: the file is cut off.
     """
-    try:
-        pixels: Samples = simplejpeg.decode_jpeg(data, space)
-        wrong = ""
-    except ValueError as error:
-        wrong = str(error)
+    pixels, wrong = _decoded(data, space)
+    if _HARMLESS.match(wrong):  # libjpeg tells its first warning only: without its cause the next one shows
+        data = _without_quirks(data)
+        pixels, wrong = _decoded(data, space)
     missing = _missing_coefficients(data)
     if wrong.startswith("Premature end"):  # a whole scan before a missing end marker decodes without a word
-        try:
-            pixels = simplejpeg.decode_jpeg(data + b"\xff\xd9", space)
-        except ValueError:
-            missing = True
-        if missing:
+        pixels, _ = _decoded(data + b"\xff\xd9", space)
+        if missing or pixels is None:
             raise InputError(f"the JPEG file is cut off after {len(data)} bytes: its image goes on behind them")
         said = "the JPEG file ends without its end marker (EOI): the image is whole, what followed it is lost"
         losses.append(Loss("damage", said))
@@ -122,33 +129,51 @@ def read_pixels(data: bytes, space: str, losses: list[Loss]) -> Samples | None:
             pixels = simplejpeg.decode_jpeg(data, space, strict=False)
         except ValueError:
             return None
-        if not _HARMLESS.match(wrong):
-            said = f"the JPEG data is damaged, parts of the image may be wrong (libjpeg: {wrong})"
-            losses.append(Loss("damage", said))
+        said = f"the JPEG data is damaged, parts of the image may be wrong (libjpeg: {wrong})"
+        losses.append(Loss("damage", said))
     if missing:
         losses.append(Loss("damage", "scans of the JPEG are missing: the image is coarser or paler than it was"))
     return pixels
 
 
+def _decoded(data: bytes, space: str) -> tuple[Samples | None, str]:
+    """Pixels, or None and the first thing that libjpeg complains of."""
+    try:
+        return simplejpeg.decode_jpeg(data, space), ""
+    except ValueError as error:
+        return None, str(error)
+
+
+def _without_quirks(data: bytes) -> bytes:
+    """The same image with what :data:`_HARMLESS` speaks of as it should be."""
+    mended, progressive = bytearray(data), False
+    for one in _markers(data):
+        body = data[one.body : one.end]
+        if one.code in _FRAMES:
+            progressive = one.code in _PROGRESSIVE
+        elif one.code == _APP0 and body.startswith(b"JFIF\0") and len(body) > 5:
+            mended[one.body + 5] = 1
+        elif one.code == _SOS and not progressive and len(body) > 3 and one.end <= len(data):
+            mended[one.end - 3 : one.end] = bytes([0, _COEFFICIENTS - 1, 0])
+    return bytes(mended)
+
+
 def _missing_coefficients(data: bytes) -> bool:
     """Whether the scans of an image leave bits of its coefficients out (ITU-T T.81, G.1.1.1)."""
     left: dict[int, list[int]] = {}  # per component: lowest bit that was sent of each coefficient, -1 for none
-    progressive, place = False, 2
-    while (found := _MARKER.search(data, place)) is not None and data[found.end() - 1] != _EOI:
-        marker, place = data[found.end() - 1], found.end()
-        if marker in _STANDALONE:
-            continue
-        size = int.from_bytes(data[place : place + 2], "big")
-        body = data[place + 2 : place + size]
-        if marker in _FRAMES:
-            progressive = marker in _PROGRESSIVE
+    progressive = False
+    for one in _markers(data):
+        if one.code == _EOI:
+            break
+        body = data[one.body : one.end]
+        if one.code in _FRAMES:
+            progressive = one.code in _PROGRESSIVE
             left = {component: [-1] * _COEFFICIENTS for component in body[6::3]}
-        elif marker == _SOS and body:
+        elif one.code == _SOS and len(body) > 3:
             first, last, low = (*body[-3:-1], body[-1] & 15) if progressive else (0, _COEFFICIENTS - 1, 0)
             for component in body[1 : 1 + 2 * body[0] : 2]:
                 if component in left:
                     left[component][first : last + 1] = [low] * (last + 1 - first)
-        place += max(2, size)
     return any(bit for bits in left.values() for bit in bits)
 
 
@@ -214,13 +239,13 @@ def read_metadata(data: bytes) -> FileMetadata:
         if any(number not in (0, 1) for number in _ducky_tags(body[5:])):
             losses.append(Loss("comment", "texts of Photoshop's Ducky segment (comment, copyright) are dropped"))
     if between := _unread_bytes(data):
-        losses.append(Loss("trailer", f"{between} bytes between the segments of the JPEG are dropped"))
+        losses.append(dropped("trailer", between, "byte", "between the segments of the JPEG"))
     images = 1
     for block, size in _behind(data, end):
         if block == "trailer image":
             images += 1
         elif block == "trailer":
-            losses.append(Loss("trailer", f"{size} bytes behind the image are dropped"))
+            losses.append(dropped("trailer", size, "byte", "behind the image"))
         else:
             blocks.append(block)
     name_losses("JPEG", blocks, losses)
@@ -283,12 +308,11 @@ def _ducky_tags(body: bytes) -> Iterator[int]:
 def _unread_bytes(data: bytes) -> int:
     """Bytes before the first scan that belong to no segment, fill bytes apart."""
     place, unread = 2, 0
-    while (found := _MARKER.search(data, place)) is not None:
-        unread += len(data[place : found.start()].strip(b"\xff"))
-        marker, place = data[found.end() - 1], found.end()
-        if marker in (_SOS, _EOI):
+    for one in _markers(data):
+        unread += len(data[place : one.start].strip(b"\xff"))
+        place = one.end
+        if one.code in (_SOS, _EOI):
             break
-        place += 0 if marker in _STANDALONE else max(2, int.from_bytes(data[place : place + 2], "big"))
     return unread
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from varestorer_cli.core.image.image_data import Loss
+from varestorer_cli.core.phrases import count
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,12 @@ def fate_of(format: str, block: str) -> Fate:
     """What becomes of a block; one the table does not know is named by its identifier."""
     found = _TABLES[format].get(block)
     return found or _named(_BLOCK[format], block)
+
+
+def dropped(what: str, number: int, noun: str, where: str = "", details: str = "") -> Loss:
+    """The loss of a number of things: ``3 bytes behind the image are dropped (details)``."""
+    said = " ".join(word for word in (count(number, noun), where, "is" if number == 1 else "are", "dropped") if word)
+    return Loss(what, f"{said} ({details})" if details else said)
 
 
 def name_losses(format: str, blocks: Iterable[str], losses: list[Loss]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from varestorer_cli.core.image import exif, jpeg, photoshop, png, webp, xmp
 from varestorer_cli.core.image.geometry import Geometry
 from varestorer_cli.core.image.image_data import DAMAGED_MARK, DecodedImage, Extras, FileMetadata, Loss, empty_block
+from varestorer_cli.core.image.loss_table import dropped
 
 READERS = {"JPEG": jpeg.read_metadata, "PNG": png.read_metadata, "WebP": webp.read_metadata}
 # Descriptions that programs write to find their own pixels again: tifffile, ImageJ, SCIFIO, OME-TIFF, Aperio.
@@ -81,7 +82,7 @@ def tiff_tree(data: bytes, first: int | None, losses: list[Loss]) -> exif.Exif |
     others = sorted(set(whole.main) - exif.KEPT_OF_TIFF - exif.STORAGE)
     if others:
         said = ", ".join(str(tag) for tag in others[:6]) + (" ..." if len(others) > 6 else "")
-        losses.append(Loss("tags", f"{len(others)} TIFF tags that may not fit the new image are dropped ({said})"))
+        losses.append(dropped("tags", len(others), "TIFF tag", "that may not fit the new image", said))
     main = {tag: entry for tag, entry in whole.main.items() if tag in exif.KEPT_OF_TIFF}
     if exif.PHOTOSHOP in main:
         turned = (whole.short(exif.ORIENTATION) or 1) > 1

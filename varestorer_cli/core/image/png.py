@@ -14,15 +14,15 @@ from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image.deflate import deflater_for
 from varestorer_cli.core.image.exif import build, plausible_dpi
 from varestorer_cli.core.image.image_data import FileMetadata, Loss, OutputImage, Samples, empty_block, is_text
-from varestorer_cli.core.image.loss_table import name_losses
+from varestorer_cli.core.image.loss_table import dropped, name_losses
 
 Chunk = tuple[bytes, bytes]
 
 _COLOUR = frozenset({b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"mDCv", b"cLLI", b"cLLi"})
 _KEPT = _COLOUR | {b"tEXt", b"zTXt", b"iTXt"}
-_PIXELS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT"})
 _ANIMATION = frozenset({b"acTL", b"fcTL", b"fdAT"})
-_ANIMATION_NAMES = frozenset({"acTL", "fcTL", "fdAT"})
+_PIXELS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}) | _ANIMATION
+_ANIMATION_NAMES = frozenset(kind.decode() for kind in _ANIMATION)
 _MOST_TEXT = 1 << 24
 _XMP_KEYWORD = b"XML:com.adobe.xmp\0"
 _XMP_APP1 = b"http://ns.adobe.com/xap/1.0/\0"
@@ -96,11 +96,11 @@ def read_metadata(data: bytes) -> FileMetadata:
     if "PLTE" in names and data[25] != 3:  # in an image without a palette it is a suggestion
         names.append("suggested PLTE")
     if damaged:
-        losses = f"{len(damaged)} damaged PNG chunks are dropped ({', '.join(dict.fromkeys(damaged))})"
-        found.losses.append(Loss("chunk", losses))
+        details = ", ".join(dict.fromkeys(damaged))
+        found.losses.append(dropped("chunk", len(damaged), "damaged PNG chunk", details=details))
     name_losses("PNG", names, found.losses)
     if data[end:].strip(b"\0"):
-        found.losses.append(Loss("trailer", f"{len(data) - end} bytes behind the image are dropped"))
+        found.losses.append(dropped("trailer", len(data) - end, "byte", "behind the image"))
     return found
 
 

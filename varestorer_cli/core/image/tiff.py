@@ -20,6 +20,7 @@ from varestorer_cli.core.image import exif
 from varestorer_cli.core.image.deflate import deflater_for
 from varestorer_cli.core.image.formats import camera_raw
 from varestorer_cli.core.image.image_data import Loss, OutputImage, Samples
+from varestorer_cli.core.image.loss_table import dropped
 from varestorer_cli.core.image.resample import to_depth
 from varestorer_cli.core.phrases import count
 
@@ -68,8 +69,8 @@ class TiffInfo:
     icc: bytes
     xmp: bytes
     dpi: tuple[float, float] | None
-    white: tuple[float, float] | None = None
-    beside: tuple[Loss, ...] = ()
+    white: tuple[float, float] | None
+    beside: tuple[Loss, ...]
 
 
 class CameraRawError(InputError):
@@ -98,7 +99,7 @@ def inspect(source: bytes | BinaryIO, number: int | None = None) -> TiffInfo:
     if not logger.handlers:  # what it says of damaged files belongs in our reason, not on the terminal
         logger.addHandler(logging.NullHandler())
     with tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-        page, pages, thumbnail = _choose(file, number)
+        page, number_of_pages, thumbnail, pages = _choose(file, number)
         dpi: tuple[float, float] | None = None
         if page.resolutionunit in (2, 3):
             dpi = exif.plausible_dpi(*page.get_resolution("inch"))
@@ -110,7 +111,7 @@ def inspect(source: bytes | BinaryIO, number: int | None = None) -> TiffInfo:
             width=int(page.imagewidth),
             height=int(page.imagelength),
             own=own,
-            pages=pages,
+            pages=number_of_pages,
             thumbnail=thumbnail,
             offset=int(page.offset),
             orientation=int(orientation) if isinstance(orientation, int) and 1 <= orientation <= 8 else 1,
@@ -118,7 +119,7 @@ def inspect(source: bytes | BinaryIO, number: int | None = None) -> TiffInfo:
             xmp=_bytes(_tag(page, 700)),
             dpi=dpi,
             white=_white(_tag(page, 318)),
-            beside=tuple(_left_beside(file, page)),
+            beside=tuple(_left_beside(pages, page)),
         )
 
 
@@ -137,7 +138,7 @@ def read_pixels(data: bytes, losses: list[Loss], number: int | None = None) -> t
         InputError: cut off, or a kind that is not supported.
     """
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        page, _, _ = _choose(file, number)
+        page, *_ = _choose(file, number)
         _check_segments(page, data)
         pixels: npt.NDArray[Any] = page.asarray(squeeze=False, maxworkers=1)  # (planes, depth, H, W, channels)
         pixels = np.moveaxis(pixels[:, 0, ..., 0], 0, -1) if pixels.shape[0] > 1 else pixels[0, 0]
@@ -168,8 +169,10 @@ def read_pixels(data: bytes, losses: list[Loss], number: int | None = None) -> t
     return np.ascontiguousarray(color), None if alpha is None else np.ascontiguousarray(alpha)
 
 
-def _choose(file: tifffile.TiffFile, asked: int | None = None) -> tuple[tifffile.TiffPage, int, tuple[int, int] | None]:
-    """The page to read, the number of pages at full resolution, and the size of a thumbnail before it.
+def _choose(
+    file: tifffile.TiffFile, asked: int | None = None
+) -> tuple[tifffile.TiffPage, int, tuple[int, int] | None, list[tifffile.TiffPage]]:
+    """The page to read, the number of pages at full resolution, the size of a thumbnail before it, and all pages.
 
     The first page is read unless it is marked as a reduced copy, or is a small copy (same shape, at most half the
     side) of a later one; then the largest page at full resolution is, below the first page's SubIFDs, too.
@@ -191,37 +194,35 @@ def _choose(file: tifffile.TiffFile, asked: int | None = None) -> tuple[tifffile
         if int(page.photometric) in _CAMERA_RAW:
             raise CameraRawError(_maker(first))
     if asked is not None:
-        numbered = [page for page in full if not any(_is_copy(page, other) for other in full)] or [first]
+        sizes = {_size(page) for page in full}
+        numbered = [page for page in full if not any(_is_copy(_size(page), size) for size in sizes)] or [first]
         if asked > len(numbered):
             raise InputError(f"page {asked} is asked for, and the file has {count(len(numbered), 'page')}")
-        return numbered[asked - 1], len(numbered), None
-    if full and full[0] is first and not any(_is_copy(first, page) for page in full[1:]):
-        return first, len(full), None
+        return numbered[asked - 1], len(numbered), None, pages
+    if full and full[0] is first and not any(_is_copy(_size(first), _size(page)) for page in full[1:]):
+        return first, len(full), None, pages
     if _is_reduced(first):
         below = [page for page in first.pages or () if isinstance(page, tifffile.TiffPage)]
         full += [page for page in below if not _is_reduced(page)]
     larger = [page for page in full if page is not first]
     if not larger:  # nothing but reduced copies: the first is all there is
-        return first, 1, None
+        return first, 1, None, pages
     if any(int(page.photometric) in _CAMERA_RAW for page in larger):
         raise CameraRawError(_maker(first))
     chosen = max(larger, key=lambda page: page.imagewidth * page.imagelength)
-    return chosen, len(larger), (int(first.imagewidth), int(first.imagelength))
+    return chosen, len(larger), _size(first), pages
 
 
-def _left_beside(file: tifffile.TiffFile, chosen: tifffile.TiffPage) -> Iterator[Loss]:
+def _left_beside(pages: list[tifffile.TiffPage], chosen: tifffile.TiffPage) -> Iterator[Loss]:
     """Images of the file that are neither pages at full resolution nor smaller copies of one."""
     try:
-        pages = [page for page in file.pages if isinstance(page, tifffile.TiffPage)]
         below = [page for page in chosen.pages or () if isinstance(page, tifffile.TiffPage)]
     except Exception:  # directories that lead nowhere
         return
     if any(_is_mask(page) for page in (*pages, *below) if page is not chosen):
         yield Loss("mask", "the transparency mask is dropped")
-    if number := sum(not _is_reduced(page) and not _is_copy(page, chosen) for page in below):
-        yield Loss(
-            "frames", f"{count(number, 'image')} below the page (SubIFDs) {'is' if number == 1 else 'are'} dropped"
-        )
+    if number := sum(not _is_reduced(page) and not _is_copy(_size(page), _size(chosen)) for page in below):
+        yield dropped("frames", number, "image", "below the page (SubIFDs)")
 
 
 def _is_mask(page: tifffile.TiffPage) -> bool:
@@ -240,12 +241,16 @@ def _is_reduced(page: tifffile.TiffPage) -> bool:
     return bool(int(new) & 5) if isinstance(new, int) else bool(old == 2)
 
 
-def _is_copy(small: tifffile.TiffPage, large: tifffile.TiffPage) -> bool:
-    """Whether a page has a thumbnail's size and another one's shape."""
-    width, height = small.imagewidth, small.imagelength
-    if max(width, height) > _THUMBNAIL_SIDE or 2 * width > large.imagewidth or 2 * height > large.imagelength:
+def _size(page: tifffile.TiffPage) -> tuple[int, int]:
+    return int(page.imagewidth), int(page.imagelength)
+
+
+def _is_copy(small: tuple[int, int], large: tuple[int, int]) -> bool:
+    """Whether a page of this size (width, height) has a thumbnail's and the shape of a larger one."""
+    width, height = small
+    if max(width, height) > _THUMBNAIL_SIDE or 2 * width > large[0] or 2 * height > large[1]:
         return False
-    return bool(abs(height - large.imagelength * width / large.imagewidth) < 1)
+    return abs(height - large[1] * width / large[0]) < 1
 
 
 def _largest_bits(page: tifffile.TiffPage) -> int:

@@ -1,7 +1,7 @@
 """Metadata of WebP files: the chunks of their RIFF container (RFC 9649, section 2)."""
 
 from varestorer_cli.core.image.image_data import FileMetadata, Loss, empty_block
-from varestorer_cli.core.image.loss_table import name_losses
+from varestorer_cli.core.image.loss_table import dropped, name_losses
 
 _EXIF_FLAG = 0x08  # of the chunk VP8X
 
@@ -36,5 +36,5 @@ def read_metadata(data: bytes) -> FileMetadata:
     found.exif = first["EXIF"].removeprefix(b"Exif\0\0")
     name_losses("WebP", names, found.losses)
     if data[end + end % 2 :].strip(b"\0"):
-        found.losses.append(Loss("trailer", f"{len(data) - end} bytes behind the image are dropped"))
+        found.losses.append(dropped("trailer", len(data) - end, "byte", "behind the image"))
     return found

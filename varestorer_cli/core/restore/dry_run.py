@@ -18,7 +18,7 @@ from varestorer_cli.core.image.formats import output_format
 from varestorer_cli.core.image.reader import probe
 from varestorer_cli.core.inputs.plan import RestorePlan
 from varestorer_cli.core.options import RestoreOptions
-from varestorer_cli.core.phrases import byte_size, clock, count, visible
+from varestorer_cli.core.phrases import byte_size, clock, count, named, visible
 from varestorer_cli.core.report.rows import LARGE, Row
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore.batch import BUDGET_PIXELS
@@ -161,7 +161,8 @@ def _bytes_per_pixel(row: Row, format: ImageFormat, quality: int) -> float:
 
 def _say_time(session: Session, needs: _Needs, processes: int, console: Console) -> None:
     started = time.monotonic()
-    sides = " and ".join(f"{width}x{height}" for width, height in sorted(needs.tiles)[:2])
+    several = [f"{width}x{height}" for height, width in sorted(needs.tiles)]
+    sides = named(several, 2)
     console.info(f"timing the model on tiles of {sides} pixels on {session.runtime.device} ...")
     console.start(1, "timing the model", lines=False)
     try:

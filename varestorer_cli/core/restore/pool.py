@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from varestorer_cli.core.errors import ExitCode, VarestorerError
 from varestorer_cli.core.inputs.plan import RestorePlan
 from varestorer_cli.core.options import RestoreOptions
+from varestorer_cli.core.phrases import count
 from varestorer_cli.core.report.rows import FAILED, SKIPPED, Row
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore import session
@@ -204,7 +205,8 @@ class _Pool:
             )
             return
         self.console.warn(
-            f"the process for {worker.device} died ({how}); its {len(worker.in_hand)} images are done again"
+            f"the process for {worker.device} died ({how}); "
+            f"{count(len(worker.in_hand), 'image')} of it will be done again"
         )
         for number in reversed(worker.in_hand):
             if self.tries[number] < _TRIES:

@@ -56,6 +56,7 @@ def run_merge(request: RestoreRequest, options: RestoreOptions, console: Console
         OutputError: the report cannot be written.
     """
     folder = Path(request.output)
+    check_name(folder)
     page = _page_target(request)
     merged = merge_reports(folder)
     code = say_merged(merged, options, console)

@@ -12,7 +12,7 @@ from varestorer_cli.core.metrics.base import Metric
 from varestorer_cli.core.metrics.protocols import PROTOCOLS, Protocol, metric_names
 from varestorer_cli.core.metrics.registry import load_metrics
 from varestorer_cli.core.options import RestoreOptions, RestoreRequest
-from varestorer_cli.core.phrases import named
+from varestorer_cli.core.phrases import count, named
 from varestorer_cli.core.report.page import page_folder_target
 from varestorer_cli.core.report.rows import FAILED
 from varestorer_cli.core.score import compare, export
@@ -200,7 +200,7 @@ def _compare(options: ScoreOptions, protocol: Protocol, names: tuple[str, ...], 
     if sets[0] != sets[1] and not options.partial:
         only = sorted(sets[0] ^ sets[1])
         raise UsageError(
-            f"{len(only)} images are in only one of {options.compare[0]} and {options.compare[1]}: "
+            f"only one of {options.compare[0]} and {options.compare[1]} has {count(len(only), 'image')}: "
             f"{named(only, 10)}. Add them, or compare those in both with --partial."
         )
     selections = [replace(selection, plan=selection.plan.only(sets[0] & sets[1])) for selection in selections]

@@ -20,7 +20,7 @@ from varestorer_cli.core.atomic import atomic_file, check_writable
 from varestorer_cli.core.degradation.pipeline import RECIPES, degrade
 from varestorer_cli.core.errors import InputError, UsageError
 from varestorer_cli.core.metrics.base import Image8
-from varestorer_cli.core.phrases import named
+from varestorer_cli.core.phrases import count, named
 from varestorer_cli.core.score.datasets import Dataset, open_folder
 from varestorer_cli.core.score.options import SYNTHETIC
 from varestorer_cli.core.score.pairing import find_images
@@ -100,7 +100,7 @@ def _opened(folder: Path, name: str) -> Dataset:
     refused: dict[str, str] = json.loads((folder / RECIPE_FILE).read_text("utf-8"))["refused"]
     note = f"made by the recipe in {folder / RECIPE_FILE}: stand-ins for DIV2K-Val, not its images"
     if refused:
-        note += f"; {len(refused)} photographs gave no pair: {_said(refused)}"
+        note += f"; {count(len(refused), 'photograph')} gave no pair: {_said(refused)}"
     return Dataset(found.name, found.degraded, found.references, found.folder, note=note)
 
 

@@ -380,9 +380,11 @@ def _start_from(module: nn.Module, path: Path, component: str) -> None:
     try:
         module.load_state_dict(source.state_dict())
     except RuntimeError as error:
-        first = [line.strip() for line in str(error).splitlines() if "size mismatch" in line] or str(error).splitlines()
+        lines = [line.strip() for line in str(error).splitlines()]
+        sizes = [line for line in lines if "size mismatch" in line]
+        first = sizes[0] if sizes else lines[min(1, len(lines) - 1)].partition(",")[0]  # else a list of missing names
         raise CheckpointError(
-            f"{path}: its {component} does not fit this preset ({first[0]}); give the --preset or --config that it was "
+            f"{path}: its {component} does not fit this preset ({first}); give the --preset or --config that it was "
             "made with"
         ) from error
 

@@ -147,7 +147,7 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
         with warnings.catch_warnings():
             # which weights are used depends on the loss terms; that all are is no reason to warn
             warnings.filterwarnings("ignore", message="find_unused_parameters=True")
-            # the argument in its place does not exist in PyTorch 2.6
+            # the argument in its place is not in every PyTorch that is allowed
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
             yield
     except RuntimeError as error:  # base of all errors of torch.distributed

@@ -204,7 +204,6 @@ class _Run:
         return LoopOptions(
             folder=options.out,
             seed=options.seed,
-            resume=options.resume,
             precision=autocast_type(self.runtime.precision),
             device=device,
             log_every=options.log_every,

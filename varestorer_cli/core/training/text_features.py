@@ -61,7 +61,7 @@ class TextFolder:
                 f"them, for example {cache.sources[0]['name'] if cache.sources else 'photo.jpg'}.safetensors; "
                 "varestorer texts makes them"
             )
-        self.default = _read_default(folder / DEFAULT_FILE)
+        self.default = _read_default(folder / DEFAULT_FILE, width)
 
     def of(self, batch: PairBatch) -> Texts:
         """Features of each image of a batch.
@@ -84,9 +84,10 @@ def _file(folder: Path, name: str) -> Path | None:
     return whole if whole.is_file() else bare if bare.is_file() else None
 
 
-def _read_default(file: Path) -> StoredText | None:
+def _read_default(file: Path, width: int) -> StoredText | None:
     if not file.is_file():
         return None
+    _check(file, width)
     rows = _read(file)
     with safe_open(file, framework="pt") as reader:
         metadata = reader.metadata() or {}

@@ -51,7 +51,6 @@ class LoopOptions:
     Attributes:
         folder: of the run.
         seed: of the noise drawn in the losses.
-        resume: go on from the checkpoint there.
         precision: dtype of autocast, None for float32.
         device: where it runs.
         log_every, sample_every: steps.
@@ -68,7 +67,6 @@ class LoopOptions:
 
     folder: Path
     seed: int
-    resume: bool
     precision: torch.dtype | None
     device: torch.device
     log_every: int
