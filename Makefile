@@ -82,7 +82,7 @@ test-slow: $(VENV)/.installed-dev  ## The tests that take minutes; continuous in
 test-long: $(VENV)/.installed-dev  ## The tests that take more than ten minutes and 16 GB: before a release
 	$(BIN)/pytest -q -m long
 
-test-lowest: .venv-lowest/.installed  ## The fast tests with the lowest versions that pyproject.toml allows
+test-lowest: .venv-lowest/.installed  ## The fast tests with the lowest versions that pyproject.toml allows (KEEP_TORCH=1: torch apart)
 	.venv-lowest/bin/pytest -q -n $(JOBS) -p no:cacheprovider
 
 test-newest: .venv-newest/.installed  ## The fast tests with the newest versions
@@ -90,9 +90,10 @@ test-newest: .venv-newest/.installed  ## The fast tests with the newest versions
 
 .venv-lowest/.installed .venv-newest/.installed: .venv-%/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/python -m pip install -q uv
-	.venv-$*/bin/uv pip install -q --python .venv-$*/bin/python -e ".[dev,score,text,hub,vfx]" \
-		--resolution $(if $(filter lowest,$*),lowest-direct,highest)
+	.venv-$*/bin/python -m pip install -q uv $(if $(KEEP_TORCH),$(TORCH))
+	echo "$(if $(KEEP_TORCH),$(firstword $(TORCH)))" > .venv-$*/override.txt
+	.venv-$*/bin/uv pip install -q --python .venv-$*/bin/python -e ".[dev,text,hub,vfx]" $(if $(KEEP_TORCH),,-e ".[score]") \
+		--resolution $(if $(filter lowest,$*),lowest-direct,highest) --override .venv-$*/override.txt
 	@touch $@
 
 test-farm: $(VENV)/.installed-dev  ## The farm examples under Slurm, Ray and OpenJD, where they are installed

@@ -150,7 +150,7 @@ def test_names_of_files_are_neither_images_nor_orders_to_the_terminal(
     console.start(1)
     console.warn("in/a:cat:b.png\x1b]0;title\x07\x9b2J c\nd")
     console.finish()
-    assert "warning: in/a:cat:b.png\\x1b]0;title\\x07\\x9b2J c\\x0ad\x1b[0m\n" in terminal.getvalue()
+    assert "warning: in/a:cat:b.png\\x1b]0;title\\x07\\x9b2J c\\x0ad\x1b[0m" in terminal.getvalue()
 
 
 def test_quiet_leaves_warnings_and_errors(capsys: pytest.CaptureFixture[str]) -> None:

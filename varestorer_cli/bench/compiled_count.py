@@ -10,6 +10,7 @@ Blocks of the transformer are alike: it is counted at depths of 2 and 4, and the
 
 import argparse
 import dataclasses
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +29,7 @@ from varestorer_cli.bench.count import PRODUCTS, Count, built, count, write_tabl
 from varestorer_cli.bench.gpu import Sizes, sizes_of
 
 _DEPTHS = (2, 4)
+_LIBRARY = re.compile(r"(torch\.ops\.)?(aten|mkldnn|extern_kernels)\.")  # before the name of an operation
 
 
 class _CountedError(Exception):
@@ -86,7 +88,8 @@ def _counted(nodes: list[Any]) -> Count:
         if isinstance(node, NopKernelSchedulerNode):
             continue
         if isinstance(node, ExternKernelSchedulerNode):
-            name = str(getattr(node.node, "op_overload", "") or "").removeprefix("aten.").removeprefix("mkldnn.")
+            operation = getattr(node.node, "op_overload", None) or getattr(node.node, "python_kernel_name", None)
+            name = _LIBRARY.sub("", str(operation or ""))
             if not name or type(node.node).__name__ == "MultiOutput":
                 continue  # takes one of several results, no kernel
             if name.lstrip("_").startswith(tuple(product.lstrip("_") for product in PRODUCTS)):
