@@ -1,6 +1,7 @@
 """Tiles of several images in one call: none computed for nothing, none mixed up, faults where they belong."""
 
 import itertools
+import threading
 from collections import Counter, deque
 from typing import Any
 
@@ -77,6 +78,26 @@ def test_noise_drawn_for_images_that_were_given_up_is_not_kept(monkeypatch: pyte
     torch.testing.assert_close(
         inference.draw("199", 0, 0), engine(Noisy(sampling="sample")).inference.draw("199", 0, 0)
     )
+
+
+def test_the_host_of_a_gpu_draws_no_noise_in_line(monkeypatch: pytest.MonkeyPatch, calls_ahead: int) -> None:
+    one, drawing = engine(Noisy(sampling="sample"), batch=2), threads_of_noise(monkeypatch)
+    restored(one, [*small(5), photo(20, 20), *small(3)])
+    assert len(drawing) == 8 + 9
+    assert {name.startswith("noise") for name in drawing} == {calls_ahead == 2}
+
+
+def threads_of_noise(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the threads that noise is drawn in, one per tile."""
+    names: list[str] = []
+    draw = TileInference._draw
+
+    def noted(self: TileInference, key: str, tile: int, attempt: int) -> Tensor:
+        names.append(threading.current_thread().name)
+        return draw(self, key, tile, attempt)
+
+    monkeypatch.setattr(TileInference, "_draw", noted)
+    return names
 
 
 def test_one_image_takes_its_tiles_and_no_more() -> None:

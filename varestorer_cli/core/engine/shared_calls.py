@@ -100,6 +100,7 @@ class SharedCalls:
     def add(self, run: TileRun) -> None:
         """Put an image at the end of the line."""
         self._line.append(run)
+        self._draw_ahead([(run, tile) for tile in run.next_tiles(1)])
 
     def remove(self, run: TileRun) -> None:
         """Take an image out of the line."""
@@ -188,10 +189,7 @@ class SharedCalls:
             for run, _ in call:
                 run.begin()
             self._under_way.append((call, given, pending))
-            if self.inference.sampling == "sample" and self.inference.calls_ahead > 1:
-                for run, tile in self._gather(call[-1][0], len(call)):
-                    if run.sequence is None:
-                        self.inference.draw_ahead(run.key, tile.index)
+            self._draw_ahead(self._gather(call[-1][0], len(call)))
             return True
         self._recover(call, shortage)
         return False
@@ -248,6 +246,13 @@ class SharedCalls:
                     )
                     continue
             run.take(tile, got, len(call))
+
+    def _draw_ahead(self, call: Call) -> None:
+        """Let the noise of tiles be drawn while the host does something else, where the device works beside it."""
+        if self.inference.sampling == "sample" and self.inference.calls_ahead > 1:
+            for run, tile in call:
+                if run.sequence is None:
+                    self.inference.draw_ahead(run.key, tile.index)
 
     def _noise(self, call: Call, attempt: int) -> list[Tensor] | None:
         if self.inference.sampling != "sample":
