@@ -130,7 +130,7 @@ def _tolerant_streams() -> None:
 
 
 def _quiet_libraries() -> None:
-    """Silence the decoders' own warnings of damaged metadata (ours replace them); one thread for OpenBLAS on x86."""
+    """Silence decoders' warnings of damaged metadata (ours replace them); one thread for OpenCV and OpenBLAS."""
     import logging
     import os
     import platform
@@ -139,6 +139,7 @@ def _quiet_libraries() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("tifffile").addHandler(logging.NullHandler())
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")  # its threads spin beside the model, whatever --threads says
     if platform.machine().lower() in ("x86_64", "amd64"):
         # NumPy multiplies small matrices beside the model. Its own threads would spin and take the CPUs from model and
         # codecs: ten times slower folders were measured. torch uses another library here (on ARM it may be the same).

@@ -192,3 +192,13 @@ def test_an_interrupt_that_the_option_parser_hears_is_said(
     monkeypatch.setattr(app, "build_app", lambda: parser)
     assert app.run([]) == 130
     assert capsys.readouterr().err == "error: interrupted; run the same command again for the rest\n"
+
+
+def test_opencv_starts_no_threads_of_its_own(tmp_path: Path) -> None:
+    program = "from varestorer_cli import app; app.run(['--version']); import cv2; print(cv2.getNumThreads())"
+    environment = {name: value for name, value in os.environ.items() if name != "OPENCV_FOR_THREADS_NUM"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert done.stdout.split()[-1] == "1", done.stderr

@@ -7,6 +7,7 @@ Shapes: C channels of the image, T tile side (the two sides of a tile may differ
 """
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import Protocol
 
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from varestorer_cli.core.engine.tiling import Axis, Tile, TileGrid
 from varestorer_cli.core.engine.transfers import Transfers
@@ -26,6 +28,7 @@ _TENSOR_TYPES = {
     np.dtype(np.uint16): torch.uint16,
     np.dtype(np.float32): torch.float32,
 }
+_KEPT_MATRICES = 16
 _LARGEST = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 
 
@@ -50,6 +53,40 @@ class Tiler(Protocol):
         """
 
 
+class Upscaling:
+    """Matrices that upscale along one axis, on the device; the latest ones are kept for images of the same size.
+
+    Args:
+        filter: a key of ``resample.FILTERS``.
+        transfers: to the device.
+    """
+
+    def __init__(self, filter: str, transfers: Transfers) -> None:
+        self.transfers = transfers
+        self._filter = filter
+        self._kept = lru_cache(_KEPT_MATRICES)(self._made)
+
+    def matrix(self, source: int, length: int, start: int, stop: int) -> tuple[int, int, Tensor | None]:
+        """Source pixels (first, last exclusive) that pixels ``start`` to ``stop`` need, and what makes them.
+
+        Args:
+            source: pixels of the image along the axis.
+            length: of the result.
+            start: first pixel of the result.
+            stop: last one, exclusive.
+
+        Returns:
+            The two and the matrix (pixels of the result, source pixels), None where the image keeps its size.
+        """
+        return (start, stop, None) if source == length else self._kept(source, length, start, stop)
+
+    def _made(self, source: int, length: int, start: int, stop: int) -> tuple[int, int, Tensor | None]:
+        tap = taps(source, length, start, stop, self._filter)
+        index, weights = self.transfers.to_device(tap.index), self.transfers.to_device(tap.weights)
+        empty = torch.zeros(stop - start, tap.last - tap.first, device=weights.device)
+        return tap.first, tap.last, empty.scatter_add_(1, index, weights)
+
+
 class BlendedTiler:
     """Tiles spread evenly, cut from the virtually upscaled image, blended where neighbours overlap.
 
@@ -60,20 +97,17 @@ class BlendedTiler:
     Args:
         image: (h, w, C) as decoded.
         grid: tiles over the result.
-        filter: of the upscaling, a key of ``resample.FILTERS``.
-        transfers: to the device.
-        blend_on: torch device of the band; that of ``transfers`` by default.
+        upscaling: of the image.
+        blend_on: torch device of the band; that of ``upscaling`` by default.
     """
 
-    def __init__(
-        self, image: Pixels, grid: TileGrid, filter: str, transfers: Transfers, blend_on: str | None = None
-    ) -> None:
+    def __init__(self, image: Pixels, grid: TileGrid, upscaling: Upscaling, blend_on: str | None = None) -> None:
         self.grid = grid
         self.tiles = [tile for tiles in grid.bands() for tile in tiles]
         self._image = image
-        self._filter = filter
-        self._transfers = transfers
-        self._blend_on = torch.device(blend_on) if blend_on else transfers.device
+        self._upscaling = upscaling
+        self._transfers = upscaling.transfers
+        self._blend_on = torch.device(blend_on) if blend_on else self._transfers.device
         self._matrices: dict[tuple[bool, int], tuple[int, int, Tensor | None]] = {}
 
     def cut(self, tile: Tile) -> Tensor:
@@ -132,29 +166,15 @@ class BlendedTiler:
         return torch.split(together, [len(row) for row in rows])
 
     def _matrix(self, horizontal: bool, number: int) -> tuple[int, int, Tensor | None]:
-        """Source pixels (first, last exclusive) that a row or column of tiles needs, and the matrix that makes them.
-
-        The matrix (pixels of a tile, source pixels) is None where the image keeps its size.
-        """
+        """See :meth:`Upscaling.matrix`, for a row or column of tiles."""
         key = (horizontal, number)
-        found = self._matrices.get(key)
-        if found is not None:
-            return found
-        axis, source = (self.grid.vertical, self._image.shape[0])
-        if horizontal:
-            axis, source = (self.grid.horizontal, self._image.shape[1])
-        start, stop = axis.window(number)
-        if source == axis.length:
-            made: tuple[int, int, Tensor | None] = (start, stop, None)
-        else:
-            tap = taps(source, axis.length, start, stop, self._filter)
-            index, weights = self._transfers.to_device(tap.index), self._transfers.to_device(tap.weights)
-            empty = torch.zeros(stop - start, tap.last - tap.first, device=weights.device)
-            made = (tap.first, tap.last, empty.scatter_add_(1, index, weights))
-        if horizontal != self.grid.by_rows:  # of the direction in which bands follow each other only the latest is kept
-            self._matrices = {kept: one for kept, one in self._matrices.items() if kept[0] != horizontal}
-        self._matrices[key] = made
-        return made
+        if key not in self._matrices:
+            axis = self.grid.horizontal if horizontal else self.grid.vertical
+            made = self._upscaling.matrix(self._image.shape[horizontal], axis.length, *axis.window(number))
+            if horizontal != self.grid.by_rows:  # of the direction in which bands follow each other the latest is kept
+                self._matrices = {kept: one for kept, one in self._matrices.items() if kept[0] != horizontal}
+            self._matrices[key] = made
+        return self._matrices[key]
 
 
 def samples(block_3HW: Tensor, dtype: npt.DTypeLike) -> Tensor:
@@ -174,7 +194,11 @@ def samples(block_3HW: Tensor, dtype: npt.DTypeLike) -> Tensor:
 
 def reflected(pixels: Tensor, sides: tuple[int, int], before: tuple[int, int] = (0, 0)) -> Tensor:
     """Continue (C, h, w) to these sides, by ``before`` at the top and left; the edge itself is not repeated."""
-    for dim, side, first in ((1, sides[0], before[0]), (2, sides[1], before[1])):
+    (height, width), (above, left) = pixels.shape[1:], before
+    below, right = max(0, sides[0] - height - above), max(0, sides[1] - width - left)
+    if max(above, below) < height and max(left, right) < width:  # one operation where one reflection is enough
+        return F.pad(pixels, (left, right, above, below), mode="reflect") if above + below + left + right else pixels
+    for dim, side, first in ((1, sides[0], above), (2, sides[1], left)):
         last = pixels.shape[dim] - 1
         if side > last + 1:
             position = torch.arange(-first, side - first, device=pixels.device) % max(1, 2 * last)

@@ -12,12 +12,13 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from varestorer_cli.core.engine.blending import BlendedTiler, Tiler, samples
+from varestorer_cli.core.engine.blending import BlendedTiler, Tiler, Upscaling, samples
 from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.engine.inference import Conditions, EngineOptions, TileInference
 from varestorer_cli.core.engine.released import COMPAT_MODES, OneSequence
@@ -251,12 +252,16 @@ class RestoreEngine:
             result, len(run.tiler.tiles), run.retries, tile, batch, split, precision, unverified, calls=calls
         )
 
+    @cached_property
+    def _upscaling(self) -> Upscaling:
+        return Upscaling(self._filter, self.inference.transfers)
+
     def tiler(self, image: Pixels, size: tuple[int, int]) -> Tiler:
         """How this image, restored to (width, height), becomes tiles and is put together again."""
         if self._compat is not None:
             return self._compat.tiler(image, size, self.tile, self._overlap, self.inference.transfers)
         blend_on = "cpu" if self._blend_on_host else None
-        return BlendedTiler(image, self.grid(*size), self._filter, self.inference.transfers, blend_on)
+        return BlendedTiler(image, self.grid(*size), self._upscaling, blend_on)
 
     def blend_on_host(self) -> bool:
         """From now on keep bands in the host's memory; False where they are there already."""
