@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import photo, save
+from safetensors import safe_open
 
 OF_THE_RUN = (".csv", ".txt", ".html")
 ROOT = Path(__file__).resolve().parent.parent
@@ -169,3 +170,35 @@ def test_a_kill_before_any_operation_loses_nothing(server: Server, first: list[s
     save(Path("in/sub/b.jpg"), photo(8, 9, seed=1))
     save(Path("in/c.tif"), photo(8, 9, seed=2))
     check(server, first, then)
+
+
+def weights_hash(run: str) -> str:
+    with safe_open(Path(run, "model.safetensors"), "np") as file:
+        return str(file.metadata()["data_sha256"])
+
+
+@pytest.mark.slow
+def test_a_kill_before_any_operation_of_a_training_run_costs_steps_at_most(server: Server) -> None:
+    """With a checkpoint per step: resumed, it ends with the very weights of the run that nobody killed."""
+    for number in range(3):
+        save(Path(f"photos/{number}.png"), photo(160, 200, seed=number))
+    words = (
+        "train prerestorer photos --preset smoke --steps 2 --crops 8 --cache cache --sample-every 2 --log-every 1 -q"
+    )
+    words += " --checkpoint-minutes 0.0001 --threads 1 --device cpu --resume --out"
+
+    code, events = server.run([*words.split(), "whole"], "whole")
+    assert code == 0, Path("err").read_text()
+    names, weights = {path.name for path in Path("whole").iterdir()}, weights_hash("whole")
+    assert len([event for event in events if event[0] == "os.rename"]) >= 2 + 2
+    for number, event in enumerate(events):
+        if event[1].startswith("events.out"):  # written by a thread of tensorboard
+            continue
+        out, where = f"out{number}", (number, event)
+        assert server.run([*words.split(), out], out, number)[0] in (-9, 0), where
+        assert server.run([*words.split(), out], out)[0] == 0, (where, Path("err").read_text()[-2000:])
+        assert weights_hash(out) == weights, where
+        left = {path.name for path in Path(out).iterdir() if not path.name.startswith("events.out")}
+        assert left == {name for name in names if not name.startswith("events.out")}, where
+        steps = [line.split(",")[1] for line in Path(out, "log.csv").read_text().splitlines() if ",loss," in line]
+        assert steps == ["1", "2"], where
