@@ -197,7 +197,7 @@ def test_dry_run_writes_nothing_and_says_what_it_would_take(cli: Cli) -> None:
     # A cut-off image has a whole header: it is found by the real run only.
     assert "dry run: 3 images would be restored, 3 would fail, 0 ignored" in ran.err
     assert re.search(r"time: about [1-9]\d*\.\d s on cpu with model fake", ran.err)  # 145 tiles of 0.05 s
-    assert re.search(r"memory: \S+ [MG]B of cpu with the model and its calls", ran.err)
+    assert re.search(r"memory: \S+ [MG]B on cpu with the model and its calls", ran.err)
     assert re.search(r"disk: about \S+ kB of output, \S+ GB free", ran.err)
     assert sorted(Path().rglob("*")) == before
 

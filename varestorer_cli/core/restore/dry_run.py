@@ -181,7 +181,7 @@ def _say_time(session: Session, needs: _Needs, processes: int, console: Console)
     peak = session.context().peak_mb()
     if peak is not None:
         console.info(
-            f"memory: {byte_size(peak * 1e6)} of {session.runtime.device} with the model and its calls, measured, and "
+            f"memory: {byte_size(peak * 1e6)} on {session.runtime.device} with the model and its calls, measured, and "
             f"up to {byte_size(needs.memory)} for 8-bit pixels in memory"
         )
 
