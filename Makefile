@@ -52,6 +52,7 @@ QUIETLY = PYTHONWARNINGS='ignore:Editable installation'
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
+	@echo "installing PyTorch and the other packages into $(VENV); on a slow connection this takes minutes"
 	$(BIN)/python -m pip install -q $(TORCH)
 	$(QUIETLY) $(BIN)/python -m pip install -q -e .
 	@touch $@
