@@ -6,7 +6,6 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
-from importlib.util import find_spec
 from types import FrameType
 from typing import Annotated, Any
 
@@ -41,9 +40,7 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_root)
     for name in COMMANDS:
-        module = f"varestorer_cli.commands.{name}"
-        if find_spec(module) is not None:
-            import_module(module).register(app)
+        import_module(f"varestorer_cli.commands.{name}").register(app)
     return app
 
 

@@ -10,6 +10,7 @@ import pytest
 from conftest import Ran, images, save
 from fakes import FakeModel
 
+from varestorer_cli.core import extras
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode
 from varestorer_cli.core.image import formats
@@ -104,10 +105,10 @@ def test_an_empty_folder_hears_of_every_format_that_is_read(cli: Cli, monkeypatc
     Path("empty").mkdir()
     names = [one.name for one in formats.FORMATS_READ]
     assert {"OpenEXR", "DPX", "HEIC/HEIF", "JPEG XL", "camera raw", "AVIF"} <= set(names)
-    monkeypatch.setattr(formats, "find_spec", lambda package: object())
+    monkeypatch.setattr(extras, "find_spec", lambda package: object())
     ran = cli("restore", "empty", "out")
     assert ran.code == 0 and f"{', '.join(names[:-1])} and {names[-1]} files are read" in ran.err
-    monkeypatch.setattr(formats, "find_spec", lambda package: None)
+    monkeypatch.setattr(extras, "find_spec", lambda package: None)
     said = cli("restore", "empty", "out").err
     assert "PNG, JPEG, WebP, TIFF, BMP, GIF and AVIF files are read; for OpenEXR and DPX: pip install " in said
     assert all(f"for {name}: pip install " in said for name in ("HEIC/HEIF", "JPEG XL", "camera raw"))
@@ -116,7 +117,7 @@ def test_an_empty_folder_hears_of_every_format_that_is_read(cli: Cli, monkeypatc
 def test_every_format_of_the_table_is_found_by_its_suffixes() -> None:
     everything = formats.SUFFIXES.keys() | formats.RAW_SUFFIXES
     assert everything == {suffix for one in formats.FORMATS_READ for suffix in one.suffixes}
-    assert all(bool(one.extra) == bool(one.package) for one in formats.FORMATS_READ)
+    assert {one.extra for one in formats.FORMATS_READ} - {""} <= extras.EXTRAS.keys()
 
 
 @pytest.mark.parametrize("name", ["-dash.png", "--dash.png", "-o.png"])

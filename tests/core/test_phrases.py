@@ -1,8 +1,5 @@
 import os
 import re
-import tomllib
-from importlib import metadata
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +10,6 @@ from varestorer_cli.core.phrases import (
     count,
     escaped,
     from_cell,
-    install_command,
     named,
     reason_of,
     speed,
@@ -46,44 +42,6 @@ def test_times(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(("number", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (3e9, "3.0 GB")])
 def test_sizes_in_bytes(number: float, text: str) -> None:
     assert byte_size(number) == text
-
-
-def test_the_command_names_packages_that_exist_and_not_varestorer(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = ["torch>=2.6", "pyiqa>=0.1; extra == 'score'", 'scipy; extra == "score"', "x==1; extra == 'score2'"]
-    monkeypatch.setattr(metadata, "requires", lambda name: lines)
-    assert install_command("score") == "pip install 'pyiqa>=0.1' scipy"
-    assert install_command("other") == "pip install '.[other]' in the folder of varestorer's source"
-
-    def gone(name: str) -> list[str]:
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(metadata, "requires", gone)
-    assert "'.[score]' in the folder" in install_command("score")
-
-
-ROOT = Path(__file__).parents[2]
-
-
-def test_no_advice_sends_people_to_a_name_in_an_index() -> None:
-    """The name varestorer is not registered: whoever registers it would be installed."""
-    texts = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("varestorer_cli/**/*.py"), ROOT / "Makefile"]
-    assert len(texts) > 100
-    for path in texts:
-        text = path.read_text(encoding="utf-8")
-        if path.name == "CHANGELOG.md":
-            continue
-        assert not re.search(r"(?:pip|pipx|uv)\b[^\n|]* install (?:-[\w-]+ )*['\"]?varestorer\b", text), path
-        assert "'varestorer[" not in text, path
-
-
-def test_extras_named_in_code_and_documents_exist() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    named_extras = set()
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("varestorer_cli/**/*.py")]:
-        text = path.read_text(encoding="utf-8")
-        named_extras |= set(re.findall(r"install_command\(['\"](\w+)['\"]\)", text))
-        named_extras |= {name for found in re.findall(r"'\.\[([\w,]+)\]'", text) for name in found.split(",")}
-    assert {"score", "text", "vfx", "hub"} <= named_extras <= set(project["optional-dependencies"])
 
 
 ODD_NAMES = [

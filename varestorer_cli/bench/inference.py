@@ -24,6 +24,7 @@ from varestorer_cli.core.engine.engine import RestoreEngine
 from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.engine.inference import EngineOptions
 from varestorer_cli.core.errors import VarestorerError
+from varestorer_cli.core.extras import is_installed
 from varestorer_cli.core.runtime import autocast_type, choose
 from varestorer_cli.core.training.compression import load_realesrgan
 from varestorer_cli.core.weights.model_file import load_restorer
@@ -67,7 +68,7 @@ def stages(model: str, rounds: int, precision: str) -> dict[str, tuple[float, fl
     megapixels = restorer.tile**2 / 1e6
     works: dict[str, Work] = {"pre-restorer": lambda: restorer.prerestore(tile), "whole tile": lambda: restorer(tile)}
     with _autocast(precision):
-        if openvino_backend.available() and not isinstance(restorer, OneStepRestorer):
+        if is_installed("openvino") and not isinstance(restorer, OneStepRestorer):
             other = openvino_backend.with_openvino(restorer, model, "cpu", torch.get_num_threads())
             works["whole tile by OpenVINO"] = lambda: other(tile)
         if isinstance(restorer, OneStepRestorer):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from varestorer_cli.core.phrases import install_command
+from varestorer_cli.core.extras import install_command
 from varestorer_cli.core.training.losses import EfficientNetStages
 from varestorer_models.losses import feature_distance
 

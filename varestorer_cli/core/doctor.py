@@ -9,23 +9,11 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.util import find_spec
 
-from varestorer_cli.core.phrases import install_command
+from varestorer_cli.core.extras import EXTRAS, install_command, missing_modules
 from varestorer_cli.version import __version__
 
 OK, NOTE, MISSING = "ok", "note", "missing"
 
-# Extra -> modules it brings, and what works only with it.
-_EXTRAS = {
-    "hub": (("huggingface_hub",), "weights pull"),
-    "score": (("pyiqa", "scipy"), "the learned metrics of score"),
-    "text": (("transformers",), "--prompt, --captions and --caption of restore"),
-    "vfx": (("OpenImageIO",), "OpenEXR and DPX files"),
-    "heif": (("pillow_heif",), "HEIC and HEIF images"),
-    "raw": (("rawpy",), "camera raw files"),
-    "jxl": (("pillow_jxl",), "JPEG XL images"),
-    "openvino": (("openvino",), "--engine openvino of restore"),
-    "train": (("tensorboard",), "event logs of train and distill"),
-}
 _PACKAGES = ("torch", "numpy", "Pillow", "opencv-python-headless", "tifffile", "safetensors", "typer", "rich")
 
 
@@ -178,11 +166,10 @@ def _codecs() -> Iterator[Check]:
 
 
 def _extras() -> Iterator[Check]:
-    for extra, (modules, purpose) in _EXTRAS.items():
-        lacking = [module for module in modules if find_spec(module) is None]
-        if lacking:
+    for extra, about in EXTRAS.items():
+        if lacking := missing_modules(extra):
             found = f"{', '.join(lacking)} not installed"
-            yield Check(f"extra {extra}", NOTE, found, f"for {purpose}: {install_command(extra)}")
+            yield Check(f"extra {extra}", NOTE, found, f"for {about.purpose}: {install_command(extra)}")
         else:
             yield Check(f"extra {extra}", OK, "installed")
 

@@ -101,24 +101,3 @@ def byte_size(number: float) -> str:
 def reason_of(error: BaseException) -> str:
     """Why something failed, without error numbers and without the path that the message names anyway."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def install_command(extra: str) -> str:
-    """Command that installs the packages of an extra, however varestorer itself was installed.
-
-    It names the packages and not ``varestorer[extra]``: varestorer itself may come from a clone or a file.
-
-    Args:
-        extra: name of an extra in ``pyproject.toml``.
-    """
-    from importlib import metadata  # here, not above: --help needs none of it
-
-    try:
-        requirements = metadata.requires("varestorer") or []
-    except metadata.PackageNotFoundError:
-        requirements = []
-    marked = [line.partition(";") for line in requirements]
-    needed = [package.strip() for package, _, mark in marked if re.search(rf"extra\s*==\s*['\"]{extra}['\"]", mark)]
-    if not needed:
-        return f"pip install '.[{extra}]' in the folder of varestorer's source"
-    return "pip install " + " ".join(f"'{package}'" if re.search("[<>=!~]", package) else package for package in needed)

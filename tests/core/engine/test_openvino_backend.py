@@ -13,6 +13,7 @@ from varestorer_cli.core.engine import openvino_backend
 from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.engine.openvino_backend import OpenVinoRRDB, transposed_kernel, with_openvino
 from varestorer_cli.core.errors import MissingDependencyError, UsageError
+from varestorer_cli.core.extras import is_installed
 from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.restore.session import open_session
 from varestorer_cli.core.weights.model_file import load_restorer
@@ -20,7 +21,7 @@ from varestorer_models.conv_restorer import ConvRestorer, ConvRestorerConfig
 from varestorer_models.restorer import FirstStageRestorer, RestorerConfig
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
 
-needs_openvino = pytest.mark.skipif(not openvino_backend.available(), reason="the extra openvino is not installed")
+needs_openvino = pytest.mark.skipif(not is_installed("openvino"), reason="the extra openvino is not installed")
 
 
 def network(**sizes: Any) -> RRDBNet:
@@ -75,7 +76,7 @@ def test_an_image_of_the_bundled_model_differs_by_one_level_at_most() -> None:
 
 
 def test_what_it_cannot_compute_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino_backend, "available", lambda: True)
+    monkeypatch.setattr(openvino_backend, "is_installed", lambda extra: True)
     with pytest.raises(UsageError, match="mini has tokens"):
         with_openvino(load_restorer("mini").restorer, "mini", "cpu", 1)
     with pytest.raises(UsageError, match="the network of own is a ConvRestorer"):
@@ -88,6 +89,6 @@ def test_what_it_cannot_compute_is_refused_with_the_reason(monkeypatch: pytest.M
 
 
 def test_without_the_package_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino_backend, "available", lambda: False)
+    monkeypatch.setattr(openvino_backend, "is_installed", lambda extra: False)
     with pytest.raises(MissingDependencyError, match=r"--engine openvino needs OpenVINO; pip install"):
         with_openvino(restorer(network()), "own", "cpu", 1)

@@ -11,8 +11,8 @@ from conftest import photo
 from encoding import SRGB
 from PIL import Image
 
+from varestorer_cli.core import extras
 from varestorer_cli.core.errors import InputError
-from varestorer_cli.core.image import heif_backend
 from varestorer_cli.core.image.formats import sniff
 from varestorer_cli.core.image.reader import decode, probe
 
@@ -89,7 +89,7 @@ def test_damaged_files_fail_with_a_reason() -> None:
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    monkeypatch.setattr(heif_backend.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(extras, "find_spec", lambda _: None)
     head = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
     assert sniff(head) == "HEIF"
     with pytest.raises(InputError, match=r"HEIC/HEIF image by its content.*install pillow-heif.*heif-convert"):

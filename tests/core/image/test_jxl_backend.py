@@ -41,7 +41,7 @@ def test_pixels_are_what_was_stored(depth: int, channels: int, container: bool, 
 
 @pytest.mark.parametrize("size", [(8, 8), (256, 64), (1, 1), (300, 200), (64, 1000), (513, 40), (160, 90), (9000, 2)])
 def test_the_header_says_the_size(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jxl_backend, "available", lambda: True)
+    monkeypatch.setattr(jxl_backend, "is_installed", lambda extra: True)
     for container in (False, True):
         data = jxl(np.zeros((size[1], size[0], 3), np.uint8), usecontainer=container)
         assert jxl_backend.probe(io.BytesIO(data)) == size
@@ -64,7 +64,7 @@ def test_damage_and_a_missing_extra_are_said(monkeypatch: pytest.MonkeyPatch) ->
     for part in (data[: len(data) // 2], data[:3], b"\xff\n" + bytes(40)):
         with pytest.raises(InputError):
             decode(part)
-    monkeypatch.setattr(jxl_backend, "available", lambda: False)
+    monkeypatch.setattr(jxl_backend, "is_installed", lambda extra: False)
     with pytest.raises(InputError, match=r"needs the extra jxl: install pillow-jxl-plugin.*djxl"):
         decode(data)
 

@@ -180,7 +180,7 @@ def test_without_the_extra(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyP
     store(tmp_path / "in/a.exr", plate())
     save(tmp_path / "mixed/b.png", photo(8, 8))
     store(tmp_path / "mixed/a.exr", plate())
-    monkeypatch.setattr(oiio_backend, "available", lambda: False)
+    monkeypatch.setattr(oiio_backend, "is_installed", lambda extra: False)
     monkeypatch.setitem(sys.modules, "OpenImageIO", None)
     alone = cli("restore", tmp_path / "in", tmp_path / "out")
     assert alone.code == 3 and "pip install 'OpenImageIO" in alone.err

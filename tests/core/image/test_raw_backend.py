@@ -90,7 +90,7 @@ def test_a_folder_of_raw_files(cli: Cli, tmp_path: Path) -> None:
 
 def test_without_the_extra(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rawpy", None)
-    monkeypatch.setattr(raw_backend, "available", lambda: False)
+    monkeypatch.setattr(raw_backend, "is_installed", lambda extra: False)
     save(tmp_path / "in/b.png", np.zeros((8, 8, 3), np.uint8))
     (tmp_path / "in/a.dng").write_bytes(dng())
     (tmp_path / "in/c.raf").write_bytes(b"FUJIFILMCCD-RAW 0201" + bytes(500))

@@ -5,7 +5,6 @@ convolutions and takes a nearest upsampling with the convolution behind it as on
 tensors: B batch, H W sides of a tile, I and O input and output channels.
 """
 
-import importlib.util
 from typing import Any
 
 import numpy as np
@@ -13,16 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from varestorer_cli.core.errors import MissingDependencyError, UsageError
-from varestorer_cli.core.phrases import install_command
+from varestorer_cli.core.extras import install_command, is_installed
 from varestorer_models.restorer import FirstStageRestorer
 from varestorer_models.rrdb import RRDB, RRDBConfig, RRDBNet
 
 _SLOPE = 0.2  # of the leaky ReLUs
-
-
-def available() -> bool:
-    """Whether OpenVINO is installed."""
-    return importlib.util.find_spec("openvino") is not None
 
 
 def with_openvino(restorer: Any, name: str, device: str, threads: int) -> FirstStageRestorer:
@@ -38,7 +32,7 @@ def with_openvino(restorer: Any, name: str, device: str, threads: int) -> FirstS
         MissingDependencyError: OpenVINO is not installed.
         UsageError: the model or the device is none that it computes.
     """
-    if not available():
+    if not is_installed("openvino"):
         raise MissingDependencyError(f"--engine openvino needs OpenVINO; {install_command('openvino')}")
     if device != "cpu":
         raise UsageError(f"--engine openvino computes on the CPU, not on {device}; add --device cpu, or leave it out")

@@ -1,11 +1,11 @@
 """File types: which suffixes are looked for, what a file's first bytes say, what can be written."""
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import PurePath
 
 from varestorer_cli.core.choices import ImageFormat
-from varestorer_cli.core.phrases import and_list, install_command
+from varestorer_cli.core.extras import install_command, is_installed
+from varestorer_cli.core.phrases import and_list
 
 HEAD_BYTES = 32
 
@@ -18,17 +18,15 @@ class FormatRead:
         name: as messages say it.
         suffixes: of its files, with the format that is written under them; None is read only and becomes PNG.
         extra: that its reading needs; "" for none.
-        package: of the extra, as Python imports it.
     """
 
     name: str
     suffixes: dict[str, ImageFormat | None]
     extra: str = ""
-    package: str = ""
 
     def is_installed(self) -> bool:
         """Whether its files can be read here."""
-        return not self.package or find_spec(self.package) is not None
+        return not self.extra or is_installed(self.extra)
 
 
 def _read_only(*suffixes: str) -> dict[str, ImageFormat | None]:
@@ -43,15 +41,15 @@ FORMATS_READ = (
     FormatRead("WebP", {".webp": ImageFormat.WEBP}),
     FormatRead("TIFF", {".tif": ImageFormat.TIFF, ".tiff": ImageFormat.TIFF}),
     FormatRead("BMP", {".bmp": ImageFormat.BMP}),
-    FormatRead("OpenEXR", {".exr": ImageFormat.EXR}, "vfx", "OpenImageIO"),
-    FormatRead("DPX", {".dpx": ImageFormat.DPX}, "vfx", "OpenImageIO"),
+    FormatRead("OpenEXR", {".exr": ImageFormat.EXR}, "vfx"),
+    FormatRead("DPX", {".dpx": ImageFormat.DPX}, "vfx"),
     FormatRead("GIF", _read_only(".gif")),
     FormatRead("AVIF", _read_only(".avif")),
     # Without the extra each one fails by name with what to do.
-    FormatRead("HEIC/HEIF", _read_only(".heic", ".heif", ".hif"), "heif", "pillow_heif"),
-    FormatRead("JPEG XL", _read_only(".jxl"), "jxl", "pillow_jxl"),
+    FormatRead("HEIC/HEIF", _read_only(".heic", ".heif", ".hif"), "heif"),
+    FormatRead("JPEG XL", _read_only(".jxl"), "jxl"),
     # Inputs with the extra, left out of folders without it.
-    FormatRead(_RAW, _read_only(*_RAW_SUFFIXES), "raw", "rawpy"),
+    FormatRead(_RAW, _read_only(*_RAW_SUFFIXES), "raw"),
 )
 # Suffix -> format written under it; a format of None is read only, and its outputs become PNG.
 SUFFIXES = {suffix: own for one in FORMATS_READ if one.name != _RAW for suffix, own in one.suffixes.items()}

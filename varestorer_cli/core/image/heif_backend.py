@@ -1,12 +1,12 @@
 """HEIC and HEIF images through pillow-heif (extra ``heif``): the primary image, upright, at its own depth."""
 
-import importlib.util
 import io
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from varestorer_cli.core.errors import InputError
+from varestorer_cli.core.extras import is_installed
 from varestorer_cli.core.image import isobmff
 from varestorer_cli.core.image.exif import plausible_dpi
 from varestorer_cli.core.image.image_data import FileMetadata, Loss, Samples
@@ -17,13 +17,8 @@ _MISSING = (
 )
 
 
-def available() -> bool:
-    """Whether pillow-heif is installed."""
-    return importlib.util.find_spec("pillow_heif") is not None
-
-
 def _open(source: BinaryIO) -> Any:
-    if not available():
+    if not is_installed("heif"):
         raise InputError(_MISSING)
     import pillow_heif
 

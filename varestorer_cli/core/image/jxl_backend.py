@@ -1,11 +1,11 @@
 """JPEG XL images (extra ``jxl``): pixels through imagecodecs, profile and EXIF through pillow-jxl-plugin."""
 
-import importlib.util
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from varestorer_cli.core.errors import InputError
+from varestorer_cli.core.extras import is_installed
 from varestorer_cli.core.image.image_data import FileMetadata, Loss, Samples
 from varestorer_cli.core.image.resample import to_depth
 
@@ -17,11 +17,6 @@ _CONTAINER = b"\0\0\0\x0cJXL "
 _HEADER_BYTES = 1 << 16
 _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # width to height; ISO 18181-1, D.2
 _MOST_DIFFERENCE = 2.0  # of the means of two decoders, in 8-bit steps
-
-
-def available() -> bool:
-    """Whether pillow-jxl-plugin is installed."""
-    return importlib.util.find_spec("pillow_jxl") is not None
 
 
 class _Bits:
@@ -47,7 +42,7 @@ def probe(source: BinaryIO) -> tuple[int, int]:
     Raises:
         InputError: the extra is missing, or there is no header.
     """
-    if not available():
+    if not is_installed("jxl"):
         raise InputError(_MISSING)
     bits = _Bits(_codestream(source.read(_HEADER_BYTES)))
     if bits.take(16) != 0x0AFF:
@@ -85,7 +80,7 @@ def read(data: bytes) -> tuple[Samples, Samples | None, FileMetadata] | bytes:
     Raises:
         InputError: the extra is missing, or there are more than colour and alpha.
     """
-    if not available():
+    if not is_installed("jxl"):
         raise InputError(_MISSING)
     import imagecodecs
     from pillow_jxl import Decoder

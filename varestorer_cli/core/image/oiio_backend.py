@@ -10,7 +10,6 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,10 +18,11 @@ import numpy.typing as npt
 
 from varestorer_cli.core.choices import ImageFormat, Transfer
 from varestorer_cli.core.errors import InputError
+from varestorer_cli.core.extras import install_command, is_installed
 from varestorer_cli.core.image.exr_layers import Layer, Part, choose_layer
 from varestorer_cli.core.image.image_data import DecodedImage, Extras, Loss, OutputImage, Scene, bleed
 from varestorer_cli.core.image.resample import to_float
-from varestorer_cli.core.phrases import count, install_command, named
+from varestorer_cli.core.phrases import count, named
 
 Floats = npt.NDArray[np.float32]
 
@@ -37,11 +37,6 @@ _NOT_COPIED = frozenset(
     | {"name", "oiio:subimagename", "view", "multiView", "openexr:chunkCount"}
 )
 _REC_709 = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06, 0.3127, 0.3290)
-
-
-def available() -> bool:
-    """Whether OpenImageIO is installed."""
-    return find_spec("OpenImageIO") is not None
 
 
 def to_display(linear: npt.NDArray[Any]) -> Floats:
@@ -218,7 +213,7 @@ def _from_chroma(pixels: Floats, chromaticities: Any) -> Floats:
 
 
 def _open(path: Path) -> Any:
-    if not available():
+    if not is_installed("vfx"):
         raise InputError(
             f"{path.suffix[1:].upper()} images are read by OpenImageIO, which is missing; {install_command('vfx')}"
         )
@@ -295,7 +290,7 @@ def write(stream: BinaryIO, output: OutputImage, format: ImageFormat, software: 
     Raises:
         InputError: OpenImageIO is missing or fails.
     """
-    if not available():
+    if not is_installed("vfx"):
         raise InputError(
             f"{format.value.upper()} images are written by OpenImageIO, which is missing; {install_command('vfx')}"
         )

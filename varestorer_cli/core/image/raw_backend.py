@@ -4,24 +4,19 @@ Developed are 16 bits per sample in sRGB, with the white balance of the camera, 
 upright; linear light goes through the curve of sRGB (IEC 61966-2-1: power 2.4, slope 12.92).
 """
 
-import importlib.util
 import io
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from varestorer_cli.core.errors import InputError
+from varestorer_cli.core.extras import is_installed
 from varestorer_cli.core.image.formats import camera_raw
 from varestorer_cli.core.image.image_data import Loss, Samples
 
 
-def available() -> bool:
-    """Whether rawpy is installed."""
-    return importlib.util.find_spec("rawpy") is not None
-
-
 def _open(source: BinaryIO, kind: str) -> Any:
-    if not available():
+    if not is_installed("raw"):
         raise InputError(camera_raw(kind))
     import rawpy
 

@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from varestorer_cli.core.choices import Missing
 from varestorer_cli.core.errors import InputError, UsageError
-from varestorer_cli.core.image import archive, raw_backend
+from varestorer_cli.core.extras import is_installed
+from varestorer_cli.core.image import archive
 from varestorer_cli.core.image.formats import HEAD_BYTES, RAW_SUFFIXES, SUFFIXES, sniff
 from varestorer_cli.core.inputs.frames import FramePattern, read_range, select_frames
 from varestorer_cli.core.phrases import FAILED_LIST_MARK, REPORT_HEADER, unescaped
@@ -374,7 +375,7 @@ def _foreign_name(name: str) -> str | None:
         return "a hidden file"
     suffix = Path(name).suffix.lower()
     if suffix in RAW_SUFFIXES:
-        return None if raw_backend.available() else "a camera raw file, which needs the extra raw (package rawpy)"
+        return None if is_installed("raw") else "a camera raw file, which needs the extra raw (package rawpy)"
     if suffix not in SUFFIXES:
         if suffix in archive.SUFFIXES:
             return "an archive inside a folder; name it to restore what it holds"

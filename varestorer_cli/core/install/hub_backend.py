@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, OutputError
-from varestorer_cli.core.phrases import install_command
+from varestorer_cli.core.extras import install_command
 from varestorer_cli.core.weights.catalog import PublishedFile
 from varestorer_cli.core.weights.file_hash import file_sha256
 from varestorer_cli.core.weights.root import PublishedSource

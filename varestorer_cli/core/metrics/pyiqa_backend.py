@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from varestorer_cli.core.errors import MissingDependencyError, UsageError
+from varestorer_cli.core.extras import install_command
 from varestorer_cli.core.metrics.base import Image8, Metric, Notify, hub_folder, resolve_device
 from varestorer_cli.core.metrics.psnr_ssim import OUR_METRICS
-from varestorer_cli.core.phrases import install_command
 
 LICENCE_NOTICE = (
     "pyiqa {version} is under the PolyForm Noncommercial License 1.0.0, parts of it under the S-Lab License "

@@ -9,10 +9,10 @@ from pathlib import Path
 from varestorer_cli.core.atomic import check_name, check_writable, remove_stale_parts
 from varestorer_cli.core.console import Console
 from varestorer_cli.core.errors import ExitCode, MissingDependencyError, VarestorerError, exit_code_for
+from varestorer_cli.core.extras import install_command, is_installed
 from varestorer_cli.core.image import oiio_backend
 from varestorer_cli.core.inputs.plan import NameTemplate, RestorePlan, plan_for
 from varestorer_cli.core.options import RestoreOptions, RestoreRequest
-from varestorer_cli.core.phrases import install_command
 from varestorer_cli.core.report.csv_file import ReportFile, free_report_path, merge_reports, report_name, reports_in
 from varestorer_cli.core.report.rows import Row
 from varestorer_cli.core.report.summary import BatchReport
@@ -188,7 +188,7 @@ def _devices(options: RestoreOptions) -> tuple[str, ...]:
 def _refuse_without_vfx(plan: RestorePlan) -> None:
     """A run that can do nothing without an extra says so at once; in a mixed run its images fail one by one."""
     kinds = set(oiio_backend.KINDS.values())
-    if plan.jobs and not oiio_backend.available() and all(Path(job.input).suffix.lower() in kinds for job in plan.jobs):
+    if plan.jobs and not is_installed("vfx") and all(Path(job.input).suffix.lower() in kinds for job in plan.jobs):
         advice = install_command("vfx")
         raise MissingDependencyError(f"all inputs are OpenEXR or DPX, which OpenImageIO reads; {advice}")
 

@@ -22,8 +22,8 @@ from PIL import Image
 from torch import Tensor
 
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, OutOfMemoryError, VarestorerError
+from varestorer_cli.core.extras import install_command
 from varestorer_cli.core.image.image_data import Samples
-from varestorer_cli.core.phrases import install_command
 from varestorer_cli.core.weights.catalog import CAPTIONER, TEXT_ENCODER, Kind
 from varestorer_cli.core.weights.stored_text import StoredText
 

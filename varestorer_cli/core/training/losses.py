@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from varestorer_cli.core.errors import MissingDependencyError, UsageError
+from varestorer_cli.core.extras import install_command
 from varestorer_cli.core.metrics import lpips_backend
-from varestorer_cli.core.phrases import install_command
 from varestorer_models.discriminator import FeatureDiscriminator
 from varestorer_models.losses import feature_distance, gradient_l1, texture_distance
 
