@@ -8,13 +8,12 @@ import io
 import os
 import stat
 import struct
-import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError, features
+from PIL import Image, UnidentifiedImageError
 
 from varestorer_cli.core.choices import Transfer
 from varestorer_cli.core.errors import InputError
@@ -27,6 +26,7 @@ from varestorer_cli.core.image import (
     jxl_backend,
     metadata,
     oiio_backend,
+    pillow,
     png,
     raw_backend,
     tiff,
@@ -34,7 +34,6 @@ from varestorer_cli.core.image import (
 )
 from varestorer_cli.core.image.formats import HEAD_BYTES, describe_unknown, raw_kind, sniff
 from varestorer_cli.core.image.image_data import DecodedImage, Extras, FileMetadata, Loss, Samples
-from varestorer_cli.core.image.resample import to_depth
 from varestorer_cli.core.phrases import byte_size
 
 # 10000 x 10000 must pass; above this a header is more likely damage, or an attack, than a photograph.
@@ -46,14 +45,6 @@ _LARGE_FILE = 1 << 26  # bytes; a larger file is read only if its first bytes ar
 _MOST_SPARSE = 20  # times the bytes that were written; no file system packs photographs so well
 _MOST_SKIPPED = 1 << 16  # bytes
 _LARGEST_FILE = 20 * MOST_PIXELS  # bytes: four 32-bit channels and their metadata
-_D65 = (0.3127, 0.3290)
-_D65_XYZ = np.array((0.95047, 1.0, 1.08883), np.float32)
-_XYZ_TO_SRGB = np.array(  # IEC 61966-2-1
-    ((3.2406255, -1.5372080, -0.4986286), (-0.9689307, 1.8757561, 0.0415175), (0.0557101, -0.2040211, 1.0569959)),
-    np.float32,
-)
-_ROWS = 256  # copied at a time
-_PILLOW_LOCK = threading.Lock()
 _JPEG_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 _PIXELS_ONLY = {"PNG": png.pixels_only, "JPEG": jpeg.pixels_only}
 
@@ -160,7 +151,7 @@ def probe(path: str | Path, layer: str | None = None, pages: str = "first") -> t
             elif kind == "GIF":  # whose first image Pillow would look for through the whole file
                 size, orientation = (struct.unpack_from("<H", head, 6)[0], struct.unpack_from("<H", head, 8)[0]), 1
             else:
-                with open_image(stream, kind) as image:
+                with pillow.open_image(stream, kind) as image:
                     size = image.size
                     _check_size(*size, length)  # before EXIF, for which Pillow may decode pixels
                     orientation = _orientation(image)
@@ -239,33 +230,32 @@ def _decode(data: bytes, kind: str, transfer: Transfer, layer: str | None = None
     if kind == "camera raw":
         return _camera_raw(data, raw_kind(data[:HEAD_BYTES]) or kind, losses)
     if kind == "TIFF":
-        number = None if pages == "first" else _first_of(pages)
-        try:
-            tags = tiff.inspect(data, number)
-        except tiff.CameraRawError as error:
-            return _camera_raw(data, error.kind, losses)
-        _check_size(tags.width, tags.height, len(data))
-        if pages == "all" and tags.pages > 1:
-            return _all_pages(data, tags.pages)
-        if tags.own:
-            return _tiff(data, tags, losses, number)
+        return _any_tiff(data, losses, pages)
     if kind == "GIF":
         _check_gif(data)
+    return _by_pillow(data, kind, losses)
+
+
+def _by_pillow(
+    data: bytes, kind: str, losses: list[Loss], tags: tiff.TiffInfo | None = None, number: int | None = None
+) -> DecodedImage:
+    """Decode what Pillow opens; ``tags`` and ``number`` are of the wanted page of a TIFF file."""
     pixels = _PIXELS_ONLY[kind](data) if kind in _PIXELS_ONLY else data
-    with open_image(io.BytesIO(pixels), kind) as image:
+    with pillow.open_image(io.BytesIO(pixels), kind) as image:
         _check_size(*image.size, len(data))
         frames = int(getattr(image, "n_frames", 1))
-        if kind == "TIFF":  # which Pillow turns upright by itself while loading
-            extras, orientation = _tiff_extras(data, tags, losses), 1
+        if tags is not None:  # which Pillow turns upright by itself while loading
+            extras, turn, orientation = _tiff_extras(data, tags, losses), 1, tags.orientation
         else:
             extras = metadata.extras_of(_read_metadata(image, data, kind), losses)
-            orientation = metadata.orientation_of(extras)
-        if kind == "AVIF" and _avif_depth(data) > 8:
-            losses.append(Loss("depth", f"{_avif_depth(data)} bits become 8: the AVIF decoder gives no more"))
+            turn = orientation = metadata.orientation_of(extras)
+        if kind == "AVIF" and (depth := _avif_depth(data)) > 8:
+            losses.append(Loss("depth", f"{depth} bits become 8: the AVIF decoder gives no more"))
         # The metadata of a JPEG names what stands behind the first; of a TIFF one page may be asked for.
-        if frames > 1 and kind != "JPEG" and (kind != "TIFF" or number is None):
-            how = "--pages all" if kind == "TIFF" else "extract them: ffmpeg -i IN frame_%05d.png"
-            losses.append(Loss("frames", f"only the first of {frames} {_many(kind)} is restored; for all, {how}"))
+        if frames > 1 and kind != "JPEG" and number is None:
+            how = "--pages all" if tags is not None else "extract them: ffmpeg -i IN frame_%05d.png"
+            many = "pages" if tags is not None else "frames"
+            losses.append(Loss("frames", f"only the first of {frames} {many} is restored; for all, {how}"))
             image.seek(0)
         if kind == "PNG" and data[24] == 16:  # Pillow would reduce it to 8 bits without a word
             color, alpha = png.read_deep(pixels)
@@ -274,11 +264,23 @@ def _decode(data: bytes, kind: str, transfer: Transfer, layer: str | None = None
         else:
             if read is not None:  # stored inverted, as Photoshop does
                 image = Image.fromarray(255 - read, "CMYK")
-            color, alpha = _pillow_pixels(image, extras, losses, tags.white if kind == "TIFF" else None)
-    color = _turn(color, orientation)
-    alpha = None if alpha is None else _turn(alpha, orientation)
+            color, alpha = pillow.read_pixels(image, extras, losses, None if tags is None else tags.white)
+    return _image(kind, color, alpha, extras, losses, orientation, turn)
+
+
+def _image(
+    kind: str,
+    color: Samples,
+    alpha: Samples | None,
+    extras: Extras,
+    losses: list[Loss],
+    orientation: int,
+    turn: int = 1,
+) -> DecodedImage:
+    """The image of pixels that are still to be turned by ``turn``, without a profile that does not fit it."""
     extras = metadata.fitting_profile(extras, gray=color.shape[2] == 1, losses=losses)
-    return DecodedImage(color, alpha, kind, extras, losses, tags.orientation if kind == "TIFF" else orientation)
+    alpha = None if alpha is None else _turn(alpha, turn)
+    return DecodedImage(_turn(color, turn), alpha, kind, extras, losses, orientation)
 
 
 def _jpeg_pixels(data: bytes, kind: str, mode: str, losses: list[Loss]) -> Samples | None:
@@ -291,8 +293,7 @@ def _heif(data: bytes, losses: list[Loss]) -> DecodedImage:
     color, alpha, found, turned = heif_backend.read(data)
     extras = metadata.extras_of(found, losses)
     orientation = metadata.orientation_of(extras) if turned else 1  # the file's own turn counts, not that of EXIF
-    extras = metadata.fitting_profile(extras, gray=color.shape[2] == 1, losses=losses)
-    return DecodedImage(color, alpha, "HEIF", extras, losses, orientation)
+    return _image("HEIF", color, alpha, extras, losses, orientation)
 
 
 def _jpeg_xl(data: bytes, transfer: Transfer, losses: list[Loss]) -> DecodedImage:
@@ -302,8 +303,7 @@ def _jpeg_xl(data: bytes, transfer: Transfer, losses: list[Loss]) -> DecodedImag
         return replace(_decode(read, "JPEG", transfer), source="JPEG XL")
     color, alpha, found = read
     extras = metadata.extras_of(found, losses)
-    extras = metadata.fitting_profile(extras, gray=color.shape[2] == 1, losses=losses)
-    return DecodedImage(color, alpha, "JPEG XL", extras, losses, metadata.orientation_of(extras))
+    return _image("JPEG XL", color, alpha, extras, losses, metadata.orientation_of(extras))
 
 
 def _camera_raw(data: bytes, kind: str, losses: list[Loss]) -> DecodedImage:
@@ -322,6 +322,19 @@ def _camera_raw(data: bytes, kind: str, losses: list[Loss]) -> DecodedImage:
     orientation = tree.short(exif.ORIENTATION) or 1
     extras = Extras(exif=tree, xmp=xmp.without_claims(packet.value if packet else b"", losses))
     return DecodedImage(color, None, "camera raw", extras, losses, orientation if orientation < 9 else 1)
+
+
+def _any_tiff(data: bytes, losses: list[Loss], pages: str) -> DecodedImage:
+    """A TIFF file of any kind: camera raw, all pages, or one of them."""
+    number = None if pages == "first" else _first_of(pages)
+    try:
+        tags = tiff.inspect(data, number)
+    except tiff.CameraRawError as error:
+        return _camera_raw(data, error.kind, losses)
+    _check_size(tags.width, tags.height, len(data))
+    if pages == "all" and tags.pages > 1:
+        return _all_pages(data, tags.pages)
+    return _tiff(data, tags, losses, number) if tags.own else _by_pillow(data, "TIFF", losses, tags, number)
 
 
 def _all_pages(data: bytes, number: int) -> DecodedImage:
@@ -359,11 +372,8 @@ def _tiff(data: bytes, tags: tiff.TiffInfo, losses: list[Loss], number: int | No
             )
         )
     color, alpha = tiff.read_pixels(data, losses, number)
-    color = _turn(color, tags.orientation)
-    alpha = None if alpha is None else _turn(alpha, tags.orientation)
     extras = _tiff_extras(data, tags, losses)
-    extras = metadata.fitting_profile(extras, gray=color.shape[2] == 1, losses=losses)
-    return DecodedImage(color, alpha, "TIFF", extras, losses, tags.orientation)
+    return _image("TIFF", color, alpha, extras, losses, tags.orientation, tags.orientation)
 
 
 def _tiff_extras(data: bytes, tags: tiff.TiffInfo, losses: list[Loss]) -> Extras:
@@ -372,23 +382,7 @@ def _tiff_extras(data: bytes, tags: tiff.TiffInfo, losses: list[Loss]) -> Extras
     return Extras(icc=tags.icc, exif=tree, xmp=xmp.without_claims(tags.xmp, losses), dpi=tags.dpi)
 
 
-def _many(kind: str) -> str:
-    return "pages" if kind == "TIFF" else "frames"
-
-
 # --- headers ---------------------------------------------------------------------------------------------------------
-
-
-def open_image(stream: Any, kind: str) -> Image.Image:
-    """Open a file of a kind known to Pillow, without its global size limit; pixels are not decoded."""
-    if kind == "AVIF" and not features.check("avif"):
-        raise InputError("an AVIF image, which this Pillow cannot read; update it, or convert the image first")
-    with _PILLOW_LOCK:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            return Image.open(stream, formats=(kind.upper(),))
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _avif_depth(data: bytes) -> int:
@@ -460,91 +454,3 @@ def _read_metadata(image: Image.Image, data: bytes, kind: str) -> FileMetadata:
     if kind == "GIF" and info.get("comment"):
         found.losses.append(Loss("comment", "the GIF comment is dropped"))
     return found
-
-
-# --- pixels ----------------------------------------------------------------------------------------------------------
-
-
-def _pillow_pixels(
-    image: Image.Image, extras: Extras, losses: list[Loss], white: tuple[float, float] | None
-) -> tuple[Samples, Samples | None]:
-    """Pixels of at most 8 bits: (H, W, 1 or 3), and alpha; ``white`` is the white point that a file states."""
-    image.load()
-    mode = image.mode
-    clear = image.info.get("transparency") is not None
-    if mode == "1":
-        losses.append(Loss("bilevel", "the 1-bit image becomes 8-bit gray", strict=False))
-        image = image.convert("LA" if clear else "L")
-    elif mode == "P":
-        losses.append(Loss("palette", "the palette is expanded", strict=False))
-        gray = not clear and _gray_palette(image) and exif.icc_space(extras.icc) in ("", "GRAY")
-        image = image.convert("RGBA" if clear else "L" if gray else "RGB")
-    elif mode == "PA":
-        losses.append(Loss("palette", "the palette is expanded", strict=False))
-        image = image.convert("RGBA")
-    elif mode in ("L", "RGB") and clear:
-        image = image.convert("LA" if mode == "L" else "RGBA")
-    elif mode == "CMYK":
-        losses.append(Loss("cmyk", "CMYK is converted to sRGB"))
-        image = _from_cmyk(image, extras.icc)
-    elif mode in ("La", "RGBa"):
-        image = image.convert("LA" if mode == "La" else "RGBA")
-    elif mode in ("YCbCr", "RGBX"):
-        image = image.convert("RGB")
-    elif mode == "LAB":
-        losses.append(Loss("lab", "CIE Lab is converted to sRGB"))
-        if white is not None and max(abs(white[0] - _D65[0]), abs(white[1] - _D65[1])) < 0.002:
-            return _from_lab_of_d65(np.asarray(image)), None
-        srgb = ImageCms.createProfile("sRGB")
-        image = ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), srgb, outputMode="RGB") or image
-    elif mode not in ("L", "LA", "RGB", "RGBA"):
-        raise InputError(f"images of kind {mode!r} are not supported; convert it to 8 or 16-bit gray or RGB first")
-    return _channels(image)
-
-
-def _from_lab_of_d65(lab: Samples) -> Samples:
-    """8-bit sRGB of CIE Lab relative to D65, the white of sRGB; Pillow knows that of D50 only, which Photoshop writes.
-
-    Args:
-        lab: (H, W, 3) L* in 1/255 of 100, a* and b* as signed bytes (TIFF 6.0, section 23).
-    """
-    lightness = (lab[..., 0].astype(np.float32) * np.float32(100 / 255) + 16) / 116
-    signed = lab[..., 1:].astype(np.int8).astype(np.float32)
-    f = np.stack([lightness + signed[..., 0] / 500, lightness, lightness - signed[..., 1] / 200], axis=-1)
-    xyz = np.where(f > 6 / 29, f**3, (f - 4 / 29) * (3 * (6 / 29) ** 2)) * _D65_XYZ
-    display = oiio_backend.to_display((xyz @ _XYZ_TO_SRGB.T).clip(0, 1))
-    return to_depth(display, np.uint8)
-
-
-def _channels(image: Image.Image) -> tuple[Samples, Samples | None]:
-    """Colour (H, W, 1 or 3) and alpha of an 8-bit image, strip by strip: Pillow would copy the whole of it twice."""
-    width, height = image.size
-    bands = len(image.getbands())
-    color = np.empty((height, width, bands if bands % 2 else bands - 1), np.uint8)
-    alpha = None if bands % 2 else np.empty((height, width), np.uint8)
-    for top in range(0, height, _ROWS):
-        part = np.asarray(image.crop((0, top, width, min(top + _ROWS, height))))
-        part = part.reshape(*part.shape[:2], bands)
-        color[top : top + _ROWS] = part[..., : color.shape[2]]
-        if alpha is not None:
-            alpha[top : top + _ROWS] = part[..., -1]
-    return color, alpha
-
-
-def _gray_palette(image: Image.Image) -> bool:
-    palette = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
-    used = [index for _, index in image.getcolors(256) or [] if isinstance(index, int) and index < len(palette)]
-    colors = palette[used]
-    return bool((colors == colors[:, :1]).all())
-
-
-def _from_cmyk(image: Image.Image, icc: bytes) -> Image.Image:
-    if exif.icc_space(icc) == "CMYK":
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-            found = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-            if found is not None:
-                return found
-        except ImageCms.PyCMSError:
-            pass  # a damaged profile: the plain formula below
-    return image.convert("RGB")
