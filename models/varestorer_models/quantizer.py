@@ -64,6 +64,13 @@ def _rows(map_Bdhw: Tensor) -> Tensor:
     return map_Bdhw.flatten(2).transpose(1, 2)
 
 
+def _pooled(map_Bdhw: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Area means on a coarser grid; the identity at equal size."""
+    if tuple(map_Bdhw.shape[-2:]) == tuple(grid):
+        return map_Bdhw
+    return F.interpolate(map_Bdhw, size=grid, mode="area")
+
+
 def resample(map_Bdhw: Tensor, grid: tuple[int, int]) -> Tensor:
     """Linear resampling without antialiasing, up or down; the identity at equal size.
 
@@ -117,16 +124,14 @@ class MultiScaleQuantizer(nn.Module):
         bits, tokens, residuals = [], [], []
         slices = schedule.slices
         for k, grid in enumerate(schedule.grids):
-            residual = latent - accumulated
-            if tuple(grid) != schedule.latent_grid:
-                residual = F.interpolate(residual, size=grid, mode="area")
+            residual = _pooled(latent - accumulated, grid)
             residuals.append(residual)
             # the unit length of the released code before its sign is taken cannot change the sign: left out
             bits_k = (_rows(residual) > 0).to(torch.uint8)
             bits.append(bits_k)
             if flips_BLd is not None:
                 bits_k = bits_k ^ flips_BLd[:, slices[k]].to(torch.uint8)
-            accumulated = accumulated + self._code_map(bits_k, k, schedule)
+            accumulated = accumulated + self.code_map(bits_k, k, schedule)
             if k + 1 < len(schedule.grids):
                 tokens.append(_rows(resample(accumulated, schedule.grids[k + 1])))
         return Quantized(torch.cat(bits, dim=1), accumulated, self._joined(tokens, latent), tuple(residuals))
@@ -137,7 +142,7 @@ class MultiScaleQuantizer(nn.Module):
         accumulated = torch.zeros(batch, self.config.bits, *schedule.latent_grid, device=bits_BLd.device)
         tokens = []
         for k, rows in enumerate(schedule.slices):
-            accumulated = accumulated + self._code_map(bits_BLd[:, rows], k, schedule)
+            accumulated = accumulated + self.code_map(bits_BLd[:, rows], k, schedule)
             if k + 1 < len(schedule.grids):
                 tokens.append(_rows(resample(accumulated, schedule.grids[k + 1])))
         return self._joined(tokens, accumulated), accumulated
@@ -150,7 +155,8 @@ class MultiScaleQuantizer(nn.Module):
         """Rows of one scale (B, l, d) -> map (B, d, h_k, w_k)."""
         return rows_Bld.transpose(1, 2).reshape(len(rows_Bld), -1, *grid)
 
-    def _code_map(self, bits_Bld: Tensor, scale: int, schedule: ScaleSchedule) -> Tensor:
+    def code_map(self, bits_Bld: Tensor, scale: int, schedule: ScaleSchedule) -> Tensor:
+        """Bits of one scale (B, l, d) -> its codes, upsampled to the latent grid (B, d, h, w)."""
         code = self.scale_map(self.codes(bits_Bld, scale), schedule.grids[scale])
         return resample(code, schedule.latent_grid)
 
@@ -177,12 +183,10 @@ class MultiScaleQuantizer(nn.Module):
         self._check(latent, schedule)
         accumulated = torch.zeros_like(latent)
         for k, grid in enumerate(schedule.grids):
-            residual = latent - accumulated
-            if tuple(grid) != schedule.latent_grid:
-                residual = F.interpolate(residual, size=grid, mode="area")
+            residual = _pooled(latent - accumulated, grid)
             size = residual.abs().mean() * math.sqrt(self.config.bits)
             self.log_gains[k] = size.clamp_min(1e-6).log()
-            accumulated = accumulated + self._code_map((_rows(residual) > 0).to(torch.uint8), k, schedule)
+            accumulated = accumulated + self.code_map((_rows(residual) > 0).to(torch.uint8), k, schedule)
 
 
 def with_latent_gradient(quantized: Quantized, latent_Bdhw: Tensor, schedule: ScaleSchedule) -> Quantized:

@@ -95,8 +95,7 @@ def sample_multistep(
     chosen = []
     for scale, rows in enumerate(schedule.slices):
         if rows.start:
-            resampled = resample(accumulated, schedule.grids[scale])
-            tokens = resampled.flatten(2).transpose(1, 2)
+            tokens = resample(accumulated, schedule.grids[scale]).flatten(2).transpose(1, 2)
         logits = transformer.forward_scale(
             torch.cat([tokens, tokens]) if guided else tokens,
             scale,
@@ -112,8 +111,7 @@ def sample_multistep(
         else:
             bits = draw_bits(logits, None if uniforms_BLd2 is None else uniforms_BLd2[..., rows, :, :])
         chosen.append(bits)
-        code_map = quantizer.scale_map(quantizer.codes(bits, scale), schedule.grids[scale])
-        accumulated = accumulated + resample(code_map, schedule.latent_grid)
+        accumulated = accumulated + quantizer.code_map(bits, scale, schedule)
     return torch.cat(chosen, dim=1)
 
 

@@ -30,7 +30,7 @@ __all__ = ["Condition", "TextFeatures", "Transformer", "TransformerConfig"]
 class Transformer(nn.Module):
     """Pyramid tokens and a condition -> bit scores or latent values of every position.
 
-    Keys of the state dict keep the released shapes; ``models/convert.py`` has the table of names.
+    Keys of the state dict keep the released shapes; :mod:`varestorer_models.released_keys` has the table of names.
 
     Args:
         config: Sizes and choices. With ``adapter_rank`` the attention projections get adapters at once.

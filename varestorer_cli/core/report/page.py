@@ -201,7 +201,7 @@ class Page:
         kind: small line above the title.
         title: what was restored or scored.
         lead: sentences below it.
-        tiles: the numbers to see first: value, label, and whether it is bad news.
+        totals: the numbers to see first: value, label, and whether it is bad news.
         above: sections between the title and the images.
         below: sections between the images and the table.
         columns: of the table.
@@ -216,7 +216,7 @@ class Page:
     kind: str
     title: str
     lead: tuple[str, ...]
-    tiles: tuple[tuple[str, str, bool], ...]
+    totals: tuple[tuple[str, str, bool], ...]
     above: tuple[Section, ...]
     below: tuple[Section, ...]
     columns: tuple[Column, ...]

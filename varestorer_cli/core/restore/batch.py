@@ -133,7 +133,7 @@ class _Batch:
                 while behind and (behind[0].done() or len(behind) > self.context.encoders + 1):
                     self._record(behind.popleft().result())
                 times.encode += time.monotonic() - waited
-                self.console.update(self._done(len(behind)), self._note(self.started))
+                self.console.update(self._done(len(behind)), self._note())
         except InterruptedRunError:
             pass  # the flag is set; said below, when everything is tidied up
         finally:
@@ -181,8 +181,8 @@ class _Batch:
             )
         return self._hashes[format, text]
 
-    def _note(self, started: float) -> str:
-        elapsed = time.monotonic() - started
+    def _note(self) -> str:
+        elapsed = time.monotonic() - self.started
         if not self.report.megapixels or elapsed <= 1:
             return ""
         return f"{speed(self.report.megapixels / elapsed)} MP/s"
@@ -191,7 +191,7 @@ class _Batch:
 
     def _queued(
         self, pool: ThreadPoolExecutor, behind: Callable[[], int]
-    ) -> Iterator[tuple[RestoreItem, "QueuedImage | None"]]:
+    ) -> Iterator[tuple[RestoreItem, "_QueuedPages | None"]]:
         """Items in the order of the jobs, decoded, with their place in the engine's queue where they need one.
 
         Args:
@@ -199,7 +199,7 @@ class _Batch:
             behind: images that are being encoded.
         """
         decoding: deque[Future[RestoreItem]] = deque()
-        ready: deque[tuple[RestoreItem, QueuedImage | None]] = deque()
+        ready: deque[tuple[RestoreItem, _QueuedPages | None]] = deque()
         jobs = iter(self.jobs)
 
         def next_item(*, ahead: bool) -> bool:
@@ -225,7 +225,7 @@ class _Batch:
 
     # --- the engine
 
-    def _enqueue(self, queue: Any, item: RestoreItem, behind: Callable[[], int]) -> "QueuedImage | None":
+    def _enqueue(self, queue: Any, item: RestoreItem, behind: Callable[[], int]) -> "_QueuedPages | None":
         """Put a decoded image into the engine's queue; None where there is nothing to restore."""
         image = item.image
         if image is None:
@@ -241,7 +241,7 @@ class _Batch:
         def on_tiles(done: int, all_: int) -> None:
             release(results[-1])
             page = (len(results) - 1 + done / all_) / len(image.pages)
-            self.console.update(self._done(behind(), page), self._note(self.started), item.job.key)
+            self.console.update(self._done(behind(), page), self._note(), item.job.key)
 
         try:
             for number, (page, size) in enumerate(zip(image.pages, item.sizes, strict=True)):
@@ -262,10 +262,10 @@ class _Batch:
         except Exception as error:
             item.error = _without_memory(error, item)
             return None
-        return QueuedImage(sources, queued)
+        return _QueuedPages(sources, queued)
 
     def _restored(
-        self, item: RestoreItem, queued: "QueuedImage | None", pool: ThreadPoolExecutor
+        self, item: RestoreItem, queued: "_QueuedPages | None", pool: ThreadPoolExecutor
     ) -> "Future[RestoreItem]":
         """Restore one image and hand it to the encoders; what needs neither is done at once."""
         finished: Future[RestoreItem] = Future()
@@ -339,7 +339,7 @@ class _Batch:
 
 
 @dataclass(frozen=True)
-class QueuedImage:
+class _QueuedPages:
     """The pages of an image in the engine's queue: the samples that the model gets, and their places in the queue."""
 
     sources: list[Samples]

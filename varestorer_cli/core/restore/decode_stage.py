@@ -1,6 +1,5 @@
 """The stage ahead of the engine: read an image, hash it, decide whether there is anything to do, decode it."""
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +9,7 @@ from varestorer_cli.core.atomic import atomic_file
 from varestorer_cli.core.choices import Existing, ImageFormat, Large
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image.formats import output_format
+from varestorer_cli.core.image.image_data import DecodedImage
 from varestorer_cli.core.image.reader import decode, probe, read_bytes
 from varestorer_cli.core.image.writer import check_side, losses_of
 from varestorer_cli.core.inputs.plan import Job
@@ -81,9 +81,10 @@ class DecodeStage:
         return item
 
     def _decide(self, item: RestoreItem) -> None:
+        """Read, hash, leave out what need not be done, decode the rest."""
         job, row, options = item.job, item.row, self.options
         data = read_bytes(job.input)
-        row.input_sha256 = hashlib.sha256(data).hexdigest()
+        row.input_sha256 = fingerprint.sha256(data)
         if options.only_below is not None:
             row.width, row.height = probe(job.input, options.layer, options.pages)
             if max(row.width, row.height) >= options.only_below:
@@ -101,6 +102,19 @@ class DecodeStage:
             fingerprint.look_at(job.output, read=False)
         image = decode(data, options.transfer, options.layer, options.pages)
         del data
+        self._describe(item, image)
+        self._name_losses(item, image)
+        item.image = image
+        pixels = sum(page.width * page.height for page in image.pages) + sum(w * h for w, h in item.sizes)
+        item.pixels = self.budget.take(pixels)
+
+    def _describe(self, item: RestoreItem, image: DecodedImage) -> None:
+        """Apply the options to a decoded image; fill in the sizes of its output and what the report says of it.
+
+        Raises:
+            InputError: the output's format cannot hold it.
+        """
+        row, options = item.row, self.options
         for page in image.pages:
             page.keep_hidden = options.keep_hidden
             if options.strip:
@@ -111,7 +125,8 @@ class DecodeStage:
             raise InputError(
                 f"its {len(image.pages)} pages can be written to TIFF only; add --format tif, or choose one: --pages N"
             )
-        item.size = options.target(image.width, image.height)
+        item.sizes = [options.target(page.width, page.height) for page in image.pages]
+        item.size = item.sizes[0]
         row.width, row.height = image.width, image.height
         row.out_width, row.out_height = item.size
         row.depth = image.depth
@@ -120,10 +135,19 @@ class DecodeStage:
         check_side(item.format, *item.size)
         if image.extras.scene is not None:
             row.transfer = "linear to sRGB and back" if image.extras.scene.linear else "as encoded"
+
+    def _name_losses(self, item: RestoreItem, image: DecodedImage) -> None:
+        """Note what reading lost and what writing will lose.
+
+        Raises:
+            InputError: something is lost, and ``--strict`` forbids it.
+        """
+        row = item.row
+        assert item.identity is not None
         software = fingerprint.software_text(
             item.identity,
             model=self.context.model,
-            scale=row.scale,
+            scale=row.scale or 1,
             tile=_LONGEST_TILE,
             seed=self.options.seed,
             caption=row.caption,
@@ -141,13 +165,9 @@ class DecodeStage:
         losses = list(dict.fromkeys(losses))
         row.warnings = "; ".join(f"{loss.name}: {loss.text}" for loss in losses)
         hard = [loss.text for loss in losses if loss.strict]
-        if options.strict and hard:
+        if self.options.strict and hard:
             raise InputError(f"{'; '.join(hard)} (--strict)")
         item.warnings = [loss.text for loss in losses]
-        item.image = image
-        item.sizes = [options.target(page.width, page.height) for page in image.pages]
-        pixels = sum(page.width * page.height for page in image.pages) + sum(w * h for w, h in item.sizes)
-        item.pixels = self.budget.take(pixels)
 
     def _leave_large(self, item: RestoreItem, data: bytes) -> None:
         """An image that is large already is left out, or copied under its own suffix; nothing is replaced.

@@ -129,7 +129,7 @@ def restore_page(
         kind="varestorer restore",
         title=f"{folder.name or folder.resolve().name}/",
         lead=(_sentence(images, ignored),),
-        tiles=_tiles(images, consistency),
+        totals=_totals(images, consistency),
         above=failure_list([(row.input, row.reason) for row in failed], _failed_title(failed)),
         below=tuple(
             section
@@ -188,25 +188,25 @@ def _sentence(images: Sequence[Row], ignored: Sequence[Row]) -> str:
     return text + f". {count(len(ignored), 'other file')} ignored." if ignored else text + "."
 
 
-def _tiles(images: Sequence[Row], consistency: Sequence[float]) -> tuple[tuple[str, str, bool], ...]:
+def _totals(images: Sequence[Row], consistency: Sequence[float]) -> tuple[tuple[str, str, bool], ...]:
     finished = [row for row in images if _finished(row)]
     failed = sum(row.status == FAILED for row in images)
     kept = len(images) - len(finished) - failed
     pixels = sum((row.out_width or 0) * (row.out_height or 0) for row in finished) / 1e6
-    tiles = [(str(len(finished)), "restored", False), (str(failed), "failed", failed > 0)]
+    totals = [(str(len(finished)), "restored", False), (str(failed), "failed", failed > 0)]
     if kept:
-        tiles.append((str(kept), "kept as they were", False))
+        totals.append((str(kept), "kept as they were", False))
     warned = sum(bool(row.warnings) for row in finished)
-    tiles.append((str(warned), "with a warning", False))
+    totals.append((str(warned), "with a warning", False))
     if pixels:
-        tiles.append((f"{pixels:.1f}", "megapixels of output", False))
+        totals.append((f"{pixels:.1f}", "megapixels of output", False))
     seconds = sum(row.seconds or 0 for row in finished)
     if seconds:
-        tiles.append((clock(seconds), "work on them", False))
+        totals.append((clock(seconds), "work on them", False))
     if consistency:
-        tiles.append((f"{sum(consistency) / len(consistency):.2f} dB", "mean consistency", False))
-        tiles.append((f"{min(consistency):.2f} dB", "lowest consistency", False))
-    return tuple(tiles)
+        totals.append((f"{sum(consistency) / len(consistency):.2f} dB", "mean consistency", False))
+        totals.append((f"{min(consistency):.2f} dB", "lowest consistency", False))
+    return tuple(totals)
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------

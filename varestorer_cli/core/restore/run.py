@@ -14,7 +14,7 @@ from varestorer_cli.core.image import oiio_backend
 from varestorer_cli.core.inputs.plan import NameTemplate, RestorePlan, plan_for
 from varestorer_cli.core.options import RestoreOptions, RestoreRequest
 from varestorer_cli.core.report.csv_file import ReportFile, free_report_path, merge_reports, report_name, reports_in
-from varestorer_cli.core.report.rows import Row
+from varestorer_cli.core.report.rows import IGNORED, Row
 from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore.batch import run_batch
 from varestorer_cli.core.restore.item import Reporting
@@ -110,7 +110,7 @@ def _run(request: RestoreRequest, options: RestoreOptions, console: Console) -> 
         return _only_ignored(plan, on_row)
     _refuse_without_vfx(plan)
     check_writable(plan.folder)
-    remove_stale_parts({j.output.parent for j in plan.jobs} | {plan.folder})
+    remove_stale_parts({job.output.parent for job in plan.jobs} | {plan.folder})
     with stop_on_signals(console.info, console.abandon) as stop:
         session, prepared = None, prepare_run_texts(plan, options, console, stop)
         if len(devices) < 2:
@@ -204,7 +204,7 @@ def _report_path(request: RestoreRequest, options: RestoreOptions, plan: Restore
 
 
 def _only_ignored(plan: RestorePlan, on_row: Callable[[Row], None] | None) -> BatchReport:
-    report = BatchReport([Row(input=a.path, status="ignored", reason=a.reason) for a in plan.ignored])
+    report = BatchReport([Row(input=one.path, status=IGNORED, reason=one.reason) for one in plan.ignored])
     for row in report.rows:
         if on_row is not None:
             on_row(row)

@@ -157,9 +157,9 @@ def score_page(report: ScoreReport, job: ScorePageJob, images_apart: ImageFolder
     )
     for place, metric in enumerate(metrics[1:_MOST_CHARTS], 1):
         charts += scatter(_dots(images, 0, place), metrics[0].label, metric.label)
-    tiles = [(str(len(report.scores) - len(report.failed)), "pairs scored", False)]
-    tiles.append((str(len(report.failed)), "failed", bool(report.failed)))
-    tiles += [(number(m.name, report.summary(m.name).mean), f"mean {m.label}", False) for m in report.metrics[:4]]
+    totals = [(str(len(report.scores) - len(report.failed)), "pairs scored", False)]
+    totals.append((str(len(report.failed)), "failed", bool(report.failed)))
+    totals += [(number(m.name, report.summary(m.name).mean), f"mean {m.label}", False) for m in report.metrics[:4]]
     sides = (labels[0] if job.degraded else RESTORED, RESTORED if job.degraded else labels[-1])
     return _page(
         title=report.subject or "Scores",
@@ -169,7 +169,7 @@ def score_page(report: ScoreReport, job: ScorePageJob, images_apart: ImageFolder
         labels=tuple(labels),
         sides=sides,
         compared=(RESTORED, REFERENCE if references else sides[0]),
-        tiles=tuple(tiles),
+        totals=tuple(totals),
         charts=charts,
         descending=first is not None and first.lower_better,
         target=job.target,
@@ -233,7 +233,7 @@ def comparison_page(
         labels=tuple(labels),
         sides=(a, b),
         compared=(a, b),
-        tiles=((str(count), "pairs scored in both", False), (str(failed), "failed in either", failed > 0)),
+        totals=((str(count), "pairs scored in both", False), (str(failed), "failed in either", failed > 0)),
         charts=charts,
         descending=bool(metrics) and metrics[0].lower_better,
         order=2,
@@ -302,7 +302,7 @@ def _page(
     labels: tuple[str, ...],
     sides: tuple[str, str],
     compared: tuple[str, str],
-    tiles: tuple[tuple[str, str, bool], ...],
+    totals: tuple[tuple[str, str, bool], ...],
     charts: str,
     descending: bool,
     target: Path,
@@ -349,7 +349,7 @@ def _page(
         kind="varestorer score",
         title=title,
         lead=(),
-        tiles=tiles,
+        totals=totals,
         above=(
             Section("Scores", tuple(part for block in blocks for part in _parts(block)), "scores"),
             *failure_list(failures, f"{len(failures)} pair{'' if len(failures) == 1 else 's'} failed, in no mean"),

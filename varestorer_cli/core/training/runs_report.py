@@ -86,7 +86,7 @@ def runs_page(runs: Sequence[TrainingRun], figures: Sequence[str]) -> Page:
         kind="varestorer runs",
         title=count(len(runs), "training run"),
         lead=lead,
-        tiles=(),
+        totals=(),
         above=tuple(section for section in above if section.blocks),
         below=(),
         columns=(),
