@@ -38,6 +38,7 @@ _TESTS = {
     _MODELS + "attention.py": ["models/test_transformer.py"],
     _MODELS + "condition.py": ["models/test_transformer.py"],
     _MODELS + "tokenizer.py": ["models/test_restorer.py", "models/test_pinned_pixels.py"],
+    _MODELS + "first_stage.py": ["models/test_restorer.py", "models/test_pinned_pixels.py"],
     _MODELS + "conv_restorer.py": ["models/test_pinned_pixels.py"],
     _MODELS + "released_keys.py": ["models/test_convert.py"],
     _MODELS + "meta_init.py": ["bench/test_gpu.py"],

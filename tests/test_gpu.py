@@ -12,7 +12,7 @@ from varestorer_cli.bench.gpu import build, sizes_of
 from varestorer_cli.core.engine.engine import RestoreEngine
 from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.engine.inference import EngineOptions
-from varestorer_models.restorer import FirstStageRestorer, RestorerConfig
+from varestorer_models.first_stage import FirstStageRestorer, RestorerConfig
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

@@ -2,6 +2,7 @@
 
 Map, in reading order
     schedule       ScaleSchedule: coarse-to-fine grids, their place in the sequence, the block-causal mask
+    first_stage    FirstStageRestorer: the pre-restorer alone on a tile; settings of all restorers
     restorer       OneStepRestorer: degraded tile -> restored tile in one pass
     multistep      MultiStepRestorer: the same, scale after scale: what one pass is measured against
     conv_restorer  ConvRestorer: cleans the input first; swinir: the released one; rrdb: Real-ESRGAN's

@@ -11,7 +11,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from varestorer_models.restorer import FirstStageRestorer, OneStepRestorer, RestorerConfig, Sampling
+from varestorer_models.first_stage import FirstStageRestorer, RestorerConfig, Sampling
+from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.sampler import sample_multistep
 from varestorer_models.tokenizer import ImageTokenizer
 from varestorer_models.transformer import Condition, Transformer

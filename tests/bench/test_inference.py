@@ -9,7 +9,7 @@ import torch
 from varestorer_cli.bench import inference
 from varestorer_cli.core.errors import MissingDependencyError
 from varestorer_cli.core.extras import is_installed
-from varestorer_models.restorer import FirstStageRestorer, RestorerConfig
+from varestorer_models.first_stage import FirstStageRestorer, RestorerConfig
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
 
 

@@ -11,7 +11,7 @@ from varestorer_cli import app
 from varestorer_cli.core.weights.fidelity import packed
 from varestorer_cli.core.weights.model_file import save_bundle
 from varestorer_cli.core.weights.root import PACKAGE
-from varestorer_models.restorer import RestorerConfig
+from varestorer_models.first_stage import RestorerConfig
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
 
 

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from varestorer_cli.core.training.presets import preset
 from varestorer_cli.core.weights.model_file import load_restorer
+from varestorer_models.first_stage import RestorerConfig
 from varestorer_models.multistep import MultiStepRestorer, multistep, restorer_from_components
-from varestorer_models.restorer import OneStepRestorer, RestorerConfig
+from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.sampler import draw_bits, sample_multistep
 from varestorer_models.tokenizer import ImageTokenizer
 from varestorer_models.transformer import Transformer

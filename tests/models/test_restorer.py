@@ -8,13 +8,10 @@ import torch
 
 from varestorer_cli.core.training.presets import preset
 from varestorer_models.conv_restorer import ConvRestorer
+from varestorer_models.first_stage import FirstStageRestorer, RestorerConfig
 from varestorer_models.multistep import restorer_from_components
 from varestorer_models.quantizer import straight_through
-from varestorer_models.restorer import (
-    FirstStageRestorer,
-    OneStepRestorer,
-    RestorerConfig,
-)
+from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
 from varestorer_models.tokenizer import ImageTokenizer
 from varestorer_models.transformer import Transformer

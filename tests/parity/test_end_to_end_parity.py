@@ -6,8 +6,9 @@ from reference_data import Reference, reference, thinned
 from released_pipeline import Image, ReleasedModels, restore_image, to_bgr
 from released_states import from_released
 
+from varestorer_models.first_stage import RestorerConfig
 from varestorer_models.quantizer import MultiScaleQuantizer
-from varestorer_models.restorer import OneStepRestorer, RestorerConfig
+from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.schedule import ScaleSchedule
 from varestorer_models.tokenizer import ImageTokenizer, TokenizerConfig
 from varestorer_models.transformer import Condition, TextFeatures

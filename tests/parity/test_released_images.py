@@ -22,8 +22,9 @@ from varestorer_cli.core.engine.engine import RestoreEngine
 from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.engine.inference import EngineOptions
 from varestorer_cli.core.weights.model_file import save_bundle
+from varestorer_models.first_stage import RestorerConfig
 from varestorer_models.quantizer import MultiScaleQuantizer
-from varestorer_models.restorer import OneStepRestorer, RestorerConfig
+from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.schedule import ScaleSchedule
 from varestorer_models.tokenizer import ImageTokenizer, TokenizerConfig
 from varestorer_models.transformer import Condition, TextFeatures

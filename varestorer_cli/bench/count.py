@@ -22,8 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from varestorer_cli.bench.gpu import Sizes, sizes_of
 from varestorer_models.autoencoder import set_norms
+from varestorer_models.first_stage import RestorerConfig
 from varestorer_models.meta_init import on_meta_device
-from varestorer_models.restorer import OneStepRestorer, RestorerConfig
+from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.swinir import SwinIR, set_window_attention
 from varestorer_models.tokenizer import ImageTokenizer
 from varestorer_models.transformer import Transformer

@@ -16,10 +16,11 @@ from varestorer_cli.bench.witness_backend import Lite2Features
 from varestorer_cli.core.metrics.psnr_ssim import load as load_metric
 from varestorer_cli.core.training.data.crop_cache import CropCache, PairBatch
 from varestorer_cli.core.training.stages import degraded, pixels
+from varestorer_models.first_stage import Sampling
 from varestorer_models.losses import logit_difference
 from varestorer_models.multistep import MultiStepRestorer
 from varestorer_models.quantizer import Quantized, resample
-from varestorer_models.restorer import OneStepRestorer, Sampling
+from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.sampler import sample_multistep
 from varestorer_models.tokenizer import ImageTokenizer
 

@@ -20,9 +20,10 @@ from torch import nn
 from varestorer_cli.core.runtime import cpu_has_bf16
 from varestorer_cli.core.training.presets import preset
 from varestorer_models.condition import Condition
+from varestorer_models.first_stage import RestorerConfig
 from varestorer_models.layers import Projection
 from varestorer_models.meta_init import on_meta_device
-from varestorer_models.restorer import OneStepRestorer, RestorerConfig
+from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.swinir import SwinIR, SwinIRConfig
 from varestorer_models.tokenizer import ImageTokenizer
 from varestorer_models.transformer import Transformer

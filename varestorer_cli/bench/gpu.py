@@ -30,9 +30,10 @@ from varestorer_cli.core.engine.tile_check import not_finite
 from varestorer_cli.core.runtime import autocast_type
 from varestorer_cli.core.training.presets import preset
 from varestorer_models.autoencoder import AutoencoderConfig, set_norms
+from varestorer_models.first_stage import RestorerConfig
 from varestorer_models.meta_init import on_meta_device
 from varestorer_models.quantizer import QuantizerConfig
-from varestorer_models.restorer import OneStepRestorer, RestorerConfig
+from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.schedule import ScaleSchedule
 from varestorer_models.swinir import SwinIR, SwinIRConfig, set_window_attention
 from varestorer_models.tokenizer import ImageTokenizer, TokenizerConfig

@@ -25,7 +25,7 @@ from varestorer_cli.core.image.reader import decode, read_bytes
 from varestorer_cli.core.report.rows import DONE, read_rows
 from varestorer_cli.core.weights.model_file import save_bundle
 from varestorer_models.conv_restorer import ConvRestorer, ConvRestorerConfig
-from varestorer_models.restorer import RestorerConfig
+from varestorer_models.first_stage import RestorerConfig
 
 _SAMPLES = Path(__file__).resolve().parent.parent / "data" / "samples"
 _SMALL = (32, 24)

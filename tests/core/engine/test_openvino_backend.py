@@ -18,7 +18,7 @@ from varestorer_cli.core.options import RestoreOptions
 from varestorer_cli.core.restore.session import open_session
 from varestorer_cli.core.weights.model_file import load_restorer
 from varestorer_models.conv_restorer import ConvRestorer, ConvRestorerConfig
-from varestorer_models.restorer import FirstStageRestorer, RestorerConfig
+from varestorer_models.first_stage import FirstStageRestorer, RestorerConfig
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
 
 needs_openvino = pytest.mark.skipif(not is_installed("openvino"), reason="the extra openvino is not installed")

@@ -18,7 +18,7 @@ from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.engine.inference import EngineOptions, TileInference
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.weights.model_file import load_restorer
-from varestorer_models.restorer import FirstStageRestorer, RestorerConfig
+from varestorer_models.first_stage import FirstStageRestorer, RestorerConfig
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
 
 

@@ -16,7 +16,7 @@ from varestorer_cli.core.engine.engine import RestoreEngine
 from varestorer_cli.core.engine.image_task import ImageTask
 from varestorer_cli.core.engine.inference import EngineOptions
 from varestorer_cli.core.engine.transfers import HostCopy, Transfers
-from varestorer_models.restorer import FirstStageRestorer, RestorerConfig
+from varestorer_models.first_stage import FirstStageRestorer, RestorerConfig
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
 
 

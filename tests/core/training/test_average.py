@@ -13,7 +13,7 @@ from varestorer_cli.core.training.average import average_models, make_dial
 from varestorer_cli.core.training.tool_options import AverageOptions, DialOptions
 from varestorer_cli.core.weights.model_file import load_bundle, save_bundle
 from varestorer_models.conv_restorer import ConvRestorer, ConvRestorerConfig
-from varestorer_models.restorer import RestorerConfig
+from varestorer_models.first_stage import RestorerConfig
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
 
 CONFIG = RRDBConfig(width=4, growth=2, blocks=1)

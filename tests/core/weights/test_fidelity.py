@@ -12,7 +12,7 @@ from torch import Tensor
 from varestorer_cli.core.errors import CheckpointError
 from varestorer_cli.core.weights import fidelity
 from varestorer_cli.core.weights.model_file import FIDELITY, load_bundle, load_restorer, save_bundle
-from varestorer_models.restorer import RestorerConfig
+from varestorer_models.first_stage import RestorerConfig
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
 
 DEFAULT = 0.25

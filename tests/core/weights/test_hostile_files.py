@@ -19,7 +19,8 @@ from varestorer_cli.core.weights.configs import LARGEST_TILE, MOST_ENTRIES, conf
 from varestorer_cli.core.weights.model_file import load_bundle, load_restorer, save_bundle
 from varestorer_cli.core.weights.tensor_io import DATA_HASH
 from varestorer_models.conv_restorer import ConvRestorer, ConvRestorerConfig
-from varestorer_models.restorer import OneStepRestorer, RestorerConfig
+from varestorer_models.first_stage import RestorerConfig
+from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.tokenizer import ImageTokenizer, TokenizerConfig
 from varestorer_models.transformer import Transformer, TransformerConfig
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from varestorer_cli.core.errors import MissingDependencyError, UsageError
 from varestorer_cli.core.extras import install_command, is_installed
-from varestorer_models.restorer import FirstStageRestorer
+from varestorer_models.first_stage import FirstStageRestorer
 from varestorer_models.rrdb import RRDB, RRDBConfig, RRDBNet
 
 _SLOPE = 0.2  # of the leaky ReLUs

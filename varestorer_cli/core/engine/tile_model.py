@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class TileModel(Protocol):
-    """What the engine needs of a model; :class:`varestorer_models.restorer.FirstStageRestorer` has it.
+    """What the engine needs of a model; :class:`varestorer_models.first_stage.FirstStageRestorer` has it.
 
     A model that works on several tile sides lists them in ``tile_sides``, its native one (``tile``) first; a tile may
     have two different ones of them. ``small_sides`` (where present) are sides below the native one that it takes for

@@ -51,9 +51,9 @@ from varestorer_cli.core.weights.tensor_io import (
 )
 from varestorer_models.autoencoder import AutoencoderConfig
 from varestorer_models.convert import Released, recognise, released_tensors
+from varestorer_models.first_stage import RestorerConfig
 from varestorer_models.lora import merged_weight
 from varestorer_models.quantizer import QuantizerConfig
-from varestorer_models.restorer import RestorerConfig
 from varestorer_models.schedule import ScaleSchedule
 from varestorer_models.tokenizer import TokenizerConfig
 from varestorer_models.transformer import TransformerConfig

@@ -32,7 +32,8 @@ from varestorer_cli.core.restore import fingerprint
 from varestorer_cli.core.restore.session import Session, open_session
 from varestorer_cli.core.score.options import Codes
 from varestorer_cli.core.score.scorer import read_named, rgb8
-from varestorer_models.restorer import OneStepRestorer, RestoredTiles
+from varestorer_models.first_stage import RestoredTiles
+from varestorer_models.restorer import OneStepRestorer
 
 _VERSION = 2  # raised when the same files give other pixels
 

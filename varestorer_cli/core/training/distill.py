@@ -26,10 +26,11 @@ from varestorer_cli.core.training.stages import (
     usage_terms,
 )
 from varestorer_cli.core.training.text_features import TextFolder, Texts, condition_on, dropped
+from varestorer_models.first_stage import Sampling
 from varestorer_models.lora import share_frozen, train_adapters_only
 from varestorer_models.losses import bit_cross_entropy, bit_kl, logit_difference, psnr, score_distance
 from varestorer_models.quantizer import Quantized, draw_flips, resample, with_latent_gradient
-from varestorer_models.restorer import OneStepRestorer, Prediction, Sampling
+from varestorer_models.restorer import OneStepRestorer, Prediction
 from varestorer_models.schedule import ScaleSchedule
 from varestorer_models.transformer import Transformer
 

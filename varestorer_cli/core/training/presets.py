@@ -16,8 +16,8 @@ from varestorer_cli.core.training.config_file import ConfigFile
 from varestorer_cli.core.training.options import STAGES, TrainOptions
 from varestorer_models.autoencoder import Autoencoder, AutoencoderConfig
 from varestorer_models.conv_restorer import ConvRestorer, ConvRestorerConfig
+from varestorer_models.first_stage import RestorerConfig
 from varestorer_models.meta_init import on_meta_device
-from varestorer_models.restorer import RestorerConfig
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
 from varestorer_models.swinir import SwinIR, SwinIRConfig
 from varestorer_models.tokenizer import ImageTokenizer, TokenizerConfig

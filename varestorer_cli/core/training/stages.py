@@ -20,6 +20,7 @@ from varestorer_cli.core.training.distributed import batch_mean
 from varestorer_cli.core.training.losses import ImageLosses, Terms
 from varestorer_cli.core.training.presets import Recipe
 from varestorer_cli.core.training.text_features import TextFolder, Texts, condition_on, dropped
+from varestorer_models.first_stage import RestorerConfig
 from varestorer_models.losses import (
     bit_cross_entropy,
     bit_entropies,
@@ -30,7 +31,6 @@ from varestorer_models.losses import (
 )
 from varestorer_models.multistep import MultiStepRestorer
 from varestorer_models.quantizer import draw_flips, straight_through
-from varestorer_models.restorer import RestorerConfig
 from varestorer_models.rrdb import RRDBNet
 from varestorer_models.tokenizer import ImageTokenizer
 from varestorer_models.transformer import Transformer

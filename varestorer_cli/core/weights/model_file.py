@@ -40,9 +40,10 @@ from varestorer_cli.core.weights.tensor_io import (
 )
 from varestorer_models.autoencoder import Autoencoder, AutoencoderConfig
 from varestorer_models.conv_restorer import ConvRestorer, ConvRestorerConfig
+from varestorer_models.first_stage import FirstStageRestorer, RestorerConfig
 from varestorer_models.layers import Projection
 from varestorer_models.multistep import restorer_from_components
-from varestorer_models.restorer import FirstStageRestorer, OneStepRestorer, RestorerConfig
+from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
 from varestorer_models.swinir import SwinIR, SwinIRConfig
 from varestorer_models.tokenizer import ImageTokenizer, TokenizerConfig

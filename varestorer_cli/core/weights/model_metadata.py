@@ -11,7 +11,7 @@ from torch import Tensor
 
 from varestorer_cli.core.errors import CheckpointError, MissingDependencyError
 from varestorer_cli.core.weights.configs import config_to_dict
-from varestorer_models.restorer import RestorerConfig
+from varestorer_models.first_stage import RestorerConfig
 
 FORMAT = "varestorer/1"
 UNREADABLE = "{path}: cannot be read as a model file ({error}); it is damaged or not a safetensors file: fetch it again"

@@ -2,8 +2,8 @@
 
 from varestorer_cli.core.choices import Steps
 from varestorer_cli.core.errors import UsageError
+from varestorer_models.first_stage import FirstStageRestorer
 from varestorer_models.multistep import MultiStepRestorer, multistep
-from varestorer_models.restorer import FirstStageRestorer
 
 
 def with_steps(restorer: FirstStageRestorer, steps: Steps, name: str) -> FirstStageRestorer:
