@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from varestorer_cli.commands._help import help_width
+from varestorer_cli.commands._help import WrappedGroup, help_width
 from varestorer_cli.commands._usage_errors import show as show_usage_error
 from varestorer_cli.core.errors import ExitCode, InterruptedRunError, VarestorerError
 from varestorer_cli.core.phrases import visible
@@ -31,6 +31,7 @@ def build_app() -> typer.Typer:
     """The Typer application with every subcommand."""
     app = typer.Typer(
         name="varestorer",
+        cls=WrappedGroup,
         help="Restore folders of degraded photographs: one forward pass per tile, x4 by default.",
         epilog=_EPILOG,
         no_args_is_help=True,

@@ -40,6 +40,26 @@ def test_restore_takes_two_screens_with_its_headings_in_order(
     assert {"Input", "Output", "Size", "Quality", "Model", "Farm", "Metadata"} <= set(headings)
 
 
+@pytest.mark.parametrize("words", [[], ["train"], ["weights"]])
+def test_sentences_of_commands_are_wrapped_and_not_cut_off(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = helped(words, 60, monkeypatch, capsys).partition("\nCommands:\n")[2]
+    assert "..." not in text and max(map(len, text.splitlines())) <= 60
+    assert len(re.findall(r"^  \w+  ", text, flags=re.MULTILINE)) >= 5 and "texts" not in text
+
+
+@pytest.mark.parametrize(
+    "words", [["runs"], ["weights", "pull"], ["doctor"], ["train", "average"], ["train"], ["texts"]]
+)
+def test_few_options_stand_under_one_heading_in_plain_words(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = helped(words, 80, monkeypatch, capsys)
+    assert re.findall(r"^\n(\w+)\n(?=  )", text, flags=re.MULTILINE) == ["Options"]
+    assert not re.search(r"<\w|list\[|default: \(", text) and max(map(len, text.splitlines())) <= 80
+
+
 def test_no_word_is_broken_and_no_default_is_said_twice(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from varestorer_cli.commands._help import MOST_WITHOUT_HEADINGS
 from varestorer_cli.core.fields import Declared, Stale, all_declared
 from varestorer_cli.core.install.options import ImportOptions, PullOptions, StoreTextOptions, VerifyOptions
 from varestorer_cli.core.options import RestoreOptions, RestoreRequest
@@ -37,7 +38,6 @@ COMMANDS: Mapping[str, tuple[type, ...]] = {
     "weights verify": (VerifyOptions,),
     "weights list, doctor": (InstalledOptions,),
 }
-_MOST_WITHOUT_HEADINGS = 10
 _HEAD = """# Options
 This page is made from the fields that declare the options (`make options-page`); a test holds it to them.
 
@@ -52,7 +52,7 @@ def render() -> str:
     for command, owners in COMMANDS.items():
         options = [one for owner in owners for one in all_declared(owner)]
         lines += [f"## {command}", ""]
-        if len(options) <= _MOST_WITHOUT_HEADINGS:
+        if len(options) <= MOST_WITHOUT_HEADINGS:
             lines += [*_table(options, redone=False), ""]
             continue
         for group in GROUPS:

@@ -3,13 +3,16 @@
 import typer
 
 from varestorer_cli.commands._from_fields import with_options
+from varestorer_cli.commands._help import GroupedCommand
 from varestorer_cli.core.errors import ExitCode
 from varestorer_cli.core.shared_options import InstalledOptions
+
+_HELP = "Check device, torch, weights, codecs and extras of this machine."
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("doctor", help="Check device, torch, weights, codecs and extras of this machine.")(with_options(doctor))
+    app.command("doctor", cls=GroupedCommand, help=_HELP)(with_options(doctor))
 
 
 def doctor(options: InstalledOptions) -> None:

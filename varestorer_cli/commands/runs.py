@@ -3,6 +3,7 @@
 import typer
 
 from varestorer_cli.commands._from_fields import with_options
+from varestorer_cli.commands._help import GroupedCommand
 from varestorer_cli.core.training.tool_options import RunsOptions
 
 _HELP = """Compare training runs: a table of settings and figures, and with --report a page of curves.
@@ -15,7 +16,7 @@ _HELP = """Compare training runs: a table of settings and figures, and with --re
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("runs", help=_HELP, no_args_is_help=True)(with_options(runs))
+    app.command("runs", cls=GroupedCommand, help=_HELP, no_args_is_help=True)(with_options(runs))
 
 
 def runs(options: RunsOptions) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import typer
 
 from varestorer_cli.commands._from_fields import with_options
-from varestorer_cli.commands._help import GroupedCommand
+from varestorer_cli.commands._help import GroupedCommand, WrappedGroup
 from varestorer_cli.core.errors import UsageError
 from varestorer_cli.core.shared_options import GROUPS
 from varestorer_cli.core.training.options import TrainOptions, VariantOptions
@@ -27,14 +27,14 @@ _DIAL = "Write two pre-restorers of one layout into one file: restore --fidelity
 
 def register(app: typer.Typer) -> None:
     """Add the command and its stages to the application."""
-    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+    group = typer.Typer(cls=WrappedGroup, no_args_is_help=True, rich_markup_mode=None)
     group.callback(help=_HELP, invoke_without_command=True)(with_options(show_config))
     for name, text in _STAGES.items():
         group.command(name, cls=GroupedCommand, help=text, no_args_is_help=True)(
             with_options(train, GROUPS, name=name, stage=name)
         )
-    group.command("average", help=_AVERAGE, no_args_is_help=True)(with_options(average))
-    group.command("dial", help=_DIAL, no_args_is_help=True)(with_options(dial))
+    group.command("average", cls=GroupedCommand, help=_AVERAGE, no_args_is_help=True)(with_options(average))
+    group.command("dial", cls=GroupedCommand, help=_DIAL, no_args_is_help=True)(with_options(dial))
     app.add_typer(group, name="train")
 
 

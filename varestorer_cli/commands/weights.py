@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from varestorer_cli.commands._from_fields import with_options
+from varestorer_cli.commands._help import GroupedCommand, WrappedGroup
 from varestorer_cli.core.errors import ExitCode
 from varestorer_cli.core.install.options import (
     ImportOptions,
@@ -32,10 +33,10 @@ _HELP = """The published models: fetch, import, list and check them.
 
 def register(app: typer.Typer) -> None:
     """Add the command and its subcommands."""
-    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=_HELP)
+    group = typer.Typer(cls=WrappedGroup, no_args_is_help=True, rich_markup_mode=None, help=_HELP)
 
     def add(name: str, command: Callable[..., None], text: str, *, needs_words: bool = False) -> None:
-        group.command(name, help=text, no_args_is_help=needs_words)(with_options(command))
+        group.command(name, cls=GroupedCommand, help=text, no_args_is_help=needs_words)(with_options(command))
 
     add("list", list_, "Models that are installed or can be had: size, licence, where from.")
     add("pull", pull, "Fetch published models and networks, check and convert them (extra 'hub').")
