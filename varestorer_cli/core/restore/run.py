@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from varestorer_cli.core.atomic import check_name, check_writable, remove_stale_parts
 from varestorer_cli.core.console import Console
@@ -19,8 +20,11 @@ from varestorer_cli.core.report.summary import BatchReport
 from varestorer_cli.core.restore.batch import run_batch
 from varestorer_cli.core.restore.item import Reporting
 from varestorer_cli.core.restore.messages import nothing_to_do, plan_line, say_end, say_ignored, say_merged
-from varestorer_cli.core.restore.session import automatic_model, open_session, prepare_run_texts
+from varestorer_cli.core.restore.session import Session, automatic_model, open_session, prepare_run_texts
 from varestorer_cli.core.signals import stop_on_signals
+
+if TYPE_CHECKING:
+    from varestorer_cli.core.text.prepare import RunTexts
 
 
 def run_restore(request: RestoreRequest, options: RestoreOptions, console: Console) -> BatchReport:
@@ -100,30 +104,13 @@ def _run(request: RestoreRequest, options: RestoreOptions, console: Console) -> 
         return dry_run(plan, first, console, json=request.json, processes=max(1, len(devices)))
     on_row = (lambda row: console.out(row.json())) if request.json else None
     if not plan.jobs and not plan.unreadable and not request.watch:
-        for note in plan.notes:
-            console.warn(note)
-        console.info(nothing_to_do(request.inputs, plan))
-        if options.shard is not None:  # --merge asks for a report of every shard
-            check_writable(plan.folder)
-            report_file.open()
-            report_file.close()
-        return _only_ignored(plan, on_row)
+        return _nothing_done(plan, request, options, report_file, console, on_row)
     _refuse_without_vfx(plan)
     check_writable(plan.folder)
     remove_stale_parts({job.output.parent for job in plan.jobs} | {plan.folder})
     with stop_on_signals(console.info, console.abandon) as stop:
-        session, prepared = None, prepare_run_texts(plan, options, console, stop)
-        if len(devices) < 2:
-            console.start(len(plan.jobs), "loading the model")
-            try:
-                session = open_session(options, prepared=prepared, on_stage=console.stage)
-            finally:
-                console.finish()
-            if session.runtime.warning:
-                console.warn(session.runtime.warning)
-            console.detail(session.describe())
-            if session.warning:
-                console.warn(session.warning)
+        prepared = prepare_run_texts(plan, options, console, stop)
+        session = _opened_session(plan, options, prepared, console) if len(devices) < 2 else None
         console.info(plan_line(plan, options, session.plainly() if session is not None else ""))
         if prepared is not None:
             console.info(prepared.summary)
@@ -132,22 +119,24 @@ def _run(request: RestoreRequest, options: RestoreOptions, console: Console) -> 
         reporting = Reporting(report_file, console, on_row)
         report = reporting.report
         try:
-            if session is not None:
+            if session is None:
+                from varestorer_cli.core.restore.pool import run_pool
+
+                alone, earlier = replace(options, gpus=None), reports_in(plan.folder)
+                run_pool(plan, devices, alone, earlier, reporting, prepared=prepared, stop=stop)
+            else:
                 restore = functools.partial(
-                    run_batch, engine=session.engine, context=session.context(), options=options, reporting=reporting,
+                    run_batch,
+                    engine=session.engine,
+                    context=session.context(),
+                    options=options,
+                    reporting=reporting,
                     stop=stop,
-                )  # fmt: skip
+                )
                 if request.watch:
                     watch_folders(look, restore, report, console, stop, request.idle)
                 else:
                     restore(plan)
-            else:
-                from varestorer_cli.core.restore.pool import run_pool
-
-                run_pool(
-                    plan, devices, replace(options, gpus=None), reports_in(plan.folder), reporting, prepared=prepared,
-                    stop=stop,
-                )  # fmt: skip
         finally:
             report_file.close()
             say_end(report, report_file, options, plan, console)
@@ -157,6 +146,46 @@ def _run(request: RestoreRequest, options: RestoreOptions, console: Console) -> 
         _write_page(report_file.rows, plan.folder, page, request, options)
         console.info(f"page: {page}")
     return report
+
+
+def _nothing_done(
+    plan: RestorePlan,
+    request: RestoreRequest,
+    options: RestoreOptions,
+    report_file: ReportFile,
+    console: Console,
+    on_row: Callable[[Row], None] | None,
+) -> BatchReport:
+    """Say why there is nothing to do."""
+    for note in plan.notes:
+        console.warn(note)
+    console.info(nothing_to_do(request.inputs, plan))
+    if options.shard is not None:  # --merge asks for a report of every shard
+        check_writable(plan.folder)
+        report_file.open()
+        report_file.close()
+    report = BatchReport([Row(input=one.path, status=IGNORED, reason=one.reason) for one in plan.ignored])
+    for row in report.rows:
+        if on_row is not None:
+            on_row(row)
+    return report
+
+
+def _opened_session(
+    plan: RestorePlan, options: RestoreOptions, prepared: "RunTexts | None", console: Console
+) -> Session:
+    """Load the model and say what should be known of it."""
+    console.start(len(plan.jobs), "loading the model")
+    try:
+        session = open_session(options, prepared=prepared, on_stage=console.stage)
+    finally:
+        console.finish()
+    if session.runtime.warning:
+        console.warn(session.runtime.warning)
+    console.detail(session.describe())
+    if session.warning:
+        console.warn(session.warning)
+    return session
 
 
 def _page_target(request: RestoreRequest, options: RestoreOptions | None = None) -> Path | None:
@@ -201,11 +230,3 @@ def _report_path(request: RestoreRequest, options: RestoreOptions, plan: Restore
         return None if alone else free_report_path(plan.folder, options.shard, options.frames)
     path = Path(request.metrics_csv)
     return path.with_name(report_name(options.shard, path.stem, path.suffix, options.frames))
-
-
-def _only_ignored(plan: RestorePlan, on_row: Callable[[Row], None] | None) -> BatchReport:
-    report = BatchReport([Row(input=one.path, status=IGNORED, reason=one.reason) for one in plan.ignored])
-    for row in report.rows:
-        if on_row is not None:
-            on_row(row)
-    return report
