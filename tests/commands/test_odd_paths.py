@@ -42,6 +42,16 @@ def test_a_loop_of_links_in_the_place_of_an_output_fails_its_input(cli: Cli, exi
     assert Path("out/b.png").is_file()
 
 
+@pytest.mark.parametrize("existing", ["skip", "overwrite"])
+def test_a_folder_in_the_place_of_an_output_fails_its_input_alone(cli: Cli, existing: str) -> None:
+    save(Path("in/a.png"))
+    save(Path("in/b.png"))
+    Path("out/a.png").mkdir(parents=True)
+    ran = cli("restore", "in", "out", "--existing", existing)
+    assert ran.code == 1 and "in/a.png" in ran.err and "cannot be looked at (Is a directory)" in ran.err
+    assert Path("out/b.png").is_file()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_an_unreadable_output_fails_its_input(cli: Cli) -> None:
     save(Path("in/a.png"))

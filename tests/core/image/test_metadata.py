@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from pathlib import Path
 from xml.dom import minidom
 
@@ -10,9 +11,9 @@ from conftest import photo
 from PIL import Image
 
 from varestorer_cli.core.choices import ImageFormat
-from varestorer_cli.core.image import exif, jpeg, xmp
+from varestorer_cli.core.image import exif, jpeg, png, xmp
 from varestorer_cli.core.image.geometry import Geometry
-from varestorer_cli.core.image.image_data import DecodedImage, OutputImage
+from varestorer_cli.core.image.image_data import DecodedImage, Loss, OutputImage
 from varestorer_cli.core.image.metadata import fitted
 from varestorer_cli.core.image.reader import decode, probe
 from varestorer_cli.core.image.writer import write_image
@@ -253,3 +254,31 @@ def test_a_description_of_the_old_pixels_is_left_out(said: bytes) -> None:
     image = decode(with_segments(jpeg.segment(0xE1, b"Exif\0\0" + exif.build(tree))))
     assert losses(image) == ["description"]
     assert image.extras.exif is not None and exif.DESCRIPTION not in image.extras.exif.main
+
+
+def test_dynamic_depth_that_is_left_out_is_named_once() -> None:
+    said = packet(
+        'xmlns:Device="http://ns.google.com/photos/dd/1.0/device/"',
+        "<Device:VendorInfo>x</Device:VendorInfo><Device:Pose>y</Device:Pose>",
+    )
+    named: list[Loss] = []
+    assert b"Device:" not in xmp.without_claims(said, named).replace(b"xmlns:Device", b"")
+    assert [(loss.name, loss.strict) for loss in named] == [("depthmap", True)]
+
+
+def test_a_packet_of_too_many_parts_is_not_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kilobyte of PNG can hold millions of tags, each of which takes 300 bytes in memory."""
+    said = packet('xmlns:a="http://a/"', "<a:b/>" * (1 << 18))
+    monkeypatch.setattr(xmp.minidom, "parseString", lambda text: pytest.fail("it was taken apart"))
+    named: list[Loss] = []
+    assert xmp.without_claims(said, named) == said and not named
+    claim = said.replace(b"<a:b/>", b"<GPano:x/>", 1)
+    assert xmp.without_claims(claim, named) == b"" and [loss.name for loss in named] == ["xmp"]
+
+
+def test_compressed_texts_of_a_png_are_bounded_together() -> None:
+    block = zlib.compress(bytes(1 << 24), 9)
+    body = b"XML:com.adobe.xmp\0\1\0\0\0" + block
+    found = png._collect([(b"iTXt", body)] * 5)
+    assert len(found.xmp) == 1 << 24
+    assert [loss.text for loss in found.losses].count("the XMP packet is damaged or too large and was dropped") == 3

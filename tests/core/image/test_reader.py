@@ -316,3 +316,26 @@ def test_the_clear_colour_of_a_sixteen_bit_png_is_alpha(kind: int, channels: int
     clear = np.zeros((6, 7), bool)
     clear[2, 3] = True
     np.testing.assert_array_equal(opened.alpha, np.where(clear, 0, 65535))
+
+
+@pytest.mark.parametrize(("bits", "stored"), [(1, 1), (2, 1), (4, 5), (8, 90), (8, 256 + 90)])
+def test_the_clear_gray_of_a_png_of_few_bits_is_alpha(bits: int, stored: int) -> None:
+    """Pillow compares the stored value with values scaled to 8 bits; bits beyond the depth say nothing."""
+    values = np.arange(16 * 24).reshape(16, 24) % (1 << bits)
+    lines = b"".join(
+        b"\0" + np.packbits(np.unpackbits(row.astype(np.uint8)[:, None], axis=1)[:, -bits:]).tobytes() for row in values
+    )
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    opened = decode(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 24, 16, bits, 0, 0, 0, 0))
+        + chunk(b"tRNS", struct.pack(">H", stored))
+        + chunk(b"IDAT", zlib.compress(lines))
+        + chunk(b"IEND", b"")
+    )
+    top = (1 << bits) - 1
+    np.testing.assert_array_equal(opened.color[..., 0], values * 255 // top)
+    np.testing.assert_array_equal(opened.alpha, np.where(values == stored & top, 0, 255))

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import struct
 import subprocess
 import sys
 import textwrap
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import tifffile
 from conftest import photo
-from PIL import ImageCms
+from PIL import Image, ImageCms
 
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image.reader import decode, probe
@@ -338,3 +339,103 @@ def test_lab_is_relative_to_the_white_that_the_file_states(white: tuple[float, f
 def test_a_compression_that_is_not_read_is_named_and_not_called_damage(compression: str) -> None:
     with pytest.raises(InputError, match=r"TIFF compression \w+ is not supported; convert it first: tiffcp"):
         decode(tiff((CARD16 >> 8).astype(np.uint8), photometric="rgb", compression=compression))
+
+
+def with_tags(data: bytes, **values: Any) -> bytes:
+    """A file with other values of tags that it has."""
+    stream = io.BytesIO(data)
+    with tifffile.TiffFile(stream) as file:
+        for name, value in values.items():
+            file.pages[0].tags[name].overwrite(value)  # type: ignore[union-attr]
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("compression", [None, "lzw", "packbits", "zlib"])
+@pytest.mark.parametrize("white_is_zero", [False, True])
+def test_one_bit_of_a_large_file(compression: str | None, white_is_zero: bool) -> None:
+    page = CARD8[..., 0] > 127
+    kind = "miniswhite" if white_is_zero else "minisblack"
+    found = decode(tiff(page, photometric=kind, bigtiff=True, compression=compression))
+    np.testing.assert_array_equal(found.color[..., 0], np.where(page ^ white_is_zero, 255, 0))
+    assert [loss.name for loss in found.losses] == ["bilevel"]
+
+
+@pytest.mark.parametrize("compression", ["group3", "group4", "tiff_lzw", "raw"])
+def test_pages_of_a_fax(compression: str) -> None:
+    page = CARD8[..., 0] > 127
+    stream = io.BytesIO()
+    images = [Image.fromarray(pixels) for pixels in (page, ~page)]
+    images[0].save(stream, "TIFF", compression=compression, save_all=True, append_images=images[1:])
+    gray = np.where(page, 255, 0)
+    assert images[0].mode == "1"
+    for pages, expected in (("all", [gray, 255 - gray]), ("2", [255 - gray]), ("first", [gray])):
+        found = decode(stream.getvalue(), pages=pages)
+        np.testing.assert_array_equal([one.color[..., 0] for one in found.pages], expected)
+
+
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+def test_several_channels_of_one_bit(planes: str) -> None:
+    card = (CARD8 > 127).astype(np.uint8)
+    # tifffile writes no such file: bits of each row one after another, or plane by plane.
+    rows = np.moveaxis(card, -1, 0).reshape(-1, 53) if planes == "separate" else card.reshape(37, -1)
+    body = b"".join(np.packbits(row).tobytes() for row in rows)
+    strips = [len(body) // 3] * 3 if planes == "separate" else [len(body)]
+    tags = [(256, 3, 1, 53), (257, 3, 1, 37), (258, 3, 1, 1), (259, 3, 1, 1), (262, 3, 1, 2), (277, 3, 1, 3)]
+    tags += [(278, 3, 1, 37), (284, 3, 1, 2 if planes == "separate" else 1)]
+    start = 8 + 2 + 12 * 10 + 4
+    offsets = [start + 24 + sum(strips[:i]) for i in range(len(strips))]
+    far = len(strips) > 1
+    tags += [
+        (273, 4, len(strips), start if far else offsets[0]),
+        (279, 4, len(strips), start + 12 if far else strips[0]),
+    ]
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in sorted(tags)) + bytes(4)
+    values = struct.pack("<6I", *(offsets + [0] * 3)[:3], *(strips + [0] * 3)[:3])
+    data = b"II*\0" + struct.pack("<I", 8) + directory + values + body
+    np.testing.assert_array_equal(decode(data).color, card * np.uint8(255))
+
+
+@pytest.mark.parametrize(("across", "down"), [(1, 1), (2, 1), (2, 2), (4, 1)])
+def test_uncompressed_ycbcr_with_coarser_colour_is_read(across: int, down: int) -> None:
+    """Units of across x down values of Y, then Cb and Cr (TIFF 6.0, section 21)."""
+    height, width = 8, 16
+    y = np.full((height, width), 120, np.uint8)
+    y[:, 8:] = 180
+    units = []
+    for top in range(0, height, down):
+        for left in range(0, width, across):
+            units.append(y[top : top + down, left : left + across].tobytes() + bytes([100, 150]))
+    body = b"".join(units)
+    tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, 146), (259, 3, 1, 1), (262, 3, 1, 6), (277, 3, 1, 3)]
+    tags += [(273, 4, 1, 152), (278, 3, 1, height), (279, 4, 1, len(body)), (530, 3, 2, across | down << 16)]
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in sorted(tags)) + bytes(4)
+    data = b"II*\0" + struct.pack("<I", 8) + directory + bytes(146 - 8 - len(directory)) + struct.pack("<3H", 8, 8, 8)
+    found = decode(data + body)
+    right = np.array([[120 + 1.402 * 22, 120 + 0.344 * 28 - 0.714 * 22, 120 - 1.772 * 28]]) + np.array([[0], [60]])
+    np.testing.assert_allclose(found.color[4, [2, 13]], right, atol=2)
+
+
+@pytest.mark.parametrize(
+    ("unit", "x", "y", "named"),
+    [
+        (1, (2, 1), (1, 1), ["aspect"]),
+        (1, (1, 1), (1, 1), []),
+        (2, (300, 1), (150, 1), []),
+        (2, (5_000_000, 1), (5_000_000, 1), ["resolution"]),
+        (2, (0, 1), (0, 1), []),
+    ],
+)
+def test_a_resolution_that_no_output_says_is_named(
+    unit: int, x: tuple[int, int], y: tuple[int, int], named: list[str]
+) -> None:
+    data = tiff(CARD8, photometric="rgb", resolution=(72, 72), resolutionunit="inch")
+    found = decode(with_tags(data, XResolution=x, YResolution=y, ResolutionUnit=unit))
+    assert [loss.name for loss in found.losses] == named
+    assert found.extras.dpi == ((x[0], y[0]) if unit == 2 and not named and x[0] else None)
+
+
+def test_a_palette_of_floats_is_refused_by_name() -> None:
+    colormap = (320, 3, 768, [0] * 768, True)
+    data = tiff(CARD8[..., 0].astype(np.float16), photometric="minisblack", extratags=[colormap])
+    with pytest.raises(InputError, match="palette with floating point"):
+        decode(with_tags(data, PhotometricInterpretation=3))

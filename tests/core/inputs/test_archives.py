@@ -108,3 +108,21 @@ def test_an_archive_inside_a_folder_is_named() -> None:
     archive("in/a.zip", {"a.png": png()})
     (aside,) = make_plan(["in"], "out").ignored
     assert aside.reason == "an archive inside a folder; name it to restore what it holds"
+
+
+def test_a_tar_file_that_ends_with_a_zip_file_is_a_tar_file() -> None:
+    inner = archive("inner.zip", {"inside.png": png()}).read_bytes()
+    archive("all.tar", {"a.png": png(), "inner.zip": inner})
+    assert [job.input for job in make_plan(["all.tar"], "out").jobs] == ["all.tar/a.png"]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED])
+def test_damage_in_a_member_is_its_failure_whatever_its_compression(method: int) -> None:
+    with zipfile.ZipFile("in.zip", "w", method) as file:
+        file.writestr("a.png", png())
+    data = bytearray(Path("in.zip").read_bytes())
+    for place in (60, 100, 200):
+        data[place] ^= 0x5A
+    Path("in.zip").write_bytes(data)
+    with pytest.raises(InputError):
+        read_bytes("in.zip/a.png")

@@ -1,6 +1,7 @@
 """Archives of images (zip, cbz, tar) read as folders: ``scans.zip/a/b.png`` is the path of a member."""
 
 import functools
+import lzma
 import os
 import stat
 import tarfile
@@ -15,6 +16,7 @@ from varestorer_cli.core.phrases import reason_of
 SUFFIXES = frozenset({".zip", ".cbz", ".tar"})
 _MOST_RATIO = 200  # of a large member: no image that is worth restoring compresses so well
 _LARGE_MEMBER = 1 << 26  # bytes
+_TAR_MARK = 257  # place of the mark in a header (POSIX.1-1988, ustar)
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def read_member(path: Path, name: str, most: int) -> bytes:
         ) from error
     except RuntimeError as error:  # what zipfile raises for an encrypted member
         raise InputError(f"it cannot be read from {path.name} ({error}); unpack the archive first") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
         raise InputError(f"it is damaged in {path.name} ({error})") from error
     if len(data) < found.size:
         raise InputError(f"{path.name} is cut off")
@@ -108,13 +110,20 @@ def _contents(path: Path) -> tuple[zipfile.ZipFile | None, dict[str, _Member]]:
 @functools.lru_cache(maxsize=4)
 def _opened(path: str, mtime: int, size: int, process: int) -> tuple[zipfile.ZipFile | None, dict[str, _Member]]:
     """An open zip file (None for tar) and its index, kept while file and process stay the same."""
-    if zipfile.is_zipfile(path):
+    if not _is_tar(path) and zipfile.is_zipfile(path):
         file = zipfile.ZipFile(path)
         infos = [info for info in file.infolist() if not info.is_dir() and not _is_link(info)]
         return file, {info.filename: _Member(info.file_size, info.compress_size, info) for info in infos}
     with tarfile.open(path, "r:") as tar:
         found = [member for member in tar if member.isreg() and not member.issparse()]
         return None, {m.name: _Member(m.size, m.size, offset=m.offset_data) for m in found}
+
+
+def _is_tar(path: str) -> bool:
+    """Whether a file begins as tar files do: one that ends with a zip file would pass for that zip file."""
+    with Path(path).open("rb") as stream:
+        head = stream.read(_TAR_MARK + 5)
+    return head[_TAR_MARK:] == b"ustar" and not head.startswith(b"PK")
 
 
 def _is_link(info: zipfile.ZipInfo) -> bool:

@@ -5,7 +5,7 @@ import threading
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, features
+from PIL import Image, ImageCms, TiffImagePlugin, features
 
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image import exif, oiio_backend
@@ -22,16 +22,24 @@ _ROWS = 256  # copied at a time
 _LOCK = threading.Lock()
 
 
-def open_image(stream: Any, kind: str) -> Image.Image:
-    """Open a file of a kind known to Pillow, without its global size limit; pixels are not decoded."""
+def open_image(stream: Any, kind: str, *, libtiff: bool = False) -> Image.Image:
+    """Open a file of a kind known to Pillow, without its global size limit; pixels are not decoded.
+
+    Args:
+        stream: the file.
+        kind: its format.
+        libtiff: whether libtiff reads uncompressed TIFF files, too: Pillow knows no subsampled YCbCr.
+    """
     if kind == "AVIF" and not features.check("avif"):
         raise InputError("an AVIF image, which this Pillow cannot read; update it, or convert the image first")
     with _LOCK:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        own, TiffImagePlugin.READ_LIBTIFF = TiffImagePlugin.READ_LIBTIFF, libtiff
         try:
             return Image.open(stream, formats=(kind.upper(),))
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+            TiffImagePlugin.READ_LIBTIFF = own
 
 
 def read_pixels(

@@ -23,7 +23,9 @@ _KEPT = _COLOUR | {b"tEXt", b"zTXt", b"iTXt"}
 _ANIMATION = frozenset({b"acTL", b"fcTL", b"fdAT"})
 _PIXELS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}) | _ANIMATION
 _ANIMATION_NAMES = frozenset(kind.decode() for kind in _ANIMATION)
-_MOST_TEXT = 1 << 24
+_MOST_TEXT = 1 << 24  # bytes of one text, decompressed
+_MOST_TEXTS = 2 * _MOST_TEXT  # of all compressed texts and profiles of a file
+_TO_EIGHT_BITS = {2: 85, 4: 17, 8: 1}  # factor of gray values
 _XMP_KEYWORD = b"XML:com.adobe.xmp\0"
 _XMP_APP1 = b"http://ns.adobe.com/xap/1.0/\0"
 _RAW_PROFILES = {b"Raw profile type exif": "exif", b"Raw profile type APP1": "exif", b"Raw profile type xmp": "xmp"}
@@ -146,24 +148,25 @@ def _collect(chunks: Sequence[Chunk]) -> FileMetadata:
     kept: list[Chunk] = []
     blocks: dict[str, list[bytes]] = {"exif": [], "xmp": [], "icc": []}
     hidden: dict[str, list[bytes]] = {"exif": [], "xmp": []}
+    inflated = _Inflater()
     for kind, body in chunks:
         keyword = body.partition(b"\0")[0]
         if kind == b"eXIf":
             blocks["exif"].append(body.removeprefix(b"Exif\0\0"))
         elif kind == b"iCCP":
-            profile = _inflated(body[len(keyword) + 2 :])
+            profile = inflated(body[len(keyword) + 2 :])
             blocks["icc"] += [profile] if profile else []
             if not profile:
                 found.losses.append(Loss("icc", "the ICC profile is damaged and was dropped"))
         elif kind == b"pHYs":
             _read_density(body, found)
         elif kind == b"iTXt" and body.startswith(_XMP_KEYWORD):
-            packet = _international_text(body)
+            packet = _international_text(body, inflated)
             blocks["xmp"] += [packet] if packet is not None else []
             if packet is None:
                 found.losses.append(Loss("xmp", "the XMP packet is damaged or too large and was dropped"))
         elif kind in (b"tEXt", b"zTXt") and keyword in _RAW_PROFILES:
-            _read_raw_profile(kind, body, hidden, found.losses)
+            _read_raw_profile(kind, body, inflated, hidden, found.losses)
         elif kind in _KEPT and not (kind in (b"tEXt", b"zTXt", b"iTXt") and keyword == b"Software"):
             kept.append((kind, body))
     for name in ("exif", "xmp", "icc"):
@@ -192,31 +195,43 @@ def _read_density(body: bytes, found: FileMetadata) -> None:
         found.losses.append(Loss("resolution", "the resolution (pHYs) is damaged and was dropped"))
 
 
-def _inflated(packed: bytes) -> bytes | None:
-    """Decompressed bytes, None where they are damaged or too many."""
-    try:
-        unpacker = zlib.decompressobj()
-        plain = unpacker.decompress(packed, _MOST_TEXT)
-    except zlib.error:
-        return None
-    return plain if unpacker.eof else None
+class _Inflater:
+    """Decompresses the chunks of one file, which are bounded together: a kilobyte can hold a megabyte."""
+
+    def __init__(self) -> None:
+        self._room = _MOST_TEXTS
+
+    def __call__(self, packed: bytes) -> bytes | None:
+        """Decompressed bytes, None where they are damaged or too many."""
+        most = min(_MOST_TEXT, self._room)
+        if not most:
+            return None
+        try:
+            unpacker = zlib.decompressobj()
+            plain = unpacker.decompress(packed, most)
+        except zlib.error:
+            return None
+        self._room -= len(plain)
+        return plain if unpacker.eof else None
 
 
-def _international_text(body: bytes) -> bytes | None:
+def _international_text(body: bytes, inflated: _Inflater) -> bytes | None:
     """Text of an iTXt chunk (section 11.3.3.4), None where it is damaged."""
     _, _, rest = body.partition(b"\0")
     parts = rest[2:].split(b"\0", 2)
     if len(parts) < 3:
         return None
-    return _inflated(parts[2]) if rest[0] else parts[2]
+    return inflated(parts[2]) if rest[0] else parts[2]
 
 
-def _read_raw_profile(kind: bytes, body: bytes, hidden: dict[str, list[bytes]], losses: list[Loss]) -> None:
+def _read_raw_profile(
+    kind: bytes, body: bytes, inflated: _Inflater, hidden: dict[str, list[bytes]], losses: list[Loss]
+) -> None:
     """EXIF and XMP that ImageMagick keeps as hexadecimal text."""
     keyword, _, text = body.partition(b"\0")
     name = _RAW_PROFILES[keyword]
     try:
-        plain = _inflated(text[1:]) if kind == b"zTXt" else text
+        plain = inflated(text[1:]) if kind == b"zTXt" else text
         block = bytes.fromhex(b"".join((plain or b"").split(b"\n")[3:]).decode("ascii"))
     except ValueError:
         block = b""
@@ -256,6 +271,14 @@ def read_deep(data: bytes) -> tuple[Samples, Samples | None]:
     if data[25] in (0, 4):  # gray, gray + alpha
         return np.ascontiguousarray(pixels[..., :1]), alpha
     return np.ascontiguousarray(pixels[..., 2::-1]), alpha
+
+
+def clear_gray8(data: bytes) -> int | None:
+    """The gray of 2, 4 or 8 bits that a PNG declares transparent, as 8 bits; Pillow looks for it unscaled."""
+    factor = _TO_EIGHT_BITS.get(data[24]) if data[25] == 0 else None
+    clear = None if factor is None else _clear_gray(data)
+    # Bits beyond the depth of the image say nothing (section 11.3.1.1).
+    return None if clear is None or factor is None else (clear & ((1 << data[24]) - 1)) * factor
 
 
 def _clear_gray(data: bytes) -> int | None:

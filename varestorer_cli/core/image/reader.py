@@ -241,7 +241,8 @@ def _by_pillow(
 ) -> DecodedImage:
     """Decode what Pillow opens; ``tags`` and ``number`` are of the wanted page of a TIFF file."""
     pixels = _PIXELS_ONLY[kind](data) if kind in _PIXELS_ONLY else data
-    with pillow.open_image(io.BytesIO(pixels), kind) as image:
+    libtiff = tags is not None and tags.ycbcr
+    with pillow.open_image(io.BytesIO(pixels), kind, libtiff=libtiff) as image:
         _check_size(*image.size, len(data))
         frames = int(getattr(image, "n_frames", 1))
         if tags is not None:  # which Pillow turns upright by itself while loading
@@ -264,6 +265,8 @@ def _by_pillow(
         else:
             if read is not None:  # stored inverted, as Photoshop does
                 image = Image.fromarray(255 - read, "CMYK")
+            if kind == "PNG" and (clear := png.clear_gray8(pixels)) is not None:
+                image.info["transparency"] = clear
             color, alpha = pillow.read_pixels(image, extras, losses, None if tags is None else tags.white)
     return _image(kind, color, alpha, extras, losses, orientation, turn)
 

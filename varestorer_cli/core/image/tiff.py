@@ -28,6 +28,7 @@ from varestorer_cli.core.phrases import count
 _COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}
 _PALETTE, _CMYK, _YCBCR = 3, 5, 6
 _JPEG = 7
+_FAX = frozenset({2, 3, 4})
 # None, fax, LZW, JPEG, Deflate, PackBits, LZMA, Zstandard: each decodes into a buffer of a size known beforehand.
 _COMPRESSIONS = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34925, 34926, 50000})
 # What Pillow's libtiff is asked for beyond that: old-style JPEG, and the photometric kind CIE Lab.
@@ -48,6 +49,7 @@ class TiffInfo:
         width: columns as stored.
         height: rows as stored.
         own: whether :func:`read_pixels` reads it; else it is a kind that Pillow knows better.
+        ycbcr: whether colours are stored as YCbCr.
         pages: number of pages at full resolution.
         thumbnail: (width, height) of a first page that is left out for being a smaller copy; None without one.
         offset: of the page's directory in the file.
@@ -56,12 +58,13 @@ class TiffInfo:
         xmp: XMP packet.
         dpi: pixels per inch (x, y).
         white: chromaticity (x, y) of the white point; None where it is not said.
-        beside: what the file holds besides, to be named.
+        beside: what the file holds or says besides, to be named.
     """
 
     width: int
     height: int
     own: bool
+    ycbcr: bool
     pages: int
     thumbnail: tuple[int, int] | None
     offset: int
@@ -100,17 +103,18 @@ def inspect(source: bytes | BinaryIO, number: int | None = None) -> TiffInfo:
         logger.addHandler(logging.NullHandler())
     with tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
         page, number_of_pages, thumbnail, pages = _choose(file, number)
-        dpi: tuple[float, float] | None = None
-        if page.resolutionunit in (2, 3):
-            dpi = exif.plausible_dpi(*page.get_resolution("inch"))
+        dpi, said = _density(page)
         orientation = _tag(page, 274)
-        own = _is_own(page)
+        alone = not file.is_bigtiff and thumbnail is None and number is None
+        # libtiff, through Pillow, is the better reader of fax data that is damaged.
+        own = _is_own(page) and not (alone and int(page.compression) in _FAX and _is_for_pillow(page))
         if not own and (file.is_bigtiff or thumbnail or (number or 1) > 1 or not _is_for_pillow(page)):
             raise InputError(_refusal(page))
         return TiffInfo(
             width=int(page.imagewidth),
             height=int(page.imagelength),
             own=own,
+            ycbcr=int(page.photometric) == _YCBCR,
             pages=number_of_pages,
             thumbnail=thumbnail,
             offset=int(page.offset),
@@ -119,7 +123,7 @@ def inspect(source: bytes | BinaryIO, number: int | None = None) -> TiffInfo:
             xmp=_bytes(_tag(page, 700)),
             dpi=dpi,
             white=_white(_tag(page, 318)),
-            beside=tuple(_left_beside(pages, page)),
+            beside=(*_left_beside(pages, page), *said),
         )
 
 
@@ -149,7 +153,9 @@ def read_pixels(data: bytes, losses: list[Loss], number: int | None = None) -> t
         bits = _largest_bits(page)
         if photometric == _PALETTE:
             losses.append(Loss("palette", "the palette is expanded", strict=False))
-            color = _look_up(color[..., 0], page.colormap)
+            if color.dtype.kind == "f":
+                raise InputError("a palette with floating point samples is not supported; convert it to RGB first")
+            color = _look_up(color[..., 0].astype(np.uint16), page.colormap)
             if alpha is not None:
                 alpha = _unpacked(alpha, bits, [])
         else:
@@ -225,6 +231,23 @@ def _left_beside(pages: list[tifffile.TiffPage], chosen: tifffile.TiffPage) -> I
         yield dropped("frames", number, "image", "below the page (SubIFDs)")
 
 
+def _density(page: tifffile.TiffPage) -> tuple[tuple[float, float] | None, list[Loss]]:
+    """Pixels per inch (x, y), None where they are not said; a resolution that no output can say is a loss."""
+    if page.resolutionunit in (2, 3):
+        x, y = page.get_resolution("inch")
+        dpi = exif.plausible_dpi(x, y)
+        if dpi is None and (x or y):
+            return None, [
+                Loss("resolution", f"the resolution ({x:g} x {y:g} pixels per inch) is implausible and was dropped")
+            ]
+        return dpi, []
+    x, y = page.get_resolution()
+    if x > 0 and y > 0 and x != y:
+        said = f"the pixels are not square (TIFF: {x:g}:{y:g}), which the output does not say"
+        return None, [Loss("aspect", said)]
+    return None, []
+
+
 def _is_mask(page: tifffile.TiffPage) -> bool:
     new = _tag(page, 254)
     return isinstance(new, int) and bool(int(new) & 4)
@@ -275,7 +298,7 @@ def _is_own(page: tifffile.TiffPage) -> bool:
         return False
     if photometric == _PALETTE and (page.colormap is None or bits > 16):
         return False
-    return (kind.kind == "u" and int(bits) <= 32) or (kind.kind == "f" and int(bits) in (16, 24, 32, 64))
+    return (kind.kind in "ub" and int(bits) <= 32) or (kind.kind == "f" and int(bits) in (16, 24, 32, 64))
 
 
 def _is_for_pillow(page: tifffile.TiffPage) -> bool:
@@ -379,6 +402,9 @@ def _unpacked(pixels: Samples, bits: int, losses: list[Loss]) -> Samples:
         losses.append(Loss("depth", f"{bits} bits become 16"))
     target = 8 if bits < 8 else 16
     scale = ((1 << target) - 1) / ((1 << bits) - 1)
+    if bits < 16:
+        table: Samples = np.floor(np.arange(1 << bits) * scale + 0.5).astype(f"u{target // 8}")
+        return np.take(table, pixels.view(np.uint8) if pixels.dtype.kind == "b" else pixels)
     out: Samples = np.floor(pixels.astype(np.float64) * scale + 0.5).astype(f"u{target // 8}")
     return out
 

@@ -31,12 +31,14 @@ _AUXILIARY = frozenset(
         "http://ns.apple.com/HDRGainMap/1.0/",
         "http://ns.google.com/photos/1.0/container/",
         "http://ns.google.com/photos/1.0/container/item/",
-        "http://ns.google.com/photos/dd/1.0/device/",
     }
 )
+_DEVICE = "http://ns.google.com/photos/dd/1.0/device/"
 _MOTION = re.compile(r"MotionPhoto|MicroVideo")
 _PROVENANCE = ("http://purl.org/dc/terms/", "provenance")
 _SENSITIVE = re.compile(rb"hdrgm:|GContainer|Container:Directory|MotionPhoto|MicroVideo|GPano:")
+
+_MOST_PARTS = 1 << 18  # tags and attributes; each takes some 300 bytes and 10 microseconds
 
 Node = minidom.Element
 
@@ -48,6 +50,8 @@ def orientation_of(packet: bytes) -> int:
 
 
 def _parse(packet: bytes) -> minidom.Document | None:
+    if packet.count(b"<") + packet.count(b"=") > _MOST_PARTS:
+        return None
     if b"<!DOCTYPE" in packet or b"<!ENTITY" in packet:  # no part of XMP, and a way to take hours
         return None
     try:
@@ -75,7 +79,9 @@ def without_claims(packet: bytes, losses: list[Loss]) -> bytes:
     document = _parse(packet)
     if document is None:
         if _SENSITIVE.search(packet):
-            losses.append(Loss("xmp", "the XMP packet is damaged, speaks of what is left out, and was dropped"))
+            losses.append(
+                Loss("xmp", "the XMP packet is damaged or too large, speaks of what is left out, and was dropped")
+            )
             return b""
         return packet
     changed = False
@@ -96,6 +102,10 @@ def without_claims(packet: bytes, losses: list[Loss]) -> bytes:
 def _is_claim(namespace: str | None, name: str | None, losses: list[Loss]) -> bool:
     if (namespace, name) == _PROVENANCE:
         losses.append(Loss("c2pa", "the link to a C2PA manifest is dropped: it was signed for the old pixels"))
+        return True
+    if namespace == _DEVICE:
+        said = Loss("depthmap", "what XMP says of cameras and depth maps (Dynamic Depth, Device) is dropped")
+        losses += [] if said in losses else [said]
         return True
     if namespace == _CAMERA:
         return _MOTION.match(name or "") is not None

@@ -4,9 +4,12 @@ The fingerprint of an output is a hash over its input's bytes, the model's bytes
 report, and in the Software field of the file.
 """
 
+import errno
 import hashlib
 import json
+import os
 import re
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +80,10 @@ def look_at(path: Path, *, read: bool = True) -> bool:
         InputError: its place cannot be looked at, so that nothing is known of it and it could not be replaced.
     """
     try:
-        size = path.stat().st_size
+        state = path.stat()
+        size = state.st_size
+        if stat.S_ISDIR(state.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if read and size:
             with path.open("rb") as stream:
                 stream.read(1)
