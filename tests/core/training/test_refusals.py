@@ -139,3 +139,16 @@ def test_weights_of_another_size_name_the_first_that_differs(photos: Path, chain
         CheckpointError, match=r"does not fit this preset \(size mismatch for conv_in\.weight: .*--config"
     ):
         train(asked)
+
+
+@pytest.mark.parametrize(
+    ("stage", "variant", "missing"),
+    [("teacher", {}, "tokenizer"), ("teacher", {"degraded": 1.0}, "prerestorer"), ("distill", {}, "prerestorer")],
+)
+def test_a_missing_earlier_stage_is_said_before_photographs_are_cut(
+    stage: str, variant: dict[str, float], missing: str, photos: Path, chain: Path, tmp_path: Path
+) -> None:
+    tokenizer = {"tokenizer": chain / "tokenizer"} if variant else {}
+    with pytest.raises(MissingDependencyError, match=f"needs a trained {missing}, but .* does not exist"):
+        train(options(stage, photos, tmp_path, variant=variant, **tokenizer))
+    assert not (tmp_path / "cache").exists()

@@ -347,6 +347,22 @@ def _with_decoder(
     return guided.requires_grad_(False)
 
 
+def require_earlier_stages(options: TrainOptions, recipe: Recipe) -> None:
+    """See to it, before photographs are cut into crops, that the models are there which a stage needs.
+
+    Raises:
+        MissingDependencyError: one is not; the message says how to make or to name it.
+    """
+    needed = {
+        "teacher": [("tokenizer", options.tokenizer)],
+        "distill": [("prerestorer", options.prerestorer), ("teacher", options.teacher)],
+    }.get(options.stage, [])
+    if options.stage == "teacher" and recipe.variant.degraded:
+        needed.append(("prerestorer", options.prerestorer))
+    for stage, given in needed:
+        _folder(options, stage, given)
+
+
 def _folder(options: TrainOptions, stage: str, given: Path | None) -> Path:
     if given is not None:
         return choose_model(str(given), options.weights).path

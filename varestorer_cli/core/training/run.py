@@ -21,7 +21,7 @@ from varestorer_cli.core.errors import OutputError, UsageError
 from varestorer_cli.core.metrics.base import Metric
 from varestorer_cli.core.phrases import reason_of
 from varestorer_cli.core.runtime import Runtime, autocast_type, choose, keep_freed_memory
-from varestorer_cli.core.training.builder import MODEL, StageBuilder
+from varestorer_cli.core.training.builder import MODEL, StageBuilder, require_earlier_stages
 from varestorer_cli.core.training.checkpoint import SIZES
 from varestorer_cli.core.training.config import to_plain
 from varestorer_cli.core.training.config_file import to_toml
@@ -124,6 +124,7 @@ class _Run:
         say = self.console.info if self.world.main else _silent
         # only the process that writes scores the validation images
         metrics = validation_metrics(options.metrics, self.runtime.device, say) if self.world.main else ()
+        require_earlier_stages(options, recipe)
         cache: CropCache = self.world.in_turn(lambda: crop_cache(options, self.preset, recipe, say))
         torch.manual_seed(options.seed)
         generator = torch.Generator().manual_seed(options.seed)
