@@ -169,8 +169,8 @@ class SwinIR(nn.Module):
         deep_BChw = _to_map(self.norm(tokens_BLC), geometry)
         features = self.conv_before_upsample(self.conv_after_body(deep_BChw) + shallow_BChw)
         for upsampler in self._upsamplers():
-            features = F.leaky_relu(upsampler(features), _SLOPE)
-        features = F.leaky_relu(self.conv_hr(features), _SLOPE)
+            features = F.leaky_relu(upsampler(features), _SLOPE, inplace=True)
+        features = F.leaky_relu(self.conv_hr(features), _SLOPE, inplace=True)
         restored_B3HW: Tensor = self.conv_last(features) + mean_311
         # Plain layout again: the next network must not inherit this one's.
         return restored_B3HW[..., :height, :width].to(image_B3HW.dtype).contiguous()
