@@ -49,14 +49,14 @@ def average(options: AverageOptions) -> None:
     """Mix models."""
     from varestorer_cli.core.training.average import average_models
 
-    average_models(options)
+    typer.echo(f"model: {average_models(options)}", err=True)
 
 
 def dial(options: DialOptions) -> None:
     """Join two pre-restorers."""
     from varestorer_cli.core.training.average import make_dial
 
-    make_dial(options)
+    typer.echo(f"model: {make_dial(options)}", err=True)
 
 
 def show_config(context: typer.Context, options: ConfigOptions) -> None:

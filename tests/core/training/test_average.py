@@ -31,10 +31,13 @@ def state(path: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("words", "shares"), [([], (0.5, 0.5)), (["--weights", "0.25,0.75"], (0.25, 0.75))])
-def test_the_command_mixes_a_run_and_a_file(words: list[str], shares: tuple[float, float], tmp_path: Path) -> None:
+def test_the_command_mixes_a_run_and_a_file(
+    words: list[str], shares: tuple[float, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     a, b = written(tmp_path / "a" / "model.safetensors", 1), written(tmp_path / "b.safetensors", 2)
     out = tmp_path / "mix"
     assert run(["train", "average", str(a.parent), str(b), *words, "--out", str(out)]) == 0
+    assert capsys.readouterr().err == f"model: {out / 'model.safetensors'}\n"
     mixed, first, second = state(out / "model.safetensors"), state(a), state(b)
     for name, tensor in mixed.items():
         torch.testing.assert_close(tensor, first[name] * shares[0] + second[name] * shares[1])
@@ -118,10 +121,13 @@ def first_stage(path: Path, seed: int) -> Path:
     return path
 
 
-def test_the_dial_command_writes_the_line_through_the_default_point_and_the_faithful_end(tmp_path: Path) -> None:
+def test_the_dial_command_writes_the_line_through_the_default_point_and_the_faithful_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     a, b = (first_stage(tmp_path / f"{n}.safetensors", n) for n in range(2))
     out = tmp_path / "dial"
     assert run(["train", "dial", str(a), str(b), "--default", "0.25", "--out", str(out)]) == 0
+    assert capsys.readouterr().err == f"model: {out / 'model.safetensors'}\n"
     base, faithful = state(a), state(b)
     for point in (0.0, 0.25, 1.0):
         bundle = load_bundle(out / "model.safetensors")
