@@ -12,7 +12,7 @@ from varestorer_cli.core.image.exif import MAKER_NOTE, ORIENTATION, Exif, ExifTa
 from varestorer_cli.core.image.geometry import Geometry
 from varestorer_cli.core.image.image_data import OutputImage
 from varestorer_cli.core.image.reader import decode
-from varestorer_cli.core.image.tiff import write_tiff
+from varestorer_cli.core.image.tiff_writer import write_tiff
 
 
 def test_exif_trees_survive_a_round_trip() -> None:

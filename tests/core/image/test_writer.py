@@ -188,7 +188,7 @@ def test_sides_too_long_for_a_format() -> None:
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_directories_are_added_to_big_tiff_too(order: Any) -> None:
-    from varestorer_cli.core.image.tiff import _append_directories
+    from varestorer_cli.core.image.tiff_writer import _append_directories
 
     stream = io.BytesIO()
     tifffile.imwrite(stream, photo(), photometric="rgb", bigtiff=True, byteorder=order, metadata=None)
@@ -201,7 +201,7 @@ def test_directories_are_added_to_big_tiff_too(order: Any) -> None:
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_big_tiff_metadata_is_read_back(order: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("varestorer_cli.core.image.tiff._LARGE_TIFF", 100)
+    monkeypatch.setattr("varestorer_cli.core.image.tiff_writer._LARGE_TIFF", 100)
     exif = Exif(order, EXIF.main, {0x9003: EXIF.photo[0x9003]}, EXIF.gps)
     data = write(photo(), ImageFormat.TIFF, extras=Extras(exif=exif))
     assert data[2:4] in (b"+\0", b"\0+")

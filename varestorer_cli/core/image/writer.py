@@ -26,7 +26,7 @@ from varestorer_cli.core.image.formats import HEAD_BYTES, sniff
 from varestorer_cli.core.image.image_data import Extras, Loss, OutputImage, Samples, Scene, is_text
 from varestorer_cli.core.image.pillow import open_image
 from varestorer_cli.core.image.png import is_unusual_colour, write_png
-from varestorer_cli.core.image.tiff import write_tiff
+from varestorer_cli.core.image.tiff_writer import write_tiff
 
 SCENE = frozenset({ImageFormat.EXR, ImageFormat.DPX})
 DEEP = SCENE | {ImageFormat.PNG, ImageFormat.TIFF}  # hold more than 8 bits
