@@ -3,12 +3,12 @@
 import re
 from dataclasses import replace
 
-from varestorer_cli.core.image import exif, jpeg, photoshop, png, webp, xmp
+from varestorer_cli.core.image import bmp, exif, jpeg, photoshop, png, webp, xmp
 from varestorer_cli.core.image.geometry import Geometry
 from varestorer_cli.core.image.image_data import DAMAGED_MARK, DecodedImage, Extras, FileMetadata, Loss, empty_block
 from varestorer_cli.core.image.loss_table import dropped
 
-READERS = {"JPEG": jpeg.read_metadata, "PNG": png.read_metadata, "WebP": webp.read_metadata}
+READERS = {"JPEG": jpeg.read_metadata, "PNG": png.read_metadata, "WebP": webp.read_metadata, "BMP": bmp.read_metadata}
 # Descriptions that programs write to find their own pixels again: tifffile, ImageJ, SCIFIO, OME-TIFF, Aperio.
 _OWN_LAYOUT = re.compile(rb"\s*(\{\s*\"shape\"|shape=\(|ImageJ=|SCIFIO=|Aperio )|OME>\s*\0*\s*$")
 

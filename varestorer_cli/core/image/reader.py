@@ -19,6 +19,7 @@ from varestorer_cli.core.choices import Transfer
 from varestorer_cli.core.errors import InputError
 from varestorer_cli.core.image import (
     archive,
+    bmp,
     exif,
     heif_backend,
     isobmff,
@@ -43,6 +44,7 @@ _MOST_PIXELS_PER_BYTE = 20_000
 _PLAUSIBLE_PIXELS = 50_000_000
 _LARGE_FILE = 1 << 26  # bytes; a larger file is read only if its first bytes are those of an image
 _MOST_SPARSE = 20  # times the bytes that were written; no file system packs photographs so well
+_BMP_BYTES = 128  # that tell how its pixels are stored
 _MOST_SKIPPED = 1 << 16  # bytes
 _LARGEST_FILE = 20 * MOST_PIXELS  # bytes: four 32-bit channels and their metadata
 _JPEG_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
@@ -150,7 +152,10 @@ def probe(path: str | Path, layer: str | None = None, pages: str = "first") -> t
                 orientation = metadata.orientation_of(metadata.extras_of(found, []))
             elif kind == "GIF":  # whose first image Pillow would look for through the whole file
                 size, orientation = (struct.unpack_from("<H", head, 6)[0], struct.unpack_from("<H", head, 8)[0]), 1
+            elif kind == "BMP" and (fields := bmp.bit_fields(stream.read(_BMP_BYTES))) is not None:
+                size, orientation = (fields.width, fields.height), 1
             else:
+                stream.seek(0)
                 with pillow.open_image(stream, kind) as image:
                     size = image.size
                     _check_size(*size, length)  # before EXIF, for which Pillow may decode pixels
@@ -233,6 +238,10 @@ def _decode(data: bytes, kind: str, transfer: Transfer, layer: str | None = None
         return _any_tiff(data, losses, pages)
     if kind == "GIF":
         _check_gif(data)
+    if kind == "BMP" and (fields := bmp.bit_fields(data)) is not None:
+        _check_size(fields.width, fields.height, len(data))
+        color, alpha = bmp.read_pixels(data, fields, losses)
+        return _image(kind, color, alpha, metadata.extras_of(bmp.read_metadata(data), losses), losses, 1)
     return _by_pillow(data, kind, losses)
 
 
