@@ -187,3 +187,17 @@ def test_without_the_extra(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyP
     mixed = cli("restore", tmp_path / "mixed", tmp_path / "out")
     assert mixed.code == 1 and "a.exr: EXR images are read by OpenImageIO, which is missing" in mixed.err
     assert (tmp_path / "out/b.png").is_file()
+
+
+@pytest.mark.parametrize(("descriptor", "bits", "said"), [(102, 8, "8-bit CbYCr"), (50, 1, "1-bit RGB")])
+def test_dpx_files_that_are_not_read_are_named_and_not_called_damaged(
+    descriptor: int, bits: int, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.dpx"
+    spec = oiio.ImageSpec(8, 6, 3, "uint8")
+    target = oiio.ImageOutput.create(str(path))
+    assert target.open(str(path), spec) and target.write_image(np.zeros((6, 8, 3), np.uint8)) and target.close()
+    data = bytearray(path.read_bytes())
+    data[800], data[803] = descriptor, bits  # SMPTE 268M, image element 1
+    with pytest.raises(InputError, match=said):
+        decode(bytes(data))

@@ -30,6 +30,8 @@ KINDS = {"OpenEXR": ".exr", "DPX": ".dpx"}  # by content: suffix
 _CHECKED_ROWS = 256
 _FULL = "is the folder of temporary files (TMPDIR) full?"
 _DPX_NAME, _DPX_TIME = 36, 136
+_DPX_BITS = frozenset({8, 10, 12, 16, 32, 64})
+_BITS = "oiio:BitsPerSample"
 _DPX_ROOM = 100  # bytes of the field for the program's name, its end included (SMPTE 268M)
 # Said anew by the writer, or of the file and not of the image.
 _NOT_COPIED = frozenset(
@@ -125,7 +127,7 @@ def read(
     format = str(spec.channelformats[chosen.color[0]] if spec.channelformats else spec.format)
     scene = Scene(
         linear=linear,
-        bits=int(spec.get_int_attribute("oiio:BitsPerSample", 0)) or (32 if format == "float" else 16),
+        bits=int(spec.get_int_attribute(_BITS, 0)) or (32 if format == "float" else 16),
         floating=format not in ("uint8", "uint16", "uint32", "uint"),
         gain=gain,
         origin=(spec.x, spec.y),
@@ -167,7 +169,11 @@ def _read_channels(source: Any, spec: Any, layer: Layer, kind: str) -> Floats:
     for begin, end in runs:
         read = source.read_image(layer.part, 0, begin, end, oiio.FLOAT)
         if read is None:
-            raise InputError(f"the {kind} data is damaged or cut off ({source.geterror() or 'no reason given'})")
+            reason = source.geterror() or "no reason given"
+            stored, bits = spec.get_string_attribute("dpx:ImageDescriptor"), spec.get_int_attribute(_BITS, 0)
+            if kind == "DPX" and (stored.startswith("Cb") or bits not in _DPX_BITS):
+                raise InputError(f"a DPX file of {bits}-bit {stored}, which is not read; convert it to RGB first")
+            raise InputError(f"the {kind} data is damaged or cut off ({reason})")
         pixels = np.asarray(read, np.float32).reshape(spec.height, spec.width, end - begin)
         for place, index in enumerate(wanted):
             if begin <= index < end:
