@@ -25,7 +25,14 @@ from varestorer_cli.core.training.builder import MODEL, StageBuilder, require_ea
 from varestorer_cli.core.training.checkpoint import SIZES
 from varestorer_cli.core.training.config import to_plain
 from varestorer_cli.core.training.config_file import to_toml
-from varestorer_cli.core.training.data.crop_cache import CropCache, CropCacheConfig, LabelOf, PairBatch, PairBatches
+from varestorer_cli.core.training.data.crop_cache import (
+    CropCache,
+    CropCacheConfig,
+    LabelOf,
+    PairBatch,
+    PairBatches,
+    list_photos,
+)
 from varestorer_cli.core.training.distill import DistillTask
 from varestorer_cli.core.training.distributed import World, joined, read_world
 from varestorer_cli.core.training.estimate import estimate
@@ -124,6 +131,7 @@ class _Run:
         say = self.console.info if self.world.main else _silent
         # only the process that writes scores the validation images
         metrics = validation_metrics(options.metrics, self.runtime.device, say) if self.world.main else ()
+        list_photos(options.data)  # what was typed wrong comes before what is missing
         require_earlier_stages(options, recipe)
         cache: CropCache = self.world.in_turn(lambda: crop_cache(options, self.preset, recipe, say))
         torch.manual_seed(options.seed)
