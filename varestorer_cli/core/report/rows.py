@@ -21,7 +21,7 @@ LARGE = "large already"
 WRITING = "writing"
 
 
-@dataclass
+@dataclass(slots=True)  # a third of the memory: a run keeps one per image
 class Row:
     """One line of the report; None means not measured and is written as an empty cell.
 
