@@ -77,7 +77,10 @@ def run(words: list[str], size: int, restarts: tuple[int, ...] = (0, 0, 0)) -> s
     """Run to the end; returns what all processes said."""
     processes = start(words, size, restarts)
     said = [process.communicate(timeout=600)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * size, said
+    codes = [process.returncode for process in processes]
+    assert codes == [0] * size, "\n".join(
+        f"process {rank}: {code}\n{text}" for rank, (code, text) in enumerate(zip(codes, said, strict=True))
+    )
     return "".join(said)
 
 
@@ -93,6 +96,37 @@ def assert_same_curve(folder: Path, other: Path) -> None:
     assert ours.keys() == theirs.keys() and len(ours) > 5
     for key, value in ours.items():
         assert theirs[key] == pytest.approx(value, rel=2e-3, abs=1e-5), key
+
+
+LEFT = """
+import sys
+from pathlib import Path
+from varestorer_cli.app import run
+from varestorer_cli.core.errors import InterruptedRunError
+from varestorer_cli.core.training import trainer
+
+outcome, *words = sys.argv[1:]
+finish = trainer.Trainer.run
+def interrupted(self):
+    finish(self)
+    raise InterruptedRunError("stopped by the test", 143)
+if outcome == "interrupted":
+    trainer.Trainer.run = interrupted
+code = run(words)
+threads = sorted(task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").iterdir())
+print(code, [name for name in threads if "gloo" in name])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed by Linux only")
+@pytest.mark.parametrize("outcome", ["done", "interrupted"])
+def test_no_thread_of_the_connection_outlives_the_run(photos: Path, tmp_path: Path, outcome: str) -> None:
+    options = {"batch": 2, "steps": 2, "crops": 6, "cache": tmp_path / "cache"}
+    words = command("prerestorer", photos, tmp_path, **options)[3:]
+    processes = start([sys.executable, "-c", LEFT, outcome, *words], 2)
+    for process in processes:
+        printed, said = process.communicate(timeout=600)
+        assert printed == f"{0 if outcome == 'done' else 143} []\n", said
 
 
 def test_the_launcher_says_who_this_process_is() -> None:

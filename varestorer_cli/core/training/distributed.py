@@ -6,9 +6,11 @@ whatever is drawn for it depends on the step and the place in the whole batch. S
 curve up to rounding, and any number of them goes on where another number stopped.
 """
 
+import gc
 import os
 import re
 import time
+import traceback
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -150,13 +152,20 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
             # the argument in its place is not in every PyTorch that is allowed
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
             yield
-    except RuntimeError as error:  # base of all errors of torch.distributed
-        if isinstance(error, dist.DistError) or re.search(r"gloo|nccl|closed by peer|reset by peer", str(error), re.I):
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # their variables hold the trained module, which holds the group
+        # RuntimeError is the base of all errors of torch.distributed
+        if isinstance(error, RuntimeError) and (
+            isinstance(error, dist.DistError) or re.search(r"gloo|nccl|closed by peer|reset by peer", str(error), re.I)
+        ):
             raise LostProcessError(error) from error
         raise
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+        # The group's threads end with its last reference, which cycles of the trained module hold. Threads that outlive
+        # the interpreter may abort the process (signal 6) when they free tensors.
+        gc.collect()
 
 
 def meeting(store: "Store", world: World, patience: timedelta = _MEETING) -> str:
