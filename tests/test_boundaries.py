@@ -187,6 +187,7 @@ def test_models_import_only_torch_and_a_little_of_the_standard_library(path: Pat
         "enum",
         "collections",
         "contextlib",
+        "copy",
         "re",
         "functools",
     }

@@ -111,16 +111,17 @@ class SelfAttention(nn.Module):
         unit = torch.ones_like(scale)
         if queries is None:
             qkv = self._heads(self.qkv(input_BLC, bias))  # (B, L, 3, N, K)
-            asked = _directions(qkv[:, :, :2], rotation_Lk2, torch.cat([scale, unit]))
-            query, key, value = asked[:, :, 0], asked[:, :, 1], qkv[:, :, 2]
+            value = qkv[:, :, 2]
+            asked = _directions(qkv[:, :, :2], rotation_Lk2, torch.cat([scale, unit]), value.dtype)
+            query, key = asked[:, :, 0], asked[:, :, 1]
         else:
             first, rest = slice(self.width), slice(self.width, None)
             q = self._heads(self.qkv(input_BLC[:, :queries], bias, first))
             kv = self._heads(self.qkv(input_BLC, bias, rest))  # (B, L, 2, N, K)
-            query = _directions(q, rotation_Lk2[:queries], scale)[:, :, 0]
-            key, value = _directions(kv[:, :, :1], rotation_Lk2, unit)[:, :, 0], kv[:, :, 1]
+            value = kv[:, :, 1]
+            query = _directions(q, rotation_Lk2[:queries], scale, value.dtype)[:, :, 0]
+            key = _directions(kv[:, :, :1], rotation_Lk2, unit, value.dtype)[:, :, 0]
             mask_LL = None if mask_LL is None else mask_LL[:queries]
-        query, key = query.to(value.dtype), key.to(value.dtype)
         if cache is not None:
             key, value = cache.append(key, value)
         mixed = attend(query, key, value, mask=mask_LL, scale=1.0)
@@ -132,7 +133,7 @@ class SelfAttention(nn.Module):
         bias = torch.cat([self.query_bias, torch.zeros_like(self.query_bias)])
         scale = self.log_scale.float().clamp_max(self.log_scale_limit).exp().view(1, self.heads, 1)
         qk = self._heads(self.qkv(input_BLC, bias, slice(2 * self.width)))
-        asked = _directions(qk, rotation_Lk2, torch.cat([scale, torch.ones_like(scale)]))
+        asked = _directions(qk, rotation_Lk2, torch.cat([scale, torch.ones_like(scale)]), torch.float32)
         query, key = asked[:, :queries, 0], asked[:, :, 1]
         return torch.einsum("blnk,bmnk->bnlm", query, key).softmax(-1)
 
@@ -141,11 +142,11 @@ class SelfAttention(nn.Module):
         return torch.unflatten(projected_BLx, -1, (-1, self.heads, self.width // self.heads))
 
 
-def _directions(heads_BLpNK: Tensor, rotation_Lk2: Tensor, lengths_pN1: Tensor) -> Tensor:
-    """Scale vectors to given lengths and rotate them, in float32."""
+def _directions(heads_BLpNK: Tensor, rotation_Lk2: Tensor, lengths_pN1: Tensor, dtype: torch.dtype) -> Tensor:
+    """Scale vectors to given lengths and rotate them, in float32, and round to ``dtype``."""
     heads = heads_BLpNK.float()
     norm = torch.linalg.vector_norm(heads, dim=-1, keepdim=True).clamp_min(1e-12)
-    return rotate(heads * (lengths_pN1 / norm), rotation_Lk2)
+    return rotate(heads * (lengths_pN1 / norm), rotation_Lk2, dtype=dtype)
 
 
 class CrossAttention(nn.Module):

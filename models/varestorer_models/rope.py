@@ -109,7 +109,9 @@ def rotary_table(coordinates_L2: Tensor, head_width: int, base: float = 10000.0)
     return torch.stack([angles.cos(), angles.sin()], dim=-1)
 
 
-def rotate(heads_BLNK: Tensor, rotation_Lk2: Tensor, *, real: bool | None = None) -> Tensor:
+def rotate(
+    heads_BLNK: Tensor, rotation_Lk2: Tensor, *, real: bool | None = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Turn every channel pair of every head by its position's angle.
 
     Args:
@@ -118,9 +120,10 @@ def rotate(heads_BLNK: Tensor, rotation_Lk2: Tensor, *, real: bool | None = None
         real: compute in real arithmetic, which compilers fuse with its neighbours, or as a complex product, which
             without a compiler is one operation of a third of the traffic; None chooses. Both are the same up to
             rounding.
+        dtype: of the result, to which it is rounded at the end.
 
     Returns:
-        float32, shape of the input.
+        ``dtype``, shape of the input.
     """
     between = heads_BLNK.dim() - 3
     rotation = rotation_Lk2.reshape(len(rotation_Lk2), *(1,) * between, -1, 2)
@@ -128,9 +131,11 @@ def rotate(heads_BLNK: Tensor, rotation_Lk2: Tensor, *, real: bool | None = None
     if real is None:
         real = heads_BLNK.device.type == "mps" or torch.compiler.is_compiling()
     if not real:
-        return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotation)).flatten(-2)
+        return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotation)).flatten(-2).to(dtype)
     (first, second), (cosine, sine) = pairs.unbind(-1), rotation.unbind(-1)
-    return torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1).flatten(-2)
+    turned = first * cosine - second * sine, first * sine + second * cosine
+    # rounded before they are put together: a compiler writes what it stacks, and would read it again to round it
+    return torch.stack([part.to(dtype) for part in turned], dim=-1).flatten(-2)
 
 
 def _scale_coordinates(grid: tuple[int, int], common: tuple[int, int], rounding: Rounding) -> Tensor:

@@ -28,14 +28,26 @@ class UpsamplingConv(nn.Conv2d):
     def __init__(self, channels_in: int, channels_out: int, *, bias: bool = True) -> None:
         super().__init__(channels_in, channels_out, kernel_size=3, padding=1, bias=bias)
         self.folded = True
+        self._kept: tuple[Tensor, Tensor | None] | None = None
+
+    def keep_folded(self, dtype: torch.dtype) -> None:
+        """Form and round the sums of weights once, for calls under autocast with ``dtype`` without gradients.
+
+        They follow neither the weights nor the device afterwards.
+        """
+        with torch.no_grad():
+            kernels = folded_kernels(self.weight).to(dtype)
+            if self.weight.is_contiguous(memory_format=torch.channels_last):
+                kernels = kernels.movedim(3, -1).contiguous().movedim(-1, 3)
+            self._kept = kernels, None if self.bias is None else self.bias.to(dtype)
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, I, h, w) -> (B, O, 2 h, 2 w)."""
         if not self.folded or torch.is_grad_enabled():
             return super().forward(F.interpolate(input, scale_factor=2.0, mode="nearest"))
-        kernels = folded_kernels(self.weight)
+        kernels, bias = self._kept or (folded_kernels(self.weight), self.bias)
         parts = [
-            F.conv2d(F.pad(input, (1 - column, column, 1 - row, row)), kernels[row, column], self.bias)
+            F.conv2d(F.pad(input, (1 - column, column, 1 - row, row)), kernels[row, column], bias)
             for row in (0, 1)
             for column in (0, 1)
         ]

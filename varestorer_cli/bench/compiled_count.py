@@ -27,6 +27,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from varestorer_cli.bench.count import PRODUCTS, Count, built, count, write_table
 from varestorer_cli.bench.gpu import Sizes, sizes_of
+from varestorer_models.restorer import Prediction
+from varestorer_models.rounded_weights import with_rounded_weights
 
 _DEPTHS = (2, 4)
 _LIBRARY = re.compile(r"(torch\.ops\.)?(aten|mkldnn|extern_kernels)\.")  # before the name of an operation
@@ -37,7 +39,7 @@ class _CountedError(Exception):
 
 
 def count_compiled(sizes: Sizes) -> dict[str, Count]:
-    """Kernels and traffic of one tile in bf16 autocast, by stage: encoder, transformer, decoder; no FLOPs."""
+    """Kernels and traffic of one tile in bf16 autocast, by stage; no FLOPs."""
     found = {}
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         short, long = (_transformer(_of_depth(sizes, depth)) for depth in _DEPTHS)
@@ -48,11 +50,21 @@ def count_compiled(sizes: Sizes) -> dict[str, Count]:
             round(short.others + further * (long.others - short.others)),
             short.traffic + further * (long.traffic - short.traffic),
         )
-        restorer = built(_of_depth(sizes, 1))
+        restorer = with_rounded_weights(built(_of_depth(sizes, 1)), torch.bfloat16)
         tiles = torch.empty(1, 3, restorer.tile, restorer.tile)
-        codes = torch.empty(1, sizes.tokenizer.quantizer.bits, *restorer.tokenizer.config.schedule.latent_grid)
+        latent = torch.empty(1, sizes.tokenizer.quantizer.bits, *restorer.tokenizer.config.schedule.latent_grid)
+        found["pre-restorer"] = counted_compiled(restorer.prerestore, tiles)
         found["encoder"] = counted_compiled(restorer.tokenizer.encode, tiles)
-        found["decoder"] = counted_compiled(restorer.decode, codes, tiles)
+        found["quantiser, tokens"] = counted_compiled(restorer.tokenizer.quantize, latent)
+        schedule = restorer.tokenizer.config.schedule
+        difference = torch.empty(1, schedule.length, sizes.tokenizer.quantizer.bits)
+        found["bits, codes"] = counted_compiled(
+            lambda given: restorer.codes(Prediction(given, None, schedule), "argmax"), difference
+        )
+        found["decoder"] = counted_compiled(restorer.decode, latent, tiles)
+    found["whole tile"] = Count(
+        0.0, *(sum(getattr(one, field) for one in found.values()) for field in ("products", "others", "traffic"))
+    )
     return found
 
 

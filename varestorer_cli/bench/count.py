@@ -25,6 +25,7 @@ from varestorer_models.autoencoder import set_norms
 from varestorer_models.first_stage import RestorerConfig
 from varestorer_models.meta_init import on_meta_device
 from varestorer_models.restorer import OneStepRestorer
+from varestorer_models.rounded_weights import with_rounded_weights
 from varestorer_models.swinir import SwinIR, set_window_attention
 from varestorer_models.tokenizer import ImageTokenizer
 from varestorer_models.transformer import Transformer
@@ -94,6 +95,8 @@ def count(sizes: Sizes, *, plain: bool = False, batch: int = 1) -> dict[str, Cou
         if plain:
             set_folded(restorer, False)
             set_norms(restorer, keeps_type=False)
+        else:
+            restorer = with_rounded_weights(restorer, torch.bfloat16)
         set_window_attention(restorer, padded=not plain, keeps_bias=not plain)
         tiles = torch.empty(batch, 3, restorer.tile, restorer.tile)
         condition = restorer.condition()

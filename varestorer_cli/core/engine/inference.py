@@ -20,6 +20,7 @@ from varestorer_cli.core.engine.tile_check import RELATIVE, TileCheck, named, pr
 from varestorer_cli.core.engine.tile_model import TileModel, TokenModel
 from varestorer_cli.core.engine.transfers import HostCopy, Transfers
 from varestorer_cli.core.runtime import autocast_type
+from varestorer_models.rounded_weights import with_rounded_weights
 
 _CONDITIONS_KEPT = 16  # as many as the largest call has tiles
 _GPU_BATCH_PIXELS = 1024 * 1024
@@ -131,7 +132,7 @@ class TileInference:
         tile: tile side, asked for or native.
         sampling: the sampling in effect.
         model_seconds: seconds spent in calls of the model so far.
-        compiled: what is called: the model, compiled or plain.
+        compiled: what is called in the precision of the options: the model with weights in that type, perhaps compiled.
         conditions: text conditions of the model.
         transfers: copies to the device and back.
         model_passes_probe: whether the model restores a plain test image; None = not tried yet.
@@ -140,7 +141,9 @@ class TileInference:
     def __init__(self, model: TileModel, options: EngineOptions, fault: TileCheck) -> None:
         self.model = model
         self.transfers = Transfers(options.device)
-        self.compiled = CompiledModel(model, options.device, options.compile)
+        narrow = autocast_type(options.precision)
+        called = model if narrow is None else with_rounded_weights(model, narrow)
+        self.compiled = CompiledModel(called, options.device, options.compile)
         self.options = options
         self.fault = fault
         self.tile = options.tile or model.tile
@@ -222,10 +225,12 @@ class TileInference:
         noise = self.transfers.to_device(uniforms) if uniforms is not None else None
         with torch.inference_mode(), self._autocast(precision):
             condition = self.conditions.of(texts or [None], precision)
+            # tiles that are computed again in float32 need the weights as they are
+            model: Any = self.compiled if precision == self.options.precision else self.model
             if not isinstance(self.model, TokenModel):
-                out = self.compiled(degraded_BCTT)
+                out = model(degraded_BCTT)
             else:
-                out = self.compiled(
+                out = model(
                     degraded_BCTT,
                     uniforms=noise,
                     sampling=self.options.sampling,
