@@ -49,6 +49,26 @@ def test_an_archive_is_restored_as_a_folder(cli: Cli, name: str) -> None:
     assert again.code == 0 and "2 already up to date" in again.err + again.out
 
 
+@pytest.mark.parametrize("name", ["scans.zip", "scans.tar"])
+def test_a_name_that_occurs_twice_is_said(cli: Cli, name: str) -> None:
+    first, last = png(), png()[:-12] + b"\0\0\0\4tEXtx\0yz" + b"\0\0\0\0" + png()[-12:]
+    if name.endswith("zip"):
+        with zipfile.ZipFile(name, "w") as file, pytest.warns(UserWarning, match="Duplicate name"):
+            for data in (first, last):
+                file.writestr("a.png", data)
+            file.writestr("b.png", first)
+    else:
+        with tarfile.open(name, "w") as tar:
+            for member, data in (("a.png", first), ("b.png", first), ("a.png", last)):
+                info = tarfile.TarInfo(member)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    assert read_bytes(f"{name}/a.png") == last, "the last one counts, as for unpacking"
+    ran = cli("restore", name, "out", "--dry-run")
+    assert f"{name}/a.png: the archive holds several files of this name; the last one is read" in ran.err
+    assert "b.png: the archive" not in ran.err
+
+
 def test_several_archives_keep_their_names() -> None:
     archive("a.zip", {"1.png": png()})
     archive("b.tar", {"1.png": png()})

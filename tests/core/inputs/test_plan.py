@@ -1,3 +1,4 @@
+import codecs
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -413,3 +414,17 @@ def test_comments_are_in_list_files_only(here: Path) -> None:
     assert [job.input for job in plan.jobs] == ["#1 cover.png", "b.png"]
     Path("list.txt").write_text("#1 cover.png\nb.png\n")
     assert [job.input for job in make_plan(["@list.txt"], "out").jobs] == ["b.png"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_a_list_as_windows_writes_it(here: Path, encoding: str) -> None:
+    touch("möwe.png")
+    mark = codecs.BOM_UTF16_BE if encoding == "utf-16-be" else b""
+    Path("list.txt").write_bytes(mark + "möwe.png\r\n".encode(encoding))
+    assert [job.input for job in make_plan(["@list.txt"], "out").jobs] == ["möwe.png"]
+
+
+def test_a_cut_off_list_in_utf_16_is_refused(here: Path) -> None:
+    Path("list.txt").write_bytes("möwe.png\r\n".encode("utf-16")[:-1])
+    with pytest.raises(UsageError, match="begins as UTF-16 and is none"):
+        make_plan(["@list.txt"], "out")

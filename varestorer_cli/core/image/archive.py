@@ -7,6 +7,8 @@ import stat
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -27,6 +29,10 @@ class _Member:
     packed: int
     zip: zipfile.ZipInfo | None = None
     offset: int = 0
+
+
+_Contents = tuple[zipfile.ZipFile | None, dict[str, _Member], set[str]]
+"""An open zip file (None for tar), its files by name, and names that several of them have."""
 
 
 def is_archive(path: Path) -> bool:
@@ -52,6 +58,15 @@ def members(path: Path) -> list[str]:
     return sorted(_contents(path)[1], key=os.fsencode)
 
 
+def replaced(path: Path) -> list[str]:
+    """Names that several files of an archive have, in order of their bytes; the last file counts, as for unpacking.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    return sorted(_contents(path)[2], key=os.fsencode)
+
+
 def is_inside(name: str) -> bool:
     """Whether a member's name stays below the archive; others are never read."""
     parts = PurePosixPath(name.replace("\\", "/")).parts
@@ -69,7 +84,7 @@ def read_member(path: Path, name: str, most: int) -> bytes:
     Raises:
         InputError: it is not there, encrypted, damaged, too large, or a bomb.
     """
-    file, index = _contents(path)
+    file, index, _ = _contents(path)
     found = index.get(name)
     if found is None:
         raise InputError(f"{path.name} holds no file {name}")
@@ -97,7 +112,7 @@ def read_member(path: Path, name: str, most: int) -> bytes:
     return data
 
 
-def _contents(path: Path) -> tuple[zipfile.ZipFile | None, dict[str, _Member]]:
+def _contents(path: Path) -> _Contents:
     try:
         state = path.stat()
         return _opened(str(path), state.st_mtime_ns, state.st_size, os.getpid())
@@ -108,15 +123,21 @@ def _contents(path: Path) -> tuple[zipfile.ZipFile | None, dict[str, _Member]]:
 
 
 @functools.lru_cache(maxsize=4)
-def _opened(path: str, mtime: int, size: int, process: int) -> tuple[zipfile.ZipFile | None, dict[str, _Member]]:
-    """An open zip file (None for tar) and its index, kept while file and process stay the same."""
+def _opened(path: str, mtime: int, size: int, process: int) -> _Contents:
+    """What an archive holds, kept while file and process stay the same."""
     if not _is_tar(path) and zipfile.is_zipfile(path):
         file = zipfile.ZipFile(path)
         infos = [info for info in file.infolist() if not info.is_dir() and not _is_link(info)]
-        return file, {info.filename: _Member(info.file_size, info.compress_size, info) for info in infos}
+        index = {info.filename: _Member(info.file_size, info.compress_size, info) for info in infos}
+        return file, index, _repeated(info.filename for info in infos)
     with tarfile.open(path, "r:") as tar:
         found = [member for member in tar if member.isreg() and not member.issparse()]
-        return None, {m.name: _Member(m.size, m.size, offset=m.offset_data) for m in found}
+        index = {m.name: _Member(m.size, m.size, offset=m.offset_data) for m in found}
+        return None, index, _repeated(m.name for m in found)
+
+
+def _repeated(names: Iterable[str]) -> set[str]:
+    return {name for name, count in Counter(names).items() if count > 1}
 
 
 def _is_tar(path: str) -> bool:

@@ -1,5 +1,6 @@
 """Finds inputs: what the user named, and what lies below named folders. Opens no file beyond its first bytes."""
 
+import codecs
 import glob
 import os
 import re
@@ -62,7 +63,7 @@ class SkippedPaths:
     Attributes:
         ignored: foreign files and folders, with the reason.
         unreadable: folders and links that cannot be followed, missing frames: reported as failures.
-        notes: what should be said about gaps in frame sequences.
+        notes: what should be said about gaps in frame sequences, and about archives.
     """
 
     ignored: list[SkippedPath] = field(default_factory=list)
@@ -198,11 +199,14 @@ def _listed(data: bytes, nul_lists: bool, *, comments: bool = True) -> list[Name
         data: the list.
         nul_lists: NUL bytes separate its entries, not newlines.
         comments: lines that begin with ``#`` are comments, as in files people write; what a program lists has none.
+
+    Raises:
+        UsageError: it is damaged UTF-16.
     """
     if nul_lists:
         lines = [os.fsdecode(line) for line in data.split(b"\0")]
     else:
-        text = data.removeprefix(b"\xef\xbb\xbf")
+        text = _utf8(data).removeprefix(b"\xef\xbb\xbf")
         lines = [os.fsdecode(line.rstrip(b"\r")) for line in text.split(b"\n")]
         if comments:
             ours = lines[0].startswith(FAILED_LIST_MARK)
@@ -211,6 +215,16 @@ def _listed(data: bytes, nul_lists: bool, *, comments: bool = True) -> list[Name
     absolute = [os.path.realpath(Path(line).parent) for line in lines if Path(line).is_absolute()]
     common = os.path.commonpath(absolute) if absolute else ""
     return [NamedInput(line, _listed_key(line, common), pattern=False) for line in lines]
+
+
+def _utf8(data: bytes) -> bytes:
+    """A list in UTF-16 with its mark, as Windows writes it, in UTF-8; any other as it is."""
+    if not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data
+    try:
+        return data.decode("utf-16").encode()
+    except UnicodeError as error:
+        raise UsageError(f"the list begins as UTF-16 and is none ({error}); save it as UTF-8") from error
 
 
 def _listed_key(line: str, common: str) -> str:
@@ -316,10 +330,13 @@ def _walk(
 def _walk_archive(path: Path, entry: NamedInput, skipped: SkippedPaths) -> Iterator[FoundFile]:
     """Images in an archive, in name order, mirrored below a folder of its name."""
     try:
-        names = archive.members(path)
+        names, replaced = archive.members(path), archive.replaced(path)
     except InputError as error:
         skipped.unreadable.append(SkippedPath(entry.path, str(error)))
         return
+    skipped.notes += [
+        f"{entry.path}/{name}: the archive holds several files of this name; the last one is read" for name in replaced
+    ]
     folder = entry.key[: -len(path.suffix)] if entry.key.lower().endswith(path.suffix.lower()) else entry.key
     for name in names:
         parts = PurePosixPath(name).parts
