@@ -53,6 +53,7 @@ def test_values_without_a_meaning_are_refused(changes: dict[str, Any], message: 
         ("prerestorer", {"tokenizer": Path("x")}),
         ("tokenizer", {"texts": Path("x")}),
         ("tokenizer", {"label_share": 0.5}),
+        ("tokenizer", {"patch": 64}),
         ("teacher", {"decoder": 0.5}),
         ("teacher", {"variant": {"flips": 0.1}}),
         ("teacher", {"label": Path("x")}),
@@ -79,6 +80,7 @@ def test_options_that_a_stage_has_no_use_for_are_refused(stage: str, changes: di
         ["prerestorer", "--precision", "fp16"],
         ["prerestorer", "--precision", "half"],
         ["tokenizer", "--keep", "0.5"],
+        ["prerestorer", "--patch", "4"],
     ],
     ids=" ".join,
 )

@@ -21,7 +21,7 @@ from varestorer_cli.core.training.data.crop_cache import PairBatch
 from varestorer_cli.core.training.presets import preset
 from varestorer_cli.core.training.run import train
 from varestorer_cli.core.training.run_folder import checkpoints
-from varestorer_cli.core.training.stages import blended_target
+from varestorer_cli.core.training.stages import PrerestorerTask, blended_target
 from varestorer_cli.core.weights.model_file import load_bundle, load_restorer
 from varestorer_models.restorer import OneStepRestorer
 from varestorer_models.rrdb import RRDBConfig, RRDBNet
@@ -141,6 +141,24 @@ def test_keeping_the_pre_restored_image_is_another_target(photos: Path, chain: P
     run = options("distill", photos, tmp_path, steps=2, cache=chain / "cache", **earlier)
     plain = losses(train(run).parent)
     assert losses(train(replace(run, out=tmp_path / "kept", label_share=0.5)).parent) != plain
+
+
+def test_patches_have_the_side_that_was_asked_for(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    terms = PrerestorerTask.terms
+
+    def recorded(task: PrerestorerTask, batch: PairBatch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        seen.append((tuple(batch.hq.shape[-2:]), tuple(batch.lq.shape[-2:])))
+        return terms(task, batch, generator)
+
+    monkeypatch.setattr(PrerestorerTask, "terms", recorded)
+    train(options("prerestorer", photos, tmp_path / "run", steps=2, patch=24))
+    assert seen == [((24, 24), (6, 6))] * 2
+    for patch in (30, 4096):
+        with pytest.raises(UsageError, match=f"--patch {patch}: it must be a multiple of 4 and at most"):
+            train(options("prerestorer", photos, tmp_path / str(patch), patch=patch))
 
 
 def test_broken_photograph_is_named_and_skipped(

@@ -117,6 +117,13 @@ class TrainOptions(CheckedOptions):
         range=_from(0),
     )
     batch: int | None = option(None, "Images per step, of all processes together.", RECIPE, range=_from(1))
+    patch: int | None = option(
+        None,
+        "Side of the training patches in pixels instead of the preset's, a multiple of 4.",
+        RECIPE,
+        range=_from(8),
+        only=("prerestorer",),
+    )
     learning_rate: float | None = option(
         None,
         "Peak learning rate instead of the preset's.",

@@ -289,6 +289,11 @@ def effective(options: TrainOptions) -> Preset:
     """
     chosen = configured(options.preset, options.config)
     recipe = chosen.recipes[options.stage]
+    scale, tile = chosen.restorer.scale, chosen.tokenizer.tile
+    if options.patch is not None and (options.patch % scale or options.patch > tile):
+        raise UsageError(
+            f"--patch {options.patch}: it must be a multiple of {scale} and at most the crops' {tile} pixels"
+        )
     if options.label is not None and options.label_share is None and not recipe.label_share:
         recipe = replace(recipe, label_share=1.0)
     recipe = replace(
@@ -298,6 +303,7 @@ def effective(options: TrainOptions) -> Preset:
         decoder=recipe.decoder if options.decoder is None else options.decoder,
         steps=recipe.steps if options.steps is None else options.steps,
         batch=options.batch or recipe.batch,
+        patch=options.patch or recipe.patch,
         learning_rate=options.learning_rate or recipe.learning_rate,
         losses={**recipe.losses, **options.losses},
     )
