@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4
 _EMULATED = (
     "--precision bf16: this CPU has no bf16 arithmetic (avx512_bf16 or amx_bf16); it is emulated, about six times "
-    "slower than fp32 and without saving memory; leave --precision out, or keep it only to see what bf16 does to a "
+    "slower than fp32 and without saving memory; leave --precision out, or keep it only to see what bf16 does to an "
     "image"
 )
 # The largest threshold that the C library takes.
