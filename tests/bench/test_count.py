@@ -42,7 +42,8 @@ def test_the_compiler_puts_the_norm_and_rotation_of_queries_and_keys_together() 
     with FakeTensorMode(allow_non_fake_inputs=True):
         eager = counted(lambda: work(heads))
     compiled = counted_compiled(work, heads)
-    assert compiled.products == eager.products == 0 and eager.others > 2 * compiled.others >= 2
+    assert compiled.products == eager.products == 0 and eager.others > 2 * compiled.others
+    assert compiled.others <= 2, "rounded before the halves are put together"
     assert 2 * heads.nbytes < compiled.traffic < eager.traffic / 2
 
 

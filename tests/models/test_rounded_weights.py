@@ -19,6 +19,7 @@ from varestorer_models.rrdb import RRDBConfig, RRDBNet
 from varestorer_models.swinir import SwinIR, SwinIRConfig
 from varestorer_models.tokenizer import ImageTokenizer
 from varestorer_models.transformer import Transformer
+from varestorer_models.upsampling import UpsamplingConv
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "conv": lambda: ConvRestorer(ConvRestorerConfig(width=16, blocks=2)),
@@ -83,6 +84,30 @@ def test_only_what_is_rounded_takes_memory_again() -> None:
         assert again == (tensor.dtype == torch.bfloat16), name
         assert not (again and name.startswith("transformer.")), name
     assert sum(tensor.dtype == torch.bfloat16 for tensor in rounded.parameters()) > 20
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_every_layer_is_rounded_once(layout: torch.memory_format) -> None:
+    smoke = preset("smoke")
+    sizes = replace(smoke.tokenizer.autoencoder, linear_path=True)
+    tokenizer = ImageTokenizer(replace(smoke.tokenizer, autoencoder=sizes))
+    parts = NETWORKS["swinir"](), tokenizer, Transformer(smoke.teacher)
+    model = OneStepRestorer(smoke.restorer, *parts).eval().to(memory_format=layout)  # type: ignore[call-overload]
+    rounded = with_rounded_weights(model, torch.bfloat16)
+    kinds = set()
+    for part in (rounded.prerestorer, rounded.tokenizer):
+        for layer in part.modules():
+            if isinstance(layer, UpsamplingConv):
+                assert layer._kept is not None
+                kernels, bias = layer._kept
+                assert kernels.dtype == torch.bfloat16 and bias is not None and bias.dtype == torch.bfloat16
+                assert kernels[1, 0].is_contiguous(memory_format=layout)
+            elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+                assert layer.weight.dtype == torch.bfloat16
+            else:
+                continue
+            kinds.add(type(layer))
+    assert kinds == {UpsamplingConv, nn.Conv2d, nn.ConvTranspose2d, nn.Linear}
 
 
 def test_a_model_without_such_layers_is_taken_as_it_is() -> None:

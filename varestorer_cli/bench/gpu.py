@@ -34,6 +34,7 @@ from varestorer_models.first_stage import RestorerConfig
 from varestorer_models.meta_init import on_meta_device
 from varestorer_models.quantizer import QuantizerConfig
 from varestorer_models.restorer import OneStepRestorer
+from varestorer_models.rounded_weights import with_rounded_weights
 from varestorer_models.schedule import ScaleSchedule
 from varestorer_models.swinir import SwinIR, SwinIRConfig, set_window_attention
 from varestorer_models.tokenizer import ImageTokenizer, TokenizerConfig
@@ -152,6 +153,8 @@ def measure(
     dtype = autocast_type(precision)
     tiles = torch.rand(batch, 3, restorer.tile, restorer.tile, device=device)
     context = nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+    if dtype is not None and not released:
+        restorer = with_rounded_weights(restorer, dtype)  # as the engine does
     found = {}
     with context:
         for name, work in stages_of(restorer, tiles, released).items():

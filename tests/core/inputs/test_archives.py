@@ -65,8 +65,33 @@ def test_a_name_that_occurs_twice_is_said(cli: Cli, name: str) -> None:
                 tar.addfile(info, io.BytesIO(data))
     assert read_bytes(f"{name}/a.png") == last, "the last one counts, as for unpacking"
     ran = cli("restore", name, "out", "--dry-run")
-    assert f"{name}/a.png: the archive holds several files of this name; the last one is read" in ran.err
-    assert "b.png: the archive" not in ran.err
+    assert f"{name}: 1 name occurs several times in it (a.png); the last file of each is read" in ran.err
+
+
+def test_many_names_that_occur_twice_are_one_line(cli: Cli) -> None:
+    with tarfile.open("a.tar", "w") as tar:
+        for member in [f"{number}.png" for number in range(9)] * 2 + ["notes.txt", "notes.txt"]:
+            info = tarfile.TarInfo(member)
+            info.size = len(png())
+            tar.addfile(info, io.BytesIO(png()))
+    ran = cli("restore", "a.tar", "out", "--dry-run")
+    assert "9 names occur several times in it (0.png, 1.png, 2.png and others)" in ran.err
+    assert ran.err.count("several times") == 1 and "notes.txt and" not in ran.err
+
+
+@pytest.mark.parametrize("name", ["scans.zip", "scans.tar"])
+def test_names_are_read_as_paths_are(cli: Cli, name: str) -> None:
+    archive(name, {"./a.png": png(), "d//b.png": png(), "./d/./c.png": png()})
+    ran = cli("restore", name, "out")
+    assert ran.code == 0
+    outputs = sorted(path.relative_to("out").as_posix() for path in Path("out").rglob("*.png"))
+    assert outputs == ["a.png", "d/b.png", "d/c.png"]
+
+
+def test_forms_of_one_name_are_one_name(cli: Cli) -> None:
+    archive("a.zip", {"./a.png": b"first", "a.png": png()})
+    assert read_bytes("a.zip/a.png") == png()
+    assert "1 name occurs several times in it (a.png)" in cli("restore", "a.zip", "out", "--dry-run").err
 
 
 def test_several_archives_keep_their_names() -> None:

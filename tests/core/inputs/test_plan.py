@@ -416,12 +416,14 @@ def test_comments_are_in_list_files_only(here: Path) -> None:
     assert [job.input for job in make_plan(["@list.txt"], "out").jobs] == ["b.png"]
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
-def test_a_list_as_windows_writes_it(here: Path, encoding: str) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("end", ["\r\n", "\0"])
+def test_a_list_as_windows_writes_it(here: Path, encoding: str, end: str) -> None:
     touch("möwe.png")
     mark = codecs.BOM_UTF16_BE if encoding == "utf-16-be" else b""
-    Path("list.txt").write_bytes(mark + "möwe.png\r\n".encode(encoding))
-    assert [job.input for job in make_plan(["@list.txt"], "out").jobs] == ["möwe.png"]
+    Path("list.txt").write_bytes(mark + f"möwe.png{end}".encode(encoding))
+    plan = make_plan(["@list.txt"], "out", nul_lists=end == "\0")
+    assert [job.input for job in plan.jobs] == ["möwe.png"]
 
 
 def test_a_cut_off_list_in_utf_16_is_refused(here: Path) -> None:

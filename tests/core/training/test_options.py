@@ -80,7 +80,7 @@ def test_options_that_a_stage_has_no_use_for_are_refused(stage: str, changes: di
         ["prerestorer", "--precision", "fp16"],
         ["prerestorer", "--precision", "half"],
         ["tokenizer", "--keep", "0.5"],
-        ["prerestorer", "--patch", "4"],
+        ["prerestorer", "--patch", "28"],
     ],
     ids=" ".join,
 )

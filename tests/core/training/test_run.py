@@ -154,9 +154,9 @@ def test_patches_have_the_side_that_was_asked_for(
         return terms(task, batch, generator)
 
     monkeypatch.setattr(PrerestorerTask, "terms", recorded)
-    train(options("prerestorer", photos, tmp_path / "run", steps=2, patch=24))
-    assert seen == [((24, 24), (6, 6))] * 2
-    for patch in (30, 4096):
+    train(options("prerestorer", photos, tmp_path / "run", steps=2, patch=32))
+    assert seen == [((32, 32), (8, 8))] * 2
+    for patch in (34, 4096):
         with pytest.raises(UsageError, match=f"--patch {patch}: it must be a multiple of 4 and at most"):
             train(options("prerestorer", photos, tmp_path / str(patch), patch=patch))
 

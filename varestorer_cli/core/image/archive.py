@@ -8,7 +8,7 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -31,7 +31,7 @@ class _Member:
     offset: int = 0
 
 
-_Contents = tuple[zipfile.ZipFile | None, dict[str, _Member], set[str]]
+_Contents = tuple[zipfile.ZipFile | None, dict[str, _Member], frozenset[str]]
 """An open zip file (None for tar), its files by name, and names that several of them have."""
 
 
@@ -58,13 +58,13 @@ def members(path: Path) -> list[str]:
     return sorted(_contents(path)[1], key=os.fsencode)
 
 
-def replaced(path: Path) -> list[str]:
-    """Names that several files of an archive have, in order of their bytes; the last file counts, as for unpacking.
+def replaced(path: Path) -> frozenset[str]:
+    """Names that several files of an archive have; the last file counts.
 
     Raises:
         InputError: it cannot be read.
     """
-    return sorted(_contents(path)[2], key=os.fsencode)
+    return _contents(path)[2]
 
 
 def is_inside(name: str) -> bool:
@@ -128,16 +128,22 @@ def _opened(path: str, mtime: int, size: int, process: int) -> _Contents:
     if not _is_tar(path) and zipfile.is_zipfile(path):
         file = zipfile.ZipFile(path)
         infos = [info for info in file.infolist() if not info.is_dir() and not _is_link(info)]
-        index = {info.filename: _Member(info.file_size, info.compress_size, info) for info in infos}
-        return file, index, _repeated(info.filename for info in infos)
+        found = [(info.filename, _Member(info.file_size, info.compress_size, info)) for info in infos]
+        return file, *_by_name(found)
     with tarfile.open(path, "r:") as tar:
-        found = [member for member in tar if member.isreg() and not member.issparse()]
-        index = {m.name: _Member(m.size, m.size, offset=m.offset_data) for m in found}
-        return None, index, _repeated(m.name for m in found)
+        files = [member for member in tar if member.isreg() and not member.issparse()]
+        return None, *_by_name([(m.name, _Member(m.size, m.size, offset=m.offset_data)) for m in files])
 
 
-def _repeated(names: Iterable[str]) -> set[str]:
-    return {name for name, count in Counter(names).items() if count > 1}
+def _by_name(found: Sequence[tuple[str, _Member]]) -> tuple[dict[str, _Member], frozenset[str]]:
+    named = [(_plain(name), member) for name, member in found]
+    return dict(named), frozenset(name for name, count in Counter(name for name, _ in named).items() if count > 1)
+
+
+def _plain(name: str) -> str:
+    """A member's name as paths have it, without ``./`` and doubled slashes; one that leads out stays as it is."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    return name if name.startswith("/") or ".." in parts else "/".join(parts)
 
 
 def _is_tar(path: str) -> bool:

@@ -15,8 +15,15 @@ from varestorer_cli.core.extras import is_installed
 from varestorer_cli.core.image import archive
 from varestorer_cli.core.image.formats import HEAD_BYTES, RAW_SUFFIXES, SUFFIXES, sniff
 from varestorer_cli.core.inputs.frames import FramePattern, read_range, select_frames
-from varestorer_cli.core.phrases import FAILED_LIST_MARK, REPORT_HEADER, unescaped
+from varestorer_cli.core.phrases import FAILED_LIST_MARK, REPORT_HEADER, count, unescaped
 
+_MARKS = {  # that of UTF-32 begins as that of UTF-16
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+_NAMED_IN_NOTES = 3
 _NOT_REGULAR = "not a regular file; write a pipe's or device's content to a file first"
 LARGEST_LIST = 1 << 28  # bytes: more than a million long paths
 _FOREIGN_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
@@ -201,12 +208,12 @@ def _listed(data: bytes, nul_lists: bool, *, comments: bool = True) -> list[Name
         comments: lines that begin with ``#`` are comments, as in files people write; what a program lists has none.
 
     Raises:
-        UsageError: it is damaged UTF-16.
+        UsageError: its mark says UTF-16 or UTF-32, and it is none.
     """
+    text = _utf8(data)
     if nul_lists:
-        lines = [os.fsdecode(line) for line in data.split(b"\0")]
+        lines = [os.fsdecode(line) for line in text.split(b"\0")]
     else:
-        text = _utf8(data).removeprefix(b"\xef\xbb\xbf")
         lines = [os.fsdecode(line.rstrip(b"\r")) for line in text.split(b"\n")]
         if comments:
             ours = lines[0].startswith(FAILED_LIST_MARK)
@@ -218,13 +225,14 @@ def _listed(data: bytes, nul_lists: bool, *, comments: bool = True) -> list[Name
 
 
 def _utf8(data: bytes) -> bytes:
-    """A list in UTF-16 with its mark, as Windows writes it, in UTF-8; any other as it is."""
-    if not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return data
-    try:
-        return data.decode("utf-16").encode()
-    except UnicodeError as error:
-        raise UsageError(f"the list begins as UTF-16 and is none ({error}); save it as UTF-8") from error
+    """A list in UTF-8 without its mark; one in UTF-16 or UTF-32 is known by its mark, as Windows writes it."""
+    for mark, encoding in _MARKS.items():
+        if data.startswith(mark):
+            try:
+                return data.decode(encoding).removeprefix("\ufeff").encode()
+            except UnicodeError as error:
+                raise UsageError(f"the list begins as {encoding} and is none ({error}); save it as UTF-8") from error
+    return data.removeprefix(codecs.BOM_UTF8)
 
 
 def _listed_key(line: str, common: str) -> str:
@@ -334,9 +342,7 @@ def _walk_archive(path: Path, entry: NamedInput, skipped: SkippedPaths) -> Itera
     except InputError as error:
         skipped.unreadable.append(SkippedPath(entry.path, str(error)))
         return
-    skipped.notes += [
-        f"{entry.path}/{name}: the archive holds several files of this name; the last one is read" for name in replaced
-    ]
+    several: list[str] = []
     folder = entry.key[: -len(path.suffix)] if entry.key.lower().endswith(path.suffix.lower()) else entry.key
     for name in names:
         parts = PurePosixPath(name).parts
@@ -346,9 +352,17 @@ def _walk_archive(path: Path, entry: NamedInput, skipped: SkippedPaths) -> Itera
             reason = "its name leads out of the archive"
         if reason:
             skipped.ignored.append(SkippedPath(f"{entry.path}/{name}", reason))
-        else:
-            below = PurePosixPath(name).as_posix()
-            yield FoundFile(f"{entry.path}/{name}", f"{folder}/{below}" if folder else below)
+            continue
+        if name in replaced:
+            several.append(name)
+        below = PurePosixPath(name).as_posix()
+        yield FoundFile(f"{entry.path}/{name}", f"{folder}/{below}" if folder else below)
+    if several:
+        named = ", ".join(several[:_NAMED_IN_NOTES]) + (" and others" if len(several) > _NAMED_IN_NOTES else "")
+        skipped.notes.append(
+            f"{entry.path}: {count(len(several), 'name')} occur{'s' * (len(several) == 1)} several times in it "
+            f"({named}); the last file of each is read"
+        )
 
 
 def _foreign_folder(item: "os.DirEntry[str]", own: str, roots: set[str], visited: set[str]) -> str | None:

@@ -6,9 +6,11 @@ whatever is drawn for it depends on the step and the place in the whole batch. S
 curve up to rounding, and any number of them goes on where another number stopped.
 """
 
+import functools
 import gc
 import os
 import re
+import sys
 import time
 import traceback
 import uuid
@@ -153,7 +155,7 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
             yield
     except BaseException as error:
-        traceback.clear_frames(error.__traceback__)  # their variables hold the trained module, which holds the group
+        _forget_variables(error)
         # RuntimeError is the base of all errors of torch.distributed
         if isinstance(error, RuntimeError) and (
             isinstance(error, dist.DistError) or re.search(r"gloo|nccl|closed by peer|reset by peer", str(error), re.I)
@@ -165,7 +167,30 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
             dist.destroy_process_group()
         # The group's threads end with its last reference, which cycles of the trained module hold. Threads that outlive
         # the interpreter may abort the process (signal 6) when they free tensors.
+        _forget_divided_tensors()
         gc.collect()
+
+
+def _forget_variables(error: BaseException | None) -> None:
+    """Drop what finished functions behind an error hold: the trained module, which holds the group."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def _forget_divided_tensors() -> None:
+    """Empty PyTorch's caches of layouts of divided tensors, which hold the group after ``--parallel fsdp``."""
+    if "torch.distributed.tensor" not in sys.modules:
+        return
+    from torch.distributed.tensor import _redistribute, debug
+
+    # private, and not in every PyTorch that is allowed
+    for name in ("", "python_", "fast_path_"):
+        getattr(debug, f"_clear_{name}sharding_prop_cache", lambda: None)()
+    getattr(_redistribute, "clear_redistribute_planner_cache", lambda: None)()
+    for cached in gc.get_objects():
+        if isinstance(cached, functools._lru_cache_wrapper) and cached.__module__.startswith("torch.distributed"):
+            cached.cache_clear()
 
 
 def meeting(store: "Store", world: World, patience: timedelta = _MEETING) -> str:

@@ -119,9 +119,9 @@ class TrainOptions(CheckedOptions):
     batch: int | None = option(None, "Images per step, of all processes together.", RECIPE, range=_from(1))
     patch: int | None = option(
         None,
-        "Side of the training patches in pixels instead of the preset's, a multiple of 4.",
+        "Side of the training patches in pixels instead of the preset's, a multiple of the scale.",
         RECIPE,
-        range=_from(8),
+        range=_from(32),
         only=("prerestorer",),
     )
     learning_rate: float | None = option(
