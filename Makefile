@@ -24,7 +24,7 @@ COMPACT_STEPS ?= 420
 COMPACT_MIX ?= 0.5,0.5
 COMPACT_DEFAULT ?= 0.25
 COMPACT_FAITHFUL_STEPS ?= 150
-COMPACT_FLAGS ?= --lr 1e-4 --keep 1 --loss hints=0 --loss l1=0.5 --loss balanced_features=0.4 --loss texture=0.5
+COMPACT_FLAGS ?= --patch 192 --lr 1e-4 --keep 1 --loss hints=0 --loss l1=0.5 --loss balanced_features=0.4 --loss texture=0.5
 FINE := $(RUNS)/fine/model.safetensors
 COMPACT := $(RUNS)/compact/model.safetensors
 PRERESTORER = $(BIN)/varestorer train prerestorer $(PHOTOS) $(TRAIN_FLAGS)
@@ -200,7 +200,7 @@ $(RUNS)/compact-sharp/model.safetensors: $(RUNS)/small/model.safetensors
 		--steps $(COMPACT_STEPS) $(COMPACT_FLAGS)
 
 $(RUNS)/compact-faithful/model.safetensors: $(RUNS)/compact-sharp/model.safetensors
-	$(PRERESTORER) --preset compact --init $(<D) --out $(@D) --resume --seed 4 --lr 1e-4 --loss hints=0 \
+	$(PRERESTORER) --preset compact --init $(<D) --out $(@D) --resume --seed 4 --patch 192 --lr 1e-4 --loss hints=0 \
 		--steps $(COMPACT_FAITHFUL_STEPS) $(FAITHFUL)
 
 $(RUNS)/compact-base/model.safetensors: $(RUNS)/small/model.safetensors $(RUNS)/compact-sharp/model.safetensors
