@@ -189,7 +189,8 @@ def _forget_divided_tensors() -> None:
         getattr(debug, f"_clear_{name}sharding_prop_cache", lambda: None)()
     getattr(_redistribute, "clear_redistribute_planner_cache", lambda: None)()
     for cached in gc.get_objects():
-        if isinstance(cached, functools._lru_cache_wrapper) and cached.__module__.startswith("torch.distributed"):
+        # the type itself: asking some of PyTorch's old names for their class warns
+        if type(cached) is functools._lru_cache_wrapper and cached.__module__.startswith("torch.distributed"):
             cached.cache_clear()
 
 
