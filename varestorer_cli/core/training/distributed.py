@@ -173,7 +173,9 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
 
 def _forget_variables(error: BaseException | None) -> None:
     """Drop what finished functions behind an error hold: the trained module, which holds the group."""
-    while error is not None:
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
 
@@ -190,7 +192,7 @@ def _forget_divided_tensors() -> None:
     getattr(_redistribute, "clear_redistribute_planner_cache", lambda: None)()
     for cached in gc.get_objects():
         # the type itself: asking some of PyTorch's old names for their class warns
-        if type(cached) is functools._lru_cache_wrapper and cached.__module__.startswith("torch.distributed"):
+        if type(cached) is functools._lru_cache_wrapper and str(cached.__module__).startswith("torch.distributed"):
             cached.cache_clear()
 
 
