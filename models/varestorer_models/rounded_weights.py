@@ -1,7 +1,8 @@
 """Weights rounded once to the type that autocast computes in, not in every call.
 
 Autocast rounds the float32 weights of convolutions and linear layers each time they are used without gradients: at 2b
-558 kernels per call. Rounded before, results are the same bits.
+676 of 2,977 kernels outside products per call (``make count``), sums of folded weights included. Rounded before, the
+results are the same bits.
 """
 
 import copy

@@ -6,7 +6,8 @@ import torch
 from small_networks import square_grids, without_quirks
 from torch import Tensor
 
-from varestorer_models.attention import GroupedKeysValues
+from varestorer_models import layers
+from varestorer_models.attention import GroupedKeysValues, attend
 from varestorer_models.condition import Condition
 from varestorer_models.layers import Projection
 from varestorer_models.transformer import TextFeatures, Transformer, TransformerConfig
@@ -203,6 +204,24 @@ def test_bfloat16_is_finite_and_close(cast_weights):
     assert condition.vector_BC.dtype == condition.modulation_B16C.dtype == rough.dtype == torch.float32
     assert not torch.equal(rough, exact)
     assert (rough - exact).square().mean().sqrt() < 0.1 * exact.std()
+
+
+@pytest.mark.parametrize("queries", [None, 3])
+def test_queries_and_keys_are_rounded_to_the_type_of_values(queries, monkeypatch):
+    """At once: attention gets them as they are, no operation in between reads float32 to round it."""
+    seen = []
+
+    def recorded(query, key, value, **rest):
+        seen.append((query.dtype, key.dtype, value.dtype))
+        return attend(query, key, value, **rest)
+
+    monkeypatch.setattr(layers, "attend", recorded)
+    attention = make().blocks[0].self_attention
+    rotation = torch.zeros(5, SMALL.width // SMALL.heads // 2, 2)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        attention(torch.rand(1, 5, SMALL.width), rotation, queries=queries)
+    attention(torch.rand(1, 5, SMALL.width), rotation, queries=queries)
+    assert seen == [(torch.bfloat16,) * 3, (torch.float32,) * 3]
 
 
 @pytest.mark.parametrize("rank", [0, 2])

@@ -157,7 +157,9 @@ def test_patches_have_the_side_that_was_asked_for(
     train(options("prerestorer", photos, tmp_path / "run", steps=2, patch=32))
     assert seen == [((32, 32), (8, 8))] * 2
     for patch in (34, 4096):
-        with pytest.raises(UsageError, match=f"--patch {patch}: it must be a multiple of 4 and at most"):
+        with pytest.raises(
+            UsageError, match=rf"recipes\.prerestorer\.patch is {patch}; it must be a multiple of restorer\.scale, 4"
+        ):
             train(options("prerestorer", photos, tmp_path / str(patch), patch=patch))
 
 

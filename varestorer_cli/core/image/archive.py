@@ -58,7 +58,7 @@ def members(path: Path) -> list[str]:
     return sorted(_contents(path)[1], key=os.fsencode)
 
 
-def replaced(path: Path) -> frozenset[str]:
+def repeated(path: Path) -> frozenset[str]:
     """Names that several files of an archive have; the last file counts.
 
     Raises:

@@ -338,7 +338,7 @@ def _walk(
 def _walk_archive(path: Path, entry: NamedInput, skipped: SkippedPaths) -> Iterator[FoundFile]:
     """Images in an archive, in name order, mirrored below a folder of its name."""
     try:
-        names, replaced = archive.members(path), archive.replaced(path)
+        names, repeated = archive.members(path), archive.repeated(path)
     except InputError as error:
         skipped.unreadable.append(SkippedPath(entry.path, str(error)))
         return
@@ -353,7 +353,7 @@ def _walk_archive(path: Path, entry: NamedInput, skipped: SkippedPaths) -> Itera
         if reason:
             skipped.ignored.append(SkippedPath(f"{entry.path}/{name}", reason))
             continue
-        if name in replaced:
+        if name in repeated:
             several.append(name)
         below = PurePosixPath(name).as_posix()
         yield FoundFile(f"{entry.path}/{name}", f"{folder}/{below}" if folder else below)

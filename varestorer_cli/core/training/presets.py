@@ -289,11 +289,6 @@ def effective(options: TrainOptions) -> Preset:
     """
     chosen = configured(options.preset, options.config)
     recipe = chosen.recipes[options.stage]
-    scale, tile = chosen.restorer.scale, chosen.tokenizer.tile
-    if options.patch is not None and (options.patch % scale or options.patch > tile):
-        raise UsageError(
-            f"--patch {options.patch}: it must be a multiple of {scale} and at most the crops' {tile} pixels"
-        )
     if options.label is not None and options.label_share is None and not recipe.label_share:
         recipe = replace(recipe, label_share=1.0)
     recipe = replace(
@@ -309,7 +304,10 @@ def effective(options: TrainOptions) -> Preset:
     )
     changes: dict[str, Any] = {} if options.head is None else {"student_head": options.head}
     recipes = {**chosen.recipes, options.stage: recipe}
-    return replace(chosen, recipes=recipes, crops=options.crops or chosen.crops, **changes)
+    try:
+        return replace(chosen, recipes=recipes, crops=options.crops or chosen.crops, **changes)
+    except ValueError as error:
+        raise UsageError(f"the options do not fit the preset {chosen.name}: {error}") from error
 
 
 def _made(where: Callable[[str], str], values: Mapping[str, Any], base: str | None) -> Preset:
