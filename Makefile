@@ -20,11 +20,21 @@ FINE_DEFAULT ?= 0.25
 SMALL_STEPS ?= 2400
 SMALL ?=
 COMPACT_STEPS ?= 420
-# shares of small and compact-sharp at the default point
-COMPACT_MIX ?= 0.5,0.5
+# shares of small and compact-sharp where the discriminator starts
+COMPACT_START_MIX ?= 0.5,0.5
+TEXTURED_START_STEPS ?= 150
+TEXTURED_STEPS ?= 1300
+COMPACT_LONGER_STEPS ?= 560
+# shares of compact-textured and compact-longer at the default point
+COMPACT_MIX ?= 0.7,0.3
 COMPACT_DEFAULT ?= 0.25
 COMPACT_FAITHFUL_STEPS ?= 150
-COMPACT_FLAGS ?= --patch 192 --lr 1e-4 --keep 1 --loss hints=0 --loss l1=0.5 --loss balanced_features=0.4 --loss texture=0.5
+COMPACT_LOSSES ?= --loss hints=0 --loss l1=0.5 --loss texture=0.5
+COMPACT_FLAGS ?= --patch 192 --lr 1e-4 --keep 1 $(COMPACT_LOSSES) --loss balanced_features=0.4
+TEXTURED_START ?= --patch 192 --lr 2e-4 --keep 0 $(COMPACT_LOSSES) --loss balanced_features=0.4 \
+	--loss adversarial=0.02 --loss discriminator=2
+TEXTURED ?= --patch 192 --lr 1e-4 --keep 0 $(COMPACT_LOSSES) --loss balanced_features=0.6 --loss adversarial=0.015 --loss discriminator=1
+COMPACT_LONGER ?= --patch 192 --lr 1e-4 --keep 0 $(COMPACT_LOSSES) --loss balanced_features=0.6
 FINE := $(RUNS)/fine/model.safetensors
 COMPACT := $(RUNS)/compact/model.safetensors
 PRERESTORER = $(BIN)/varestorer train prerestorer $(PHOTOS) $(TRAIN_FLAGS)
@@ -203,7 +213,20 @@ $(RUNS)/compact-faithful/model.safetensors: $(RUNS)/compact-sharp/model.safetens
 	$(PRERESTORER) --preset compact --init $(<D) --out $(@D) --resume --seed 4 --patch 192 --lr 1e-4 --loss hints=0 \
 		--steps $(COMPACT_FAITHFUL_STEPS) $(FAITHFUL)
 
-$(RUNS)/compact-base/model.safetensors: $(RUNS)/small/model.safetensors $(RUNS)/compact-sharp/model.safetensors
+$(RUNS)/compact-start/model.safetensors: $(RUNS)/small/model.safetensors $(RUNS)/compact-sharp/model.safetensors
+	rm -f $@
+	$(BIN)/varestorer train average $(^D) --weights $(COMPACT_START_MIX) --out $(@D)
+
+$(RUNS)/textured-start/model.safetensors: $(RUNS)/compact-start/model.safetensors
+	$(PRERESTORER) --preset compact --init $(<D) --out $(@D) --resume --seed 0 --steps $(TEXTURED_START_STEPS) $(TEXTURED_START)
+
+$(RUNS)/compact-textured/model.safetensors: $(RUNS)/textured-start/model.safetensors
+	$(PRERESTORER) --preset compact --init $(<D) --out $(@D) --resume --seed 9 --steps $(TEXTURED_STEPS) $(TEXTURED)
+
+$(RUNS)/compact-longer/model.safetensors: $(RUNS)/compact-sharp/model.safetensors
+	$(PRERESTORER) --preset compact --init $(<D) --out $(@D) --resume --seed 41 --steps $(COMPACT_LONGER_STEPS) $(COMPACT_LONGER)
+
+$(RUNS)/compact-base/model.safetensors: $(RUNS)/compact-textured/model.safetensors $(RUNS)/compact-longer/model.safetensors
 	rm -f $@
 	$(BIN)/varestorer train average $(^D) --weights $(COMPACT_MIX) --out $(@D)
 
