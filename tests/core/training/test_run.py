@@ -241,3 +241,35 @@ def test_degradation_on_the_fly_trains_resumes_exactly_and_is_no_other_run(
     with pytest.raises(UsageError, match="--degrade fly: labels are made once"):
         train(options("prerestorer", photos, tmp_path / "x", cache=chain / "cache", degrade="fly",
                       label=chain / "prerestorer", label_share=0.5))  # fmt: skip
+
+
+def test_only_the_named_weights_move_and_the_licence_of_the_start_stays(
+    photos: Path, chain: Path, tmp_path: Path
+) -> None:
+    first = train(
+        options("prerestorer", photos, tmp_path / "a", steps=1, cache=chain / "cache", license_text="CC0-1.0")
+    )
+    asked = options(
+        "prerestorer",
+        photos,
+        tmp_path / "b",
+        steps=4,
+        cache=chain / "cache",
+        init=first,
+        trainable=("conv_out", "body.0"),
+    )
+    made = train(asked)
+    bundles = load_bundle(first), load_bundle(made)
+    before, after = (bundle.components["prerestorer"].state_dict() for bundle in bundles)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {name for name in before if name.startswith(("conv_out.", "body.0."))}
+    assert bundles[1].notes["trainable"] == "conv_out,body.0"
+    assert bundles[1].notes["licence"] == "CC0-1.0"
+    with pytest.raises(CheckpointError, match="started with trainable"):
+        train(replace(asked, resume=True, trainable=("conv_out",)))
+    with pytest.raises(UsageError, match=r"--trainable: no weights are named conv_ou; did you mean conv_out\?"):
+        train(replace(asked, out=tmp_path / "c", trainable=("conv_ou",)))
+    with pytest.raises(UsageError, match="write names with commas between them"):
+        replace(asked, trainable="conv_out,,body.0")
+    with pytest.raises(UsageError, match="--trainable: stage teacher has no use for it"):
+        train(replace(asked, stage="teacher"))

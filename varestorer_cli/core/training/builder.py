@@ -1,7 +1,7 @@
 """The networks of a stage: new ones from the preset, those of earlier stages from their files."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, 
 from varestorer_cli.core.training.checkpoint import weights_sha256
 from varestorer_cli.core.training.compression import NAME as REALESRGAN
 from varestorer_cli.core.training.compression import Hints, compressed_start, load_realesrgan
+from varestorer_cli.core.training.config import nearest
 from varestorer_cli.core.training.data.crop_cache import CropCache
 from varestorer_cli.core.training.distill import DistillTask
 from varestorer_cli.core.training.labels import LabelNetwork, Labels
@@ -97,11 +98,15 @@ class StageBuilder:
             hints = self._compressed(module)
         if self.options.init is not None:
             _start_from(module, self.options.init, "prerestorer")
+        if self.options.trainable is not None:
+            _train_only(module, self.options.trainable)
         module = self._placed(module, channels_last=True)
         share = self.recipe.label_share if has_image_terms(self.recipe.losses) else 0.0
         identity = {"model": _plain(self.preset.prerestorer)}
         if (wants_hints or share) and not self.fresh:
             identity["label"] = self._larger.sha256
+        if self.options.trainable is not None:
+            identity["trainable"] = sorted(self.options.trainable)
         task = PrerestorerTask(module, self.recipe.losses, self.device, hints if wants_hints else None, share)
         return task, identity
 
@@ -289,7 +294,7 @@ class StageBuilder:
             return self._new_prerestorer(), ImageTokenizer(self.preset.tokenizer), Transformer(self.preset.teacher)
         prerestorer = _earlier(self.options, "prerestorer", self.options.prerestorer)
         path = _folder(self.options, "teacher", self.options.teacher)
-        bundle = load_bundle(_model_file(path))
+        bundle = load_bundle(model_file(path))
         both = "teacher" in bundle.components  # a file of student and teacher
         teacher = bundle.components.get("teacher" if both else "transformer")
         tokenizer = bundle.components.get("tokenizer")
@@ -375,13 +380,14 @@ def _folder(options: TrainOptions, stage: str, given: Path | None) -> Path:
     return path
 
 
-def _model_file(path: Path) -> Path:
+def model_file(path: Path) -> Path:
+    """A model file, or the one in a run folder."""
     return path / MODEL if path.is_dir() else path
 
 
 def _earlier(options: TrainOptions, stage: str, given: Path | None) -> nn.Module:
     path = _folder(options, stage, given)
-    bundle = load_bundle(_model_file(path))
+    bundle = load_bundle(model_file(path))
     if stage not in bundle.components:
         raise CheckpointError(f"{path}: holds {', '.join(bundle.components)}, no {stage}")
     return bundle.components[stage]
@@ -389,7 +395,7 @@ def _earlier(options: TrainOptions, stage: str, given: Path | None) -> nn.Module
 
 def _start_from(module: nn.Module, path: Path, component: str) -> None:
     """Load weights to start a stage from; configurations must agree."""
-    bundle = load_bundle(_model_file(path))
+    bundle = load_bundle(model_file(path))
     source = bundle.components.get(component)
     if source is None:
         raise CheckpointError(f"{path}: holds {', '.join(bundle.components)}, no {component}")
@@ -403,6 +409,22 @@ def _start_from(module: nn.Module, path: Path, component: str) -> None:
             f"{path}: its {component} does not fit this preset ({first}); give the --preset or --config that it was "
             "made with"
         ) from error
+
+
+def _train_only(module: nn.Module, names: Sequence[str]) -> None:
+    """Leave gradients to the parameters of these names, and to those under them (``body.4`` has ``body.4.*``).
+
+    Raises:
+        UsageError: nothing has one of the names.
+    """
+    module.requires_grad_(False)
+    for wanted in names:
+        found = [p for name, p in module.named_parameters() if f"{name}.".startswith(f"{wanted}.")]
+        if not found:
+            known = [name for name, _ in module.named_children()]
+            raise UsageError(f"--trainable: no weights are named {wanted}{nearest(wanted, known)}")
+        for parameter in found:
+            parameter.requires_grad_(True)
 
 
 def _plain(config: Any) -> Any:

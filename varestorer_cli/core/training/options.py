@@ -86,6 +86,18 @@ def loss_weights(entries: list[str]) -> dict[str, float]:
     return weights
 
 
+def part_names(names: str | list[str]) -> tuple[str, ...]:
+    """``"body.4,conv_last"``, or a list -> ``("body.4", "conv_last")``.
+
+    Raises:
+        UsageError: an empty name.
+    """
+    found = tuple(name.strip() for name in (names.split(",") if isinstance(names, str) else names))
+    if not found or not all(found):
+        raise UsageError(f"--trainable {names!r}: write names with commas between them, for example body.4,conv_last")
+    return found
+
+
 def _from(least: float, most: float = _LARGEST) -> Range:
     words = f"from {least:g} to {most:g}" if most < _LARGEST else f"from {least:g} up"
     return Range(least, most, words=f"it must be a number {words}")
@@ -151,6 +163,15 @@ class TrainOptions(CheckedOptions):
     )
     resume: bool = option(False, "Go on exactly from the run's last checkpoint.", RUN)
     init: Path | None = option(None, "Run folder or model file whose weights to start from.", MODEL)
+    trainable: tuple[str, ...] | None = option(
+        None,
+        "Weights to train, the others stay as they start: names or their first parts, by commas (body.4,conv_last) "
+        "[default: all].",
+        RECIPE,
+        metavar="NAMES",
+        parse=part_names,
+        only=("prerestorer",),
+    )
     weights: Path | None = option(None, WEIGHTS)
     tokenizer: Path | None = option(
         None, "Tokenizer run, file or model name [default: 'tokenizer' beside --out].", MODEL, only=("teacher",)

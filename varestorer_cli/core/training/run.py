@@ -21,7 +21,7 @@ from varestorer_cli.core.errors import OutputError, UsageError
 from varestorer_cli.core.metrics.base import Metric
 from varestorer_cli.core.phrases import reason_of
 from varestorer_cli.core.runtime import Runtime, autocast_type, choose, keep_freed_memory
-from varestorer_cli.core.training.builder import MODEL, StageBuilder, require_earlier_stages
+from varestorer_cli.core.training.builder import MODEL, StageBuilder, model_file, require_earlier_stages
 from varestorer_cli.core.training.checkpoint import SIZES
 from varestorer_cli.core.training.config import to_plain
 from varestorer_cli.core.training.config_file import to_toml
@@ -45,6 +45,7 @@ from varestorer_cli.core.training.stages import Task, TeacherTask
 from varestorer_cli.core.training.trainer import LoopOptions, Trainer
 from varestorer_cli.core.training.validation import validation_metrics
 from varestorer_cli.core.weights.model_file import save_bundle
+from varestorer_cli.core.weights.model_metadata import read_notes
 from varestorer_models.transformer import Transformer
 
 VALIDATION_TILES = 12
@@ -89,6 +90,8 @@ def train(options: TrainOptions) -> Path:
         raise UsageError("this GPU computes natively in fp16, training needs a wider range; give --precision fp32")
     if world.size > 1 and runtime.device == "cuda":
         runtime = replace(runtime, device=f"cuda:{world.local_rank}")
+    if options.init is not None and not options.license_text:  # what is trained on from weights keeps their licence
+        options = replace(options, license_text=read_notes(model_file(options.init)).get("licence", ""))
     keep_freed_memory()
     with joined(world, torch.device(runtime.device)):
         # each machine counts its own restarts: those of one are none where only another's process died
@@ -244,6 +247,8 @@ class _Run:
             "validation": json.dumps({k: round(v, 4) for k, v in figures.items() if "/" not in k}),
             "licence": options.license_text,
         }
+        if options.trainable is not None:
+            notes["trainable"] = ",".join(options.trainable)
         restorer, text = None, None
         if options.stage == "prerestorer":
             restorer = self.preset.first_stage

@@ -25,6 +25,7 @@ from varestorer_cli.core.weights.model_metadata import (
     READ_ERRORS,
     UNREADABLE,
     bundle_metadata,
+    notes_of,
     read_header,
     read_metadata,
     require_loadable,
@@ -151,11 +152,10 @@ def load_bundle(path: Path, device: torch.device | str = "cpu", *, keep_bfloat16
         CheckpointError: not a safetensors file, another format, damaged, or tensors that do not fit.
     """
     metadata = read_metadata(path)
-    header = read_header(path, metadata)
+    header, notes = read_header(path, metadata), notes_of(path, metadata)
     try:
         restorer = metadata.get("restorer")
         settings = config_from_dict(RestorerConfig, json.loads(restorer)) if restorer else None
-        notes = {str(k): str(v) for k, v in json.loads(metadata.get("notes", "{}")).items()}
         with safe_open(path, framework="pt") as reader:
             state = {key: reader.get_tensor(key) for key in reader.keys()}  # noqa: SIM118  (not a dict)
     except CheckpointError as error:

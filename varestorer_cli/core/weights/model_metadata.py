@@ -60,6 +60,28 @@ def read_metadata(path: Path) -> dict[str, str]:
     return metadata
 
 
+def read_notes(path: Path) -> dict[str, str]:
+    """The free metadata of a model file (licence, stage, steps ...), without reading its tensors.
+
+    Raises:
+        MissingDependencyError: there is no such file.
+        CheckpointError: it is not a model file, or damaged.
+    """
+    return notes_of(path, read_metadata(path))
+
+
+def notes_of(path: Path, metadata: Mapping[str, str]) -> dict[str, str]:
+    """The free metadata among a model file's metadata.
+
+    Raises:
+        CheckpointError: it is not a table.
+    """
+    try:
+        return {str(k): str(v) for k, v in json.loads(metadata.get("notes", "{}")).items()}
+    except (ValueError, RecursionError, AttributeError) as error:
+        raise CheckpointError(UNREADABLE.format(path=path, error=error)) from error
+
+
 def read_header(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Class and configuration of each component by its name, from a model file's metadata; values are unchecked.
 
