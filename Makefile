@@ -17,6 +17,8 @@ SHARP ?=
 FINE_MIX ?= 0.5,0.5
 FINE_FAITHFUL ?= 0.8,0.2
 FINE_DEFAULT ?= 0.25
+FAITHFUL_LONGER_STEPS ?= 1000
+FAITHFUL_LONGER ?= --trainable body.22.rdb2,body.22.rdb3,conv_body,conv_up1,conv_up2,conv_hr,conv_last --lr 1.5e-4 $(FAITHFUL)
 SMALL_STEPS ?= 2400
 SMALL ?=
 COMPACT_STEPS ?= 420
@@ -37,7 +39,8 @@ TEXTURED ?= --patch 192 --lr 1e-4 --keep 0 $(COMPACT_LOSSES) --loss balanced_fea
 COMPACT_LONGER ?= --patch 192 --lr 1e-4 --keep 0 $(COMPACT_LOSSES) --loss balanced_features=0.6
 FINE := $(RUNS)/fine/model.safetensors
 COMPACT := $(RUNS)/compact/model.safetensors
-PRERESTORER = $(BIN)/varestorer train prerestorer $(PHOTOS) $(TRAIN_FLAGS)
+DERIVED ?= derived from Real-ESRGAN x4plus, BSD-3-Clause
+PRERESTORER = $(BIN)/varestorer train prerestorer $(PHOTOS) $(TRAIN_FLAGS) --license "$(DERIVED)"
 JOBS ?= 2
 CASES ?= 6000
 LIMIT ?= 1200
@@ -198,7 +201,10 @@ $(RUNS)/fine-faithful/model.safetensors: $(RUNS)/faithful/model.safetensors $(RU
 	rm -f $@
 	$(BIN)/varestorer train average $(^D) --weights $(FINE_FAITHFUL) --out $(@D)
 
-$(FINE): $(RUNS)/fine-base/model.safetensors $(RUNS)/fine-faithful/model.safetensors
+$(RUNS)/fine-faithful-longer/model.safetensors: $(RUNS)/fine-faithful/model.safetensors
+	$(PRERESTORER) --preset fine --init $(<D) --out $(@D) --resume --seed 52 --steps $(FAITHFUL_LONGER_STEPS) $(FAITHFUL_LONGER)
+
+$(FINE): $(RUNS)/fine-base/model.safetensors $(RUNS)/fine-faithful-longer/model.safetensors
 	rm -f $@
 	$(BIN)/varestorer train dial $(^D) --default $(FINE_DEFAULT) --out $(@D)
 

@@ -52,6 +52,8 @@ def test_the_recipe_is_that_of_the_file(model, planned):
         made_of = [Path(part["name"]).parent.name for part in parts(said)]
         if said["stage"] == "prerestorer":
             assert (after(command, "--steps"), after(command, "--seed", "0")) == (said["steps"], said.get("seed", "0"))
+            assert after(command, "--trainable") == said.get("trainable", "")
+            assert said["licence"] in ("", after(command, "--license"))
         elif said["stage"] == "average":
             assert [Path(word).name for word in command[3 : 3 + len(made_of)]] == made_of
             assert [float(share) for share in after(command, "--weights").split(",")] == [
