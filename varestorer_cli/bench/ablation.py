@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from varestorer_cli.core.training.builder import MODEL
 from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.presets import Preset, preset, preset_names
 from varestorer_cli.core.training.run import train
+from varestorer_cli.core.training.starting_weights import MODEL
 from varestorer_cli.core.weights.model_file import load_bundle
 
 EARLIER = ("prerestorer", "tokenizer", "teacher")

@@ -28,11 +28,11 @@ import torch
 from varestorer_cli.bench import evidence_measures as measures
 from varestorer_cli.bench.evidence_page import write_page
 from varestorer_cli.core.errors import CheckpointError
-from varestorer_cli.core.training.builder import MODEL
 from varestorer_cli.core.training.data.crop_cache import CropCache
 from varestorer_cli.core.training.options import TrainOptions
 from varestorer_cli.core.training.presets import preset
 from varestorer_cli.core.training.run import crop_cache, train
+from varestorer_cli.core.training.starting_weights import MODEL
 from varestorer_cli.core.weights.model_file import load_bundle, load_restorer, save_bundle
 from varestorer_models.multistep import MultiStepRestorer
 from varestorer_models.restorer import OneStepRestorer

@@ -265,6 +265,7 @@ def test_only_the_named_weights_move_and_the_licence_of_the_start_stays(
     assert moved == {name for name in before if name.startswith(("conv_out.", "body.0."))}
     assert bundles[1].notes["trainable"] == "conv_out,body.0"
     assert bundles[1].notes["licence"] == "CC0-1.0"
+    train(replace(asked, resume=True, steps=4))
     with pytest.raises(CheckpointError, match="started with trainable"):
         train(replace(asked, resume=True, trainable=("conv_out",)))
     with pytest.raises(UsageError, match=r"--trainable: no weights are named conv_ou; did you mean conv_out\?"):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from varestorer_cli.core.errors import CheckpointError, UsageError
-from varestorer_cli.core.training.builder import MODEL
+from varestorer_cli.core.training.starting_weights import MODEL
 from varestorer_cli.core.training.tool_options import AverageOptions, DialOptions
 from varestorer_cli.core.weights.fidelity import packed
 from varestorer_cli.core.weights.model_file import Bundle, load_bundle, save_bundle

@@ -1,7 +1,7 @@
 """The networks of a stage: new ones from the preset, those of earlier stages from their files."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,11 +10,10 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from torch import nn
 
-from varestorer_cli.core.errors import CheckpointError, MissingDependencyError, UsageError
+from varestorer_cli.core.errors import CheckpointError, UsageError
 from varestorer_cli.core.training.checkpoint import weights_sha256
 from varestorer_cli.core.training.compression import NAME as REALESRGAN
 from varestorer_cli.core.training.compression import Hints, compressed_start, load_realesrgan
-from varestorer_cli.core.training.config import nearest
 from varestorer_cli.core.training.data.crop_cache import CropCache
 from varestorer_cli.core.training.distill import DistillTask
 from varestorer_cli.core.training.labels import LabelNetwork, Labels
@@ -30,6 +29,13 @@ from varestorer_cli.core.training.stages import (
     pixels,
     sharp,
 )
+from varestorer_cli.core.training.starting_weights import (
+    earlier_folder,
+    earlier_network,
+    model_file,
+    start_from,
+    train_only,
+)
 from varestorer_cli.core.training.text_features import TextFolder
 from varestorer_cli.core.weights.model_file import load_bundle, load_restorer
 from varestorer_cli.core.weights.root import choose_model
@@ -42,7 +48,6 @@ from varestorer_models.swinir import SwinIR, SwinIRConfig
 from varestorer_models.tokenizer import ImageTokenizer
 from varestorer_models.transformer import Transformer
 
-MODEL = "model.safetensors"
 COMPRESSION_SAMPLE = 24
 
 M = TypeVar("M", bound=nn.Module)
@@ -97,9 +102,9 @@ class StageBuilder:
         if isinstance(module, RRDBNet) and (wants_hints or self.options.init is None):
             hints = self._compressed(module)
         if self.options.init is not None:
-            _start_from(module, self.options.init, "prerestorer")
+            start_from(module, self.options.init, "prerestorer")
         if self.options.trainable is not None:
-            _train_only(module, self.options.trainable)
+            train_only(module, self.options.trainable)
         module = self._placed(module, channels_last=True)
         share = self.recipe.label_share if has_image_terms(self.recipe.losses) else 0.0
         identity = {"model": _plain(self.preset.prerestorer)}
@@ -193,7 +198,7 @@ class StageBuilder:
         tokenizer = self._placed(tokenizer, channels_last=True)
         task = TokenizerTask(tokenizer, self.recipe.losses, self.device)
         if self.options.init is not None:
-            _start_from(tokenizer, self.options.init, "tokenizer")
+            start_from(tokenizer, self.options.init, "tokenizer")
         elif self.cache is not None:
             rows = self.cache.train_indices
             chosen_rows = torch.randperm(len(rows), generator=self.generator)[:256].numpy()
@@ -204,19 +209,19 @@ class StageBuilder:
         if self.fresh:
             tokenizer = ImageTokenizer(self.preset.tokenizer)
         else:
-            tokenizer = cast(ImageTokenizer, _earlier(self.options, "tokenizer", self.options.tokenizer))
+            tokenizer = cast(ImageTokenizer, earlier_network(self.options, "tokenizer", self.options.tokenizer))
             if tokenizer.config.autoencoder.guided:  # validation decodes without a pre-restored image
-                path = _folder(self.options, "tokenizer", self.options.tokenizer)
+                path = earlier_folder(self.options, "tokenizer", self.options.tokenizer)
                 raise CheckpointError(
                     f"{path}: its tokenizer is a student's, whose decoder draws on the pre-restored image; "
                     "give the one that varestorer train tokenizer made"
                 )
-            self._check_preset(_folder(self.options, "tokenizer", self.options.tokenizer), tokenizer)
+            self._check_preset(earlier_folder(self.options, "tokenizer", self.options.tokenizer), tokenizer)
         tokenizer = self._placed(tokenizer)
         transformer = Transformer(self.preset.teacher)
         transformer.reset_parameters(self.generator)
         if self.options.init is not None:
-            _start_from(transformer, self.options.init, "transformer")
+            start_from(transformer, self.options.init, "transformer")
         prerestorer = self._seen_through()
         frozen = {"tokenizer": tokenizer} | ({} if prerestorer is None else {"prerestorer": prerestorer})
         placed = None if prerestorer is None else self._placed(prerestorer, channels_last=True)
@@ -239,7 +244,7 @@ class StageBuilder:
             return None
         if self.fresh:
             return self._new_prerestorer()
-        return _earlier(self.options, "prerestorer", self.options.prerestorer)
+        return earlier_network(self.options, "prerestorer", self.options.prerestorer)
 
     def _distill(self) -> tuple[Task, dict[str, Any]]:
         prerestorer, tokenizer, teacher = self._before_distillation()
@@ -257,7 +262,7 @@ class StageBuilder:
         if self.options.init is not None:
             for name, module in restorer.components().items():
                 if name != "prerestorer" or self.options.prerestorer is None:  # one that is asked for stays
-                    _start_from(module, self.options.init, name)
+                    start_from(module, self.options.init, name)
         if self.preset.adapter_rank:
             student.add_adapters(self.preset.adapter_rank)
             train_adapters_only(student)
@@ -292,8 +297,8 @@ class StageBuilder:
         """Pre-restorer, tokenizer and teacher."""
         if self.fresh:
             return self._new_prerestorer(), ImageTokenizer(self.preset.tokenizer), Transformer(self.preset.teacher)
-        prerestorer = _earlier(self.options, "prerestorer", self.options.prerestorer)
-        path = _folder(self.options, "teacher", self.options.teacher)
+        prerestorer = earlier_network(self.options, "prerestorer", self.options.prerestorer)
+        path = earlier_folder(self.options, "teacher", self.options.teacher)
         bundle = load_bundle(model_file(path))
         both = "teacher" in bundle.components  # a file of student and teacher
         teacher = bundle.components.get("teacher" if both else "transformer")
@@ -350,81 +355,6 @@ def _with_decoder(
     guided.autoencoder.encoder.load_state_dict(tokenizer.autoencoder.encoder.state_dict())
     guided.quantizer.load_state_dict(tokenizer.quantizer.state_dict())
     return guided.requires_grad_(False)
-
-
-def require_earlier_stages(options: TrainOptions, recipe: Recipe) -> None:
-    """See to it, before photographs are cut into crops, that the models are there which a stage needs.
-
-    Raises:
-        MissingDependencyError: one is not; the message says how to make or to name it.
-    """
-    needed = {
-        "teacher": [("tokenizer", options.tokenizer)],
-        "distill": [("prerestorer", options.prerestorer), ("teacher", options.teacher)],
-    }.get(options.stage, [])
-    if options.stage == "teacher" and recipe.variant.degraded:
-        needed.append(("prerestorer", options.prerestorer))
-    for stage, given in needed:
-        _folder(options, stage, given)
-
-
-def _folder(options: TrainOptions, stage: str, given: Path | None) -> Path:
-    if given is not None:
-        return choose_model(str(given), options.weights).path
-    path = options.out.parent / stage
-    if not path.exists():
-        raise MissingDependencyError(
-            f"stage {options.stage} needs a trained {stage}, but {path} does not exist; "
-            f"run varestorer train {stage} first or give --{stage}"
-        )
-    return path
-
-
-def model_file(path: Path) -> Path:
-    """A model file, or the one in a run folder."""
-    return path / MODEL if path.is_dir() else path
-
-
-def _earlier(options: TrainOptions, stage: str, given: Path | None) -> nn.Module:
-    path = _folder(options, stage, given)
-    bundle = load_bundle(model_file(path))
-    if stage not in bundle.components:
-        raise CheckpointError(f"{path}: holds {', '.join(bundle.components)}, no {stage}")
-    return bundle.components[stage]
-
-
-def _start_from(module: nn.Module, path: Path, component: str) -> None:
-    """Load weights to start a stage from; configurations must agree."""
-    bundle = load_bundle(model_file(path))
-    source = bundle.components.get(component)
-    if source is None:
-        raise CheckpointError(f"{path}: holds {', '.join(bundle.components)}, no {component}")
-    try:
-        module.load_state_dict(source.state_dict())
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()]
-        sizes = [line for line in lines if "size mismatch" in line]
-        first = sizes[0] if sizes else lines[min(1, len(lines) - 1)].partition(",")[0]  # else a list of missing names
-        raise CheckpointError(
-            f"{path}: its {component} does not fit this preset ({first}); give the --preset or --config that it was "
-            "made with"
-        ) from error
-
-
-def _train_only(module: nn.Module, names: Sequence[str]) -> None:
-    """Leave gradients to the parameters of these names, and to those under them (``body.4`` has ``body.4.*``).
-
-    Raises:
-        UsageError: nothing has one of the names.
-    """
-    module.requires_grad_(False)
-    for wanted in names:
-        found = [p for name, p in module.named_parameters() if f"{name}.".startswith(f"{wanted}.")]
-        if not found:
-            known = [name for name, _ in module.named_children()]
-            raise UsageError(f"--trainable: no weights are named {wanted}{nearest(wanted, known)}")
-        for parameter in found:
-            parameter.requires_grad_(True)
 
 
 def _plain(config: Any) -> Any:

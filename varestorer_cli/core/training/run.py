@@ -21,7 +21,7 @@ from varestorer_cli.core.errors import OutputError, UsageError
 from varestorer_cli.core.metrics.base import Metric
 from varestorer_cli.core.phrases import reason_of
 from varestorer_cli.core.runtime import Runtime, autocast_type, choose, keep_freed_memory
-from varestorer_cli.core.training.builder import MODEL, StageBuilder, model_file, require_earlier_stages
+from varestorer_cli.core.training.builder import StageBuilder
 from varestorer_cli.core.training.checkpoint import SIZES
 from varestorer_cli.core.training.config import to_plain
 from varestorer_cli.core.training.config_file import to_toml
@@ -42,6 +42,7 @@ from varestorer_cli.core.training.presets import Preset, Recipe, Variant, config
 from varestorer_cli.core.training.record import hash_of_texts, write_record
 from varestorer_cli.core.training.run_folder import checkpoints, remove_remains
 from varestorer_cli.core.training.stages import Task, TeacherTask
+from varestorer_cli.core.training.starting_weights import MODEL, model_file, require_earlier_stages
 from varestorer_cli.core.training.trainer import LoopOptions, Trainer
 from varestorer_cli.core.training.validation import validation_metrics
 from varestorer_cli.core.weights.model_file import save_bundle

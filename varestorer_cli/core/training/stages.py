@@ -198,9 +198,9 @@ class PrerestorerTask:
         return blended_target(batch, pixels(batch.label, self.device), self.label_share)
 
     def parameter_groups(self) -> list[dict[str, object]]:
-        """What is trained of the network; with an adversarial term the discriminator too."""
+        """The network; with an adversarial term the discriminator too."""
         return [
-            {"params": [p for p in self.module.parameters() if p.requires_grad], "scale": 1.0, "name": "prerestorer"},
+            {"params": list(self.module.parameters()), "scale": 1.0, "name": "prerestorer"},
             *self.losses.parameter_groups(),
         ]
 
